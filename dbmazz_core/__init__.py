@@ -1,0 +1,1 @@
+"""PostgreSQL changes, exact and fast, into DuckDB."""

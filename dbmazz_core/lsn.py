@@ -1,0 +1,50 @@
+"""Log sequence numbers: positions in PostgreSQL's WAL."""
+
+from __future__ import annotations
+
+import re
+from typing import Self
+
+_TEXT = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
+
+
+class Lsn(int):
+    """A position in the WAL: an unsigned 64-bit integer that prints as PostgreSQL prints it.
+
+    >>> Lsn.parse("16/B374D848")
+    Lsn('16/B374D848')
+    >>> Lsn.parse("0/10") - Lsn.parse("0/8")
+    8
+    >>> str(Lsn(256))
+    '0/100'
+
+    Source: PostgreSQL manual, section "pg_lsn Type" (datatype-pg-lsn).
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, value: int) -> Self:
+        if not 0 <= value < 1 << 64:
+            raise ValueError(f"an LSN is an unsigned 64-bit integer, not {value}")
+        return super().__new__(cls, value)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `16/B374D848`. Raises ValueError for anything else."""
+        match = _TEXT.fullmatch(text.strip())
+        if match is None:
+            raise ValueError(f"not an LSN: {text!r}; one looks like 16/B374D848")
+        return cls(int(match[1], 16) << 32 | int(match[2], 16))
+
+    def __str__(self) -> str:
+        return f"{self >> 32:X}/{self & 0xFFFFFFFF:X}"
+
+    def __repr__(self) -> str:
+        return f"Lsn('{self}')"
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
+
+
+#: "No position": what Relation messages carry, and what no transaction can have.
+INVALID_LSN = Lsn(0)
