@@ -1,0 +1,292 @@
+"""Settings: what can be configured, read from a mapping such as the environment.
+
+`SETTINGS` is the one list; the environment, the flags of the `dbmazz` command and the table in the README all come
+from it. Environment variables are read at the edge only (`Settings.from_env`); everything else is given values.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from dbmazz_core.errors import ConfigError
+from dbmazz_core.secret_url import SecretUrl
+from dbmazz_core.tables import TablePattern, parse_tables
+
+MEBIBYTE = 1 << 20
+
+
+class ReplicaIdentityPolicy(StrEnum):
+    """What setup does about tables' replica identity."""
+
+    AUTO = "auto"  #: leave tables that have a usable key alone, FULL for the others
+    FULL = "full"  #: FULL for all: deletes and updates carry the whole old row
+    LEAVE = "leave"  #: never touch
+
+
+@dataclass(frozen=True, slots=True)
+class SourceConfig:
+    """Where changes come from.
+
+    Attributes:
+        url: PostgreSQL URL or `key=value` string, with any libpq option.
+        tables: What to capture.
+        slot: Replication slot.
+        publication: Publication.
+        type: Source type; `postgres` is the only one.
+        replica_identity: What setup does about tables' replica identity.
+        cleanup_on_stop: Drop slot and publication on a graceful stop. For throw-away captures: the next one
+            starts with a new snapshot.
+    """
+
+    url: SecretUrl
+    tables: tuple[TablePattern, ...]
+    slot: str = "dbmazz_slot"
+    publication: str = "dbmazz_pub"
+    type: str = "postgres"
+    replica_identity: ReplicaIdentityPolicy = ReplicaIdentityPolicy.AUTO
+    cleanup_on_stop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SinkConfig:
+    """Where changes go.
+
+    Attributes:
+        url: Path of the DuckDB file (`duckdb:///path` works too).
+        type: Sink type; `duckdb` is the only one.
+        lock_timeout_s: How long to wait while another process holds the file, in seconds.
+        memory_limit: DuckDB's `memory_limit`, in bytes.
+    """
+
+    url: str = "dbmazz.duckdb"
+    type: str = "duckdb"
+    lock_timeout_s: float = 10.0
+    memory_limit: int = 1024 * MEBIBYTE
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotConfig:
+    """How tables are copied at first.
+
+    Attributes:
+        enabled: Copy the rows that exist before the first change. Without it, tables start empty at the slot's
+            position.
+        chunk_size: Rows (estimated from the table's pages) that one worker copies at a time.
+        parallel_workers: Connections that copy at the same time, all in one exported snapshot.
+    """
+
+    enabled: bool = True
+    chunk_size: int = 500_000
+    parallel_workers: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class FlushConfig:
+    """When a window commits to the destination, always at a source transaction's end.
+
+    Attributes:
+        size: Changes after which a flush is due.
+        interval_ms: Milliseconds after which received changes are flushed even if fewer.
+        max_bytes: Bytes of received messages after which changes are applied, also in the middle of a large
+            transaction (committed at its end). Bounds memory.
+    """
+
+    size: int = 250_000
+    interval_ms: int = 10_000
+    max_bytes: int = 64 * MEBIBYTE
+
+
+@dataclass(frozen=True, slots=True)
+class WindowLimits:
+    """When a window ends before it has caught up; None is no limit. It always ends at a transaction's end."""
+
+    max_changes: int | None = None
+    max_bytes: int | None = None
+    max_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings of one pipeline, validated.
+
+    >>> Settings.from_env({"SOURCE_URL": "postgres://localhost/shop", "TABLES": "orders"}).sink.url
+    'dbmazz.duckdb'
+    """
+
+    source: SourceConfig
+    sink: SinkConfig = field(default_factory=SinkConfig)
+    snapshot: SnapshotConfig = field(default_factory=SnapshotConfig)
+    flush: FlushConfig = field(default_factory=FlushConfig)
+    limits: WindowLimits = field(default_factory=WindowLimits)
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
+        """Read settings from `env`, by default the process environment.
+
+        Raises:
+            ConfigError: If a required variable is missing or any is malformed; `object` names it.
+        """
+        env = os.environ if env is None else env
+        values: dict[str, dict[str, Any]] = {}
+        for setting in SETTINGS:
+            text = env.get(setting.variable)
+            if text is None or (text == "" and not setting.required):
+                if setting.required:
+                    raise ConfigError(
+                        f"{setting.variable} is not set",
+                        object=setting.variable,
+                        remedy=f"set it in the environment or give {setting.flag}: {setting.help}",
+                    )
+                continue
+            values.setdefault(setting.group, {})[setting.attribute] = setting.read(setting.variable, text)
+        return cls(
+            source=SourceConfig(**values.get("source", {})),
+            sink=SinkConfig(**values.get("sink", {})),
+            snapshot=SnapshotConfig(**values.get("snapshot", {})),
+            flush=FlushConfig(**values.get("flush", {})),
+            limits=WindowLimits(**values.get("limits", {})),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting: its variable, its flag and how its text is read.
+
+    Attributes:
+        variable: Environment variable.
+        group: Attribute of `Settings` it belongs to.
+        attribute: Attribute of that group.
+        read: Turns (variable, text) into the value, or raises ConfigError.
+        default: As documentation shows it.
+        help: One sentence.
+    """
+
+    variable: str
+    group: str
+    attribute: str
+    read: Callable[[str, str], Any]
+    default: str
+    help: str
+    required: bool = False
+    short_flag: str | None = None
+
+    @property
+    def flag(self) -> str:
+        """The command line's flag."""
+        return self.short_flag or "--" + self.variable.lower().replace("_", "-")
+
+
+def _invalid(variable: str, text: str, expected: str) -> ConfigError:
+    return ConfigError(
+        f"{variable}={text!r} is not {expected}", object=variable, remedy=f"set {variable} to {expected}, or unset it"
+    )
+
+
+def _one_of(*choices: str) -> Callable[[str, str], str]:
+    def read(variable: str, text: str) -> str:
+        if text.strip().lower() not in choices:
+            raise _invalid(variable, text, " or ".join(choices))
+        return text.strip().lower()
+
+    return read
+
+
+def _identity(variable: str, text: str) -> ReplicaIdentityPolicy:
+    return ReplicaIdentityPolicy(_one_of(*ReplicaIdentityPolicy)(variable, text))
+
+
+def _boolean(variable: str, text: str) -> bool:
+    value = text.strip().lower()
+    if value in ("true", "1", "yes", "on"):
+        return True
+    if value in ("false", "0", "no", "off"):
+        return False
+    raise _invalid(variable, text, "true or false")
+
+
+def _whole(minimum: int, maximum: int = 1 << 62) -> Callable[[str, str], int]:
+    def read(variable: str, text: str) -> int:
+        digits = text.strip().replace("_", "")
+        if not digits.isdecimal() or not minimum <= int(digits) <= maximum:
+            upper = f" to {maximum}" if maximum < 1 << 62 else " or more"
+            raise _invalid(variable, text, f"a whole number, {minimum}{upper}")
+        return int(digits)
+
+    return read
+
+
+def _seconds(variable: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:
+        raise _invalid(variable, text, "a number of seconds, 0 or more")
+    return value
+
+
+_UNITS = {"": 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30, "tb": 1 << 40}
+
+
+def _bytes(variable: str, text: str) -> int:
+    number = text.strip().lower().replace("ib", "b")
+    unit = number.lstrip("0123456789_.").strip()
+    try:
+        value = int(float(number.removesuffix(unit).strip()) * _UNITS[unit])
+    except (ValueError, KeyError):
+        value = 0
+    if value < MEBIBYTE:
+        raise _invalid(variable, text, "a size of at least 1MB, such as 64MB or 1GB")
+    return value
+
+
+def _slot_name(variable: str, text: str) -> str:
+    # PostgreSQL: ReplicationSlotValidateName allows just these, NAMEDATALEN - 1 bytes.
+    if not 0 < len(text) < 64 or set(text) - set("abcdefghijklmnopqrstuvwxyz0123456789_"):
+        raise _invalid(variable, text, "a slot name: 1 to 63 lower-case letters, digits and underscores")
+    return text
+
+
+def _identifier(variable: str, text: str) -> str:
+    if not 0 < len(text.encode()) < 64 or "\0" in text:
+        raise _invalid(variable, text, "a name of 1 to 63 bytes")
+    return text
+
+
+def _path(variable: str, text: str) -> str:
+    path = text.strip()
+    scheme, separator, rest = path.partition("://")
+    if separator and scheme != "duckdb":
+        raise _invalid(variable, text, "the path of a DuckDB file")
+    path = rest if separator else path
+    if not path or path == ":memory:":
+        raise _invalid(variable, text, "the path of a DuckDB file (a database in memory would forget its checkpoint)")
+    return path
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("SOURCE_URL", "source", "url", lambda v, t: SecretUrl(t, variable=v), "", "PostgreSQL URL, any libpq option", required=True),
+    Setting("TABLES", "source", "tables", lambda _v, t: parse_tables(t), "", "comma-separated `schema.table`; quoted names and `schema.*` work", required=True),
+    Setting("SOURCE_TYPE", "source", "type", _one_of("postgres"), "postgres", "source type"),
+    Setting("SOURCE_SLOT_NAME", "source", "slot", _slot_name, "dbmazz_slot", "replication slot", short_flag="--slot"),
+    Setting("SOURCE_PUBLICATION_NAME", "source", "publication", _identifier, "dbmazz_pub", "publication", short_flag="--publication"),
+    Setting("REPLICA_IDENTITY", "source", "replica_identity", _identity, "auto", "`auto`: FULL where a table has no key; `full`: FULL for all; `leave`: never touched"),
+    Setting("CLEANUP_ON_STOP", "source", "cleanup_on_stop", _boolean, "false", "drop slot and publication on a graceful stop (throw-away captures only)"),
+    Setting("SINK_TYPE", "sink", "type", _one_of("duckdb"), "duckdb", "destination type"),
+    Setting("SINK_URL", "sink", "url", _path, "dbmazz.duckdb", "path of the DuckDB file"),
+    Setting("SINK_LOCK_TIMEOUT_S", "sink", "lock_timeout_s", _seconds, "10", "seconds to wait while another process holds the file"),
+    Setting("SINK_MEMORY_LIMIT", "sink", "memory_limit", _bytes, "1GB", "DuckDB's `memory_limit`"),
+    Setting("FLUSH_SIZE", "flush", "size", _whole(1), "250000", "changes after which a flush is due"),
+    Setting("FLUSH_INTERVAL_MS", "flush", "interval_ms", _whole(1), "10000", "milliseconds after which a flush is due"),
+    Setting("FLUSH_MAX_BYTES", "flush", "max_bytes", _bytes, "64MB", "bytes received after which changes are applied; bounds memory"),
+    Setting("DO_SNAPSHOT", "snapshot", "enabled", _boolean, "true", "copy existing rows at first"),
+    Setting("SNAPSHOT_CHUNK_SIZE", "snapshot", "chunk_size", _whole(1), "500000", "rows that a worker copies at a time"),
+    Setting("SNAPSHOT_PARALLEL_WORKERS", "snapshot", "parallel_workers", _whole(1, 64), "1", "connections that copy at the same time"),
+    Setting("WINDOW_MAX_CHANGES", "limits", "max_changes", _whole(1), "none", "changes after which a window ends", short_flag="--max-changes"),
+    Setting("WINDOW_MAX_BYTES", "limits", "max_bytes", _bytes, "none", "bytes received after which a window ends", short_flag="--max-bytes"),
+    Setting("WINDOW_MAX_SECONDS", "limits", "max_seconds", _seconds, "none", "seconds after which a window ends", short_flag="--max-seconds"),
+)  # fmt: skip

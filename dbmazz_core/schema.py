@@ -1,0 +1,60 @@
+"""What a table looks like: its columns, their types and the key that identifies a row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dbmazz_core.datatypes import DataType
+from dbmazz_core.tables import TableRef
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnDef:
+    """A column.
+
+    Attributes:
+        name: As the catalog spells it.
+        type: Its core type.
+        source_type: PostgreSQL's name for its type, such as `numeric(12,2)`.
+    """
+
+    name: str
+    type: DataType
+    source_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class TableSchema:
+    """The columns of a table, in order, and its key.
+
+    Attributes:
+        table: Which table.
+        columns: In the source's order.
+        key: Names of the columns that identify a row; empty where nothing does, and rows are a multiset.
+    """
+
+    table: TableRef
+    columns: tuple[ColumnDef, ...]
+    key: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Column names, in order."""
+        return tuple(c.name for c in self.columns)
+
+    def differences(self, other: TableSchema) -> list[str]:
+        """How the columns and key of `other` differ from these, one sentence each; empty where they are equal."""
+        mine = {c.name: c for c in self.columns}
+        theirs = {c.name: c for c in other.columns}
+        found = [f"column {name} is new" for name in theirs if name not in mine]
+        found += [f"column {name} is gone" for name in mine if name not in theirs]
+        found += [
+            f"column {name} was {mine[name].source_type} and is {column.source_type}"
+            for name, column in theirs.items()
+            if name in mine and mine[name].type != column.type
+        ]
+        if not found and self.names != other.names:
+            found.append(f"columns are in another order: {', '.join(other.names)}")
+        if self.key != other.key:
+            found.append(f"the key was ({', '.join(self.key)}) and is ({', '.join(other.key)})")
+        return found

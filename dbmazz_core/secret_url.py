@@ -1,0 +1,104 @@
+"""Connection URLs that never show their password."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from dbmazz_core.errors import ConfigError
+
+_SECRET_OPTIONS = ("password", "passfile", "sslpassword", "oauth_client_secret")
+_HIDDEN = "***"
+
+
+class SecretUrl:
+    """A PostgreSQL connection URL or `key=value` string whose password stays out of `str` and `repr`.
+
+    >>> SecretUrl("postgres://app:s3cret@db.example:5432/shop?sslmode=require")
+    SecretUrl('postgres://app:***@db.example:5432/shop?sslmode=require')
+
+    Any option of libpq works, in both forms (PostgreSQL manual, section "Connection Strings").
+
+    Raises:
+        ConfigError: If libpq cannot read it; the message never repeats the text.
+    """
+
+    __slots__ = ("_secrets", "_text", "parameters")
+
+    def __init__(self, text: str, *, variable: str = "SOURCE_URL") -> None:
+        self._text = text.strip()
+        self.parameters: dict[str, str] = _read(self._text, variable)
+        self._secrets = {self.parameters[k] for k in _SECRET_OPTIONS if self.parameters.get(k)}
+
+    def reveal(self) -> str:
+        """The text with the password in it, for libpq only."""
+        return self._text
+
+    def conninfo(self, **overrides: str) -> str:
+        """A libpq connection string with options added or replaced. It holds the password."""
+        return make_conninfo(self._text, **overrides)
+
+    def redact(self, message: str) -> str:
+        """The message with every form of the password replaced by `***`."""
+        for secret in sorted(self._secrets, key=len, reverse=True):
+            for form in {secret, quote(secret, safe=""), quote(secret)}:
+                message = message.replace(form, _HIDDEN)
+        return message
+
+    def __str__(self) -> str:
+        if "://" not in self._text:
+            hidden = {k: (_HIDDEN if k in _SECRET_OPTIONS else v) for k, v in self.parameters.items()}
+            return make_conninfo("", **hidden)
+        text = re.sub(r"(?<=://)([^@/:]*):[^/?]*@", rf"\1:{_HIDDEN}@", self._text)
+        return re.sub(rf"(?<=[?&])({'|'.join(_SECRET_OPTIONS)})=[^&]*", rf"\1={_HIDDEN}", text)
+
+    def __repr__(self) -> str:
+        return f"SecretUrl({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SecretUrl) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __reduce__(self) -> tuple[type[SecretUrl], tuple[str]]:
+        return (SecretUrl, (self._text,))
+
+
+def _read(text: str, variable: str) -> dict[str, str]:
+    """Parse with libpq. Its own messages quote the text, password and all, so they are never passed on."""
+    example = "postgres://user:password@host:5432/database"
+    try:
+        parameters = {k: str(v) for k, v in conninfo_to_dict(text).items() if v is not None}
+    except Exception as error:  # noqa: BLE001 - psycopg raises several kinds here; all mean the same
+        hint = ""
+        known = re.search(r'invalid (?:URI query parameter|connection option): "([\w ]+)"', str(error))
+        if known is not None and known[1] in [k for k, _ in parse_qsl(_query(text))]:
+            hint = f": unknown option {known[1]!r}"
+        raise ConfigError(
+            f"{variable} is not a PostgreSQL connection URL{hint}",
+            object=variable,
+            remedy=f"give one such as {variable}={example}; characters like @ : / % # in a password are "
+            "percent-encoded (%40 %3A %2F %25 %23)",
+        ) from None
+    if not text or (scheme := urlsplit(text).scheme if "://" in text else "") not in (
+        "",
+        "postgres",
+        "postgresql",
+    ):
+        problem = f"has scheme {scheme!r}" if text else "is empty"
+        raise ConfigError(f"{variable} {problem}", object=variable, remedy=f"give one such as {variable}={example}")
+    for port in parameters.get("port", "").split(","):
+        if port and not (port.isdecimal() and 0 < int(port) < 65536):
+            raise ConfigError(
+                f"{variable} is not a PostgreSQL connection URL: its port is not a number from 1 to 65535",
+                object=variable,
+                remedy=f"give one such as {variable}={example}",
+            )
+    return parameters
+
+
+def _query(text: str) -> str:
+    return unquote(text.partition("?")[2])

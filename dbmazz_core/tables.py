@@ -1,0 +1,111 @@
+"""Names of tables, and the `TABLES` setting."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dbmazz_core.errors import ConfigError
+
+#: One part of a dotted name: quoted (doubled quotes inside), or plain, or `*`.
+_PART = r'"(?:[^"]|"")+"|[^\W\d][\w$]*|\*'
+_ITEM = re.compile(rf"\s*({_PART})\s*(?:\.\s*({_PART})\s*)?(?:,|$)")
+
+_PLAIN = re.compile(r"[a-z_][a-z0-9_$]*")
+
+
+def quote_identifier(name: str) -> str:
+    """Quote a name for SQL: PostgreSQL and DuckDB share the rule.
+
+    >>> quote_identifier("Order Items")
+    '"Order Items"'
+    """
+    return '"' + name.replace('"', '""') + '"'
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TableRef:
+    """A table by schema and name, as the catalog spells them.
+
+    >>> str(TableRef("public", "orders")), str(TableRef("public", "Order Items"))
+    ('public.orders', 'public."Order Items"')
+    >>> TableRef("public", "orders").sql
+    '"public"."orders"'
+    """
+
+    schema: str
+    name: str
+
+    @property
+    def sql(self) -> str:
+        """The quoted, qualified name for SQL of either side."""
+        return f"{quote_identifier(self.schema)}.{quote_identifier(self.name)}"
+
+    def __str__(self) -> str:
+        return ".".join(p if _PLAIN.fullmatch(p) else quote_identifier(p) for p in (self.schema, self.name))
+
+
+@dataclass(frozen=True, slots=True)
+class TablePattern:
+    """One item of `TABLES`: a table, or all tables of a schema (`schema.*`, `name` is None)."""
+
+    schema: str
+    name: str | None
+
+    def __str__(self) -> str:
+        if self.name is None:
+            return str(TableRef(self.schema, "x"))[:-1] + "*"
+        return str(TableRef(self.schema, self.name))
+
+    def matches(self, table: TableRef) -> bool:
+        """Whether the table is meant."""
+        return table.schema == self.schema and self.name in (None, table.name)
+
+
+def parse_tables(text: str) -> tuple[TablePattern, ...]:
+    """Read the `TABLES` setting: comma-separated `schema.table`, quoted names and `schema.*`.
+
+    A name without schema is in `public`. Names are folded to lower case as PostgreSQL folds them unless quoted.
+
+    >>> [str(p) for p in parse_tables('orders, sales.*, "My Schema"."Order, Items"')]
+    ['public.orders', 'sales.*', '"My Schema"."Order, Items"']
+
+    Raises:
+        ConfigError: If the text is empty or not such a list.
+    """
+    patterns: list[TablePattern] = []
+    position, stripped = 0, text.strip()
+    while position < len(stripped):
+        match = _ITEM.match(stripped, position)
+        if match is None:
+            raise _malformed(text, f"cannot read {stripped[position : position + 40]!r}")
+        schema, name = (match[1], match[2]) if match[2] is not None else ('"public"', match[1])
+        if schema == "*" or (name == "*" and match[2] is None):
+            raise _malformed(text, "`*` stands for the tables of one schema: write `public.*`")
+        position = match.end()
+        if position == len(stripped) and stripped.endswith(","):
+            raise _malformed(text, "nothing follows the last comma")
+        pattern = TablePattern(_unquote(schema), None if name == "*" else _unquote(name))
+        if pattern not in patterns:
+            patterns.append(pattern)
+    if not patterns:
+        raise _malformed(text, "it names no table")
+    return tuple(patterns)
+
+
+def format_tables(patterns: Iterable[TablePattern]) -> str:
+    """The inverse of `parse_tables`."""
+    return ",".join(str(p) for p in patterns)
+
+
+def _unquote(part: str) -> str:
+    return part[1:-1].replace('""', '"') if part.startswith('"') else part.lower()
+
+
+def _malformed(text: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"TABLES is malformed: {why} (in {text!r})",
+        object="TABLES",
+        remedy='give comma-separated names such as TABLES=public.orders,sales.*,"My Schema"."Order Items"',
+    )
