@@ -1,0 +1,203 @@
+"""What a window, a snapshot and a look at the state report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from dbmazz_core.lsn import Lsn
+from dbmazz_core.tables import TableRef
+
+
+class StopReason(StrEnum):
+    """Why a window ended."""
+
+    CAUGHT_UP = "caught_up"  #: everything up to the upper LSN is in the destination
+    MAX_CHANGES = "max_changes"
+    MAX_BYTES = "max_bytes"
+    MAX_SECONDS = "max_seconds"
+    STOP_REQUESTED = "stop_requested"  #: SIGTERM, Ctrl-C or Dagster's terminate
+
+
+@dataclass(slots=True)
+class TableCounts:
+    """What happened to one table in a window, counted as PostgreSQL sent it, before compaction.
+
+    Attributes:
+        inserts, updates, deletes, truncates: Changes received.
+        snapshot_rows: Rows copied by a snapshot in this window, None where there was none.
+    """
+
+    inserts: int = 0
+    updates: int = 0
+    deletes: int = 0
+    truncates: int = 0
+    snapshot_rows: int | None = None
+
+    @property
+    def changes(self) -> int:
+        """Row changes in all."""
+        return self.inserts + self.updates + self.deletes
+
+    def to_dict(self) -> dict[str, int | None]:
+        """As `--json` prints it."""
+        return {
+            "inserts": self.inserts,
+            "updates": self.updates,
+            "deletes": self.deletes,
+            "truncates": self.truncates,
+            "snapshot_rows": self.snapshot_rows,
+        }
+
+
+@dataclass(slots=True)
+class WindowResult:
+    """What one bounded window did.
+
+    Attributes:
+        start_lsn: Checkpoint at its start.
+        end_lsn: Checkpoint at its end: the confirmed LSN.
+        upper_lsn: The server's flush LSN at its start, the bound.
+        changes: Row changes received for the captured tables.
+        transactions: Source transactions applied that held any message for the publication.
+        bytes: Bytes of replication messages received.
+        flushes: Destination transactions.
+        stop_reason: Why it ended.
+        duration_s: Seconds, whole.
+        lag_bytes: WAL bytes between the checkpoint and the server's flush LSN at the end.
+        commit_time: Commit time of the last applied source transaction, None if there was none.
+        tables: By table; every captured table has an entry.
+        phases: Seconds spent by phase (`receive`, `decode`, `compact`, `merge`, `snapshot`), for benchmarks.
+    """
+
+    start_lsn: Lsn
+    end_lsn: Lsn
+    upper_lsn: Lsn
+    changes: int = 0
+    transactions: int = 0
+    bytes: int = 0
+    flushes: int = 0
+    stop_reason: StopReason = StopReason.CAUGHT_UP
+    duration_s: float = 0.0
+    lag_bytes: int = 0
+    commit_time: datetime | None = None
+    tables: dict[TableRef, TableCounts] = field(default_factory=dict)
+    phases: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `capture --json` prints it: LSNs as text, tables by `schema.table`."""
+        return {
+            "start_lsn": str(self.start_lsn),
+            "end_lsn": str(self.end_lsn),
+            "upper_lsn": str(self.upper_lsn),
+            "changes": self.changes,
+            "transactions": self.transactions,
+            "bytes": self.bytes,
+            "flushes": self.flushes,
+            "stop_reason": self.stop_reason.value,
+            "duration_s": round(self.duration_s, 3),
+            "lag_bytes": self.lag_bytes,
+            "commit_time": self.commit_time.isoformat() if self.commit_time else None,
+            "tables": {str(t): c.to_dict() for t, c in sorted(self.tables.items())},
+            "phases": {name: round(seconds, 3) for name, seconds in self.phases.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """How far the destination is.
+
+    Attributes:
+        slot: The replication slot it belongs to.
+        lsn: The destination holds exactly the transactions whose commit record lies before this LSN.
+        system_identifier: PostgreSQL's cluster identifier.
+        timeline: The cluster's timeline when it was written.
+        database: The source database.
+        commit_time: Commit time of the last applied transaction.
+    """
+
+    slot: str
+    lsn: Lsn
+    system_identifier: str
+    timeline: int
+    database: str
+    commit_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TableState:
+    """A table as the destination's bookkeeping has it.
+
+    Attributes:
+        table: Which.
+        state: `streaming` once its snapshot is in; `snapshotting` before.
+        snapshot_lsn: Changes of transactions committed before this LSN are in the snapshot.
+        rows: Rows now, None if the destination was not opened.
+    """
+
+    table: TableRef
+    state: str
+    snapshot_lsn: Lsn | None
+    rows: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineStatus:
+    """The state of slot and destination.
+
+    Attributes:
+        slot: Slot name.
+        slot_exists, slot_active: Whether it is there, whether somebody consumes it.
+        active_pid: Who does.
+        wal_status: PostgreSQL's `pg_replication_slots.wal_status`.
+        confirmed_lsn: What was acknowledged to PostgreSQL.
+        server_lsn: The server's flush LSN now.
+        checkpoint: The destination's; None where there is none (or the destination could not be opened, see
+            `destination_error`).
+        lag_bytes: Server LSN minus checkpoint (or confirmed LSN).
+        tables: The captured tables.
+        destination_error: Why the destination could not be read, None if it could.
+    """
+
+    slot: str
+    slot_exists: bool
+    slot_active: bool
+    active_pid: int | None
+    wal_status: str | None
+    confirmed_lsn: Lsn | None
+    server_lsn: Lsn
+    checkpoint: Checkpoint | None
+    lag_bytes: int | None
+    tables: tuple[TableState, ...] = ()
+    destination_error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `status --json` prints it."""
+        return {
+            "slot": self.slot,
+            "slot_exists": self.slot_exists,
+            "slot_active": self.slot_active,
+            "active_pid": self.active_pid,
+            "wal_status": self.wal_status,
+            "confirmed_lsn": _text(self.confirmed_lsn),
+            "server_lsn": str(self.server_lsn),
+            "checkpoint_lsn": _text(self.checkpoint.lsn if self.checkpoint else None),
+            "lag_bytes": self.lag_bytes,
+            "tables": {
+                str(t.table): {"state": t.state, "snapshot_lsn": _text(t.snapshot_lsn), "rows": t.rows}
+                for t in self.tables
+            },
+            "destination_error": self.destination_error,
+        }
+
+
+def _text(lsn: Lsn | None) -> str | None:
+    return None if lsn is None else str(lsn)
+
+
+def total(tables: Mapping[TableRef, TableCounts]) -> int:
+    """Row changes over all tables."""
+    return sum(counts.changes for counts in tables.values())
