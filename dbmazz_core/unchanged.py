@@ -24,7 +24,7 @@ class Unchanged(Enum):
     __str__ = __repr__
 
 
-#: Stands where an update left a TOASTed value as it was and PostgreSQL sent none: the value is unknown, not NULL.
+#: Stands where an update left a TOASTed value as it was and PostgreSQL sent none: unknown, not NULL.
 #: Source: PostgreSQL manual, "Logical Replication Message Formats", TupleData, kind 'u'
 #: (protocol-logicalrep-message-formats).
 UNCHANGED: Final = Unchanged.UNCHANGED
