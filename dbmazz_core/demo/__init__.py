@@ -1,0 +1,1 @@
+"""The demo: a private PostgreSQL, a workload on it, and what dbmazz makes of it."""
