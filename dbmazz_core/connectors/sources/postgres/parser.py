@@ -58,12 +58,12 @@ _EPOCH_NS: Final = int(POSTGRES_EPOCH.timestamp()) * 1_000_000_000
 #: Columns in a table: the manual's appendix "PostgreSQL Limits" (limits).
 MAX_COLUMNS: Final = 1600
 
-# The messages too: whoever parses needs both. Laid out by hand, one name a line says no more.
+# The messages too: whoever parses needs both. Laid out by hand: a name a line would say no more.
 __all__ = [
-    "MAX_COLUMNS", "POSTGRES_EPOCH", "Begin", "BinaryValue", "Buffer", "CdcMessage", "Commit", "Delete", "Insert",
-    "Message", "OldKey", "OldRow", "OldTuple", "Origin", "PrimaryKeepalive", "Relation", "RelationColumn",
-    "ReplicaIdentity", "StreamAbort", "Truncate", "TupleData", "TupleValue", "Type", "Update", "XLogData",
-    "build_standby_status_update", "parse", "parse_copy_data", "pg_now", "pg_time",
+    "MAX_COLUMNS", "POSTGRES_EPOCH", "Begin", "BinaryValue", "Buffer", "CdcMessage", "Commit", "Delete",
+    "Insert", "Message", "OldKey", "OldRow", "OldTuple", "Origin", "PrimaryKeepalive", "Relation",
+    "RelationColumn", "ReplicaIdentity", "StreamAbort", "Truncate", "TupleData", "TupleValue", "Type",
+    "Update", "XLogData", "build_standby_status_update", "parse", "parse_copy_data", "pg_now", "pg_time",
 ]  # fmt: skip
 
 _UINT8 = Struct(">B")
@@ -148,21 +148,16 @@ class _Reader:
     def tuple_data(self) -> TupleData:
         data, size, unpack_length = self.data, len(self.data), _INT32.unpack_from
         values: list[TupleValue] = []
-        count = self.column_count()
-        offset = self.offset
-        for _ in range(count):
+        for _ in range(self.column_count()):
             # The hot path: a text that fits. Everything else, errors too, is left to `tuple_value`.
-            start = offset + 5
-            if start <= size and data[offset] == _TEXT:
-                end = start + unpack_length(data, offset + 1)[0]
+            start = self.offset + 5
+            if start <= size and data[start - 5] == _TEXT:
+                end = start + unpack_length(data, start - 4)[0]
                 if start <= end <= size:
                     values.append(data[start:end])
-                    offset = end
+                    self.offset = end
                     continue
-            self.offset = offset
             values.append(self.tuple_value())
-            offset = self.offset
-        self.offset = offset
         return tuple(values)
 
     def tuple_value(self) -> TupleValue:
