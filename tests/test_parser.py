@@ -10,7 +10,6 @@ import struct
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-import pgoutput_encoder as encode
 import pytest
 
 from dbmazz_core.connectors.sources.postgres import parser
@@ -44,6 +43,7 @@ from dbmazz_core.connectors.sources.postgres.parser import (
 from dbmazz_core.errors import ParseError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.unchanged import UNCHANGED
+from tests import pgoutput_encoder as encode
 
 LSN = Lsn.parse("16/B374D848")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import pgoutput_encoder as encode
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,6 +36,7 @@ from dbmazz_core.connectors.sources.postgres.parser import (
 from dbmazz_core.errors import ParseError
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.unchanged import UNCHANGED
+from tests import pgoutput_encoder as encode
 
 LSN = Lsn.parse("16/B374D848")
 

@@ -82,7 +82,8 @@ _STREAM_ABORT = Struct(">II")
 _STATUS_UPDATE = Struct(">cQQQqB")
 
 _NULL, _UNCHANGED, _TEXT, _BINARY = b"nutb"
-_KEY, _OLD, _NEW = b"KON"
+_KEY, _NEW = b"KN"
+_UNKNOWN = "unknown message type"
 
 #: Messages of later protocol versions, for the error to say what went wrong.
 _LATER_VERSIONS = dict.fromkeys(b"SEc", 2) | dict.fromkeys(b"bPKrp", 3)
@@ -185,9 +186,8 @@ def _begin(reader: _Reader) -> Begin:
 
 def _commit(reader: _Reader) -> Commit:
     flags, commit_lsn, end_lsn, commit_time = reader.take(_COMMIT, "Commit")
-    reader.flags(
-        flags, 0, back=_COMMIT.size
-    )  # "currently unused"; PostgreSQL's own subscriber refuses others
+    # The manual: "Currently unused"; PostgreSQL's own subscriber refuses any flag.
+    reader.flags(flags, 0, back=_COMMIT.size)
     return Commit(flags, Lsn(commit_lsn), Lsn(end_lsn), commit_time)
 
 
@@ -307,12 +307,8 @@ def parse(payload: Buffer, lsn: Lsn) -> CdcMessage:
     parser = _PARSERS.get(data[0])
     if parser is None:
         version = _LATER_VERSIONS.get(data[0])
-        known = (
-            f"it belongs to protocol version {version}, 1 was asked for"
-            if version
-            else "unknown message type"
-        )
-        raise _Reader(data, lsn, 0).error(known)
+        detail = f"it belongs to protocol version {version}, 1 was asked for" if version else _UNKNOWN
+        raise _Reader(data, lsn, 0).error(detail)
     reader = _Reader(data, lsn)
     message = parser(reader)
     reader.end()
@@ -338,7 +334,7 @@ def parse_copy_data(data: Buffer) -> XLogData | PrimaryKeepalive:
         case b"":
             raise reader.error("empty message")
         case _:
-            raise reader.error("unknown message type")
+            raise reader.error(_UNKNOWN)
 
 
 def pg_time(us: int, *, lsn: Lsn = INVALID_LSN) -> datetime:
