@@ -1,0 +1,186 @@
+"""Connections to PostgreSQL: ordinary ones for catalog and snapshots, replication ones for the stream."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import psycopg
+from psycopg import pq
+from psycopg.pq import abc
+
+from dbmazz_core.connectors.sources.postgres.connect_errors import (
+    recognized_connection_error,
+    vague_connection_error,
+)
+from dbmazz_core.connectors.sources.postgres.server_errors import (
+    Login,
+    missing_replication,
+    no_free_connection,
+    source_error,
+    source_error_of,
+    translated,
+)
+from dbmazz_core.errors import DbmazzError
+from dbmazz_core.secret_url import SecretUrl
+
+__all__ = [
+    "TEXT_FORM_SETTINGS",
+    "Connection",
+    "connect",
+    "connect_replication",
+    "source_error",
+    "source_error_of",
+    "translated",
+]
+
+#: An ordinary connection; rows are tuples.
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+#: What makes a value's text the same on every connection: snapshot and stream must give equal text for equal
+#: values. The first three are also what PostgreSQL's own subscriber sets (libpqwalreceiver.c).
+#: `lc_monetary` is left alone on purpose: `money` counts the smallest unit, and only the database's own
+#: locale knows how many of these make one; another locale would print another amount.
+TEXT_FORM_SETTINGS: dict[str, str] = {
+    "datestyle": "ISO, YMD",
+    "intervalstyle": "postgres",
+    "extra_float_digits": "3",
+    "bytea_output": "hex",
+    "timezone": "UTC",
+    "client_encoding": "UTF8",
+    "quote_all_identifiers": "off",  # the text of regclass and its kin
+}
+
+_SESSION_SETTINGS: dict[str, str] = {
+    # A snapshot lasts as long as it lasts, and roles and databases often carry such limits.
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "lock_timeout": "0",
+    # Every name is qualified; with a search path others could put their functions before pg_catalog's
+    # (CVE-2018-1058), and the text of regclass depends on it. PostgreSQL's own subscriber does the same.
+    "search_path": "",
+    # Row-level security does not filter the stream. With `off` a query that it would filter fails, instead of
+    # giving a snapshot without some of the rows.
+    "row_security": "off",
+}
+
+#: Libpq's own defaults wait without end, and notice a dead peer only after two hours.
+#: Option: value, and the environment variable of libpq that goes before it.
+_DEFAULT_OPTIONS: dict[str, tuple[str, str]] = {
+    "connect_timeout": ("10", "PGCONNECT_TIMEOUT"),
+    "keepalives_idle": ("30", ""),
+    "keepalives_interval": ("10", ""),
+    "keepalives_count": ("3", ""),
+}
+
+
+def connect(url: SecretUrl, *, application_name: str = "dbmazz", text_form: bool = False) -> Connection:
+    """Open an ordinary connection in autocommit mode, without timeouts and with an empty `search_path`.
+
+    Parameters:
+        url: Where to. An `application_name` or `connect_timeout` (else 10 s a host) in it goes before ours.
+        application_name: What `pg_stat_activity` shows.
+        text_form: Apply `TEXT_FORM_SETTINGS`, so that values read as text are the stream's.
+
+    Raises:
+        ConnectionFailed: No server; `AuthenticationFailed` where it refuses the login.
+        MissingPrivilege: The role may not connect to the database.
+        NoFreeWalSender: The server takes no more connections.
+        ConfigError: Libpq cannot use an option of the URL.
+    """
+    # A URL that was written for a replication connection would open one.
+    ordinary = {"replication": "false"} if "replication" in url.parameters else {}
+    try:
+        connection = psycopg.connect(
+            _conninfo(url, application_name, **ordinary), autocommit=True, prepare_threshold=None
+        )
+    except psycopg.Error as error:
+        used_password = error.pgconn is not None and error.pgconn.used_password
+        problem = recognized_connection_error(str(error), url) or vague_connection_error(
+            str(error), url, used_password=used_password
+        )
+    else:
+        try:
+            with translated(url):
+                connection.execute(_settings_query(connection.info.server_version, text_form=text_form))
+        except DbmazzError:
+            connection.close()
+            raise
+        return connection
+    # Outside the handler: psycopg's exception holds the connection, and is not to be carried along.
+    raise problem
+
+
+def connect_replication(url: SecretUrl, *, application_name: str = "dbmazz") -> abc.PGconn:
+    """Open a replication connection to the URL's database, in blocking mode, with `TEXT_FORM_SETTINGS`.
+
+    The caller closes it with `finish()`.
+
+    Raises:
+        MissingPrivilege: The role may not replicate; the remedy holds the ALTER ROLE.
+        NoFreeWalSender: All of `max_wal_senders` are taken.
+        ConnectionFailed: And the other errors of `connect`.
+    """
+    connection = pq.PGconn.connect(_conninfo(url, application_name, replication="database").encode())
+    try:
+        if connection.status != pq.ConnStatus.OK:
+            message = connection.get_error_message()
+            raise (
+                recognized_connection_error(message, url)
+                or _cause_of_refusal(url)
+                or vague_connection_error(message, url, used_password=connection.used_password)
+            )
+        result = connection.exec_(_settings_query(connection.server_version, text_form=True))
+        if result.status != pq.ExecStatus.TUPLES_OK:
+            sqlstate = result.error_field(pq.DiagnosticField.SQLSTATE)
+            raise source_error(sqlstate.decode() if sqlstate else None, result.get_error_message(), url)
+    except BaseException:
+        connection.finish()
+        raise
+    return connection
+
+
+def _cause_of_refusal(url: SecretUrl) -> DbmazzError | None:
+    """Why a replication connection is refused, where words do not tell because they are not English.
+
+    An ordinary connection finds the facts: it is refused as well, or sees the role and the free walsenders.
+    """
+    login = Login.of(url)
+    try:
+        with connect(url) as connection, translated(url):
+            row = connection.execute(
+                "SELECT rolsuper OR rolreplication, (SELECT count(*) FROM pg_catalog.pg_stat_replication) "
+                ">= current_setting('max_wal_senders')::int "
+                "FROM pg_catalog.pg_roles WHERE rolname = current_user"
+            ).fetchone()
+    except DbmazzError as refused_too:
+        return refused_too
+    may_replicate, senders_taken = row or (True, False)
+    if not may_replicate:
+        return missing_replication(login)
+    return no_free_connection("max_wal_senders", login) if senders_taken else None
+
+
+def _conninfo(url: SecretUrl, application_name: str, **overrides: str) -> str:
+    """The connection string for libpq. It holds the password."""
+    options = {
+        option: value
+        for option, (value, variable) in _DEFAULT_OPTIONS.items()
+        if option not in url.parameters and not os.environ.get(variable)
+    }
+    options |= {"fallback_application_name": application_name, "client_encoding": "UTF8"}
+    return url.conninfo(**options | overrides)
+
+
+def _settings_query(server_version: int, *, text_form: bool) -> bytes:
+    """One query that sets everything for the session; it works on replication connections too."""
+    settings = _SESSION_SETTINGS | (TEXT_FORM_SETTINGS if text_form else {})
+    if server_version >= 170000:
+        settings["transaction_timeout"] = "0"
+    calls = [f"set_config('{name}', '{value}', false)" for name, value in settings.items()]
+    # English words, for errors where the SQLSTATE alone does not tell. Only superusers may.
+    calls.append(
+        "CASE WHEN current_setting('is_superuser') = 'on' THEN set_config('lc_messages', 'C', false) END"
+    )
+    return f"SELECT {', '.join(calls)}".encode()

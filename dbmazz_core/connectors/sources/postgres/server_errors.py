@@ -1,0 +1,247 @@
+"""What a running PostgreSQL says, turned into errors with a remedy.
+
+The server names the kind of failure by its SQLSTATE, which is looked at first; words are looked at only to
+tell apart what shares one (`connection` sets `lc_messages` to C where the role may).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import pq
+
+from dbmazz_core.errors import (
+    MissingPrivilege,
+    NoFreeSlot,
+    NoFreeWalSender,
+    PublicationNotFound,
+    ReplicationInterrupted,
+    SlotActive,
+    SlotLost,
+    SlotMismatch,
+    SlotNotFound,
+    SourceError,
+    WalLevelNotLogical,
+)
+from dbmazz_core.secret_url import SecretUrl
+from dbmazz_core.tables import quote_identifier
+
+#: The way out wherever changes are gone for good.
+NEW_SNAPSHOT = (
+    "run `dbmazz snapshot`: it creates the slot anew and copies the tables again; the old rows stay readable "
+    "until the new ones are complete"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Who connects where, without anything secret: libpq's defaults and environment are filled in.
+
+    Attributes:
+        role: Name of the role.
+        database: Name of the database.
+        server: `host:port`, several joined by commas, or the path of a Unix socket.
+    """
+
+    role: str
+    database: str
+    server: str
+
+    @classmethod
+    def of(cls, url: SecretUrl) -> Login:
+        """The login that libpq would use for `url`."""
+        values = {o.keyword.decode(): o.val.decode() for o in pq.Conninfo.get_defaults() if o.val}
+        values |= {k: v for k, v in url.parameters.items() if v}
+        role = values.get("user", "")
+        hosts = (values.get("host") or values.get("hostaddr") or "localhost").split(",")
+        ports = values.get("port", "5432").split(",")
+        ports = ports * len(hosts) if len(ports) == 1 else ports
+        places = [
+            f"{host}/.s.PGSQL.{port}"
+            if host.startswith(("/", "@"))
+            else f"{host or 'localhost'}:{port or 5432}"
+            for host, port in zip(hosts, ports, strict=False)
+        ]
+        return cls(role, values.get("dbname") or role, ",".join(places))
+
+
+def source_error(
+    sqlstate: str | None, message: str, url: SecretUrl, *, slot: str = "", publication: str = ""
+) -> SourceError:
+    """The error for what a running server said about a query, a slot or the stream.
+
+    Parameters:
+        sqlstate: Its SQLSTATE; None where libpq itself failed, which is to say that the connection broke.
+        message: Its primary message; only the first line is used.
+        url: Which server.
+        slot: The slot in question.
+        publication: The publication in question.
+    """
+    login = Login.of(url)
+    text = re.sub(r"^\w+: +", "", url.redact(message).strip().split("\n", 1)[0])
+    slot_object = f"replication slot {slot}"
+    if sqlstate is None or sqlstate.startswith("08") or sqlstate in ("57P01", "57P02", "57P03", "57P05"):
+        return ReplicationInterrupted(
+            f"the connection to {login.server} broke: {text or 'no reason given'}",
+            object=login.server,
+            remedy="run it again: it resumes at the checkpoint, nothing is lost",
+        )
+    match sqlstate:
+        case "55006":  # object_in_use
+            holder = re.search(r"\d+", re.sub(r'"[^"]*"', "", text))
+            return slot_active(slot, int(holder[0]) if holder else None, None)
+        case "42704":  # undefined_object
+            # The slot may have the publication's name, so the word counts as well.
+            if "publication" in text.lower() or (publication != slot and f'"{publication}"' in text):
+                return publication_gone(publication)
+            return SlotNotFound(f"{slot_object} does not exist", object=slot_object, remedy=NEW_SNAPSHOT)
+        case "42710":  # duplicate_object
+            return SlotMismatch(
+                f"{slot_object} exists already: another process has just created it",
+                object=slot_object,
+                remedy="if it was another run of this pipeline, run it again; else choose another "
+                "SOURCE_SLOT_NAME, every pipeline needs its own",
+            )
+        case "55000":  # object_not_in_prerequisite_state
+            if "wal_level" in text:
+                return wal_level_not_logical(None)
+            if re.search("not created in this database|physical", text, re.IGNORECASE):
+                return slot_mismatch(slot, text)
+            return slot_lost(slot, text)
+        case "58P01" if "WAL" in text:  # undefined_file: "requested WAL segment ... has already been removed"
+            return slot_lost(slot, text)
+        case "53400":  # configuration_limit_exceeded
+            return no_free_slot()
+        case "53300":  # too_many_connections
+            return no_free_connection(text, login)
+        case "42501":  # insufficient_privilege
+            if re.search(r"replication|WAL sender", text, re.IGNORECASE):
+                return missing_replication(login)
+            return MissingPrivilege(
+                f"role {quote_identifier(login.role)} lacks a privilege: {text}",
+                object=f"role {login.role}",
+                remedy="`dbmazz check` lists every privilege that is missing, with the GRANT for it",
+            )
+        case _:
+            return SourceError(
+                f"PostgreSQL at {login.server} says: {text} (SQLSTATE {sqlstate})",
+                object=slot_object if slot else login.server,
+                remedy="look at the server's log around this time; nothing was applied beyond the checkpoint",
+            )
+
+
+def source_error_of(
+    error: psycopg.Error, url: SecretUrl, *, slot: str = "", publication: str = ""
+) -> SourceError:
+    """`source_error` for an exception of psycopg."""
+    message = error.diag.message_primary or str(error)
+    return source_error(error.sqlstate, message, url, slot=slot, publication=publication)
+
+
+@contextlib.contextmanager
+def translated(url: SecretUrl, *, slot: str = "", publication: str = "") -> Iterator[None]:
+    """Turn every `psycopg.Error` of the block into a `SourceError`."""
+    try:
+        yield
+    except psycopg.Error as error:
+        problem = source_error_of(error, url, slot=slot, publication=publication)
+    else:
+        return
+    # Outside the handler, so that psycopg's exception is not carried along as context.
+    raise problem
+
+
+def missing_replication(login: Login) -> MissingPrivilege:
+    """The role may not open a replication connection."""
+    role = quote_identifier(login.role)
+    return MissingPrivilege(
+        f"role {role} may not replicate: it lacks the REPLICATION attribute",
+        object=f"role {login.role}",
+        remedy=f"ALTER ROLE {role} REPLICATION; (on Amazon RDS: GRANT rds_replication TO {role};)",
+    )
+
+
+def no_free_connection(limit: str, login: Login) -> NoFreeWalSender:
+    """A limit on connections is reached; `limit` is the server's own words for which."""
+    if "max_wal_senders" in limit:
+        return NoFreeWalSender(
+            f"all replication connections (max_wal_senders) of {login.server} are taken",
+            object=login.server,
+            remedy="end one (SELECT pid, application_name FROM pg_stat_replication;), or "
+            "ALTER SYSTEM SET max_wal_senders = 20; and restart PostgreSQL",
+        )
+    return NoFreeWalSender(
+        f"all connections of {login.server} are taken ({limit.strip()})",
+        object=login.server,
+        remedy="end one (SELECT pid, usename, application_name, state FROM pg_stat_activity;), or raise the "
+        "limit: max_connections, or CONNECTION LIMIT of the role or database",
+    )
+
+
+def wal_level_not_logical(found: str | None) -> WalLevelNotLogical:
+    """The server writes too little into its WAL; `found` is the level that it has."""
+    return WalLevelNotLogical(
+        f"wal_level is {found or 'not logical'}; row changes can be read only with logical",
+        object="wal_level",
+        remedy="ALTER SYSTEM SET wal_level = 'logical'; and restart PostgreSQL (managed services have a "
+        "parameter for it, such as rds.logical_replication = 1 or cloudsql.logical_decoding = on)",
+    )
+
+
+def no_free_slot() -> NoFreeSlot:
+    """`max_replication_slots` is reached."""
+    return NoFreeSlot(
+        "all replication slots (max_replication_slots) are taken",
+        object="max_replication_slots",
+        remedy="drop one that nobody needs (SELECT slot_name, active FROM pg_replication_slots; then "
+        "SELECT pg_drop_replication_slot('...');), or ALTER SYSTEM SET max_replication_slots = 20; and "
+        "restart PostgreSQL",
+    )
+
+
+def slot_active(slot: str, pid: int | None, application: str | None) -> SlotActive:
+    """Another process consumes the slot."""
+    who = f"process {pid}" if pid else "another process"
+    who += f" ({application})" if application else ""
+    stop = f"stop it, end it with SELECT pg_terminate_backend({pid});" if pid else "stop it,"
+    return SlotActive(
+        f"replication slot {slot} is in use by {who}",
+        object=f"replication slot {slot}",
+        remedy=f"wait until it is done, {stop} or give this pipeline its own SOURCE_SLOT_NAME",
+    )
+
+
+def slot_lost(slot: str, why: str) -> SlotLost:
+    """The server no longer has the WAL that the slot needs."""
+    return SlotLost(
+        f"replication slot {slot} is lost: {why}",
+        object=f"replication slot {slot}",
+        remedy=f"{NEW_SNAPSHOT}. Before, raise max_slot_wal_keep_size (or set it to -1) so that it lasts for "
+        "the longest pause between two runs",
+    )
+
+
+def slot_mismatch(slot: str, why: str) -> SlotMismatch:
+    """A slot of this name exists that cannot be used."""
+    return SlotMismatch(
+        f"replication slot {slot} is not one of dbmazz's: {why}",
+        object=f"replication slot {slot}",
+        remedy="choose another SOURCE_SLOT_NAME; or, if nobody needs that slot: "
+        f"SELECT pg_drop_replication_slot('{slot}');",
+    )
+
+
+def publication_gone(publication: str) -> PublicationNotFound:
+    """The publication was dropped after capturing had begun."""
+    # Decoding reads the catalog as it was at each change, so creating the publication anew does not help with
+    # changes made before: up to PostgreSQL 17 they are an error, and 18 leaves them out with a warning.
+    return PublicationNotFound(
+        f"publication {quote_identifier(publication)} does not exist, or did not when a change was made",
+        object=f"publication {publication}",
+        remedy=f"run `dbmazz setup` to create it, then {NEW_SNAPSHOT.removeprefix('run ')} (changes "
+        "made while it was missing cannot be read)",
+    )
