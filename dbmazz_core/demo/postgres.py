@@ -26,7 +26,12 @@ from urllib.parse import quote
 
 from psycopg import pq
 
-from dbmazz_core.demo.binaries import BINARIES_VARIABLE, find_binaries, program_environment
+from dbmazz_core.demo.binaries import (
+    BINARIES_VARIABLE,
+    copy_installation,
+    find_binaries,
+    program_environment,
+)
 from dbmazz_core.demo.supervisor import Supervised
 from dbmazz_core.errors import ConfigError, ConnectionFailed
 
@@ -316,22 +321,14 @@ class EmbeddedPostgres:
             self._run([self._binaries / "postgres", "--version"], as_server=True)
         except PermissionError:
             # A virtual environment below /root: the server's account cannot get there, so they come here.
-            for part in ("bin", "lib", "share"):
-                shutil.copytree(self._binaries.parent / part, self._directory / "pg" / part, symlinks=True)
-            self._server_binaries = self._directory / "pg" / "bin"
+            self._server_binaries = copy_installation(self._binaries, self._directory / "pg")
         password_file = self._directory / "password"
         password_file.touch(0o600)
         if self._account:
             os.chown(password_file, *self._account)
         password_file.write_text(self.password)
-        options = [
-            "--encoding=UTF8",
-            "--locale=C",
-            "--auth=scram-sha-256",
-            "--no-sync",
-            f"--username={_ROLE}",
-        ]
-        options += [f"--pwfile={password_file}", f"--pgdata={self.data_dir}"]
+        options = ["--encoding=UTF8", "--locale=C", "--auth=scram-sha-256", "--no-sync"]
+        options += [f"--username={_ROLE}", f"--pwfile={password_file}", f"--pgdata={self.data_dir}"]
         self._run([self._server_binaries / "initdb", *options], as_server=True)
         password_file.unlink()
         settings = {

