@@ -120,7 +120,7 @@ class NoFreeSlot(SourceNotReady):
 
 
 class NoFreeWalSender(SourceNotReady):
-    """All of `max_wal_senders` are taken."""
+    """All of `max_wal_senders`, or of another limit on connections, are taken."""
 
 
 class MissingPrivilege(SourceNotReady):

@@ -1,0 +1,252 @@
+"""Checks of the tables and the publication: privileges, replica identity, what arrives in the stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from dbmazz_core.config import ReplicaIdentityPolicy
+from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
+from dbmazz_core.connectors.sources.postgres.findings import Finding, Situation
+from dbmazz_core.connectors.sources.postgres.publication import (
+    Publication,
+    create_publication,
+    identity_steps,
+    publish_all_operations,
+)
+from dbmazz_core.connectors.sources.postgres.server_errors import NEW_SNAPSHOT, publication_gone
+from dbmazz_core.errors import (
+    MissingPrivilege,
+    PublicationLacksTable,
+    PublicationNotFound,
+    ReplicaIdentityInsufficient,
+    SourceError,
+)
+from dbmazz_core.tables import quote_identifier
+
+
+def table_findings(situation: Situation) -> Iterator[Finding]:
+    """Do the tables exist, can they be captured, may the role read them, and are updates identifiable?"""
+    yield from (Finding.of(error) for error in situation.resolution.errors)
+    for ref, what in situation.resolution.left_out:
+        yield Finding("warning", f"{ref} is left out: it is {what}", str(ref))
+    tables = situation.tables
+    role = quote_identifier(situation.facts.role)
+    for schema in dict.fromkeys(t.ref.schema for t in tables):
+        if schema not in situation.readable_schemas:
+            grant = f"GRANT USAGE ON SCHEMA {quote_identifier(schema)} TO {role};"
+            yield _missing_privilege(
+                f"role {role} may not use schema {quote_identifier(schema)}", f"schema {schema}", grant
+            )
+    for table in tables:
+        if not table.readable:
+            yield _missing_privilege(
+                f"role {role} may not read {table.ref}",
+                str(table.ref),
+                f"GRANT SELECT ON {table.ref.sql} TO {role};",
+            )
+        if table.hides_rows:
+            yield _missing_privilege(
+                f"row-level security hides rows of {table.ref} from role {role}; the stream would have them, "
+                "a snapshot would not",
+                str(table.ref),
+                f"ALTER ROLE {role} BYPASSRLS;",
+            )
+        if table.has_children:
+            yield Finding(
+                "warning",
+                f"tables that inherit from {table.ref} are not captured with it; add them to TABLES if they "
+                "are wanted",
+                str(table.ref),
+            )
+        yield _identity_finding(situation, table)
+
+
+def _missing_privilege(what: str, object: str, remedy: str) -> Finding:
+    return Finding.of(MissingPrivilege(what, object=object, remedy=remedy))
+
+
+def _identity_finding(situation: Situation, table: TableInfo) -> Finding:
+    policy, ref = situation.config.replica_identity, str(table.ref)
+    steps = identity_steps([table], policy)
+    statements = " ".join(step.sql for step in steps)
+    if steps and not table.owned:
+        return _missing_privilege(
+            f"{ref} needs REPLICA IDENTITY FULL, which role {quote_identifier(situation.facts.role)} may not "
+            f"set: the table belongs to {quote_identifier(table.owner)}",
+            ref,
+            f"as {quote_identifier(table.owner)} or a superuser: {statements}",
+        )
+    if steps and situation.facts.in_recovery:
+        return Finding.of(
+            ReplicaIdentityInsufficient(
+                f"{ref} needs REPLICA IDENTITY FULL, which cannot be set on a standby",
+                object=ref,
+                remedy=f"on the primary: {statements}",
+            )
+        )
+    if steps:
+        return Finding("ok", f"{ref} will get REPLICA IDENTITY FULL", ref)
+    if not table.has_usable_identity:
+        full = " ".join(s.sql for s in identity_steps([table], ReplicaIdentityPolicy.FULL))
+        return Finding.of(
+            ReplicaIdentityInsufficient(
+                f"{ref} has no primary key that can serve as replica identity (a deferrable one cannot): its "
+                "updates and deletes would carry nothing to find the row by",
+                object=ref,
+                remedy=f"{full} (or give it a primary key; or set REPLICA_IDENTITY=auto, which "
+                "does it where needed)",
+            )
+        )
+    rows = f"identified by {', '.join(table.key)}" if table.key else "a multiset: no key identifies a row"
+    return Finding("ok", f"{ref} has a usable replica identity; its rows are {rows}", ref)
+
+
+def publication_findings(situation: Situation) -> Iterator[Finding]:
+    """Does the publication exist, or may the role create it; does it have the tables and all operations?"""
+    publication, tables = situation.publication, situation.tables
+    if publication is None:
+        yield _missing_publication(situation)
+        return
+    name = quote_identifier(publication.name)
+    as_owner = "" if publication.owned else f"as {quote_identifier(publication.owner)} or a superuser: "
+    if publication.missing_operations:
+        yield _incomplete(
+            publication,
+            f"publication {name} does not publish {', '.join(publication.missing_operations)}",
+            f"{as_owner}{publish_all_operations(publication.name)}",
+        )
+    lacking = publication.lacks(tables)
+    partitioned = [t for t in lacking if t.is_partitioned and not publication.via_root]
+    if partitioned:
+        yield _incomplete(
+            publication,
+            f"publication {name} publishes the changes of partitioned tables under their partitions' names "
+            f"({', '.join(str(t.ref) for t in partitioned)})",
+            f"{as_owner}ALTER PUBLICATION {name} SET (publish_via_partition_root = true);",
+        )
+    hidden = [t for t in lacking if publication.via_root and publication.tables.keys() & set(t.ancestors)]
+    for table in hidden:
+        root = next(a for a in table.ancestors if a in publication.tables)
+        yield _incomplete(
+            publication,
+            f"publication {name} publishes the changes of partition {table.ref} as those of {root}",
+            f"put {root} into TABLES instead of {table.ref}, or use a publication of its own",
+        )
+    lacking = [t for t in lacking if t not in partitioned and t not in hidden]
+    dropped = [t for t in lacking if t.ref in situation.captured]
+    if dropped:
+        names = ", ".join(str(t.ref) for t in dropped)
+        yield _incomplete(
+            publication,
+            f"publication {name} no longer has {names}: changes made since it was removed are lost",
+            f"run `dbmazz setup`, which adds it again, then {NEW_SNAPSHOT.removeprefix('run ')}",
+        )
+    elif lacking:
+        yield _addable(situation, publication, lacking)
+    elif not partitioned and not hidden:
+        yield Finding("ok", f"publication {name} has every table", f"publication {publication.name}")
+    for table in tables:
+        yield from _narrowed(situation, publication, table)
+
+
+def _missing_publication(situation: Situation) -> Finding:
+    name, role = quote_identifier(situation.config.publication), quote_identifier(situation.facts.role)
+    object = f"publication {situation.config.publication}"
+    if situation.captured:
+        return Finding.of(publication_gone(situation.config.publication))
+    if not situation.tables:
+        return Finding("ok", f"publication {name} does not exist yet", object)
+    create = create_publication(situation.config.publication, situation.tables, situation.facts.version_num)
+    if situation.facts.in_recovery:
+        return Finding.of(
+            PublicationNotFound(
+                f"publication {name} does not exist, and cannot be created on a standby",
+                object=object,
+                remedy=f"on the primary: {create}",
+            )
+        )
+    foreign = _not_owned(situation.tables)
+    if foreign:
+        owners = " and ".join(sorted({quote_identifier(t.owner) for t in foreign}))
+        return _missing_privilege(
+            f"role {role} may not create publication {name}: only the owner of a table may publish it, and "
+            f"{', '.join(str(t.ref) for t in foreign)} belongs to {owners}",
+            object,
+            f"as a superuser (or as {owners}, if that role may create in the database): {create}",
+        )
+    if not situation.facts.may_create:
+        database = quote_identifier(situation.facts.database)
+        return _missing_privilege(
+            f"role {role} may not create publications in database {database}",
+            f"database {situation.facts.database}",
+            f"GRANT CREATE ON DATABASE {database} TO {role};",
+        )
+    return Finding("ok", f"publication {name} will be created", object)
+
+
+def _addable(situation: Situation, publication: Publication, lacking: Sequence[TableInfo]) -> Finding:
+    name = quote_identifier(publication.name)
+    names = ", ".join(str(t.ref) for t in lacking)
+    step = situation.publication_step()
+    if step is None or (publication.owned and not _not_owned(lacking) and not situation.facts.in_recovery):
+        return Finding(
+            "ok", f"{names} will be added to publication {name}", f"publication {publication.name}"
+        )
+    where = "on the primary, as a superuser" if situation.facts.in_recovery else "as a superuser"
+    return _incomplete(
+        publication,
+        f"publication {name} lacks {names}, and role {quote_identifier(situation.facts.role)} may not add "
+        f"it: that takes the owner of both (publication: {quote_identifier(publication.owner)})",
+        f"{where} or the owner: {step.sql}",
+    )
+
+
+def _narrowed(situation: Situation, publication: Publication, table: TableInfo) -> Iterator[Finding]:
+    """Row filters and column lists, which somebody else has set, and columns that cannot arrive."""
+    published = publication.tables.get(table.ref)
+    if published is None:
+        return
+    name, object = quote_identifier(publication.name), str(table.ref)
+    if published.row_filter is not None:
+        yield Finding(
+            "warning",
+            f"publication {name} publishes only rows of {table.ref} WHERE {published.row_filter}; a snapshot "
+            "copies all rows",
+            object,
+        )
+    arriving = set(publication.columns_of(table))
+    missing = [c for c in table.columns if c.name not in arriving]
+    listed = [c.name for c in missing if not c.generated]
+    is_full = (
+        bool(identity_steps([table], situation.config.replica_identity)) or table.replica_identity == "f"
+    )
+    if listed:
+        what = f"publication {name} leaves out columns {', '.join(listed)} of {table.ref}"
+        # pub_collist_contains_invalid_column: the server then refuses UPDATE and DELETE on the table.
+        remedy = (
+            f"ALTER PUBLICATION {name} DROP TABLE {table.ref.sql}; "
+            f"ALTER PUBLICATION {name} ADD TABLE {table.ref.sql};"
+        )
+        if is_full:
+            what += ", which does not go together with REPLICA IDENTITY FULL: the server refuses its updates"
+            yield Finding.of(ReplicaIdentityInsufficient(what, object=object, remedy=remedy))
+        else:
+            yield Finding("warning", what, object)
+    generated = [c.name for c in missing if c.generated]
+    if generated:
+        what = f"generated columns {', '.join(generated)} of {table.ref} do not arrive in the stream"
+        if is_full and situation.facts.version_num >= 180000 and any(c.generated == "s" for c in missing):
+            what += ", which does not go together with REPLICA IDENTITY FULL: the server refuses its updates"
+            remedy = f"ALTER PUBLICATION {name} SET (publish_generated_columns = stored);"
+            yield Finding.of(ReplicaIdentityInsufficient(what, object=object, remedy=remedy))
+        else:
+            yield Finding("warning", what, object)
+
+
+def _not_owned(tables: Sequence[TableInfo]) -> list[TableInfo]:
+    return [t for t in tables if not t.owned]
+
+
+def _incomplete(publication: Publication, what: str, remedy: str) -> Finding:
+    error: SourceError = PublicationLacksTable(what, object=f"publication {publication.name}", remedy=remedy)
+    return Finding.of(error)

@@ -1,0 +1,96 @@
+"""Tables that are configured but do not exist, or cannot be captured."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+
+from dbmazz_core.connectors.sources.postgres.connection import Connection
+from dbmazz_core.errors import TableNotFound, TableNotSupported
+from dbmazz_core.tables import TablePattern, TableRef, quote_identifier
+
+#: PostgreSQL keeps names that begin with `pg_` for itself.
+SYSTEM_SCHEMA = re.compile(r"pg_.*|information_schema", re.DOTALL)
+
+
+def not_found(conn: Connection, pattern: TablePattern) -> TableNotFound:
+    """No such table, no such schema, or a schema without tables; with the nearest names that there are."""
+    schemas = [
+        schema
+        for (schema,) in conn.execute("SELECT nspname FROM pg_catalog.pg_namespace ORDER BY nspname")
+        if not SYSTEM_SCHEMA.fullmatch(schema)
+    ]
+    if pattern.schema not in schemas:
+        near = [str(TablePattern(s, pattern.name)) for s in _nearest(pattern.schema, schemas)]
+        elsewhere = (
+            [] if pattern.name is None else [s for s in _similar_tables(conn, pattern) if s not in near]
+        )
+        what = f"schema {quote_identifier(pattern.schema)} does not exist"
+        return _missing(pattern, what, elsewhere or near)
+    if pattern.name is None:
+        return _missing(
+            pattern, f"schema {quote_identifier(pattern.schema)} has no table that can be captured", []
+        )
+    return _missing(pattern, f"table {pattern} does not exist", _similar_tables(conn, pattern))
+
+
+def _missing(pattern: TablePattern, what: str, near: Sequence[str]) -> TableNotFound:
+    guess = f"; did you mean {' or '.join(near)}?" if near else ""
+    return TableNotFound(
+        f"{what}{guess}",
+        object=str(pattern),
+        remedy="correct TABLES, or create it; names are folded to lower case unless they are quoted, and one "
+        "without schema is in public",
+    )
+
+
+def _similar_tables(conn: Connection, pattern: TablePattern) -> list[str]:
+    """The same table elsewhere, then the nearest names."""
+    tables = [
+        TableRef(schema, name)
+        for schema, name in conn.execute(
+            """
+            SELECT n.nspname, c.relname
+            FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+            WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' ORDER BY 1, 2
+            """
+        )
+        if not SYSTEM_SCHEMA.fullmatch(schema)
+    ]
+    same_name = [str(t) for t in tables if t.name.lower() == (pattern.name or "").lower()]
+    return (same_name + [t for t in _nearest(str(pattern), map(str, tables)) if t not in same_name])[:3]
+
+
+def _nearest(name: str, candidates: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(name, list(candidates), n=3, cutoff=0.7)
+
+
+def system_schema(pattern: TablePattern) -> TableNotSupported:
+    """PostgreSQL publishes no tables of these."""
+    kind = "a temporary table's schema" if pattern.schema.startswith("pg_temp") else "a system schema"
+    return TableNotSupported(
+        f"{pattern} cannot be captured: {quote_identifier(pattern.schema)} is {kind}",
+        object=str(pattern),
+        remedy="leave it out of TABLES",
+    )
+
+
+def not_supported(ref: TableRef, what: str) -> TableNotSupported:
+    """A relation that writes no row changes; `what` it is, such as `a view`."""
+    if what == "an unlogged table":
+        reason, remedy = "it writes no WAL", f"ALTER TABLE {ref.sql} SET LOGGED; or leave it out of TABLES"
+    elif what == "a foreign table":
+        reason, remedy = "its rows are on another server", "capture it there, or leave it out of TABLES"
+    else:
+        reason, remedy = "it has no rows of its own that change", "capture the tables that it reads from"
+    return TableNotSupported(f"{ref} is {what}: {reason}", object=str(ref), remedy=remedy)
+
+
+def partition_of_captured(ref: TableRef, root: TableRef) -> TableNotSupported:
+    """A partition is configured besides the partitioned table."""
+    return TableNotSupported(
+        f"{ref} is a partition of {root}, which is in TABLES too; its changes arrive as those of {root}",
+        object=str(ref),
+        remedy=f"leave {ref} out of TABLES, or {root}",
+    )
