@@ -1,0 +1,23 @@
+"""Dagster integration of dbmazz: PostgreSQL's tables as assets, kept fresh by bounded capture windows."""
+
+from __future__ import annotations
+
+from dbmazz_dagster.assets import build_source_asset_specs, dbmazz_assets
+from dbmazz_dagster.build import build_definitions
+from dbmazz_dagster.checks import build_dbmazz_checks
+from dbmazz_dagster.resource import DbmazzResource
+from dbmazz_dagster.run_config import DbmazzConfig
+from dbmazz_dagster.sensor import build_dbmazz_sensor
+from dbmazz_dagster.translator import DagsterDbmazzTranslator, DbmazzTableProps
+
+__all__ = [
+    "DagsterDbmazzTranslator",
+    "DbmazzConfig",
+    "DbmazzResource",
+    "DbmazzTableProps",
+    "build_dbmazz_checks",
+    "build_dbmazz_sensor",
+    "build_definitions",
+    "build_source_asset_specs",
+    "dbmazz_assets",
+]

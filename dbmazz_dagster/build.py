@@ -1,0 +1,149 @@
+"""All definitions of one capture at once: assets, job, schedule, sensor, checks and resource."""
+
+# No postponed annotations here: Dagster reads the annotation of `config` as an object.
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from dbmazz_core.config import Settings
+from dbmazz_core.errors import ConfigError
+from dbmazz_dagster.assets import build_source_asset_specs, dbmazz_assets
+from dbmazz_dagster.checks import build_dbmazz_checks
+from dbmazz_dagster.history import unfinished_runs
+from dbmazz_dagster.resource import DbmazzResource
+from dbmazz_dagster.run_config import DbmazzConfig, Unchanged
+from dbmazz_dagster.sensor import build_dbmazz_sensor
+from dbmazz_dagster.translator import DagsterDbmazzTranslator
+
+
+def build_definitions(
+    settings: Settings | None = None,
+    *,
+    name: str = "dbmazz",
+    translator: DagsterDbmazzTranslator | None = None,
+    unchanged: Unchanged = "skip",
+    schedule_minutes: int | None = None,
+    sensor_running: bool | None = None,
+    sensor_interval_seconds: int | None = None,
+    resolve_patterns: bool | None = None,
+) -> dg.Definitions:
+    """Everything that one capture needs in Dagster; merge it with your own definitions.
+
+        defs = dg.Definitions.merge(build_definitions(), dg.Definitions(assets=[daily_revenue]))
+
+    It holds: an asset per table, the checkpoint's asset and the source tables; the checks; the job
+    `<name>_capture`, which runs in one process and carries the slot's run tag; the schedule
+    `<name>_schedule`, stopped; the sensor `<name>_sensor`; and the resource, by the key `<name>`.
+
+    Args:
+        settings: What to capture; by default what the environment says.
+        name: Of the op and the resource, and in front of the other names. Several captures in one code
+            location need different names, and different slots.
+        translator: How tables become assets.
+        unchanged: What selected tables without changes yield, see `DbmazzResource.capture`.
+        schedule_minutes: Minutes between two runs of the schedule, by default DBMAZZ_SCHEDULE_MINUTES or 5.
+        sensor_running: Whether the sensor runs from the start, by default DBMAZZ_SENSOR=running|stopped or
+            running.
+        sensor_interval_seconds: By default DBMAZZ_SENSOR_INTERVAL_S or 30.
+        resolve_patterns: See `dbmazz_assets`; by default DBMAZZ_RESOLVE_TABLES=true|false or false.
+
+    Raises:
+        ConfigError: If a setting is missing or malformed; `object` names its variable.
+    """
+    env = os.environ
+    if schedule_minutes is None:
+        schedule_minutes = _whole(env, "DBMAZZ_SCHEDULE_MINUTES", default=5, maximum=59)
+    if sensor_interval_seconds is None:
+        sensor_interval_seconds = _whole(env, "DBMAZZ_SENSOR_INTERVAL_S", default=30, maximum=86_400)
+    if sensor_running is None:
+        sensor_running = _choice(env, "DBMAZZ_SENSOR", "running", "stopped") == "running"
+    if resolve_patterns is None:
+        resolve_patterns = _choice(env, "DBMAZZ_RESOLVE_TABLES", "false", "true") == "true"
+    resource = DbmazzResource.from_env() if settings is None else DbmazzResource.from_settings(settings)
+
+    @dbmazz_assets(
+        resource,
+        name=name,
+        translator=translator,
+        required_resource_keys={name},
+        resolve_patterns=resolve_patterns,
+    )
+    def tables(context: dg.AssetExecutionContext, config: DbmazzConfig) -> Any:
+        capture: DbmazzResource = getattr(context.resources, name)
+        yield from capture.capture(context, config=config, unchanged=unchanged)
+
+    sources = build_source_asset_specs(resource, translator=translator, resolve_patterns=resolve_patterns)
+    job = dg.define_asset_job(
+        f"{name}_capture",
+        # Without the checks: they read whole key columns, a window comes every half minute.
+        selection=dg.AssetSelection.assets(tables).without_checks(),
+        executor_def=dg.in_process_executor,
+        tags=resource.run_tags,
+        description=f"One bounded window of slot {resource.slot_name}.",
+    )
+    return dg.Definitions(
+        assets=[tables, *sources],
+        asset_checks=build_dbmazz_checks(resource, translator=translator, resolve_patterns=resolve_patterns),
+        jobs=[job],
+        schedules=[_schedule(f"{name}_schedule", job, resource, schedule_minutes)],
+        sensors=[
+            build_dbmazz_sensor(
+                resource,
+                job=job,
+                name=f"{name}_sensor",
+                translator=translator,
+                minimum_interval_seconds=sensor_interval_seconds,
+                default_status=dg.DefaultSensorStatus.RUNNING
+                if sensor_running
+                else dg.DefaultSensorStatus.STOPPED,
+            )
+        ],
+        resources={name: resource},
+    )
+
+
+def _schedule(name: str, job: Any, resource: DbmazzResource, minutes: int) -> dg.ScheduleDefinition:
+    """For those who want windows by the clock instead of by need."""
+    slot = resource.slot_name
+
+    @dg.schedule(
+        name=name,
+        job=job,
+        cron_schedule=f"*/{minutes} * * * *",
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description=f"A window of slot {slot} every {minutes} minutes; an alternative to the sensor.",
+    )
+    def evaluate(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        under_way = unfinished_runs(context.instance, slot)
+        if under_way:
+            return dg.SkipReason(f"run {under_way[0].dagster_run.run_id} is under way")
+        return dg.RunRequest(tags=resource.run_tags)
+
+    return evaluate
+
+
+def _whole(env: Mapping[str, str], variable: str, *, default: int, maximum: int) -> int:
+    text = env.get(variable, "").strip()
+    if text == "":
+        return default
+    if not text.isdecimal() or not 1 <= int(text) <= maximum:
+        raise ConfigError(
+            f"{variable}={text!r} is not a whole number from 1 to {maximum}",
+            object=variable,
+            remedy=f"set {variable} to such a number, or unset it for {default}",
+        )
+    return int(text)
+
+
+def _choice(env: Mapping[str, str], variable: str, default: str, other: str) -> str:
+    text = env.get(variable, "").strip().lower() or default
+    if text not in (default, other):
+        raise ConfigError(
+            f"{variable}={env[variable]!r} is not {default} or {other}",
+            object=variable,
+            remedy=f"set {variable} to {default} or {other}, or unset it for {default}",
+        )
+    return text

@@ -1,0 +1,179 @@
+"""Asset checks: keys are unique in the destination, and the slot is in good health."""
+
+# No postponed annotations here: Dagster reads the annotation of `context` as an object.
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import dagster as dg
+import duckdb
+
+from dbmazz_core.config import SinkConfig
+from dbmazz_core.connectors.sinks.duckdb import bookkeeping
+from dbmazz_core.engine.result import PipelineStatus
+from dbmazz_core.tables import TableRef, quote_identifier
+from dbmazz_dagster.assets import table_props
+from dbmazz_dagster.destination import destination
+from dbmazz_dagster.failures import dbmazz_failures
+from dbmazz_dagster.metadata import number
+from dbmazz_dagster.resource import DbmazzResource
+from dbmazz_dagster.translator import DagsterDbmazzTranslator
+
+#: Name of the check on the checkpoint asset; the sensor evaluates it as well.
+SLOT_HEALTH: Final = "slot_health"
+#: Name of the check on every table.
+KEY_UNIQUE: Final = "key_is_unique"
+
+#: WAL that the slot may hold back before the check warns, in bytes.
+MAX_LAG_BYTES: Final = 1 << 30
+
+
+def build_dbmazz_checks(
+    resource: DbmazzResource,
+    *,
+    translator: DagsterDbmazzTranslator | None = None,
+    max_lag_bytes: int = MAX_LAG_BYTES,
+    resolve_patterns: bool = False,
+) -> list[dg.AssetChecksDefinition]:
+    """Checks for the assets of `@dbmazz_assets`: `key_is_unique` on each table, `slot_health` on the
+    checkpoint.
+
+    >>> shop = DbmazzResource(source_url="postgres://localhost/shop", tables="orders")
+    >>> [key.to_user_string() for check in build_dbmazz_checks(shop) for key in check.check_keys]
+    ['public/orders:key_is_unique', 'dbmazz/dbmazz_slot:slot_health']
+
+    DuckDB's tables have no primary key index (the merge keeps keys unique), so a check shows that they are.
+    It reads whole key columns; leave it out of frequent jobs, as `build_definitions` does.
+
+    Args:
+        resource: What is captured.
+        translator: The one that the assets have.
+        max_lag_bytes: WAL that the slot may hold back before `slot_health` warns.
+        resolve_patterns: As in `dbmazz_assets`.
+
+    Raises:
+        ConfigError: As `dbmazz_assets`.
+    """
+    translator = translator or DagsterDbmazzTranslator()
+    checks = [
+        _key_check(resource, translator.get_asset_spec(props).key, props.table)
+        for props in table_props(resource, resolve_patterns=resolve_patterns)
+    ]
+    return [
+        *checks,
+        _slot_check(resource, translator.get_checkpoint_spec(resource.slot_name).key, max_lag_bytes),
+    ]
+
+
+def _key_check(resource: DbmazzResource, key: dg.AssetKey, table: TableRef) -> dg.AssetChecksDefinition:
+    @dg.asset_check(asset=key, name=KEY_UNIQUE, description=f"Every key of {table} occurs once in DuckDB.")
+    def key_is_unique(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        with dbmazz_failures(context):
+            return _check_key(resource.settings().sink, table)
+
+    return key_is_unique
+
+
+def _check_key(sink: SinkConfig, table: TableRef) -> dg.AssetCheckResult:
+    not_yet = dg.AssetCheckResult(
+        passed=False, severity=dg.AssetCheckSeverity.WARN, description="not captured yet"
+    )
+    if not Path(sink.url).exists():
+        return not_yet
+    with destination(sink) as connection:
+        schema = bookkeeping.read_schema(connection, table) if bookkeeping.exists(connection) else None
+        if schema is None:
+            return not_yet
+        if not schema.key:
+            return dg.AssetCheckResult(passed=True, description="no key: equal rows are allowed")
+        duplicates = _duplicated_keys(connection, table, schema.key)
+    return dg.AssetCheckResult(
+        passed=duplicates == 0,
+        description=f"key ({', '.join(schema.key)})",
+        metadata={"duplicated_keys": number(duplicates)},
+    )
+
+
+def _duplicated_keys(connection: duckdb.DuckDBPyConnection, table: TableRef, key: Sequence[str]) -> int:
+    """How many keys occur more than once."""
+    names = ", ".join(map(quote_identifier, key))
+    row = connection.execute(
+        f"SELECT count(*) FROM (SELECT 1 FROM {table.sql} GROUP BY {names} HAVING count(*) > 1)"
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _slot_check(resource: DbmazzResource, key: dg.AssetKey, max_lag_bytes: int) -> dg.AssetChecksDefinition:
+    @dg.asset_check(asset=key, name=SLOT_HEALTH, description="The server keeps all WAL that the slot needs.")
+    def slot_health(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        with dbmazz_failures(context):
+            health = judge_slot(resource.pipeline().source_status(), max_lag_bytes)
+        return dg.AssetCheckResult(
+            passed=health.passed,
+            severity=health.severity,
+            description=health.description,
+            metadata=health.metadata,
+        )
+
+    return slot_health
+
+
+@dataclass(frozen=True, slots=True)
+class SlotHealth:
+    """What a look at the slot found."""
+
+    passed: bool
+    severity: dg.AssetCheckSeverity
+    description: str
+    metadata: dict[str, Any]
+
+    def evaluation(self, checkpoint: dg.AssetKey) -> dg.AssetCheckEvaluation:
+        """As an event without a run."""
+        return dg.AssetCheckEvaluation(
+            asset_key=checkpoint,
+            check_name=SLOT_HEALTH,
+            passed=self.passed,
+            severity=self.severity,
+            description=self.description,
+            metadata=self.metadata,
+        )
+
+
+def judge_slot(status: PipelineStatus, max_lag_bytes: int) -> SlotHealth:
+    """Whether the slot will be able to go on: it exists, and the server keeps the WAL that it needs.
+
+    An inactive slot is normal: between two windows nobody reads it. What counts is how much WAL it holds
+    back, and whether the server still keeps it (`wal_status`; PostgreSQL manual, view pg_replication_slots).
+    """
+    lag = status.server_lsn - status.confirmed_lsn if status.confirmed_lsn is not None else 0
+    description, severity = "the server keeps all WAL that the slot needs", None
+    if not status.slot_exists:
+        description, severity = f"slot {status.slot} does not exist", dg.AssetCheckSeverity.ERROR
+    elif status.wal_status == "lost":
+        description = "the server has removed WAL that the slot needed: a new snapshot is needed"
+        severity = dg.AssetCheckSeverity.ERROR
+    elif status.wal_status == "unreserved":
+        description = "the server may remove WAL that the slot needs at its next checkpoint: capture now"
+        severity = dg.AssetCheckSeverity.ERROR
+    elif lag > max_lag_bytes:
+        description, severity = f"the slot holds back {lag} bytes of WAL", dg.AssetCheckSeverity.WARN
+    return SlotHealth(
+        passed=severity is None,
+        severity=severity or dg.AssetCheckSeverity.ERROR,
+        description=description,
+        metadata=_slot_metadata(status, lag),
+    )
+
+
+def _slot_metadata(status: PipelineStatus, lag: int) -> dict[str, Any]:
+    figures: Sequence[tuple[str, Any]] = (
+        ("lag_bytes", float(lag)),
+        ("active", status.slot_active),
+        ("active_pid", status.active_pid),
+        ("wal_status", status.wal_status),
+        ("confirmed_lsn", str(status.confirmed_lsn) if status.confirmed_lsn is not None else None),
+        ("server_lsn", str(status.server_lsn)),
+    )
+    return {name: value for name, value in figures if value is not None}

@@ -1,0 +1,159 @@
+"""A small shop in PostgreSQL, its definitions, and a Dagster instance, all real."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from dbmazz_core.config import Settings
+from dbmazz_dagster import DbmazzResource, build_dbmazz_sensor, build_definitions
+from tests.oracle import assert_equal
+from tests.postgres_fixtures import SourceDatabase
+
+TABLES = ("customers", "orders")
+
+SCHEMA = """
+CREATE TABLE customers (id bigint PRIMARY KEY, name text NOT NULL);
+CREATE TABLE orders (id bigint PRIMARY KEY, customer_id bigint, amount numeric(12,2), note text);
+CREATE TABLE unrelated (id bigint, filler text);
+INSERT INTO customers SELECT i, 'customer ' || i FROM generate_series(1, 3) i;
+INSERT INTO orders SELECT i, 1 + i % 3, i * 1.5, NULL FROM generate_series(1, 10) i;
+"""
+
+
+def key(*path: str) -> dg.AssetKey:
+    return dg.AssetKey(path)
+
+
+@dataclass
+class Ticked:
+    """What a tick of the sensor gave."""
+
+    requests: Sequence[dg.RunRequest]
+    skipped: str | None
+    events: Sequence[Any]
+
+
+@dataclass
+class Shop:
+    """A source with tables, where it goes, and the definitions that capture it."""
+
+    database: SourceDatabase
+    destination: Path
+    instance: dg.DagsterInstance
+    env: dict[str, str]
+    options: dict[str, Any] = field(default_factory=dict)
+    cursor: str | None = None
+
+    @property
+    def slot(self) -> str:
+        return self.env["SOURCE_SLOT_NAME"]
+
+    @property
+    def checkpoint(self) -> dg.AssetKey:
+        return key("dbmazz", self.slot)
+
+    def with_env(self, **changes: str) -> Shop:
+        """The same shop, Dagster instance included, with other settings."""
+        return replace(self, env={**self.env, **changes})
+
+    def definitions(self) -> dg.Definitions:
+        return build_definitions(Settings.from_env(self.env), **self.options)
+
+    def run(
+        self,
+        *tables: str,
+        config: Mapping[str, Any] | None = None,
+        request: dg.RunRequest | None = None,
+    ) -> dg.ExecuteInProcessResult:
+        """Run the job, of all assets or of some tables only."""
+        job = self.definitions().resolve_job_def("dbmazz_capture")
+        return job.execute_in_process(
+            instance=self.instance,
+            raise_on_error=False,
+            asset_selection=[key("public", table) for table in tables] or None,
+            run_config={"ops": {"dbmazz": {"config": dict(config)}}} if config else None,
+            tags=dict(request.tags) if request else None,
+        )
+
+    def tick(self, **options: Any) -> Ticked:
+        """Evaluate the sensor once, with other options if given; the cursor is kept as by the daemon."""
+        definitions = self.definitions()
+        sensor = definitions.resolve_sensor_def("dbmazz_sensor")
+        if options:
+            resource = DbmazzResource.from_settings(Settings.from_env(self.env))
+            job = definitions.resolve_job_def("dbmazz_capture")
+            sensor = build_dbmazz_sensor(resource, name="dbmazz_sensor", job=job, **options)
+        data = sensor.evaluate_tick(
+            dg.build_sensor_context(instance=self.instance, cursor=self.cursor, definitions=definitions)
+        )
+        self.cursor = data.cursor
+        for event in data.asset_events:
+            self.instance.report_runless_asset_event(event)
+        return Ticked(data.run_requests or [], data.skip_message, data.asset_events)
+
+    def equal(self) -> None:
+        """The oracle: both tables are in the destination, exactly."""
+        for table in TABLES:
+            assert_equal(self.database, self.destination, f"public.{table}")
+
+    def materializations(self, result: dg.ExecuteInProcessResult) -> dict[dg.AssetKey, dict[str, Any]]:
+        """Metadata by asset of everything that a run recorded as materialized, logged or yielded."""
+        found: dict[dg.AssetKey, dict[str, Any]] = {}
+        for record in self.instance.get_records_for_run(result.run_id).records:
+            event = record.event_log_entry.asset_materialization
+            if event is not None:
+                found[event.asset_key] = {name: value.value for name, value in event.metadata.items()}
+        return found
+
+    def log(self, run_id: str) -> str:
+        """Everything that Dagster keeps about a run, as text."""
+        records = self.instance.get_records_for_run(run_id).records
+        run = self.instance.get_run_by_id(run_id)
+        return "\n".join([repr(run), *(repr(record.event_log_entry) for record in records)])
+
+
+def failure(result: dg.ExecuteInProcessResult) -> dg.Failure:
+    """What the failed step said."""
+    (event,) = (e for e in result.all_events if e.event_type is dg.DagsterEventType.STEP_FAILURE)
+    data = event.step_failure_data.user_failure_data
+    assert data is not None, event
+    return dg.Failure(data.description, metadata=data.metadata, allow_retries=data.allow_retries)
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    """An instance with SQLite storage of its own."""
+    (tmp_path / "dagster_home").mkdir()
+    with dg.DagsterInstance.local_temp(str(tmp_path / "dagster_home")) as instance:
+        yield instance
+
+
+@pytest.fixture
+def shop(database: SourceDatabase, duckdb_path: Path, instance: dg.DagsterInstance) -> Shop:
+    """Two tables with rows, nothing captured yet."""
+    database.execute(SCHEMA)
+    # Slots are the server's, not the database's.
+    unique = uuid.uuid4().hex[:12]
+    env = {
+        "SOURCE_URL": database.url,
+        "TABLES": "public.customers, public.orders",
+        "SOURCE_SLOT_NAME": f"shop_{unique}",
+        "SOURCE_PUBLICATION_NAME": f"shop_{unique}",
+        "SINK_URL": str(duckdb_path),
+    }
+    return Shop(database, duckdb_path, instance, env)
+
+
+@pytest.fixture
+def captured(shop: Shop) -> Shop:
+    """The shop after its first window."""
+    result = shop.run()
+    assert result.success
+    return shop

@@ -1,0 +1,164 @@
+"""Runs in processes of their own: killed, terminated, and driven by Dagster's daemon."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from tests.dagster.conftest import Shop
+
+ROOT = Path(__file__).parents[2]
+
+
+def dagster_home(shop: Shop) -> Path:
+    return Path(shop.instance.root_directory)
+
+
+@contextmanager
+def running(shop: Shop, *arguments: str, **env: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A Dagster command in a session of its own; whatever is left of it is killed at the end."""
+    log = dagster_home(shop).parent / "process.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            cwd=ROOT,
+            env={**os.environ, **shop.env, "DAGSTER_HOME": str(dagster_home(shop)), **env},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    except BaseException:
+        print(log.read_text(errors="replace")[-5000:])  # noqa: T201 - what the process said about it
+        raise
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the session that was started here, by its id
+        process.wait()
+
+
+def until(happened: Callable[[], object], timeout: float = 90) -> None:
+    deadline = time.monotonic() + timeout
+    while not happened():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.05)
+
+
+def backlog(shop: Shop) -> None:
+    """Enough for many flushes: inserts, updates and deletes in transactions of a thousand changes."""
+    for first in range(1000, 101_000, 1000):
+        shop.database.execute(
+            f"""
+            INSERT INTO orders SELECT i, 1, 1, repeat('x', 200)
+                FROM generate_series({first}, {first + 999}) i;
+            UPDATE orders SET amount = 2 WHERE id BETWEEN {first} AND {first + 299};
+            DELETE FROM orders WHERE id BETWEEN {first + 900} AND {first + 999};
+            """
+        )
+
+
+def confirmed(shop: Shop) -> object:
+    query = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = %s"
+    return shop.database.fetch(query, shop.slot)
+
+
+def wait_until_flushed(shop: Shop, before: object) -> None:
+    """A window has committed and confirmed something, and is not through."""
+    until(lambda: confirmed(shop) != before)
+
+
+JOB = ("dagster", "job", "execute", "-m", "dbmazz_dagster.definitions", "-j", "dbmazz_capture")
+
+
+def test_sigkill_in_the_middle_of_a_window(captured: Shop) -> None:
+    backlog(captured)
+    before = confirmed(captured)
+    with running(captured, *JOB, FLUSH_SIZE="1000") as process:
+        wait_until_flushed(captured, before)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    # Nobody told Dagster: the run looks as if it went on. The sensor takes it for dead when it stays silent.
+    until(lambda: captured.tick(abandoned_after_seconds=0.5).requests)
+    result = captured.run()
+    assert result.success
+    resumed = captured.materializations(result)[captured.checkpoint]["changes"]
+    assert 0 < resumed < 140_000
+    captured.equal()
+
+
+def test_sigkill_in_the_first_snapshot(shop: Shop) -> None:
+    shop.database.execute(
+        "INSERT INTO orders SELECT i, 1, 1, repeat('x', 200) FROM generate_series(1000, 400000) i"
+    )
+    slot = "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s"
+    with running(shop, *JOB, SNAPSHOT_CHUNK_SIZE="10000") as process:
+        until(lambda: shop.database.fetch(slot, shop.slot))
+        process.kill()
+        process.wait()
+    until(lambda: shop.run().success)
+    shop.equal()
+
+
+def test_sigterm_ends_at_a_flush(captured: Shop) -> None:
+    backlog(captured)
+    before = confirmed(captured)
+    with running(captured, *JOB, FLUSH_SIZE="1000") as process:
+        wait_until_flushed(captured, before)
+        process.terminate()
+        assert process.wait(timeout=60) != 0
+    (run,) = captured.instance.get_runs(limit=1)
+    assert run.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+    assert "stop_requested" in captured.log(run.run_id)
+    assert captured.run().success
+    captured.equal()
+
+
+@pytest.mark.timeout(240)
+def test_daemon_captures_and_resumes_after_sigkill(captured: Shop) -> None:
+    """Sensor, queue, code server and run worker as they are in production."""
+
+    def runs() -> list[dg.DagsterRun]:
+        return list(captured.instance.get_runs(dg.RunsFilter(tags={"dbmazz/slot": captured.slot})))
+
+    def finished(status: dg.DagsterRunStatus) -> list[dg.DagsterRun]:
+        return [run for run in runs() if run.status is status]
+
+    done = len(finished(dg.DagsterRunStatus.SUCCESS))
+    daemon = ("dagster._daemon.cli", "run", "-w", "workspace.yaml")
+    with running(captured, *daemon, FLUSH_SIZE="1000", DBMAZZ_SENSOR_INTERVAL_S="1"):
+        backlog(captured)
+        until(lambda: any(run.status is dg.DagsterRunStatus.STARTED for run in runs()))
+        (run,) = (r for r in runs() if r.status is dg.DagsterRunStatus.STARTED)
+        before = confirmed(captured)
+        wait_until_flushed(captured, before)
+        os.kill(worker_pid(captured, run.run_id), signal.SIGKILL)
+        until(lambda: finished(dg.DagsterRunStatus.FAILURE))
+        assert finished(dg.DagsterRunStatus.FAILURE)[0].run_id == run.run_id
+        until(lambda: len(finished(dg.DagsterRunStatus.SUCCESS)) > done)
+        captured.database.execute("UPDATE customers SET name = 'last'")
+        until(lambda: len(finished(dg.DagsterRunStatus.SUCCESS)) > done + 1)
+        # Then it is quiet.
+        until(lambda: not [r for r in runs() if not r.is_finished])
+        settled = len(runs())
+        time.sleep(5)
+        assert len(runs()) == settled
+    captured.equal()
+
+
+def worker_pid(shop: Shop, run_id: str) -> int:
+    """The process of a run, as Dagster's own event names it."""
+    for record in shop.instance.get_records_for_run(run_id).records:
+        event = record.event_log_entry.dagster_event
+        if event is not None and event.is_engine_event and "pid" in event.engine_event_data.metadata:
+            return int(str(event.engine_event_data.metadata["pid"].value))
+    raise AssertionError("no event names the process")
