@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.execution.plan.objects import UserFailureData
 
 from dbmazz_core.config import Settings
 from dbmazz_dagster import DbmazzResource, build_dbmazz_sensor, build_definitions
@@ -119,12 +120,12 @@ class Shop:
         return "\n".join([repr(run), *(repr(record.event_log_entry) for record in records)])
 
 
-def failure(result: dg.ExecuteInProcessResult) -> dg.Failure:
+def failure(result: dg.ExecuteInProcessResult) -> UserFailureData:
     """What the failed step said."""
     (event,) = (e for e in result.all_events if e.event_type is dg.DagsterEventType.STEP_FAILURE)
     data = event.step_failure_data.user_failure_data
     assert data is not None, event
-    return dg.Failure(data.description, metadata=data.metadata, allow_retries=data.allow_retries)
+    return data
 
 
 @pytest.fixture

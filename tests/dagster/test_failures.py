@@ -15,7 +15,16 @@ import duckdb
 import psycopg
 import pytest
 
-from dbmazz_core.errors import AuthenticationFailed, ConnectionFailed, SlotActive
+from dbmazz_core.errors import (
+    AuthenticationFailed,
+    BadValue,
+    ConnectionFailed,
+    DbmazzError,
+    DestinationLocked,
+    ReplicationInterrupted,
+    SlotActive,
+    SlotLost,
+)
 from dbmazz_dagster import DbmazzConfig, DbmazzResource, dbmazz_assets
 from dbmazz_dagster.failures import to_failure
 from tests.dagster.conftest import Shop, failure
@@ -52,16 +61,14 @@ def test_wrong_password(shop: Shop) -> None:
     failed = failure(result)
     assert failed.metadata["error"].value == "AuthenticationFailed"
     assert failed.metadata["remedy"].value
-    assert not failed.allow_retries
     assert SECRET not in shop.log(result.run_id)
     assert not shop.destination.exists() or not shop.materializations(result)
 
 
-def test_unreachable_server_may_be_retried(shop: Shop) -> None:
+def test_unreachable_server(shop: Shop) -> None:
     result = shop.with_env(SOURCE_URL=f"postgres://app:{SECRET}@127.0.0.1:1/shop").run()
     failed = failure(result)
     assert failed.metadata["error"].value == "ConnectionFailed"
-    assert failed.allow_retries
     assert SECRET not in shop.log(result.run_id)
 
 
@@ -70,7 +77,6 @@ def test_missing_table(shop: Shop) -> None:
     failed = failure(result)
     assert failed.metadata["error"].value == "TableNotFound"
     assert "ordres" in str(failed.description)
-    assert not failed.allow_retries
 
 
 def test_two_runs_at_once(captured: Shop, holder: int) -> None:
@@ -78,7 +84,6 @@ def test_two_runs_at_once(captured: Shop, holder: int) -> None:
     failed = failure(captured.run())
     assert failed.metadata["error"].value == "SlotActive"
     assert str(holder) in str(failed.description)
-    assert failed.allow_retries
 
 
 def test_two_runs_at_once_name_the_run(captured: Shop, holder: int) -> None:
@@ -102,7 +107,6 @@ def test_locked_destination(captured: Shop) -> None:
         failed = failure(result)
         assert failed.metadata["error"].value == "DestinationLocked"
         assert str(process.pid) in str(failed.description)
-        assert failed.allow_retries
         process.kill()
 
 
@@ -143,13 +147,38 @@ def test_literal_urls_of_one_user_with_different_passwords(shop: Shop) -> None:
         wrong.pipeline().source_status()
 
 
-def test_what_may_be_retried() -> None:
-    def failed(kind: type[SlotActive] | type[ConnectionFailed]) -> bool:
-        return to_failure(kind("what", object="it", remedy="do")).allow_retries
+@pytest.mark.parametrize(
+    ("kind", "worth_it"),
+    [
+        (ConnectionFailed, True),
+        (ReplicationInterrupted, True),
+        (SlotActive, True),
+        (DestinationLocked, True),
+        (AuthenticationFailed, False),
+        (SlotLost, False),
+        (BadValue, False),
+    ],
+)
+def test_what_may_be_retried(kind: type[DbmazzError], worth_it: bool) -> None:
+    assert to_failure(kind("what", object="it", remedy="do")).allow_retries is worth_it
 
-    assert failed(SlotActive)
-    assert failed(ConnectionFailed)
-    assert not failed(AuthenticationFailed)
+
+@pytest.mark.parametrize(("url", "retries"), [("postgres://app@127.0.0.1:1/shop", 1), ("wrong password", 0)])
+def test_a_retry_policy_retries_what_is_worth_it(shop: Shop, url: str, retries: int) -> None:
+    if url == "wrong password":
+        url = with_password(shop.env["SOURCE_URL"], SECRET)
+    resource = DbmazzResource(source_url=url, tables="orders", slot=shop.slot)
+
+    @dbmazz_assets(resource, retry_policy=dg.RetryPolicy(max_retries=1))
+    def tables(context: dg.AssetExecutionContext, dbmazz: DbmazzResource) -> Iterator[object]:
+        yield from dbmazz.capture(context)
+
+    result = dg.materialize(
+        [tables], instance=shop.instance, resources={"dbmazz": resource}, raise_on_error=False
+    )
+    restarted = [e for e in result.all_events if e.event_type is dg.DagsterEventType.STEP_RESTARTED]
+    assert not result.success
+    assert len(restarted) == retries
 
 
 def test_interrupt_ends_at_a_flush_and_loses_nothing(captured: Shop) -> None:

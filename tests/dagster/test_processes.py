@@ -134,7 +134,7 @@ def test_daemon_captures_and_resumes_after_sigkill(captured: Shop) -> None:
         return [run for run in runs() if run.status is status]
 
     done = len(finished(dg.DagsterRunStatus.SUCCESS))
-    daemon = ("dagster._daemon.cli", "run", "-w", "workspace.yaml")
+    daemon = ("dagster._daemon", "run", "-w", "workspace.yaml")
     with running(captured, *daemon, FLUSH_SIZE="1000", DBMAZZ_SENSOR_INTERVAL_S="1"):
         backlog(captured)
         until(lambda: any(run.status is dg.DagsterRunStatus.STARTED for run in runs()))
@@ -152,6 +152,23 @@ def test_daemon_captures_and_resumes_after_sigkill(captured: Shop) -> None:
         settled = len(runs())
         time.sleep(5)
         assert len(runs()) == settled
+    captured.equal()
+
+
+def test_terminate_from_the_ui_ends_at_a_flush(captured: Shop) -> None:
+    backlog(captured)
+    before = confirmed(captured)
+    daemon = ("dagster._daemon", "run", "-w", "workspace.yaml")
+    with running(captured, *daemon, FLUSH_SIZE="1000", DBMAZZ_SENSOR_INTERVAL_S="1"):
+        started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
+        until(lambda: captured.instance.get_runs(started))
+        (run,) = captured.instance.get_runs(started)
+        wait_until_flushed(captured, before)
+        assert captured.instance.run_launcher.terminate(run.run_id)
+        canceled = dg.RunsFilter(run_ids=[run.run_id], statuses=[dg.DagsterRunStatus.CANCELED])
+        until(lambda: captured.instance.get_runs(canceled))
+    assert "stop_requested" in captured.log(run.run_id)
+    assert captured.run().success
     captured.equal()
 
 
