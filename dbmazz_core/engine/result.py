@@ -107,6 +107,29 @@ class WindowResult:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotResult:
+    """What copying tables did.
+
+    Attributes:
+        lsn: The checkpoint afterwards.
+        rows: Rows copied, by table.
+        duration_s: Seconds.
+    """
+
+    lsn: Lsn
+    rows: Mapping[TableRef, int]
+    duration_s: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `snapshot --json` prints it."""
+        return {
+            "checkpoint_lsn": str(self.lsn),
+            "tables": {str(t): {"snapshot_rows": n} for t, n in sorted(self.rows.items())},
+            "duration_s": round(self.duration_s, 3),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """How far the destination is.
 
@@ -197,7 +220,3 @@ class PipelineStatus:
 def _text(lsn: Lsn | None) -> str | None:
     return None if lsn is None else str(lsn)
 
-
-def total(tables: Mapping[TableRef, TableCounts]) -> int:
-    """Row changes over all tables."""
-    return sum(counts.changes for counts in tables.values())

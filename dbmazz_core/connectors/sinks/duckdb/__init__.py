@@ -1,0 +1,5 @@
+"""The DuckDB sink."""
+
+from dbmazz_core.connectors.sinks.duckdb.sink import DuckDBSink
+
+__all__ = ["DuckDBSink"]

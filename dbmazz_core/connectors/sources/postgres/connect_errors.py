@@ -191,6 +191,10 @@ def _network(text: str, login: Login) -> DbmazzError | None:
     def failed(what: str, remedy: str) -> ConnectionFailed:
         return ConnectionFailed(what, object=login.server, remedy=remedy)
 
+    if _says("invalid response to SSL negotiation|expected authentication request", text):
+        return failed(
+            f"what listens at {login.server} is not PostgreSQL", "correct host and port in SOURCE_URL"
+        )
     if _says(r"\b(?:SSL|TLS|certificate|sslmode)\b", text):
         return failed(
             f"no encrypted connection to {login.server}: {text}",

@@ -93,7 +93,7 @@ def connect(url: SecretUrl, *, application_name: str = "dbmazz", text_form: bool
     ordinary = {"replication": "false"} if "replication" in url.parameters else {}
     try:
         connection = psycopg.connect(
-            _conninfo(url, application_name, **ordinary), autocommit=True, prepare_threshold=None
+            session_conninfo(url, application_name, **ordinary), autocommit=True, prepare_threshold=None
         )
     except psycopg.Error as error:
         used_password = error.pgconn is not None and error.pgconn.used_password
@@ -103,7 +103,7 @@ def connect(url: SecretUrl, *, application_name: str = "dbmazz", text_form: bool
     else:
         try:
             with translated(url):
-                connection.execute(_settings_query(connection.info.server_version, text_form=text_form))
+                connection.execute(settings_query(connection.info.server_version, text_form=text_form))
         except DbmazzError:
             connection.close()
             raise
@@ -122,7 +122,7 @@ def connect_replication(url: SecretUrl, *, application_name: str = "dbmazz") -> 
         NoFreeWalSender: All of `max_wal_senders` are taken.
         ConnectionFailed: And the other errors of `connect`.
     """
-    connection = pq.PGconn.connect(_conninfo(url, application_name, replication="database").encode())
+    connection = pq.PGconn.connect(session_conninfo(url, application_name, replication="database").encode())
     try:
         if connection.status != pq.ConnStatus.OK:
             message = connection.get_error_message()
@@ -131,7 +131,7 @@ def connect_replication(url: SecretUrl, *, application_name: str = "dbmazz") -> 
                 or _cause_of_refusal(url)
                 or vague_connection_error(message, url, used_password=connection.used_password)
             )
-        result = connection.exec_(_settings_query(connection.server_version, text_form=True))
+        result = connection.exec_(settings_query(connection.server_version, text_form=True))
         if result.status != pq.ExecStatus.TUPLES_OK:
             sqlstate = result.error_field(pq.DiagnosticField.SQLSTATE)
             raise source_error(sqlstate.decode() if sqlstate else None, result.get_error_message(), url)
@@ -162,7 +162,7 @@ def _cause_of_refusal(url: SecretUrl) -> DbmazzError | None:
     return no_free_connection("max_wal_senders", login) if senders_taken else None
 
 
-def _conninfo(url: SecretUrl, application_name: str, **overrides: str) -> str:
+def session_conninfo(url: SecretUrl, application_name: str, **overrides: str) -> str:
     """The connection string for libpq. It holds the password."""
     options = {
         option: value
@@ -173,7 +173,7 @@ def _conninfo(url: SecretUrl, application_name: str, **overrides: str) -> str:
     return url.conninfo(**options | overrides)
 
 
-def _settings_query(server_version: int, *, text_form: bool) -> bytes:
+def settings_query(server_version: int, *, text_form: bool) -> bytes:
     """One query that sets everything for the session; it works on replication connections too."""
     settings = _SESSION_SETTINGS | (TEXT_FORM_SETTINGS if text_form else {})
     if server_version >= 170000:

@@ -86,7 +86,17 @@ def read_publication(conn: Connection, name: str) -> Publication | None:
     ).fetchone()
     if row is None:
         return None
-    details = "attnames::text[], rowfilter" if version >= _COLUMN_LISTS_VERSION else "NULL::text[], NULL"
+    if version >= _GENERATED_COLUMNS_VERSION:
+        details = "attnames::text[], rowfilter"
+    elif version >= _COLUMN_LISTS_VERSION:
+        # The view has generated columns among them, though the stream never does.
+        details = """
+            ARRAY(SELECT listed.name::text FROM unnest(attnames) WITH ORDINALITY AS listed (name, position)
+                  JOIN pg_catalog.pg_attribute a ON a.attname = listed.name AND a.attgenerated = ''
+                   AND a.attrelid = format('%%I.%%I', schemaname, tablename)::regclass
+                  ORDER BY listed.position), rowfilter"""
+    else:
+        details = "NULL::text[], NULL"
     tables = {
         TableRef(schema, table): PublishedTable(None if columns is None else tuple(columns), row_filter)
         for schema, table, columns, row_filter in conn.execute(

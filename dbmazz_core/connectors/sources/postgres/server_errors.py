@@ -148,11 +148,7 @@ def translated(url: SecretUrl, *, slot: str = "", publication: str = "") -> Iter
     try:
         yield
     except psycopg.Error as error:
-        problem = source_error_of(error, url, slot=slot, publication=publication)
-    else:
-        return
-    # Outside the handler, so that psycopg's exception is not carried along as context.
-    raise problem
+        raise source_error_of(error, url, slot=slot, publication=publication) from None
 
 
 def missing_replication(login: Login) -> MissingPrivilege:

@@ -22,12 +22,11 @@ def not_found(conn: Connection, pattern: TablePattern) -> TableNotFound:
         if not SYSTEM_SCHEMA.fullmatch(schema)
     ]
     if pattern.schema not in schemas:
-        near = [str(TablePattern(s, pattern.name)) for s in _nearest(pattern.schema, schemas)]
-        elsewhere = (
-            [] if pattern.name is None else [s for s in _similar_tables(conn, pattern) if s not in near]
-        )
-        what = f"schema {quote_identifier(pattern.schema)} does not exist"
-        return _missing(pattern, what, elsewhere or near)
+        if pattern.name is None:
+            near = [str(TablePattern(schema, None)) for schema in _nearest(pattern.schema, schemas)]
+        else:
+            near = _similar_tables(conn, pattern)
+        return _missing(pattern, f"schema {quote_identifier(pattern.schema)} does not exist", near)
     if pattern.name is None:
         return _missing(
             pattern, f"schema {quote_identifier(pattern.schema)} has no table that can be captured", []

@@ -1,0 +1,61 @@
+"""What the engine asks of a destination."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol, Self
+
+import polars as pl
+
+from dbmazz_core.engine.effect import NetEffect
+from dbmazz_core.engine.result import Checkpoint, TableState
+from dbmazz_core.lsn import Lsn
+from dbmazz_core.schema import TableSchema
+from dbmazz_core.tables import TableRef
+
+
+class Sink(Protocol):
+    """A destination: it remembers the checkpoint, and writes effects and checkpoint in one transaction.
+
+    Every method raises DestinationError or DataError with its remedy; after an error nothing since `begin` is kept.
+    """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def checkpoint(self, slot: str) -> Checkpoint | None:
+        """The checkpoint of a slot, None if there is none."""
+
+    def tables(self, slot: str) -> Mapping[TableRef, TableState]:
+        """The tables that a slot feeds."""
+
+    def schema(self, table: TableRef) -> TableSchema | None:
+        """A table as it was when it was created or last changed here, None if it is not one of ours.
+
+        Raises DestinationConflict if the table in the destination is not like that any more.
+        """
+
+    def mark_incomplete(self, slot: str) -> None:
+        """Record, at once, that every table of a slot has to be copied anew."""
+
+    def begin(self) -> None:
+        """Start the transaction that holds everything until `commit`. Only one at a time."""
+
+    def create_table(self, schema: TableSchema, *, slot: str, snapshot_lsn: Lsn) -> None:
+        """Create a table, or replace it, empty; readers see the old rows until `commit`."""
+
+    def append(self, schema: TableSchema, rows: pl.DataFrame) -> None:
+        """Append whole rows, in carrier dtypes (of a snapshot)."""
+
+    def apply(self, effect: NetEffect) -> None:
+        """Apply the net effect of changes."""
+
+    def commit(self, checkpoint: Checkpoint) -> None:
+        """Make everything since `begin`, and the checkpoint, durable."""
+
+    def rollback(self) -> None:
+        """Forget everything since `begin`; nothing happens without one."""
+
+    def count_rows(self, tables: Iterable[TableRef]) -> Mapping[TableRef, int]:
+        """Rows that tables hold now."""

@@ -1,0 +1,128 @@
+"""The schema `_dbmazz`: what the destination remembers about itself. All of it is written in the transaction it is about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+import duckdb
+
+from dbmazz_core.datatypes import DataType, Kind
+from dbmazz_core.engine.result import Checkpoint, TableState
+from dbmazz_core.lsn import Lsn
+from dbmazz_core.schema import ColumnDef, TableSchema
+from dbmazz_core.tables import TableRef
+
+#: Version of the layout below; a file with a higher one was written by a newer dbmazz.
+LAYOUT = 1
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_CREATE = """
+CREATE SCHEMA IF NOT EXISTS _dbmazz;
+CREATE TABLE IF NOT EXISTS _dbmazz.layout (version INTEGER NOT NULL);
+INSERT INTO _dbmazz.layout SELECT {layout} WHERE NOT EXISTS (FROM _dbmazz.layout);
+CREATE TABLE IF NOT EXISTS _dbmazz.checkpoints (
+    slot VARCHAR NOT NULL, system_identifier VARCHAR NOT NULL, timeline INTEGER NOT NULL, database VARCHAR NOT NULL,
+    lsn UBIGINT NOT NULL, commit_time TIMESTAMPTZ, updated_at TIMESTAMPTZ NOT NULL);
+CREATE TABLE IF NOT EXISTS _dbmazz.tables (
+    slot VARCHAR NOT NULL, schema_name VARCHAR NOT NULL, table_name VARCHAR NOT NULL, state VARCHAR NOT NULL,
+    snapshot_lsn UBIGINT NOT NULL, columns JSON NOT NULL, key JSON NOT NULL, updated_at TIMESTAMPTZ NOT NULL);
+"""
+
+
+def exists(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether the file has a `_dbmazz` schema."""
+    found = connection.execute(
+        "SELECT count(*) FROM information_schema.tables WHERE table_schema = '_dbmazz' AND table_name = 'checkpoints'"
+    ).fetchone()
+    return bool(found and found[0])
+
+
+def create(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create the schema where it is missing."""
+    connection.execute(_CREATE.format(layout=LAYOUT))
+
+
+def read_checkpoint(connection: duckdb.DuckDBPyConnection, slot: str) -> Checkpoint | None:
+    """The checkpoint of a slot."""
+    row = connection.execute(
+        "SELECT lsn, system_identifier, timeline, database, epoch_us(commit_time) FROM _dbmazz.checkpoints "
+        "WHERE slot = ?",
+        [slot],
+    ).fetchone()
+    if row is None:
+        return None
+    return Checkpoint(slot, Lsn(row[0]), row[1], row[2], row[3], _time(row[4]))
+
+
+def write_checkpoint(connection: duckdb.DuckDBPyConnection, checkpoint: Checkpoint) -> None:
+    """Replace the checkpoint of a slot."""
+    connection.execute("DELETE FROM _dbmazz.checkpoints WHERE slot = ?", [checkpoint.slot])
+    connection.execute(
+        "INSERT INTO _dbmazz.checkpoints VALUES (?, ?, ?, ?, ?, CAST(? AS TIMESTAMPTZ), now())",
+        [
+            checkpoint.slot,
+            checkpoint.system_identifier,
+            checkpoint.timeline,
+            checkpoint.database,
+            int(checkpoint.lsn),
+            checkpoint.commit_time.isoformat() if checkpoint.commit_time else None,
+        ],
+    )
+
+
+def read_tables(connection: duckdb.DuckDBPyConnection, slot: str) -> Mapping[TableRef, TableState]:
+    """The tables that a slot feeds."""
+    rows = connection.execute(
+        "SELECT schema_name, table_name, state, snapshot_lsn FROM _dbmazz.tables WHERE slot = ?", [slot]
+    ).fetchall()
+    return {TableRef(s, n): TableState(TableRef(s, n), state, Lsn(lsn)) for s, n, state, lsn in rows}
+
+
+def read_schema(connection: duckdb.DuckDBPyConnection, table: TableRef) -> TableSchema | None:
+    """A table's columns and key as they were recorded."""
+    row = connection.execute(
+        "SELECT columns, key FROM _dbmazz.tables WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
+    ).fetchone()
+    if row is None:
+        return None
+    columns = tuple(
+        ColumnDef(c["name"], DataType(Kind(c["kind"]), c["precision"], c["scale"]), c["source_type"])
+        for c in json.loads(row[0])
+    )
+    return TableSchema(table, columns, tuple(json.loads(row[1])))
+
+
+def read_owner(connection: duckdb.DuckDBPyConnection, table: TableRef) -> str | None:
+    """The slot that feeds a table."""
+    row = connection.execute(
+        "SELECT slot FROM _dbmazz.tables WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
+    ).fetchone()
+    return None if row is None else str(row[0])
+
+
+def write_table(connection: duckdb.DuckDBPyConnection, schema: TableSchema, *, slot: str, snapshot_lsn: Lsn) -> None:
+    """Record a table, replacing what was recorded of it."""
+    table = schema.table
+    connection.execute(
+        "DELETE FROM _dbmazz.tables WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
+    )
+    columns = [
+        {
+            "name": c.name,
+            "kind": c.type.kind.value,
+            "precision": c.type.precision,
+            "scale": c.type.scale,
+            "source_type": c.source_type,
+        }
+        for c in schema.columns
+    ]
+    connection.execute(
+        "INSERT INTO _dbmazz.tables VALUES (?, ?, ?, 'streaming', ?, ?, ?, now())",
+        [slot, table.schema, table.name, int(snapshot_lsn), json.dumps(columns), json.dumps(schema.key)],
+    )
+
+
+def _time(epoch_us: int | None) -> datetime | None:
+    return None if epoch_us is None else _EPOCH + timedelta(microseconds=epoch_us)

@@ -1,0 +1,218 @@
+"""A DuckDB file as destination: exactly-once, since rows and checkpoint are committed together.
+
+The tables carry no PRIMARY KEY index: MERGE by key over a compacted batch is ten times faster than the index, and the
+merge keeps keys unique (docs/benchmarks.md).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Self
+
+import duckdb
+import polars as pl
+
+from dbmazz_core.config import SinkConfig
+from dbmazz_core.connectors.sinks.duckdb import bookkeeping
+from dbmazz_core.connectors.sinks.duckdb.apply import Applier
+from dbmazz_core.connectors.sinks.duckdb.failures import is_locked, locked, translated
+from dbmazz_core.engine.effect import NetEffect
+from dbmazz_core.engine.result import Checkpoint, TableState
+from dbmazz_core.errors import DestinationConflict, DestinationError
+from dbmazz_core.lsn import Lsn
+from dbmazz_core.schema import TableSchema
+from dbmazz_core.tables import TableRef, quote_identifier
+
+#: DuckDB's own names of types that it also knows by a shorter one.
+_LONG_NAMES = {"TIMESTAMPTZ": "TIMESTAMP WITH TIME ZONE"}
+
+
+class DuckDBSink:
+    """Implements `dbmazz_core.connectors.sinks.base.Sink`. Opens the file at once; use as a context manager.
+
+    Args:
+        config: Path, lock timeout, memory limit.
+        read_only: Open for reading; a missing file is then empty bookkeeping, not a new file.
+
+    Raises:
+        DestinationLocked: If another process holds the file for longer than the timeout.
+        DestinationError: If the file cannot be opened.
+    """
+
+    def __init__(self, config: SinkConfig, *, read_only: bool = False) -> None:
+        self.path = config.url
+        self._in_transaction = False
+        self._checked: set[TableRef] = set()
+        self._connection = _connect(config, read_only)
+        with translated(self.path):
+            # Set, not passed to connect: DuckDB refuses a second connection in a process with other options.
+            self._connection.execute("SET TimeZone = 'UTC'")
+            self._connection.execute(f"SET memory_limit = '{config.memory_limit}B'")
+            self._connection.execute("SET preserve_insertion_order = false")
+            # One checkpoint a window, at closing, instead of one every 16 MB of WAL.
+            self._connection.execute("SET checkpoint_threshold = '1GB'")
+            if not read_only:
+                bookkeeping.create(self._connection)
+            self._empty = not bookkeeping.exists(self._connection)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Roll back what is open and close the file."""
+        self.rollback()
+        with translated(self.path):
+            self._connection.close()
+
+    def checkpoint(self, slot: str) -> Checkpoint | None:
+        """See `Sink.checkpoint`."""
+        with translated(self.path):
+            return None if self._empty else bookkeeping.read_checkpoint(self._connection, slot)
+
+    def tables(self, slot: str) -> Mapping[TableRef, TableState]:
+        """See `Sink.tables`."""
+        with translated(self.path):
+            return {} if self._empty else bookkeeping.read_tables(self._connection, slot)
+
+    def schema(self, table: TableRef) -> TableSchema | None:
+        """See `Sink.schema`."""
+        with translated(self.path):
+            schema = None if self._empty else bookkeeping.read_schema(self._connection, table)
+            found = self._columns(table)
+        if schema is None:
+            return None
+        expected = [(c.name, _LONG_NAMES.get(c.type.duckdb, c.type.duckdb)) for c in schema.columns]
+        if found != expected:
+            raise _conflict(table, self.path, expected, found)
+        return schema
+
+    def mark_incomplete(self, slot: str) -> None:
+        """See `Sink.mark_incomplete`."""
+        with translated(self.path):
+            self._connection.execute("UPDATE _dbmazz.tables SET state = 'snapshotting' WHERE slot = ?", [slot])
+
+    def begin(self) -> None:
+        """See `Sink.begin`."""
+        with translated(self.path):
+            self._connection.execute("BEGIN TRANSACTION")
+        self._in_transaction = True
+
+    def create_table(self, schema: TableSchema, *, slot: str, snapshot_lsn: Lsn) -> None:
+        """See `Sink.create_table`."""
+        table = schema.table
+        _check_names(schema)
+        with translated(self.path):
+            if bookkeeping.read_schema(self._connection, table) is None and self._columns(table):
+                raise DestinationConflict(
+                    f"{self.path} already has a table {table} that dbmazz did not create",
+                    object=str(table),
+                    remedy=f"ALTER TABLE {table.sql} RENAME TO ...; or DROP TABLE {table.sql}; in DuckDB, or choose "
+                    "another file (SINK_URL)",
+                )
+            if (owner := bookkeeping.read_owner(self._connection, table)) not in (None, slot):
+                raise DestinationConflict(
+                    f"table {table} in {self.path} is kept by replication slot {owner}, not {slot}",
+                    object=str(table),
+                    remedy="use that slot (SOURCE_SLOT_NAME), or another file (SINK_URL)",
+                )
+            columns = ", ".join(f"{quote_identifier(c.name)} {c.type.duckdb}" for c in schema.columns)
+            self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(table.schema)}")
+            self._connection.execute(f"CREATE OR REPLACE TABLE {table.sql} ({columns})")
+            bookkeeping.write_table(self._connection, schema, slot=slot, snapshot_lsn=snapshot_lsn)
+
+    def append(self, schema: TableSchema, rows: pl.DataFrame) -> None:
+        """See `Sink.append`."""
+        Applier(self._connection, self.path, schema).append(rows)
+
+    def apply(self, effect: NetEffect) -> None:
+        """See `Sink.apply`."""
+        Applier(self._connection, self.path, effect.schema).apply(effect)
+
+    def commit(self, checkpoint: Checkpoint) -> None:
+        """See `Sink.commit`."""
+        with translated(self.path):
+            bookkeeping.write_checkpoint(self._connection, checkpoint)
+            self._connection.execute("COMMIT")
+        self._in_transaction = False
+
+    def rollback(self) -> None:
+        """See `Sink.rollback`."""
+        if self._in_transaction:
+            self._in_transaction = False
+            with translated(self.path):
+                self._connection.execute("ROLLBACK")
+
+    def count_rows(self, tables: Iterable[TableRef]) -> Mapping[TableRef, int]:
+        """See `Sink.count_rows`."""
+        counts: dict[TableRef, int] = {}
+        with translated(self.path):
+            for table in tables:
+                row = self._connection.execute(f"SELECT count(*) FROM {table.sql}").fetchone()
+                counts[table] = int(row[0]) if row else 0
+        return counts
+
+    def _columns(self, table: TableRef) -> list[tuple[str, str]]:
+        return self._connection.execute(
+            "SELECT column_name, data_type FROM information_schema.columns WHERE table_catalog = current_database() "
+            "AND table_schema = ? AND table_name = ? ORDER BY ordinal_position",
+            [table.schema, table.name],
+        ).fetchall()
+
+
+def _connect(config: SinkConfig, read_only: bool) -> duckdb.DuckDBPyConnection:
+    """Open the file, waiting for another process to let go of it."""
+    path = Path(config.url)
+    if read_only and not path.exists():
+        return duckdb.connect(":memory:")
+    if not path.parent.is_dir():
+        raise DestinationError(
+            f"cannot create the DuckDB file {path}: there is no directory {path.parent}",
+            object=str(path),
+            remedy=f"mkdir -p '{path.parent}', or correct SINK_URL",
+        )
+    deadline = time.monotonic() + config.lock_timeout_s
+    while True:
+        with translated(config.url):
+            try:
+                return duckdb.connect(str(path), read_only=read_only)
+            except duckdb.IOException as error:
+                if not is_locked(error):
+                    raise
+                if time.monotonic() >= deadline:
+                    raise locked(config.url, error, config.lock_timeout_s) from None
+        time.sleep(0.1)
+
+
+def _check_names(schema: TableSchema) -> None:
+    """DuckDB folds case when it compares names; PostgreSQL does not."""
+    seen: dict[str, str] = {}
+    for name in schema.names:
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            raise DestinationConflict(
+                f"{schema.table} has columns {other!r} and {name!r}, which are one name to DuckDB",
+                object=f"{schema.table}.{name}",
+                remedy=f"ALTER TABLE {schema.table.sql} RENAME COLUMN {quote_identifier(name)} TO ...; in PostgreSQL",
+            )
+
+
+def _conflict(
+    table: TableRef, path: str, expected: list[tuple[str, str]], found: list[tuple[str, str]]
+) -> DestinationConflict:
+    if not found:
+        what = "is gone"
+    else:
+        lost = [f"{name} {type}" for name, type in expected if (name, type) not in found]
+        more = [f"{name} {type}" for name, type in found if (name, type) not in expected]
+        parts = [f"{text}: {', '.join(names)}" for text, names in (("lacks", lost), ("has besides", more)) if names]
+        what = "was changed by hand; it " + ("; ".join(parts) or "has its columns in another order")
+    return DestinationConflict(
+        f"table {table} in {path} {what}",
+        object=str(table),
+        remedy=f"undo the change, or copy the table anew: dbmazz snapshot --tables '{table}'",
+    )

@@ -1,0 +1,72 @@
+"""What the engine reads from a source: events of tables, in parts that end where it may commit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from dbmazz_core.batch import ChangeBatch
+from dbmazz_core.lsn import Lsn
+from dbmazz_core.schema import TableSchema
+from dbmazz_core.tables import TableRef
+
+
+@dataclass(frozen=True, slots=True)
+class Truncation:
+    """A captured table was emptied here."""
+
+    table: TableRef
+    commit_lsn: Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class NewSchema:
+    """A captured table is described for the first time in this stream, or looks different from here on."""
+
+    schema: TableSchema
+    commit_lsn: Lsn
+    xid: int
+
+    @property
+    def table(self) -> TableRef:
+        """The table."""
+        return self.schema.table
+
+
+#: Events of one table come in stream order; tables are independent of each other within a transaction.
+TableEvent = ChangeBatch | Truncation | NewSchema
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPart:
+    """Some consecutive messages of the stream, decoded.
+
+    Attributes:
+        events: Of the captured tables.
+        complete: Whether no transaction is open behind this part. A part that is not complete holds changes of one
+            transaction whose COMMIT has not come; a later part completes it.
+        end_lsn: All transactions committed before it have been in this part or earlier ones. None if nothing is known.
+        transactions: Transactions that ended in this part.
+        bytes: Bytes of messages.
+        commit_time: When the last of them committed.
+        at_bound: Whether the next transaction committed at or after the stream's upper LSN.
+    """
+
+    events: list[TableEvent]
+    complete: bool
+    end_lsn: Lsn | None
+    transactions: int
+    bytes: int
+    commit_time: datetime | None
+    at_bound: bool
+
+
+class ChangeStream(Protocol):
+    """Changes of the captured tables in commit order."""
+
+    def next(self, *, rows: int, size: int, timeout: float) -> StreamPart | None:
+        """The next part, ended at the first commit with that many rows or bytes; None if nothing came in time."""
+
+    def confirm(self, lsn: Lsn) -> None:
+        """Acknowledge everything committed before `lsn` as durable."""

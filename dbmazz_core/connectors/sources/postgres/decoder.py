@@ -1,0 +1,200 @@
+"""The columnar decoder: runs of row messages into change batches, without Python per row.
+
+Each part of a block goes through three steps: control messages (Relation, Truncate) are read one by one with the plain
+parser; the row messages of each relation are gathered, cut where its columns change or where it is truncated; and all
+tuples of such a run are walked through together (`tuples.walk`). The plain parser is the oracle that the property
+tests hold this against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import polars as pl
+
+from dbmazz_core.batch import DELETE, INSERT, ChangeBatch
+from dbmazz_core.connectors.sources.base import NewSchema, TableEvent, Truncation
+from dbmazz_core.connectors.sources.postgres.block import HEADER, Int64s, unaligned
+from dbmazz_core.connectors.sources.postgres.framing import FramedBlock
+from dbmazz_core.connectors.sources.postgres.messages import Relation, Truncate
+from dbmazz_core.connectors.sources.postgres.parser import parse
+from dbmazz_core.connectors.sources.postgres.relations import KnownRelation, Relations
+from dbmazz_core.connectors.sources.postgres.tuples import TornTuple, message_series, walk
+from dbmazz_core.errors import ParseError
+from dbmazz_core.lsn import INVALID_LSN, Lsn
+from dbmazz_core.tables import TableRef
+
+_RELATION, _TRUNCATE = ord("R"), ord("T")
+#: Needs no look here: framing has read B and C; Type and Origin carry nothing we use; logical messages are for
+#: `records()`; 'A' is a stray of PostgreSQL 18 (see messages.StreamAbort).
+_IGNORED = frozenset(b"BCYOMA")
+_KEY, _OLD, _NEW = b"KON"
+
+
+class Decoder:
+    """Decodes framed blocks of one stream; it remembers the relations.
+
+    Args:
+        relations: Where Relation messages are kept.
+        start_lsn: Changes of transactions committed before this LSN are left out: of every table.
+        table_start: The same by table, where a table's snapshot is newer.
+    """
+
+    def __init__(
+        self,
+        relations: Relations,
+        *,
+        start_lsn: Lsn = INVALID_LSN,
+        table_start: Mapping[TableRef, Lsn] | None = None,
+    ) -> None:
+        self.relations = relations
+        self._start = start_lsn
+        self._table_start = dict(table_start or {})
+        # Only until the stream has passed every start does anything need to be compared.
+        self._latest_start = max([start_lsn, *self._table_start.values()])
+
+    def decode(self, framed: FramedBlock, begin: int, end: int) -> list[TableEvent]:
+        """The events of messages `begin` to `end` of a block; those of one table are in stream order.
+
+        Raises:
+            ParseError: If a message is torn, unknown, or of a relation that was not described.
+        """
+        types = framed.block.types[begin:end]
+        rows = begin + np.flatnonzero(framed.is_row[begin:end])
+        control = begin + np.flatnonzero(~framed.is_row[begin:end] & ~np.isin(types, list(_IGNORED)))
+        cuts = self._control(framed, control)
+        events: list[TableEvent] = []
+        oids = unaligned(framed.block.buffer, ">u4")[framed.block.starts[rows] + HEADER + 1]
+        messages = message_series(framed.block) if len(rows) else pl.Series(dtype=pl.Binary)
+        for oid in dict.fromkeys([*cuts, *np.unique(oids).tolist()]):
+            mine = rows[oids == oid]
+            position = 0
+            for index, known, event in cuts.get(oid, []):
+                behind = int(np.searchsorted(mine, index))
+                self._rows(framed, messages, mine[position:behind], oid, known, events)
+                position = behind
+                if event is not None:
+                    events.append(event)
+            known = self.relations[oid] if oid in self.relations else None
+            self._rows(framed, messages, mine[position:], oid, known, events)
+        return events
+
+    def _control(
+        self, framed: FramedBlock, control: Int64s
+    ) -> dict[int, list[tuple[int, KnownRelation | None, TableEvent | None]]]:
+        """Read Relation and Truncate messages: by relation, where its run is cut, under which description the rows
+        ahead of the cut are, and the event at the cut."""
+        cuts: dict[int, list[tuple[int, KnownRelation | None, TableEvent | None]]] = {}
+        for index in control.tolist():
+            wal_start, payload = framed.block.message(index)
+            message = parse(payload, wal_start)
+            number = int(framed.transaction[index])
+            commit_lsn, xid = Lsn(int(framed.commit_lsn[number])), int(framed.xid[number])
+            if isinstance(message, Relation):
+                old, new = self.relations.learn(message)
+                if new is not old:
+                    event = NewSchema(new.schema, commit_lsn, xid) if self._wanted(new, commit_lsn) else None
+                    cuts.setdefault(message.oid, []).append((index, old, event))
+            elif isinstance(message, Truncate):
+                for oid in message.relation_oids:
+                    known = self._relation(oid, wal_start, "T")
+                    if self._wanted(known, commit_lsn):
+                        event = Truncation(known.schema.table, commit_lsn)
+                        cuts.setdefault(oid, []).append((index, known, event))
+        return cuts
+
+    def _wanted(self, known: KnownRelation, commit_lsn: Lsn) -> bool:
+        start = max(self._start, self._table_start.get(known.schema.table, INVALID_LSN))
+        return known.captured and commit_lsn >= start
+
+    def _relation(self, oid: int, lsn: Lsn, message_type: str) -> KnownRelation:
+        if oid not in self.relations:
+            raise ParseError(
+                f"relation {oid} was not described before", message_type=message_type, offset=1, lsn=lsn
+            )
+        return self.relations[oid]
+
+    def _rows(
+        self,
+        framed: FramedBlock,
+        messages: pl.Series,
+        rows: Int64s,
+        oid: int,
+        known: KnownRelation | None,
+        events: list[TableEvent],
+    ) -> None:
+        if not len(rows):
+            return
+        if known is None:
+            known = self._relation(oid, framed.block.message(int(rows[0]))[0], chr(framed.block.types[rows[0]]))
+        if not known.captured:
+            return
+        if framed.commit_lsn[framed.transaction[rows[0]]] < self._latest_start:
+            start = max(self._start, self._table_start.get(known.schema.table, INVALID_LSN))
+            rows = rows[framed.commit_lsn[framed.transaction[rows]] >= start]
+            if not len(rows):
+                return
+        try:
+            events.append(_batch(framed, messages, rows, known))
+        except TornTuple:
+            _explain(framed, rows, len(known.schema.columns))
+
+
+def _batch(framed: FramedBlock, messages: pl.Series, rows: Int64s, known: KnownRelation) -> ChangeBatch:
+    block, schema = framed.block, known.schema
+    types = tuple(column.type for column in schema.columns)
+    octets = block.bytes
+    ops = block.types[rows]
+    # Byte1 type, Int32 relation OID, then 'N' new tuple, or 'K' / 'O' old tuple (and 'N' new tuple, for an update)
+    marker_at = block.starts[rows] + HEADER + 5
+    if (marker_at >= block.ends[rows]).any():
+        raise TornTuple
+    marker = octets[marker_at]
+    has_old = (marker == _KEY) | (marker == _OLD)
+    if ((marker != _NEW) & ~has_old).any() or (has_old & (ops == INSERT)).any() or (~has_old & (ops == DELETE)).any():
+        raise TornTuple
+
+    old_index = np.flatnonzero(has_old)
+    old = walk(block, messages, rows[old_index], marker_at[old_index] + 1, types, old_index)
+    new_at = marker_at.copy()
+    new_at[old_index] = old.end
+    new_index = np.flatnonzero(ops != DELETE)
+    new_rows, new_at = rows[new_index], new_at[new_index]
+    if (new_at >= block.ends[new_rows]).any() or (octets[new_at] != _NEW).any():
+        raise TornTuple
+    new = walk(block, messages, new_rows, new_at + 1, types, new_index)
+    deleted = ops[old_index] == DELETE
+    if (new.end != block.ends[new_rows]).any() or (old.end != block.ends[rows[old_index]])[deleted].any():
+        raise TornTuple
+
+    transaction = framed.transaction[rows]
+    return ChangeBatch(
+        schema=schema,
+        ops=ops,
+        commit_lsn=framed.commit_lsn[transaction],
+        xid=framed.xid[transaction],
+        ordinal=framed.ordinal[rows],
+        commit_time=framed.commit_time[transaction],
+        new=new,
+        old=old,
+        old_is_key=marker[old_index] == _KEY,
+    )
+
+
+def _explain(framed: FramedBlock, rows: Int64s, columns: int) -> None:
+    """Find the torn message with the plain parser, which says what is wrong and where."""
+    for index in rows.tolist():
+        lsn, payload = framed.block.message(index)
+        message = parse(payload, lsn)
+        for image in (getattr(message, "old", None), getattr(message, "new", None)):
+            values = getattr(image, "values", image)
+            if values is not None and len(values) != columns:
+                raise ParseError(
+                    f"a tuple of {len(values)} columns, but its relation has {columns}",
+                    message_type=chr(framed.block.types[index]),
+                    offset=6,
+                    lsn=lsn,
+                )
+    raise ParseError("the columnar decoder cannot read it", message_type="?", offset=0, lsn=INVALID_LSN)
+

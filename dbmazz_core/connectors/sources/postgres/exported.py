@@ -1,0 +1,118 @@
+"""An exported snapshot with a known LSN: what a new slot gives, for copying tables."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Self
+
+import polars as pl
+
+from dbmazz_core.config import SnapshotConfig, SourceConfig
+from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
+from dbmazz_core.connectors.sources.postgres.connection import Connection
+from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection
+from dbmazz_core.connectors.sources.postgres.slots import slot_creation_blocked, slot_creation_blockers
+from dbmazz_core.connectors.sources.postgres.snapshot import (
+    PageRange,
+    SnapshotWorkers,
+    page_ranges,
+    select_query,
+)
+from dbmazz_core.lsn import Lsn
+from dbmazz_core.schema import TableSchema
+
+#: Creating a slot waits for open transactions; after that long, say which, and give up in the end.
+SAY_AFTER_S = 2.0
+GIVE_UP_AFTER_S = 60.0
+
+
+class ExportedSnapshot:
+    """All tables as of `lsn`: a transaction is in it exactly if its commit record lies before.
+
+    Use as a context manager; the snapshot ends with it. Made by `PostgresSource.create_slot` and `export_snapshot`.
+
+    Attributes:
+        lsn: The slot's consistent point.
+    """
+
+    def __init__(self, connection: Connection, config: SourceConfig, replication: ReplicationConnection) -> None:
+        self.lsn = Lsn(0)
+        self._connection = connection
+        self._config = config
+        self._replication = replication
+        self._name = ""
+        self._workers: SnapshotWorkers | None = None
+
+    @classmethod
+    def create(
+        cls,
+        config: SourceConfig,
+        connection: Connection,
+        *,
+        temporary: bool,
+        on_wait: Callable[[str], None] | None = None,
+    ) -> Self:
+        """Create a slot and export its snapshot.
+
+        Args:
+            config: Names the slot.
+            connection: An ordinary connection, for the catalog.
+            temporary: A slot of another name that goes away with the snapshot, instead of the configured one.
+            on_wait: Called with a sentence while the creation waits for open transactions.
+
+        Raises:
+            SlotCreationBlocked: If it waited for too long; names the transactions.
+        """
+        replication = ReplicationConnection(
+            config.url, slot=config.slot, publication=config.publication, application_name="dbmazz snapshot"
+        )
+        snapshot = cls(connection, config, replication)
+
+        def waiting(seconds: float) -> None:
+            blockers = slot_creation_blockers(connection)
+            if seconds >= GIVE_UP_AFTER_S:
+                raise slot_creation_blocked(config.slot, blockers, seconds)
+            if blockers and on_wait is not None:
+                on_wait(f"creating replication slot {config.slot} waits for {blockers[0]}")
+
+        try:
+            name = f"{config.slot[:40]}_copy_{os.getpid()}_{time.monotonic_ns() % 10**6}" if temporary else config.slot
+            created = replication.create_slot(name, temporary=temporary, on_wait=waiting, wait_s=SAY_AFTER_S)
+        except BaseException:
+            replication.close()
+            raise
+        snapshot.lsn, snapshot._name = created.consistent_point, created.snapshot_name
+        return snapshot
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the snapshot."""
+        if self._workers is not None:
+            self._workers.close()
+        self._replication.close()
+
+    def frames(self, table: TableInfo, schema: TableSchema, config: SnapshotConfig) -> Iterator[pl.DataFrame]:
+        """All rows of a table, in frames with the schema's columns in carrier dtypes, in any order.
+
+        Raises:
+            SourceError: If reading fails.
+        """
+        if self._workers is None:
+            # All of them are pinned before the first row is read; from then on the exporting connection may go.
+            self._workers = SnapshotWorkers(
+                self._config.url, self._replication.server_version, self._name, workers=config.parallel_workers
+            )
+        query = select_query(self._connection, table.ref, schema.names).as_string(self._connection)
+        ranges = (
+            [PageRange(0, None)]
+            if table.is_partitioned or table.has_children
+            else page_ranges(table.pages, table.estimated_rows, config.chunk_size)
+        )
+        return self._workers.frames(schema, query, ranges)

@@ -1,0 +1,159 @@
+"""The stream record by record, for `match`: the plain parser's path, in the stream's own order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from dbmazz_core.connectors.sources.postgres import messages as m
+from dbmazz_core.connectors.sources.postgres.block import MessageBlock
+from dbmazz_core.connectors.sources.postgres.parser import parse, pg_time
+from dbmazz_core.connectors.sources.postgres.relations import KnownRelation, Relations
+from dbmazz_core.errors import ParseError
+from dbmazz_core.lsn import INVALID_LSN, Lsn
+from dbmazz_core.records import (
+    UNCHANGED,
+    Begin,
+    CdcRecord,
+    Columns,
+    ColumnValue,
+    Commit,
+    Delete,
+    Heartbeat,
+    Insert,
+    Message,
+    SchemaChange,
+    SourcePosition,
+    Truncate,
+    Update,
+)
+from dbmazz_core.tables import TableRef
+from dbmazz_core.values import python_value
+
+_OUTSIDE = SourcePosition(INVALID_LSN, 0)
+
+
+@dataclass(slots=True)
+class RecordStream:
+    """Turns blocks into records.
+
+    Attributes:
+        relations: Which tables are captured; changes of others are left out.
+        start_lsn: Transactions committed before it are left out.
+        table_start: The same by table.
+    """
+
+    relations: Relations
+    start_lsn: Lsn
+    table_start: Mapping[TableRef, Lsn]
+    _position: SourcePosition = _OUTSIDE
+    _skip: bool = False
+
+    def records(
+        self, blocks: Callable[[], MessageBlock | None], until: Lsn | None = None
+    ) -> Iterator[CdcRecord]:
+        """Yield records as blocks come.
+
+        Args:
+            blocks: The next block, or None if nothing has come for now.
+            until: End once every transaction committed before it has been yielded; None: never.
+        """
+        while True:
+            block = blocks()
+            if block is None:
+                continue
+            for lsn, payload in block:
+                message = parse(payload, lsn)
+                if isinstance(message, m.Begin) and until is not None and message.final_lsn >= until:
+                    return
+                yield from self._record(message, lsn)
+                if isinstance(message, m.Commit) and until is not None and message.end_lsn >= until:
+                    return
+            if self._position is _OUTSIDE and block.server_end > INVALID_LSN:
+                yield Heartbeat(block.server_end)
+                if until is not None and block.server_end >= until:
+                    return
+
+    def _record(self, message: m.CdcMessage, lsn: Lsn) -> Iterator[CdcRecord]:
+        match message:
+            case m.Begin(final_lsn, commit_time, xid):
+                self._position = SourcePosition(final_lsn, 0, xid, pg_time(commit_time, lsn=lsn))
+                self._skip = final_lsn < self.start_lsn
+                if not self._skip:
+                    yield Begin(self._position)
+            case m.Commit():
+                position, self._position = self._position, _OUTSIDE
+                if not self._skip:
+                    yield Commit(position, message.end_lsn)
+            case m.Relation():
+                old, new = self.relations.learn(message)
+                if new is not old and self._wanted(new):
+                    before = old.schema if old else None
+                    if before != new.schema:
+                        yield SchemaChange(new.schema.table, before, new.schema, self._position)
+            case m.Truncate(oids, cascade, restart):
+                self._count()
+                tables = tuple(r.schema.table for r in (self._known(oid, lsn) for oid in oids) if self._wanted(r))
+                if tables:
+                    yield Truncate(tables, cascade, restart, self._position)
+            case m.Message(transactional, at, prefix, content):
+                position = self._position if transactional else replace(_OUTSIDE, commit_lsn=at)
+                if not (transactional and self._skip):
+                    yield Message(prefix, content, transactional, position)
+            case m.Insert() | m.Update() | m.Delete():
+                self._count()
+                known = self._known(message.relation_oid, lsn)
+                if self._wanted(known):
+                    yield self._change(message, known, lsn)
+
+    def _change(self, message: m.Insert | m.Update | m.Delete, known: KnownRelation, lsn: Lsn) -> CdcRecord:
+        table = known.schema.table
+        match message:
+            case m.Insert():
+                return Insert(table, _columns(known, message.new, lsn), self._position)
+            case m.Update():
+                old = _old_columns(known, message.old, lsn) if message.old else None
+                return Update(table, old, _columns(known, message.new, lsn), self._position)
+            case m.Delete():
+                return Delete(table, _old_columns(known, message.old, lsn), self._position)
+
+    def _count(self) -> None:
+        self._position = replace(self._position, ordinal=self._position.ordinal + 1)
+
+    def _wanted(self, known: KnownRelation) -> bool:
+        start = self.table_start.get(known.schema.table, INVALID_LSN)
+        return known.captured and not self._skip and self._position.commit_lsn >= start
+
+    def _known(self, oid: int, lsn: Lsn) -> KnownRelation:
+        if oid not in self.relations:
+            raise ParseError(f"relation {oid} was not described before", message_type="?", offset=1, lsn=lsn)
+        return self.relations[oid]
+
+
+def _columns(known: KnownRelation, values: m.TupleData, lsn: Lsn) -> dict[str, ColumnValue]:
+    columns = known.schema.columns
+    if len(values) != len(columns):
+        raise ParseError(
+            f"a tuple of {len(values)} columns for {known.schema.table}, which has {len(columns)}",
+            message_type="?",
+            offset=6,
+            lsn=lsn,
+        )
+    found: dict[str, ColumnValue] = {}
+    for column, value in zip(columns, values, strict=True):
+        if value is None or value is UNCHANGED:
+            found[column.name] = value
+        elif isinstance(value, bytes):
+            found[column.name] = python_value(value.decode(), column.type)
+        else:
+            raise ParseError("a binary value, which was not asked for", message_type="?", offset=6, lsn=lsn)
+    return found
+
+
+def _old_columns(known: KnownRelation, old: m.OldTuple, lsn: Lsn) -> Columns:
+    found = _columns(known, old.values, lsn)
+    if isinstance(old, m.OldKey):
+        # The other columns were not sent; their NULL on the wire means nothing.
+        keys = {c.name for c in known.message.columns if c.is_key}
+        return {name: value for name, value in found.items() if name in keys}
+    return found

@@ -1,0 +1,71 @@
+"""The tables of a stream, as its Relation messages describe them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from dbmazz_core.connectors.sources.postgres.messages import Relation
+from dbmazz_core.connectors.sources.postgres.types import data_type, type_name
+from dbmazz_core.schema import ColumnDef, TableSchema
+from dbmazz_core.tables import TableRef
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRelation:
+    """A relation of the stream.
+
+    Attributes:
+        message: What the stream said last.
+        schema: The same in our words.
+        captured: Whether its changes are wanted.
+    """
+
+    message: Relation
+    schema: TableSchema
+    captured: bool
+
+
+class Relations:
+    """Remembers Relation messages by OID.
+
+    Args:
+        captured: Which tables' changes are wanted.
+        keys: Key columns of tables by the catalog. REPLICA IDENTITY FULL flags every column in the message, so the
+            key has to come from there.
+    """
+
+    def __init__(self, captured: Callable[[TableRef], bool], keys: Mapping[TableRef, tuple[str, ...]]) -> None:
+        self._captured = captured
+        self._keys = keys
+        self._by_oid: dict[int, KnownRelation] = {}
+
+    def __getitem__(self, oid: int) -> KnownRelation:
+        return self._by_oid[oid]
+
+    def __contains__(self, oid: int) -> bool:
+        return oid in self._by_oid
+
+    def learn(self, message: Relation) -> tuple[KnownRelation | None, KnownRelation]:
+        """Take in a Relation message; returns what was known before and what is known now (the same if equal)."""
+        old = self._by_oid.get(message.oid)
+        if old is not None and old.message == message:
+            return old, old
+        new = self._known(message)
+        self._by_oid[message.oid] = new
+        return old, new
+
+    def _known(self, message: Relation) -> KnownRelation:
+        # An empty namespace stands for pg_catalog (logicalrep_write_namespace).
+        table = TableRef(message.schema or "pg_catalog", message.name)
+        columns = tuple(
+            ColumnDef(c.name, data_type(c.type_oid, c.type_modifier), type_name(c.type_oid, c.type_modifier))
+            for c in message.columns
+        )
+        if message.replica_identity == "f":
+            names = {c.name for c in columns}
+            key = self._keys.get(table, ())
+            key = key if names.issuperset(key) else ()
+        else:
+            key = tuple(c.name for c in message.columns if c.is_key)
+        return KnownRelation(message, TableSchema(table, columns, key), self._captured(table))

@@ -1,0 +1,225 @@
+"""Reading whole tables inside an exported snapshot.
+
+ADBC fetches them as Arrow (a binary COPY, decoded in C), in ranges of pages, by workers that are all pinned to one
+exported snapshot. Columns come in the carrier dtypes of the stream: integers, floats, booleans, text and bytes as they
+are; every other type as the text that its output function makes, which is what the stream sends. So both paths give
+the same values, and whatever is done with the text afterwards is done by one conversion.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import adbc_driver_postgresql.dbapi
+import polars as pl
+import psycopg
+from psycopg import sql
+
+from dbmazz_core.connectors.sources.postgres.connection import session_conninfo, settings_query
+from dbmazz_core.connectors.sources.postgres.server_errors import source_error
+from dbmazz_core.errors import ReplicationInterrupted
+from dbmazz_core.schema import TableSchema
+from dbmazz_core.secret_url import SecretUrl
+from dbmazz_core.tables import TableRef
+
+#: Types that ADBC delivers in the carrier dtype: boolean, bytea, bigint, smallint, integer, text, real, double
+#: precision, character, character varying.
+_NATIVE = frozenset((16, 17, 20, 21, 23, 25, 700, 701, 1042, 1043))
+#: Arrow batches of that size, so that one worker holds few of them.
+_BATCH_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class PageRange:
+    """Pages `first` to `last` (exclusive; None: to the end) of a table."""
+
+    first: int
+    last: int | None
+
+
+def page_ranges(pages: int, estimated_rows: int, chunk_size: int) -> list[PageRange]:
+    """Cut a table into ranges of about `chunk_size` rows; the last one is open, so rows beyond the estimate are in.
+
+    >>> page_ranges(pages=100, estimated_rows=1000, chunk_size=400)
+    [PageRange(first=0, last=40), PageRange(first=40, last=80), PageRange(first=80, last=None)]
+    """
+    step = max(1, int(pages * chunk_size / max(estimated_rows, 1)))
+    firsts = range(0, max(pages, 1), step)
+    return [PageRange(first, None if first + step >= pages else first + step) for first in firsts]
+
+
+def select_query(
+    connection: psycopg.Connection[tuple[object, ...]], table: TableRef, names: Sequence[str]
+) -> sql.Composed:
+    """The SELECT whose columns arrive in carrier dtypes.
+
+    A cast to text would not do: it trims `char(n)`, adds a netmask to `inet`, and has its own idea of `xml`; the
+    output function is what the stream uses.
+    """
+    rows = connection.execute(
+        "SELECT a.attname, n.nspname, p.proname, a.atttypid::bigint "
+        "FROM pg_catalog.pg_attribute a "
+        "JOIN pg_catalog.pg_class c ON c.oid = a.attrelid "
+        "JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace "
+        "JOIN pg_catalog.pg_type t ON t.oid = a.atttypid "
+        "JOIN pg_catalog.pg_proc p ON p.oid = t.typoutput "
+        "JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace "
+        "WHERE s.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped",
+        [table.schema, table.name],
+    ).fetchall()
+    columns: dict[str, sql.Composable] = {}
+    for name, schema, function, type_oid in rows:
+        column = sql.Identifier(str(name))
+        columns[str(name)] = (
+            column
+            if type_oid in _NATIVE
+            else sql.SQL("pg_catalog.textin({}({})) AS {}").format(
+                sql.Identifier(str(schema), str(function)), column, column
+            )
+        )
+    return sql.SQL("SELECT {} FROM {}").format(
+        sql.SQL(", ").join(columns[name] for name in names), sql.Identifier(table.schema, table.name)
+    )
+
+
+def _in_pages(query: str, pages: PageRange) -> str:
+    """Restrict a query to pages; a TID range scan reads just these (PostgreSQL 14)."""
+    if not pages.first and pages.last is None:
+        return query  # the whole table; partitioned ones have no pages of their own
+    query += f" WHERE ctid >= '({pages.first},0)'::pg_catalog.tid"
+    return query if pages.last is None else query + f" AND ctid < '({pages.last},0)'::pg_catalog.tid"
+
+
+class SnapshotWorkers:
+    """Connections pinned to one exported snapshot, which read ranges of tables at the same time.
+
+    Args:
+        url: Where to.
+        server_version: `server_version_num`.
+        snapshot_name: Exported; the connection that exported it has to live until this is made.
+        workers: How many connections.
+
+    Raises:
+        SourceError: If a connection or the snapshot fails.
+    """
+
+    def __init__(self, url: SecretUrl, server_version: int, snapshot_name: str, *, workers: int) -> None:
+        self._url = url
+        self._server_version = server_version
+        self._connections = []
+        try:
+            for _ in range(workers):
+                self._connections.append(self._connect(snapshot_name))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connections; the snapshot ends with the last of them."""
+        for connection in self._connections:
+            connection.close()
+        self._connections.clear()
+
+    def frames(self, schema: TableSchema, query: str, ranges: Sequence[PageRange]) -> Iterator[pl.DataFrame]:
+        """Read the ranges of a table; yields frames with the schema's columns in carrier dtypes, in any order."""
+        todo: queue.SimpleQueue[PageRange] = queue.SimpleQueue()
+        for pages in ranges:
+            todo.put(pages)
+        done: queue.Queue[pl.DataFrame | Exception | None] = queue.Queue(maxsize=2)
+        stopping = threading.Event()
+        threads = [
+            threading.Thread(
+                target=self._work, args=(connection, schema, query, todo, done, stopping), name="dbmazz-snapshot"
+            )
+            for connection in self._connections[: len(ranges)]
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            running = len(threads)
+            while running:
+                item = done.get()
+                if item is None:
+                    running -= 1
+                elif isinstance(item, Exception):
+                    raise item
+                else:
+                    yield item
+        finally:
+            stopping.set()
+            while any(thread.is_alive() for thread in threads):
+                while not done.empty():
+                    done.get_nowait()
+                for thread in threads:
+                    thread.join(0.02)
+
+    def _work(
+        self,
+        connection: adbc_driver_postgresql.dbapi.Connection,
+        schema: TableSchema,
+        query: str,
+        todo: queue.SimpleQueue[PageRange],
+        done: queue.Queue[pl.DataFrame | Exception | None],
+        stopping: threading.Event,
+    ) -> None:
+        try:
+            while not stopping.is_set():
+                pages = todo.get_nowait()
+                with connection.cursor() as cursor:
+                    cursor.adbc_statement.set_options(
+                        **{"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_BYTES)}
+                    )
+                    cursor.execute(_in_pages(query, pages))
+                    for batch in cursor.fetch_record_batch():
+                        frame = pl.from_arrow(batch)
+                        assert isinstance(frame, pl.DataFrame)
+                        done.put(_in_carriers(frame, schema))
+                        if stopping.is_set():
+                            return
+        except queue.Empty:
+            pass
+        except Exception as error:  # noqa: BLE001 - handed to the consumer, which raises it
+            done.put(self._failure(error, schema.table))
+        finally:
+            done.put(None)
+
+    def _connect(self, snapshot_name: str) -> adbc_driver_postgresql.dbapi.Connection:
+        try:
+            connection = adbc_driver_postgresql.dbapi.connect(
+                session_conninfo(self._url, "dbmazz snapshot"), autocommit=False
+            )
+        except Exception as error:  # noqa: BLE001 - ADBC's own classes say less than the text
+            raise self._failure(error, None) from None
+        try:
+            with connection.cursor() as cursor:
+                # The snapshot has to be set before the transaction's first query.
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                cursor.execute(f"SET TRANSACTION SNAPSHOT '{snapshot_name}'")
+                cursor.execute(settings_query(self._server_version, text_form=True).decode())
+                cursor.fetchall()
+        except Exception as error:  # noqa: BLE001
+            connection.close()
+            raise self._failure(error, None) from None
+        return connection
+
+    def _failure(self, error: Exception, table: TableRef | None) -> Exception:
+        sqlstate = getattr(error, "sqlstate", None)
+        if isinstance(error, adbc_driver_postgresql.dbapi.Error):
+            if sqlstate:
+                return source_error(sqlstate, str(error), self._url)
+            return ReplicationInterrupted(
+                f"copying {table or 'tables'} broke: {self._url.redact(str(error))}",
+                object=str(table or "snapshot"),
+                remedy="run again: tables that were copied completely are kept, the others are copied anew",
+            )
+        return error
+
+
+def _in_carriers(frame: pl.DataFrame, schema: TableSchema) -> pl.DataFrame:
+    """Name the columns by the schema and make sure of their dtypes."""
+    return frame.rename(dict(zip(frame.columns, schema.names, strict=True))).cast(
+        {column.name: column.type.carrier for column in schema.columns}
+    )

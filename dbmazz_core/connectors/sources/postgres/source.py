@@ -1,0 +1,320 @@
+"""`PostgresSource`: the source as an object, usable with or without a sink."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Self
+
+import psycopg
+
+from dbmazz_core.config import SourceConfig
+from dbmazz_core.connectors.sources.base import TableEvent
+from dbmazz_core.connectors.sources.postgres import setup
+from dbmazz_core.connectors.sources.postgres.block import MessageBlock
+from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
+from dbmazz_core.connectors.sources.postgres.connection import Connection, connect
+from dbmazz_core.connectors.sources.postgres.exported import ExportedSnapshot
+from dbmazz_core.connectors.sources.postgres.record_stream import RecordStream
+from dbmazz_core.connectors.sources.postgres.relations import Relations
+from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection, SystemIdentity
+from dbmazz_core.connectors.sources.postgres.server_errors import translated
+from dbmazz_core.connectors.sources.postgres.server_state import SlotState, flush_lsn, slot_state
+from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
+from dbmazz_core.connectors.sources.postgres.types import data_type
+from dbmazz_core.errors import SlotActive, SlotNotFound
+from dbmazz_core.lsn import INVALID_LSN, Lsn
+from dbmazz_core.records import CdcRecord
+from dbmazz_core.schema import ColumnDef, TableSchema
+from dbmazz_core.tables import TableRef, quote_identifier
+
+#: A walsender that lost its client holds its slot for a moment; a run that follows another waits that long.
+SLOT_RELEASE_WAIT_S = 5.0
+#: How long `stop` waits for the server to have taken the last acknowledgement.
+CONFIRM_WAIT_S = 3.0
+_EVERYTHING = 1 << 62
+
+
+class PostgresSource:
+    """Changes of PostgreSQL tables by logical replication.
+
+    >>> from dbmazz_core.config import Settings
+    >>> settings = Settings.from_env({"SOURCE_URL": "postgres://localhost/shop", "TABLES": "orders"})
+    >>> with PostgresSource(settings.source) as source:  # doctest: +SKIP
+    ...     source.validate()
+    ...     source.start()
+    ...     for record in source.records():
+    ...         match record:
+    ...             case Insert(table, columns, position):
+    ...                 print(table, columns)
+    ...             case Commit(_, end_lsn):
+    ...                 source.confirm_lsn(end_lsn)
+
+    Connects when first needed. Not for use by several threads, but for `confirm_lsn`.
+
+    Args:
+        config: What to capture.
+        messages: Whether `records` yields logical messages too.
+        on_slot_wait: Called with a sentence while a slot's creation waits for open transactions.
+    """
+
+    def __init__(
+        self,
+        config: SourceConfig,
+        *,
+        messages: bool = True,
+        on_slot_wait: Callable[[str], None] | None = None,
+    ) -> None:
+        self.config = config
+        self.end_lsn = INVALID_LSN
+        self._messages = messages
+        self._on_slot_wait = on_slot_wait
+        self._control: Connection | None = None
+        self._stream: PostgresStream | None = None
+        self._relations: Relations | None = None
+        self._table_start: Mapping[TableRef, Lsn] = {}
+        self._start = INVALID_LSN
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if exc[0] is None:
+            self.stop()
+        else:
+            self.close()
+
+    # -- before streaming
+
+    @property
+    def connection(self) -> Connection:
+        """An ordinary connection, for catalog queries."""
+        if self._control is None or self._control.closed:
+            self._control = connect(self.config.url)
+        return self._control
+
+    def validate(self) -> setup.CheckReport:
+        """Check everything that capturing needs and change nothing; raises the first error found."""
+        report = self.check()
+        report.raise_first()
+        return report
+
+    def check(self, *, captured: Collection[TableRef] = ()) -> setup.CheckReport:
+        """Like `validate`, but errors are in the report."""
+        return setup.check(self.connection, self.config, captured=captured)
+
+    def setup(self, *, captured: Collection[TableRef] = ()) -> setup.SetupReport:
+        """Make replica identities and the publication what they have to be. Idempotent; makes no slot."""
+        return setup.prepare(self.connection, self.config, captured=captured)
+
+    @functools.cached_property
+    def identity(self) -> SystemIdentity:
+        """Cluster, timeline and database, and the flush LSN when first asked."""
+        with self._replication("dbmazz identify") as connection:
+            return connection.identify_system()
+
+    def tables(self) -> list[TableInfo]:
+        """The configured tables as the catalog has them."""
+        with self._translated():
+            return setup.find_tables(self.connection, self.config.tables)
+
+    def schemas(self, tables: Collection[TableInfo]) -> dict[TableRef, TableSchema]:
+        """The columns that the publication sends of each table, as schemas."""
+        with self._translated():
+            published = setup.published_columns(self.connection, self.config.publication, tables)
+        return {table.ref: _schema(table, published[table.ref]) for table in tables}
+
+    def slot(self) -> SlotState | None:
+        """The replication slot, None if there is none."""
+        with self._translated():
+            return slot_state(self.connection, self.config.slot)
+
+    def server_lsn(self) -> Lsn:
+        """The server's WAL flush position now."""
+        with self._translated():
+            return flush_lsn(self.connection)
+
+    def has_changes(self, *, timeout_s: float) -> bool:
+        """Whether a transaction with changes waits in the slot; yes if the server needs longer than that to look."""
+        # The peek ends behind the first transaction that yields anything; before version 15 that may be one without
+        # changes for the publication, sent as an empty BEGIN and COMMIT.
+        some = 1 if self.connection.info.server_version >= 150000 else 10_000
+        with self._translated(), self.connection.transaction():
+            self.connection.execute(f"SET LOCAL statement_timeout = {int(timeout_s * 1000)}".encode())
+            try:
+                row = self.connection.execute(
+                    "SELECT count(*) FROM pg_catalog.pg_logical_slot_peek_binary_changes(%s, NULL, %s, "
+                    "'proto_version', '1', 'publication_names', %s) "
+                    "WHERE pg_catalog.get_byte(data, 0) IN (68, 73, 84, 85)",  # D, I, T, U
+                    [self.config.slot, some, quote_identifier(self.config.publication)],
+                ).fetchone()
+            except psycopg.errors.QueryCanceled:
+                return True
+        return bool(row and row[0])
+
+    def verify_slot(self, checkpoint_lsn: Lsn | None) -> SlotState | None:
+        """The slot, checked against the checkpoint; waits a moment for one that is just being released."""
+        deadline = time.monotonic() + SLOT_RELEASE_WAIT_S
+        while True:
+            state = self.slot()
+            try:
+                setup.verify_slot(state, self.config, checkpoint_lsn, database=self.connection.info.dbname)
+            except SlotActive:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.1)
+            else:
+                return state
+
+    def create_slot(self) -> ExportedSnapshot:
+        """Create the slot; its exported snapshot shows the tables as of the slot's start."""
+        return ExportedSnapshot.create(self.config, self.connection, temporary=False, on_wait=self._on_slot_wait)
+
+    def export_snapshot(self) -> ExportedSnapshot:
+        """A snapshot with a known LSN, by a temporary slot; the slot itself is not touched."""
+        return ExportedSnapshot.create(self.config, self.connection, temporary=True, on_wait=self._on_slot_wait)
+
+    def teardown(self) -> list[str]:
+        """Drop slot and publication; says what it did."""
+        return setup.teardown(self.connection, self.config)
+
+    # -- streaming
+
+    def start(self) -> None:
+        """Set up what is missing, the slot too, and stream from the slot's confirmed LSN."""
+        self.setup()
+        state = self.verify_slot(None)
+        if state is None:
+            with self.create_slot() as snapshot:
+                lsn = snapshot.lsn
+        else:
+            lsn = state.confirmed_flush_lsn or INVALID_LSN
+        self.start_replication_from(lsn)
+
+    def start_replication_from(
+        self, lsn: Lsn, *, upper_lsn: Lsn | None = None, table_start: Mapping[TableRef, Lsn] | None = None
+    ) -> PostgresStream:
+        """Stream transactions committed at or after `lsn`.
+
+        Args:
+            lsn: Usually a checkpoint.
+            upper_lsn: Transactions committed at or after it are left for later.
+            table_start: Tables whose changes start later, because their snapshot is newer.
+
+        Raises:
+            SlotAheadOfCheckpoint: If the slot was confirmed beyond `lsn`: the changes between are gone.
+            SlotActive: If another process consumes the slot.
+        """
+        if self.verify_slot(lsn) is None:
+            raise SlotNotFound(
+                f"replication slot {self.config.slot} does not exist",
+                object=self.config.slot,
+                remedy="create it: dbmazz setup",
+            )
+        keys = {table.ref: table.key for table in self.tables()}
+        self._relations = Relations(captured=lambda table: table in keys, keys=keys)
+        self._start, self._table_start = lsn, dict(table_start or {})
+        replication = self._replication("dbmazz")
+        try:
+            messages = self._messages and replication.server_version >= 140000
+            reader = replication.start(lsn, messages=messages)
+        except BaseException:
+            replication.close()
+            raise
+        self._stream = PostgresStream(
+            reader, self._relations, start_lsn=lsn, table_start=self._table_start, upper_lsn=upper_lsn
+        )
+        return self._stream
+
+    def batches(self, *, rows: int = 50_000, until: Lsn | None = None) -> Iterator[TableEvent]:
+        """Change batches, truncations and new schemas as they come; those of one table are in stream order.
+
+        `end_lsn` is where the last complete transaction yielded ends: confirm it once its changes are durable.
+
+        Args:
+            rows: Row changes after which a batch ends, at a transaction's end.
+            until: End once every transaction committed before it was yielded; None: never.
+        """
+        stream = self._started()
+        while until is None or self.end_lsn < until:
+            part = stream.next(rows=rows, size=_EVERYTHING, timeout=1.0)
+            if part is not None:
+                yield from part.events
+                if part.complete and part.end_lsn is not None:
+                    self.end_lsn = max(self.end_lsn, part.end_lsn)
+
+    def records(self, *, until: Lsn | None = None) -> Iterator[CdcRecord]:
+        """Every change as a `CdcRecord`, in stream order.
+
+        Args:
+            until: End once every transaction committed before it was yielded; None: never.
+        """
+        reader = self._started().reader
+        assert self._relations is not None
+        stream = RecordStream(self._relations, self._start, self._table_start)
+
+        def blocks() -> MessageBlock | None:
+            block = reader.read(0.1)
+            if block is None:
+                reader.request_keepalive()
+            return block
+
+        return stream.records(blocks, until)
+
+    def confirm_lsn(self, lsn: Lsn) -> None:
+        """Acknowledge that everything committed before `lsn` is durable: PostgreSQL may forget it. From any thread."""
+        self._started().confirm(lsn)
+
+    def stop(self) -> None:
+        """End the stream gracefully: the last acknowledgement arrives, and with `cleanup_on_stop` slot and publication go."""
+        if self._stream is not None:
+            self._await_confirmed(self._stream.reader.confirmed_lsn)
+            self._stream.close()
+            self._stream = None
+            if self.config.cleanup_on_stop:
+                self.teardown()
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections at once. What was not confirmed comes again."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+
+    def _await_confirmed(self, lsn: Lsn) -> None:
+        """Wait until the server has taken the acknowledgement; if it does not, the checkpoint still knows."""
+        deadline = time.monotonic() + CONFIRM_WAIT_S
+        while time.monotonic() < deadline:
+            state = self.slot()
+            if state is None or not state.active or (state.confirmed_flush_lsn or INVALID_LSN) >= lsn:
+                return
+            time.sleep(0.02)
+
+    def _started(self) -> PostgresStream:
+        if self._stream is None:
+            raise RuntimeError("the source is not streaming: call start() or start_replication_from(lsn) first")
+        return self._stream
+
+    def _replication(self, application_name: str) -> ReplicationConnection:
+        return ReplicationConnection(
+            self.config.url,
+            slot=self.config.slot,
+            publication=self.config.publication,
+            application_name=application_name,
+        )
+
+    def _translated(self) -> AbstractContextManager[None]:
+        return translated(self.config.url, slot=self.config.slot, publication=self.config.publication)
+
+
+def _schema(table: TableInfo, names: tuple[str, ...]) -> TableSchema:
+    columns = {c.name: c for c in table.columns}
+    chosen = tuple(
+        ColumnDef(n, data_type(columns[n].type_oid, columns[n].type_modifier), columns[n].type_name) for n in names
+    )
+    return TableSchema(table.ref, chosen, table.key)

@@ -1,0 +1,138 @@
+"""The stream as parts that end where the engine may commit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from dbmazz_core.connectors.sources.base import StreamPart, TableEvent
+from dbmazz_core.connectors.sources.postgres.decoder import Decoder
+from dbmazz_core.connectors.sources.postgres.framing import FramedBlock, OpenTransaction, frame
+from dbmazz_core.connectors.sources.postgres.parser import pg_time
+from dbmazz_core.connectors.sources.postgres.reader import StreamReader
+from dbmazz_core.connectors.sources.postgres.relations import Relations
+from dbmazz_core.lsn import INVALID_LSN, Lsn
+from dbmazz_core.tables import TableRef
+
+_MAX_LSN = Lsn((1 << 64) - 1)
+#: Without news for that long, ask the server how far it is.
+_ASK_AFTER_S = 0.05
+
+
+class PostgresStream:
+    """Decoded changes of the captured tables, in commit order, up to an upper LSN.
+
+    Args:
+        reader: The running stream; closed by `close`.
+        relations: Which tables are captured.
+        start_lsn: Transactions committed before it are left out.
+        table_start: The same by table, where a table's snapshot is newer.
+        upper_lsn: Transactions committed at or after it are left for later; None: no bound.
+    """
+
+    def __init__(
+        self,
+        reader: StreamReader,
+        relations: Relations,
+        *,
+        start_lsn: Lsn,
+        table_start: Mapping[TableRef, Lsn] | None = None,
+        upper_lsn: Lsn | None = None,
+    ) -> None:
+        self.reader = reader
+        self._decoder = Decoder(relations, start_lsn=start_lsn, table_start=table_start)
+        self._start = start_lsn
+        self._upper = _MAX_LSN if upper_lsn is None else upper_lsn
+        self._open: OpenTransaction | None = None
+        self._framed: FramedBlock | None = None
+        self._at = 0
+
+    @property
+    def receive_cpu_s(self) -> float:
+        """CPU seconds of the receiving thread; complete once the stream is closed."""
+        return self.reader.receive_cpu_s
+
+    def next(self, *, rows: int, size: int, timeout: float) -> StreamPart | None:
+        """The next part, or None if nothing came in time.
+
+        Args:
+            rows: End the part at the first COMMIT with that many row changes before it.
+            size: End the part at the first COMMIT with that many bytes before it.
+            timeout: Seconds to wait.
+
+        Raises:
+            SourceError: If the stream broke.
+            ParseError: If it cannot be understood.
+        """
+        if self._framed is None:
+            block = self.reader.read(min(timeout, _ASK_AFTER_S))
+            if block is None:
+                self.reader.request_keepalive()
+                block = self.reader.read(max(timeout - _ASK_AFTER_S, 0))
+            if block is None:
+                return None
+            self._framed = frame(block, self._open)
+            self._at = 0
+        framed, begin = self._framed, self._at
+        end, at_bound = self._cut(framed, begin, rows, size)
+        events = self._decoder.decode(framed, begin, end) if end > begin else []
+        return self._part(framed, begin, end, events, at_bound)
+
+    def confirm(self, lsn: Lsn) -> None:
+        """Acknowledge everything committed before `lsn` as durable."""
+        self.reader.confirm(lsn)
+
+    def close(self) -> None:
+        """End the stream."""
+        self.reader.close()
+
+    def _part(
+        self, framed: FramedBlock, begin: int, end: int, events: list[TableEvent], at_bound: bool
+    ) -> StreamPart:
+        block = framed.block
+        first, last = np.searchsorted(framed.commits, [begin, end])
+        ended = int(last - first)
+        whole = end == len(block)
+        open_behind = framed.open if whole else None
+        # Cut within a block, a part ends behind a COMMIT or just before a BEGIN.
+        complete = open_behind is None
+        end_lsn = Lsn(int(framed.end_lsn[last - 1])) if ended else None
+        if whole and complete and block.server_end > (end_lsn or INVALID_LSN):
+            end_lsn = block.server_end
+        if at_bound:
+            end_lsn = max(end_lsn or INVALID_LSN, self._upper)
+        commit_time = None
+        if ended:
+            number = framed.transaction[framed.commits[last - 1]]
+            commit_time = pg_time(int(framed.commit_time[number]))
+        stop = int(block.starts[end]) if end < len(block) else len(block.buffer)
+        size = stop - (int(block.starts[begin]) if begin < len(block) else stop)
+        if whole:
+            self._open, self._framed = framed.open, None
+        else:
+            self._at = end
+        return StreamPart(events, complete, end_lsn, ended, size, commit_time, at_bound)
+
+    def _cut(self, framed: FramedBlock, begin: int, rows: int, size: int) -> tuple[int, bool]:
+        """Where the part that begins at `begin` ends, and whether the upper LSN is why."""
+        total = len(framed.block)
+        end, at_bound = total, False
+        begins = framed.begins[np.searchsorted(framed.begins, begin) :]
+        beyond = np.flatnonzero(framed.commit_lsn[framed.transaction[begins]] >= self._upper)
+        if len(beyond):
+            end, at_bound = int(begins[beyond[0]]), True
+        commits = framed.commits[np.searchsorted(framed.commits, begin) : np.searchsorted(framed.commits, end)]
+        if not len(commits):
+            return end, at_bound
+        starts = framed.block.starts
+        enough = (framed.rows_before[commits] - framed.rows_before[begin] >= rows) | (
+            starts[commits] - starts[begin] >= size
+        )
+        if enough.any():
+            cut = int(commits[enough.argmax()]) + 1
+        elif end == total and framed.open is not None:
+            cut = int(commits[-1]) + 1  # the open transaction behind it becomes a part of its own
+        else:
+            return end, at_bound
+        return cut, at_bound and cut == end

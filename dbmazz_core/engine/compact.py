@@ -1,0 +1,328 @@
+"""Compaction: many changes of one table to one net effect a key.
+
+Every change *touches* keys: an insert fills one, a delete empties one, an update fills its key again, and an update of
+the key itself empties the old one and fills the new one. Of the touches of a key, in stream order, the first tells
+whether the destination holds the key beforehand (an insert can only fill a key that was empty: the source's own
+uniqueness says so), and the last tells what is there afterwards. That decides between append, upsert, delete and
+nothing.
+
+A value that was not sent (unchanged TOAST) is that of the row's previous state, wherever its key was then. Each update
+points at the change that filled its key before it; following these pointers ends at a change that knows the value, or
+at the destination's row under the key that the first of the chain found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from dbmazz_core.batch import DELETE, INSERT, UPDATE, ChangeBatch, Indexes, Mask
+from dbmazz_core.engine.effect import COUNT, ORIGIN, Move, NetEffect, PartialUpdate
+from dbmazz_core.engine.rows import Rows
+from dbmazz_core.errors import UnknownValue
+from dbmazz_core.lsn import Lsn
+
+_NONE = -1
+
+
+def compact(batches: Sequence[ChangeBatch], *, truncated: bool = False) -> NetEffect:
+    """The net effect of change batches of one table under one schema, in stream order.
+
+    Args:
+        batches: At least one.
+        truncated: Whether the table is emptied first.
+
+    Raises:
+        BadValue: If a value is none of its column's type.
+        UnknownValue: If a value that was not sent cannot be found: only in tables without a key.
+    """
+    rows = Rows(batches)
+    if (rows.ops == INSERT).all():
+        # By the source's own uniqueness no two of them share a key.
+        return NetEffect(rows.schema, truncated, appends=rows.new_frame(np.arange(len(rows))))
+    if not rows.key:
+        return _compact_multiset(rows, truncated)
+    touches = _touches(rows)
+    final, present = touches.last_fill, touches.first_found
+    stays = final != _NONE
+    chosen = final[stays]
+    appends, upserts = np.sort(chosen[~present[stays]]), np.sort(chosen[present[stays]])
+    deletes = touches.key_frame(touches.last_touch[~stays & present])
+    partial = _partial(rows, touches, chosen)
+    if partial is None:
+        return NetEffect(
+            rows.schema,
+            truncated,
+            appends=rows.new_frame(appends),
+            upserts=rows.new_frame(upserts),
+            deletes=deletes,
+        )
+    return partial.effect(truncated, appends, upserts, deletes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Touches:
+    """Touches of keys, and what they come to. Arrays by distinct key have shape (d,).
+
+    Attributes:
+        rows: The changes.
+        last_fill: By key: the row that fills it in the end, or -1 if it is empty.
+        last_touch: By key: number of the touch that came last.
+        first_found: By key: whether it was filled before the first touch.
+        previous: By row, for updates: the row that had filled the key it found, or -1 if the destination has it.
+        code: By touch: a number for the key, the same for equal keys.
+        row: By touch: the row.
+        from_old: By touch: whether the key is that of the row's old image.
+        found_code: By row, for updates and deletes: code of the key it found.
+    """
+
+    rows: Rows
+    last_fill: Indexes
+    last_touch: Indexes
+    first_found: Mask
+    previous: Indexes
+    code: Indexes
+    row: Indexes
+    from_old: Mask
+    found_code: Indexes
+
+    def key_frame(self, touches: Indexes) -> pl.DataFrame:
+        """Key columns of touches, with the positions of their rows."""
+        touches = np.sort(touches)
+        rows, old = self.row[touches], self.from_old[touches]
+        columns = []
+        for number, name in zip(self.rows.key, self.rows.schema.key, strict=True):
+            values = pl.concat(
+                [self.rows.old_values(number, rows[old]), self.rows.new_values(number, rows[~old])]
+            )
+            back = np.argsort(np.concatenate([np.flatnonzero(old), np.flatnonzero(~old)]))
+            columns.append(values.gather(back).alias(name))
+        return pl.DataFrame(columns + self.rows.positions(rows))
+
+
+def _touches(rows: Rows) -> _Touches:
+    count = len(rows)
+    filled = np.flatnonzero(rows.ops != DELETE)
+    found = np.flatnonzero(rows.has_old)  # deletes, and updates that came with an old image
+    fill_code, found_code_of_old = _codes(rows, filled, found)
+    out_code, in_code = np.full(count, _NONE), np.full(count, _NONE)
+    out_code[filled] = fill_code
+    in_code[rows.ops == UPDATE] = out_code[rows.ops == UPDATE]
+    in_code[found] = found_code_of_old
+
+    # One touch a row, and a second one for updates that move: (key found, emptied), then (key filled).
+    moved = np.flatnonzero((rows.ops == UPDATE) & (in_code != out_code))
+    first_row = np.arange(count)
+    row = np.concatenate([first_row, moved])
+    code = np.concatenate([np.where(rows.ops == INSERT, out_code, in_code), out_code[moved]])
+    fills = np.concatenate([np.where((rows.ops == DELETE), _NONE, first_row), moved])
+    fills[moved] = _NONE
+    finds = np.concatenate([rows.ops != INSERT, np.zeros(len(moved), dtype=np.bool_)])
+    from_old = np.concatenate([rows.ops == DELETE, np.zeros(len(moved), dtype=np.bool_)])
+    from_old[moved] = True
+
+    order = np.argsort(code, kind="stable") if not len(moved) else np.lexsort((row, code))
+    sorted_code = code[order]
+    starts = np.flatnonzero(np.concatenate([[True], sorted_code[1:] != sorted_code[:-1]]))
+    ends = np.concatenate([starts[1:], [len(order)]]) - 1
+    # What had filled the key before each touch: the touch just before it, if of the same key.
+    before = np.concatenate([[_NONE], fills[order][:-1]])
+    before[starts] = _NONE
+    previous = np.full(count, _NONE)
+    finding = finds[order]
+    previous[row[order][finding]] = before[finding]
+    return _Touches(
+        rows=rows,
+        last_fill=fills[order[ends]],
+        last_touch=order[ends],
+        first_found=finds[order[starts]],
+        previous=previous,
+        code=code,
+        row=row,
+        from_old=from_old,
+        found_code=in_code,
+    )
+
+
+def _codes(rows: Rows, filled: Indexes, found: Indexes) -> tuple[Indexes, Indexes]:
+    """A number for every key filled and every key found, the same for equal keys."""
+    columns = [
+        pl.concat([rows.new_values(number, filled), rows.old_values(number, found)]).alias(str(place))
+        for place, number in enumerate(rows.key)
+    ]
+    if len(columns) == 1 and columns[0].dtype.is_integer():
+        codes = columns[0].cast(pl.Int64).to_numpy()
+    else:
+        frame = pl.DataFrame(columns)
+        distinct = frame.unique().with_row_index("code")
+        joined = frame.join(
+            distinct, on=frame.columns, how="left", nulls_equal=True, maintain_order="left"
+        )
+        codes = joined["code"].cast(pl.Int64).to_numpy()
+    return codes[: len(filled)], codes[len(filled) :]
+
+
+def _follow(pointers: Indexes) -> Indexes:
+    """Follow pointers to their ends, all at once, doubling the step each time; an end points at itself."""
+    while True:
+        further = pointers[pointers]
+        if (further == pointers).all():
+            return pointers
+        pointers = further
+
+
+def _partial(rows: Rows, touches: _Touches, chosen: Indexes) -> _Partial | None:
+    """Resolve values that were not sent; None if there are none."""
+    count = len(rows)
+    sources: dict[int, Indexes] = {}
+    for column in range(len(rows.schema.columns)):
+        unknown = rows.unknown(column)
+        if unknown is None:
+            continue
+        # An end of its own stands for the destination's row, behind all rows.
+        step = np.where(unknown, np.where(touches.previous == _NONE, count, touches.previous), np.arange(count))
+        source = _follow(np.append(step, count))[:count]
+        sources[column] = source
+    if not sources:
+        return None
+    root_step = np.where(touches.previous == _NONE, np.arange(count), touches.previous)
+    return _Partial(rows, touches, chosen, sources, root=_follow(root_step))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Partial:
+    """Net effect where some values were not sent.
+
+    Attributes:
+        sources: By column: by row, the row that knows the value, or n if the destination does.
+        root: By row: the first change of its chain; the destination has the row under the key that this one found.
+    """
+
+    rows: Rows
+    touches: _Touches
+    chosen: Indexes
+    sources: dict[int, Indexes]
+    root: Indexes
+
+    def effect(self, truncated: bool, appends: Indexes, upserts: Indexes, deletes: pl.DataFrame) -> NetEffect:
+        count = len(self.rows)
+        open_columns = {c: source[self.chosen] == count for c, source in self.sources.items()}
+        masks = np.stack(list(open_columns.values()), axis=1)
+        open_rows = self.chosen[masks.any(axis=1)]
+        appends, upserts = np.setdiff1d(appends, open_rows), np.setdiff1d(upserts, open_rows)
+        updates: list[PartialUpdate] = []
+        moves: list[Move] = []
+        stays = self._stays()
+        # Rows of one statement lack the same columns (rows with different sets: artie#100).
+        patterns, member_of = np.unique(masks, axis=0, return_inverse=True)
+        for number, pattern in enumerate(patterns):
+            unknown = tuple(c for c, lacking in zip(open_columns, pattern, strict=True) if lacking)
+            if not unknown:
+                continue
+            members = np.sort(self.chosen[member_of.reshape(-1) == number])
+            same = members[stays[members]]
+            if len(same):
+                known = tuple(n for i, n in enumerate(self.rows.schema.names) if i not in unknown)
+                frame = self._frame(same).drop([self.rows.schema.names[i] for i in unknown])
+                updates.append(PartialUpdate(frame, tuple(n for n in known if n not in self.rows.schema.key)))
+            other = members[~stays[members]]
+            if len(other):
+                origin = self._origin(other)
+                frame = self._frame(other).hstack(origin)
+                moves.append(Move(frame, tuple(self.rows.schema.names[i] for i in unknown)))
+                # A key that the destination holds and that the move fills has to be emptied for it.
+                deletes = pl.concat([deletes, self._replaced(other, frame, deletes.columns)])
+        return NetEffect(
+            self.rows.schema,
+            truncated,
+            appends=self._frame(appends),
+            upserts=self._frame(upserts),
+            updates=tuple(updates),
+            moves=tuple(moves),
+            deletes=deletes,
+        )
+
+    def _stays(self) -> Mask:
+        """By row: whether the destination's row is under the key that the row fills in the end."""
+        out = np.full(len(self.rows), _NONE)
+        out[self.touches.row] = self.touches.code  # the second touch of a move, its new key, comes last
+        stays: Mask = self.touches.found_code[self.root] == out
+        return stays
+
+    def _replaced(self, rows: Indexes, frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
+        held = np.isin(rows, self.touches.last_fill[self.touches.first_found])
+        return frame.filter(pl.Series(held)).select(columns)
+
+    def _origin(self, rows: Indexes) -> pl.DataFrame:
+        root = self.root[rows]
+        old = self.rows.has_old[root]
+        columns = []
+        for number, name in zip(self.rows.key, self.rows.schema.key, strict=True):
+            values = pl.concat(
+                [self.rows.old_values(number, root[old]), self.rows.new_values(number, root[~old])]
+            )
+            back = np.argsort(np.concatenate([np.flatnonzero(old), np.flatnonzero(~old)]))
+            columns.append(values.gather(back).alias(ORIGIN + name))
+        return pl.DataFrame(columns)
+
+    def _frame(self, rows: Indexes) -> pl.DataFrame:
+        """Whole rows, each value from the row that knows it; null where only the destination does."""
+        columns = []
+        for number, name in enumerate(self.rows.schema.names):
+            source = rows if number not in self.sources else self.sources[number][rows]
+            here = source < len(self.rows)
+            values = self.rows.new_values(number, source[here])
+            if not here.all():
+                place = np.where(here, np.cumsum(here) - 1, 0)
+                nothing = pl.Series([None], dtype=values.dtype)
+                spread = values.gather(place) if here.any() else pl.repeat(None, len(rows), dtype=values.dtype, eager=True)
+                values = spread.zip_with(pl.Series(here), nothing)
+            columns.append(values.alias(name))
+        return pl.DataFrame(columns + self.rows.positions(rows))
+
+
+def _compact_multiset(rows: Rows, truncated: bool) -> NetEffect:
+    """Tables without a key: rows are counted, equal ones are alike, so only the sums matter and not the order."""
+    came = np.flatnonzero(rows.ops != DELETE)
+    went = np.flatnonzero(rows.ops != INSERT)
+    if not rows.has_old[went].all():
+        raise _no_old_row(rows, went[~rows.has_old[went]])
+    for column in range(len(rows.schema.columns)):
+        unknown = rows.unknown(column)
+        if unknown is not None:
+            raise _no_old_row(rows, np.flatnonzero(unknown))
+    names = list(rows.schema.names)
+    positions = rows.positions(went)
+    gone = pl.DataFrame(
+        [rows.old_values(i, went).alias(name) for i, name in enumerate(names)] + positions
+    )
+    both = pl.concat(
+        [
+            rows.new_frame(came).with_columns(pl.lit(1, pl.Int64).alias(COUNT)),
+            gone.with_columns(pl.lit(-1, pl.Int64).alias(COUNT)),
+        ]
+    )
+    lsn, xid = positions[0].name, positions[1].name
+    net = both.group_by(names).agg(pl.col(lsn).last(), pl.col(xid).last(), pl.col(COUNT).sum())
+    more = net.filter(pl.col(COUNT) > 0)
+    repeated = np.repeat(np.arange(len(more)), more[COUNT].to_numpy())
+    return NetEffect(
+        rows.schema,
+        truncated,
+        appends=more.drop(COUNT)[repeated],
+        removals=net.filter(pl.col(COUNT) < 0).with_columns(-pl.col(COUNT)),
+    )
+
+
+def _no_old_row(rows: Rows, at: Indexes) -> UnknownValue:
+    lsn, xid = (series[0] for series in rows.positions(at[:1]))
+    table = rows.schema.table
+    return UnknownValue(
+        f"{table} has no key and a change of transaction {xid} committed at {Lsn(lsn)} does not say which row it is for: "
+        "its replica identity was not FULL",
+        object=str(table),
+        remedy=f"ALTER TABLE {table.sql} REPLICA IDENTITY FULL; then copy it anew: dbmazz snapshot --tables '{table}'",
+    )

@@ -1,0 +1,72 @@
+"""The net effect of changes on one table: what a sink has to do, each row at most once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from dbmazz_core.schema import TableSchema
+
+#: Columns beside the table's own in frames of an effect, for error messages: where a row's last change came from.
+COMMIT_LSN = "_dbmazz_commit_lsn"
+XID = "_dbmazz_xid"
+#: How many equal rows, in `NetEffect.removals`.
+COUNT = "_dbmazz_count"
+#: Prefix of the key columns in `Move.frame` that say where the row was.
+ORIGIN = "_dbmazz_origin_"
+
+
+@dataclass(frozen=True, slots=True)
+class PartialUpdate:
+    """Rows of which some values were not sent (unchanged TOAST) and are still in the destination's row.
+
+    Attributes:
+        frame: One row a key: the key columns, the known columns, `COMMIT_LSN`, `XID`.
+        known: Columns to set; all others keep what the destination has.
+    """
+
+    frame: pl.DataFrame
+    known: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Rows whose key changed and of which some values are still in the destination's row under the old key.
+
+    Attributes:
+        frame: All columns (unknown ones null), the old key's columns with prefix `ORIGIN`, `COMMIT_LSN`, `XID`.
+        unknown: Columns to fetch from the row under the old key.
+    """
+
+    frame: pl.DataFrame
+    unknown: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NetEffect:
+    """What happened to a table, reduced to one effect a key.
+
+    To apply, in this order: empty the table if `truncated`; fetch what `moves` lack; delete `deletes`; set
+    `updates`; merge `upserts`; append `appends` and the completed `moves`. Tables without a key have `removals` (each
+    removes exactly `COUNT` of equal rows) and `appends` only.
+
+    Attributes:
+        schema: The table.
+        truncated: Whether it was emptied first.
+        appends: Whole rows whose keys the destination cannot hold.
+        upserts: Whole rows whose keys the destination holds (or, without a snapshot, may hold).
+        updates: Rows with unknown values, same key.
+        moves: Rows with unknown values, other key.
+        deletes: Key columns of rows to delete, `COMMIT_LSN`, `XID`.
+        removals: Whole rows to remove, with `COUNT`.
+    """
+
+    schema: TableSchema
+    truncated: bool = False
+    appends: pl.DataFrame | None = None
+    upserts: pl.DataFrame | None = None
+    updates: tuple[PartialUpdate, ...] = field(default=())
+    moves: tuple[Move, ...] = field(default=())
+    deletes: pl.DataFrame | None = None
+    removals: pl.DataFrame | None = None

@@ -1,0 +1,143 @@
+"""Copying tables: which ones, from which snapshot, and what the checkpoint is meanwhile.
+
+A table is copied in one destination transaction, together with its snapshot LSN; the stream leaves out what was
+committed before that LSN, for this table only. So tables may be copied at different times, and a copy that breaks
+leaves the tables that were complete; the next run copies the others, from a newer snapshot.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from dbmazz_core.config import Settings
+from dbmazz_core.connectors.sinks.base import Sink
+from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
+from dbmazz_core.connectors.sources.postgres.server_state import SlotState
+from dbmazz_core.connectors.sources.postgres.source import PostgresSource
+from dbmazz_core.engine.progress import Progress
+from dbmazz_core.engine.result import Checkpoint, TableState
+from dbmazz_core.lsn import INVALID_LSN, Lsn
+from dbmazz_core.tables import TableRef
+
+#: Least time between two progress reports of a table.
+_REPORT_S = 0.1
+
+
+@dataclass(slots=True)
+class SnapshotRun:
+    """What has to be copied, and how.
+
+    Attributes:
+        tables: The captured tables.
+        needed: Those to copy.
+        checkpoint: The checkpoint when streaming starts; known once `copy` is done if there was none.
+        slot: The slot, None if it has to be made.
+        fresh: Whether there was no checkpoint.
+        with_rows: Whether rows are copied, or tables begin empty.
+    """
+
+    settings: Settings
+    source: PostgresSource
+    sink: Sink
+    tables: Mapping[TableRef, TableInfo]
+    needed: list[TableRef]
+    checkpoint: Checkpoint
+    slot: SlotState | None
+    fresh: bool
+    with_rows: bool
+    progress: Callable[[Progress], None] = field(default=lambda _: None)
+
+    def forced(self) -> SnapshotRun:
+        """The same, but with rows whatever DO_SNAPSHOT says: copying was asked for."""
+        return replace(self, with_rows=True)
+
+    def copy(self) -> dict[TableRef, int]:
+        """Copy what is needed; rows by table.
+
+        Raises:
+            DbmazzError: Tables that were complete stay.
+        """
+        if not self.with_rows:
+            return self._begin_empty()
+        make = self.source.create_slot if self.slot is None else self.source.export_snapshot
+        with make() as snapshot:
+            if self.fresh:
+                self.checkpoint = replace(self.checkpoint, lsn=snapshot.lsn)
+            schemas = self.source.schemas([self.tables[ref] for ref in self.needed])
+            copied: dict[TableRef, int] = {}
+            for ref in self.needed:
+                info, schema = self.tables[ref], schemas[ref]
+                reported, rows = time.monotonic(), 0
+                total = max(info.estimated_rows, 0)
+                self.progress(Progress("snapshot", ref, 0, total))
+                self.sink.begin()
+                try:
+                    self.sink.create_table(schema, slot=self.settings.source.slot, snapshot_lsn=snapshot.lsn)
+                    for frame in snapshot.frames(info, schema, self.settings.snapshot):
+                        self.sink.append(schema, frame)
+                        rows += len(frame)
+                        if time.monotonic() - reported >= _REPORT_S:
+                            reported = time.monotonic()
+                            self.progress(Progress("snapshot", ref, rows, max(total, rows)))
+                    self.sink.commit(self.checkpoint)
+                except BaseException:
+                    self.sink.rollback()
+                    raise
+                copied[ref] = rows
+                self.progress(Progress("snapshot", ref, rows, rows))
+        return copied
+
+    def _begin_empty(self) -> dict[TableRef, int]:
+        """Make the tables without rows: only what changes from the slot's position on will be in them."""
+        lsn = self.checkpoint.lsn
+        if self.slot is None:
+            with self.source.create_slot() as snapshot:
+                lsn = snapshot.lsn
+        elif self.fresh:
+            lsn = self.slot.confirmed_flush_lsn or INVALID_LSN
+        self.checkpoint = replace(self.checkpoint, lsn=lsn)
+        schemas = self.source.schemas([self.tables[ref] for ref in self.needed])
+        self.sink.begin()
+        try:
+            for ref in self.needed:
+                self.sink.create_table(schemas[ref], slot=self.settings.source.slot, snapshot_lsn=lsn)
+            self.sink.commit(self.checkpoint)
+        except BaseException:
+            self.sink.rollback()
+            raise
+        return {}
+
+
+def plan(
+    settings: Settings,
+    source: PostgresSource,
+    sink: Sink,
+    tables: Mapping[TableRef, TableInfo],
+    states: Mapping[TableRef, TableState],
+    checkpoint: Checkpoint | None,
+    slot: SlotState | None,
+    again: Sequence[TableRef],
+    progress: Callable[[Progress], None] | None,
+) -> SnapshotRun:
+    """Find out which tables have to be copied: those asked for, new ones, and those whose copy was not completed."""
+    identity = source.identity
+    start = checkpoint or Checkpoint(
+        settings.source.slot, Lsn(0), identity.system_identifier, identity.timeline, identity.database
+    )
+    needed = [
+        ref for ref in tables if ref in again or ref not in states or states[ref].state != "streaming"
+    ]
+    return SnapshotRun(
+        settings=settings,
+        source=source,
+        sink=sink,
+        tables=tables,
+        needed=needed,
+        checkpoint=replace(start, timeline=identity.timeline),
+        slot=slot,
+        fresh=checkpoint is None,
+        with_rows=settings.snapshot.enabled or bool(again),
+        progress=progress or (lambda _: None),
+    )

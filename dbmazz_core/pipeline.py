@@ -1,0 +1,294 @@
+"""One source and one destination: everything the command line and Dagster do."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+
+from dbmazz_core.config import Settings, WindowLimits
+from dbmazz_core.connectors.sinks import Sink, create_sink
+from dbmazz_core.connectors.sources import create_source
+from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
+from dbmazz_core.connectors.sources.postgres.setup import CheckReport, SetupReport
+from dbmazz_core.connectors.sources.postgres.source import PostgresSource
+from dbmazz_core.engine.progress import Progress
+from dbmazz_core.engine.result import (
+    Checkpoint,
+    PipelineStatus,
+    SnapshotResult,
+    TableCounts,
+    TableState,
+    WindowResult,
+)
+from dbmazz_core.engine.snapshot import SnapshotRun, plan
+from dbmazz_core.engine.window import Window
+from dbmazz_core.errors import ConfigError, DestinationError, SlotError, SlotLost, TableNotFound, WrongServer
+from dbmazz_core.lsn import INVALID_LSN, Lsn
+from dbmazz_core.records import Begin, CdcRecord, Commit, Heartbeat
+from dbmazz_core.tables import TableRef
+
+ProgressCallback = Callable[[Progress], None]
+
+
+class Pipeline:
+    """Tables of one PostgreSQL database kept in one DuckDB file.
+
+    Cheap to make; connects when used, and closes again.
+
+    >>> pipeline = Pipeline(Settings.from_env({"SOURCE_URL": "postgres://localhost/shop", "TABLES": "orders"}))
+    >>> pipeline.capture().stop_reason  # doctest: +SKIP
+    <StopReason.CAUGHT_UP: 'caught_up'>
+
+    All methods raise DbmazzError, with what to do.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def check(self) -> CheckReport:
+        """Everything that capturing needs, looked at and not changed."""
+        with closing(create_source(self.settings.source)) as source:
+            return source.check()
+
+    def setup(self) -> SetupReport:
+        """Replica identities, publication and slot. Idempotent. Does not touch the destination."""
+        with closing(create_source(self.settings.source)) as source:
+            _preflight(source)
+            report = source.setup()
+            if source.verify_slot(None) is None:
+                with source.create_slot() as created:
+                    done = (*report.done, f"created replication slot {self.settings.source.slot} at {created.lsn}")
+                report = replace(report, done=done)
+            return report
+
+    def tables(self) -> list[TableInfo]:
+        """The configured tables, from the catalog."""
+        with closing(create_source(self.settings.source)) as source:
+            return source.tables()
+
+    def snapshot(
+        self, tables: Sequence[TableRef] | None = None, *, progress: ProgressCallback | None = None
+    ) -> SnapshotResult:
+        """Copy tables anew, whatever the destination holds; readers see the old rows until each is complete.
+
+        Args:
+            tables: Which ones; None: all, and a new position for the slot: this repairs a slot that is gone, lost or
+                ahead of the checkpoint.
+            progress: Called as rows come.
+        """
+        started = time.monotonic()
+        with closing(create_source(self.settings.source)) as source:
+            _preflight(source)
+            with create_sink(self.settings.sink) as sink:
+                run = self._snapshot_run(source, sink, tables, progress)
+                counts = run.copy()
+        return SnapshotResult(run.checkpoint.lsn, counts, time.monotonic() - started)
+
+    def capture(
+        self,
+        *,
+        limits: WindowLimits | None = None,
+        resnapshot: Sequence[TableRef] = (),
+        stop: threading.Event | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> WindowResult:
+        """Run one bounded window; the first one sets up and copies the tables.
+
+        Args:
+            limits: When to end early; by default those of the settings.
+            resnapshot: Tables to copy anew first.
+            stop: Set it to end at the next flush.
+            progress: Called as rows are copied and after each flush.
+        """
+        started = time.monotonic()
+        settings = self.settings
+        with closing(create_source(settings.source)) as source:
+            _preflight(source)
+            with create_sink(settings.sink) as sink:
+                run = self._prepare(source, sink, resnapshot, progress)
+                copied = run.copy() if run.needed else {}
+                copied_s = time.monotonic() - started
+                checkpoint = run.checkpoint
+                states = sink.tables(settings.source.slot)
+                schemas = {ref: schema for ref in run.tables if (schema := sink.schema(ref)) is not None}
+                upper = source.server_lsn()
+                stream = source.start_replication_from(
+                    checkpoint.lsn,
+                    upper_lsn=upper,
+                    table_start={ref: state.snapshot_lsn or INVALID_LSN for ref, state in states.items()},
+                )
+                window = Window(
+                    stream,
+                    sink,
+                    checkpoint,
+                    upper,
+                    schemas,
+                    flush=settings.flush,
+                    limits=limits or settings.limits,
+                    stop=stop,
+                    progress=progress,
+                )
+                result = window.run()
+            result.lag_bytes = max(source.server_lsn() - result.end_lsn, 0)
+            source.stop()
+            result.phases["receive"] = stream.receive_cpu_s
+        if run.needed:
+            result.phases["snapshot"] = copied_s
+        for table, rows in copied.items():
+            result.tables.setdefault(table, TableCounts()).snapshot_rows = rows
+        result.duration_s = time.monotonic() - started
+        return result
+
+    def status(self, *, rows: bool = True) -> PipelineStatus:
+        """Slot and destination as they are; what cannot be read of the destination is in `destination_error`."""
+        status = self.source_status()
+        slot = self.settings.source.slot
+        try:
+            # No waiting: status is for looking while others work.
+            config = replace(self.settings.sink, lock_timeout_s=0)
+            with create_sink(config, read_only=True) as sink:
+                checkpoint, states = sink.checkpoint(slot), sink.tables(slot)
+                counts = sink.count_rows(states) if rows else {}
+        except DestinationError as error:
+            return replace(status, destination_error=str(error))
+        tables = tuple(replace(state, rows=counts.get(ref)) for ref, state in sorted(states.items()))
+        lag = max(status.server_lsn - checkpoint.lsn, 0) if checkpoint else status.lag_bytes
+        return replace(status, checkpoint=checkpoint, tables=tables, lag_bytes=lag)
+
+    def source_status(self) -> PipelineStatus:
+        """PostgreSQL's side only; never opens the destination."""
+        with closing(create_source(self.settings.source)) as source:
+            state, server_lsn = source.slot(), source.server_lsn()
+        confirmed = state.confirmed_flush_lsn if state else None
+        return PipelineStatus(
+            slot=self.settings.source.slot,
+            slot_exists=state is not None,
+            slot_active=bool(state and state.active),
+            active_pid=state.active_pid if state else None,
+            wal_status=state.wal_status if state else None,
+            confirmed_lsn=confirmed,
+            server_lsn=server_lsn,
+            checkpoint=None,
+            lag_bytes=None if confirmed is None else max(server_lsn - confirmed, 0),
+        )
+
+    def has_changes(self, *, timeout_s: float = 5.0) -> bool:
+        """Whether a transaction with changes waits in the slot. Consumes nothing.
+
+        Args:
+            timeout_s: If the server needs longer to look, the answer is yes.
+        """
+        with closing(create_source(self.settings.source)) as source:
+            return source.has_changes(timeout_s=timeout_s)
+
+    def peek(self, limit: int = 10) -> Iterator[CdcRecord]:
+        """The next changes, `limit` of them at most, with the BEGIN and COMMIT around them. Consumes nothing."""
+        with closing(create_source(self.settings.source)) as source:
+            state = source.verify_slot(None)
+            if state is None:
+                source.check().raise_first()
+                return
+            source.start_replication_from(state.confirmed_flush_lsn or INVALID_LSN)
+            changes = 0
+            for record in source.records(until=source.server_lsn()):
+                if isinstance(record, Heartbeat):
+                    continue
+                yield record
+                if not isinstance(record, Begin | Commit):
+                    changes += 1
+                    if changes >= limit:
+                        return
+
+    def teardown(self) -> list[str]:
+        """Drop slot and publication. The destination stays as it is; says what was done."""
+        with closing(create_source(self.settings.source)) as source:
+            return source.teardown()
+
+    # -- steps
+
+    def _prepare(
+        self,
+        source: PostgresSource,
+        sink: Sink,
+        resnapshot: Sequence[TableRef],
+        progress: ProgressCallback | None,
+    ) -> SnapshotRun:
+        """Set up the source, compare slot and checkpoint, and find out which tables have to be copied."""
+        config = self.settings.source
+        checkpoint = self._checkpoint(source, sink)
+        states = sink.tables(config.slot)
+        restart = config.cleanup_on_stop and checkpoint is not None and source.slot() is None
+        captured = () if restart else [ref for ref, state in states.items() if state.state == "streaming"]
+        tables = {info.ref: info for info in source.setup(captured=captured).tables}
+        slot = source.verify_slot(None if restart else checkpoint.lsn if checkpoint else None)
+        if restart:
+            sink.mark_incomplete(config.slot)
+            checkpoint, states = None, sink.tables(config.slot)
+        self._known(tables, resnapshot)
+        for ref in captured:
+            sink.schema(ref)  # raises if the table was changed by hand
+        return plan(self.settings, source, sink, tables, states, checkpoint, slot, resnapshot, progress)
+
+    def _snapshot_run(
+        self,
+        source: PostgresSource,
+        sink: Sink,
+        chosen: Sequence[TableRef] | None,
+        progress: ProgressCallback | None,
+    ) -> SnapshotRun:
+        if chosen is not None:
+            return self._prepare(source, sink, chosen, progress).forced()
+        config = self.settings.source
+        self._checkpoint(source, sink)
+        tables = {info.ref: info for info in source.setup().tables}
+        slot = source.slot()
+        if slot is not None and slot.is_lost:
+            raise SlotLost(
+                f"replication slot {config.slot} lost WAL that it needed and cannot be used again",
+                object=f"replication slot {config.slot}",
+                remedy="drop it, then copy all tables anew: dbmazz teardown && dbmazz snapshot",
+            )
+        source.verify_slot(None)
+        sink.mark_incomplete(config.slot)
+        states = sink.tables(config.slot)
+        return plan(self.settings, source, sink, tables, states, None, slot, list(tables), progress).forced()
+
+    def _checkpoint(self, source: PostgresSource, sink: Sink) -> Checkpoint | None:
+        """The destination's checkpoint, after making sure that it is this server's."""
+        checkpoint = sink.checkpoint(self.settings.source.slot)
+        identity = source.identity
+        if checkpoint is not None and (checkpoint.system_identifier, checkpoint.database) != (
+            identity.system_identifier,
+            identity.database,
+        ):
+            raise WrongServer(
+                f"{self.settings.sink.url} holds the tables of database {checkpoint.database} of another PostgreSQL "
+                f"cluster (system identifier {checkpoint.system_identifier}); SOURCE_URL leads to {identity.database} "
+                f"of {identity.system_identifier}",
+                object=self.settings.sink.url,
+                remedy="correct SOURCE_URL, or choose another file (SINK_URL) for this server",
+            )
+        return checkpoint
+
+    @staticmethod
+    def _known(tables: dict[TableRef, TableInfo], chosen: Sequence[TableRef]) -> None:
+        for ref in chosen:
+            if ref not in tables:
+                raise TableNotFound(
+                    f"{ref} is not one of the configured tables",
+                    object=str(ref),
+                    remedy=f"add it to TABLES, or choose of: {', '.join(map(str, tables))}",
+                )
+
+
+def _preflight(source: PostgresSource) -> None:
+    """Raise what is wrong on the source's side before the destination is opened, so that nothing is made there."""
+    for error in source.check().errors:
+        if not isinstance(error, SlotError):
+            raise error
+
+
+__all__ = ["ConfigError", "Lsn", "Pipeline", "TableState"]
