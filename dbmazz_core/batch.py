@@ -118,14 +118,10 @@ class ChangeBatch:
         }
         for name, images in (("new", self.new), ("old", self.old)):
             struct = pl.DataFrame(
-                [
-                    self.values(images, number).alias(column.name)
-                    for number, column in enumerate(self.schema.columns)
-                ]
+                [self.values(images, number).alias(column.name) for number, column in enumerate(self.schema.columns)]
             ).to_struct(name)
-            place = np.full(count, -1, dtype=np.int64)
-            place[images.index] = np.arange(len(images.index))
-            parts[name] = struct.gather(pl.Series(np.where(place < 0, None, place), dtype=pl.UInt32))
+            place = pl.repeat(None, count, dtype=pl.UInt32, eager=True)
+            parts[name] = struct.gather(place.scatter(images.index, np.arange(len(images.index), dtype=np.uint32)))
         parts["unchanged"] = self._unchanged_names()
         return pl.DataFrame([series.alias(name) for name, series in parts.items()])
 

@@ -14,9 +14,18 @@ from typing import Any
 
 from dbmazz_core.errors import ConfigError
 from dbmazz_core.secret_url import SecretUrl
+from dbmazz_core.setting_readers import (
+    MEBIBYTE,
+    boolean,
+    byte_size,
+    duckdb_path,
+    identifier,
+    one_of,
+    seconds,
+    slot_name,
+    whole,
+)
 from dbmazz_core.tables import TablePattern, parse_tables
-
-MEBIBYTE = 1 << 20
 
 
 class ReplicaIdentityPolicy(StrEnum):
@@ -180,113 +189,112 @@ class Setting:
         return self.short_flag or "--" + self.variable.lower().replace("_", "-")
 
 
-def _invalid(variable: str, text: str, expected: str) -> ConfigError:
-    return ConfigError(
-        f"{variable}={text!r} is not {expected}", object=variable, remedy=f"set {variable} to {expected}, or unset it"
-    )
-
-
-def _one_of(*choices: str) -> Callable[[str, str], str]:
-    def read(variable: str, text: str) -> str:
-        if text.strip().lower() not in choices:
-            raise _invalid(variable, text, " or ".join(choices))
-        return text.strip().lower()
-
-    return read
-
-
-def _identity(variable: str, text: str) -> ReplicaIdentityPolicy:
-    return ReplicaIdentityPolicy(_one_of(*ReplicaIdentityPolicy)(variable, text))
-
-
-def _boolean(variable: str, text: str) -> bool:
-    value = text.strip().lower()
-    if value in ("true", "1", "yes", "on"):
-        return True
-    if value in ("false", "0", "no", "off"):
-        return False
-    raise _invalid(variable, text, "true or false")
-
-
-def _whole(minimum: int, maximum: int = 1 << 62) -> Callable[[str, str], int]:
-    def read(variable: str, text: str) -> int:
-        digits = text.strip().replace("_", "")
-        if not digits.isdecimal() or not minimum <= int(digits) <= maximum:
-            upper = f" to {maximum}" if maximum < 1 << 62 else " or more"
-            raise _invalid(variable, text, f"a whole number, {minimum}{upper}")
-        return int(digits)
-
-    return read
-
-
-def _seconds(variable: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1e9:
-        raise _invalid(variable, text, "a number of seconds, 0 or more")
-    return value
-
-
-_UNITS = {"": 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30, "tb": 1 << 40}
-
-
-def _bytes(variable: str, text: str) -> int:
-    number = text.strip().lower().replace("ib", "b")
-    unit = number.lstrip("0123456789_.").strip()
-    try:
-        value = int(float(number.removesuffix(unit).strip()) * _UNITS[unit])
-    except (ValueError, KeyError):
-        value = 0
-    if value < MEBIBYTE:
-        raise _invalid(variable, text, "a size of at least 1MB, such as 64MB or 1GB")
-    return value
-
-
-def _slot_name(variable: str, text: str) -> str:
-    # PostgreSQL: ReplicationSlotValidateName allows just these, NAMEDATALEN - 1 bytes.
-    if not 0 < len(text) < 64 or set(text) - set("abcdefghijklmnopqrstuvwxyz0123456789_"):
-        raise _invalid(variable, text, "a slot name: 1 to 63 lower-case letters, digits and underscores")
-    return text
-
-
-def _identifier(variable: str, text: str) -> str:
-    if not 0 < len(text.encode()) < 64 or "\0" in text:
-        raise _invalid(variable, text, "a name of 1 to 63 bytes")
-    return text
-
-
-def _path(variable: str, text: str) -> str:
-    path = text.strip()
-    scheme, separator, rest = path.partition("://")
-    if separator and scheme != "duckdb":
-        raise _invalid(variable, text, "the path of a DuckDB file")
-    path = rest if separator else path
-    if not path or path == ":memory:":
-        raise _invalid(variable, text, "the path of a DuckDB file (a database in memory would forget its checkpoint)")
-    return path
+def _replica_identity(variable: str, text: str) -> ReplicaIdentityPolicy:
+    return ReplicaIdentityPolicy(one_of(*ReplicaIdentityPolicy)(variable, text))
 
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("SOURCE_URL", "source", "url", lambda v, t: SecretUrl(t, variable=v), "", "PostgreSQL URL, any libpq option", required=True),
-    Setting("TABLES", "source", "tables", lambda _v, t: parse_tables(t), "", "comma-separated `schema.table`; quoted names and `schema.*` work", required=True),
-    Setting("SOURCE_TYPE", "source", "type", _one_of("postgres"), "postgres", "source type"),
-    Setting("SOURCE_SLOT_NAME", "source", "slot", _slot_name, "dbmazz_slot", "replication slot", short_flag="--slot"),
-    Setting("SOURCE_PUBLICATION_NAME", "source", "publication", _identifier, "dbmazz_pub", "publication", short_flag="--publication"),
-    Setting("REPLICA_IDENTITY", "source", "replica_identity", _identity, "auto", "`auto`: FULL where a table has no key; `full`: FULL for all; `leave`: never touched"),
-    Setting("CLEANUP_ON_STOP", "source", "cleanup_on_stop", _boolean, "false", "drop slot and publication on a graceful stop (throw-away captures only)"),
-    Setting("SINK_TYPE", "sink", "type", _one_of("duckdb"), "duckdb", "destination type"),
-    Setting("SINK_URL", "sink", "url", _path, "dbmazz.duckdb", "path of the DuckDB file"),
-    Setting("SINK_LOCK_TIMEOUT_S", "sink", "lock_timeout_s", _seconds, "10", "seconds to wait while another process holds the file"),
-    Setting("SINK_MEMORY_LIMIT", "sink", "memory_limit", _bytes, "1GB", "DuckDB's `memory_limit`"),
-    Setting("FLUSH_SIZE", "flush", "size", _whole(1), "250000", "changes after which a flush is due"),
-    Setting("FLUSH_INTERVAL_MS", "flush", "interval_ms", _whole(1), "10000", "milliseconds after which a flush is due"),
-    Setting("FLUSH_MAX_BYTES", "flush", "max_bytes", _bytes, "64MB", "bytes received after which changes are applied; bounds memory"),
-    Setting("DO_SNAPSHOT", "snapshot", "enabled", _boolean, "true", "copy existing rows at first"),
-    Setting("SNAPSHOT_CHUNK_SIZE", "snapshot", "chunk_size", _whole(1), "500000", "rows that a worker copies at a time"),
-    Setting("SNAPSHOT_PARALLEL_WORKERS", "snapshot", "parallel_workers", _whole(1, 64), "1", "connections that copy at the same time"),
-    Setting("WINDOW_MAX_CHANGES", "limits", "max_changes", _whole(1), "none", "changes after which a window ends", short_flag="--max-changes"),
-    Setting("WINDOW_MAX_BYTES", "limits", "max_bytes", _bytes, "none", "bytes received after which a window ends", short_flag="--max-bytes"),
-    Setting("WINDOW_MAX_SECONDS", "limits", "max_seconds", _seconds, "none", "seconds after which a window ends", short_flag="--max-seconds"),
-)  # fmt: skip
+    Setting(
+        "SOURCE_URL",
+        "source",
+        "url",
+        lambda v, t: SecretUrl(t, variable=v),
+        "",
+        "PostgreSQL URL, any libpq option",
+        required=True,
+    ),
+    Setting(
+        "TABLES",
+        "source",
+        "tables",
+        lambda _v, t: parse_tables(t),
+        "",
+        "comma-separated `schema.table`; quoted names and `schema.*` work",
+        required=True,
+    ),
+    Setting("SOURCE_TYPE", "source", "type", one_of("postgres"), "postgres", "source type"),
+    Setting("SOURCE_SLOT_NAME", "source", "slot", slot_name, "dbmazz_slot", "replication slot", short_flag="--slot"),
+    Setting(
+        "SOURCE_PUBLICATION_NAME",
+        "source",
+        "publication",
+        identifier,
+        "dbmazz_pub",
+        "publication",
+        short_flag="--publication",
+    ),
+    Setting(
+        "REPLICA_IDENTITY",
+        "source",
+        "replica_replica_identity",
+        _replica_identity,
+        "auto",
+        "`auto`: FULL where a table has no key; `full`: FULL for all; `leave`: never touched",
+    ),
+    Setting(
+        "CLEANUP_ON_STOP",
+        "source",
+        "cleanup_on_stop",
+        boolean,
+        "false",
+        "drop slot and publication on a graceful stop (throw-away captures only)",
+    ),
+    Setting("SINK_TYPE", "sink", "type", one_of("duckdb"), "duckdb", "destination type"),
+    Setting("SINK_URL", "sink", "url", duckdb_path, "dbmazz.duckdb", "path of the DuckDB file"),
+    Setting(
+        "SINK_LOCK_TIMEOUT_S",
+        "sink",
+        "lock_timeout_s",
+        seconds,
+        "10",
+        "seconds to wait while another process holds the file",
+    ),
+    Setting("SINK_MEMORY_LIMIT", "sink", "memory_limit", byte_size, "1GB", "DuckDB's `memory_limit`"),
+    Setting("FLUSH_SIZE", "flush", "size", whole(1), "250000", "changes after which a flush is due"),
+    Setting("FLUSH_INTERVAL_MS", "flush", "interval_ms", whole(1), "10000", "milliseconds after which a flush is due"),
+    Setting(
+        "FLUSH_MAX_BYTES",
+        "flush",
+        "max_bytes",
+        byte_size,
+        "64MB",
+        "bytes received after which changes are applied; bounds memory",
+    ),
+    Setting("DO_SNAPSHOT", "snapshot", "enabled", boolean, "true", "copy existing rows at first"),
+    Setting("SNAPSHOT_CHUNK_SIZE", "snapshot", "chunk_size", whole(1), "500000", "rows that a worker copies at a time"),
+    Setting(
+        "SNAPSHOT_PARALLEL_WORKERS",
+        "snapshot",
+        "parallel_workers",
+        whole(1, 64),
+        "1",
+        "connections that copy at the same time",
+    ),
+    Setting(
+        "WINDOW_MAX_CHANGES",
+        "limits",
+        "max_changes",
+        whole(1),
+        "none",
+        "changes after which a window ends",
+        short_flag="--max-changes",
+    ),
+    Setting(
+        "WINDOW_MAX_BYTES",
+        "limits",
+        "max_bytes",
+        byte_size,
+        "none",
+        "bytes received after which a window ends",
+        short_flag="--max-bytes",
+    ),
+    Setting(
+        "WINDOW_MAX_SECONDS",
+        "limits",
+        "max_seconds",
+        seconds,
+        "none",
+        "seconds after which a window ends",
+        short_flag="--max-seconds",
+    ),
+)

@@ -15,12 +15,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
+from uuid import UUID
 
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import TableRef
 from dbmazz_core.unchanged import UNCHANGED, Unchanged
-from uuid import UUID
 
 #: A value of a record. What Python's own types cannot hold (`infinity`, `24:00:00`, dates BC, `NaN` where a decimal is
 #: finite by declaration) is its text; an unchanged TOAST value that PostgreSQL left out is `UNCHANGED`, never None.

@@ -102,9 +102,7 @@ def build_dbmazz_sensor(
         except DbmazzError as error:
             if not is_transient(error):
                 raise
-            return dg.SensorResult(
-                skip_reason=f"{error.what}. What to do: {error.remedy}", cursor=context.cursor
-            )
+            return dg.SensorResult(skip_reason=f"{error.what}. What to do: {error.remedy}", cursor=context.cursor)
 
     return evaluate
 
@@ -178,9 +176,7 @@ def _decide(
         return _Decision(False, f"slot {status.slot} is in use by the server process {status.active_pid}")
     wait = history.seconds_to_wait(policy.interval, policy.max_backoff, time.time())
     if wait > 0:
-        return _Decision(
-            False, f"{history.fruitless} runs in a row got nowhere; the next may start in {wait:.0f} s"
-        )
+        return _Decision(False, f"{history.fruitless} runs in a row got nowhere; the next may start in {wait:.0f} s")
     if not status.slot_exists or status.confirmed_lsn is None:
         return _Decision(True, f"slot {status.slot} does not exist: first capture")
     if history.last_failed is not None:

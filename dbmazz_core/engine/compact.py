@@ -95,9 +95,7 @@ class _Touches:
         rows, old = self.row[touches], self.from_old[touches]
         columns = []
         for number, name in zip(self.rows.key, self.rows.schema.key, strict=True):
-            values = pl.concat(
-                [self.rows.old_values(number, rows[old]), self.rows.new_values(number, rows[~old])]
-            )
+            values = pl.concat([self.rows.old_values(number, rows[old]), self.rows.new_values(number, rows[~old])])
             back = np.argsort(np.concatenate([np.flatnonzero(old), np.flatnonzero(~old)]))
             columns.append(values.gather(back).alias(name))
         return pl.DataFrame(columns + self.rows.positions(rows))
@@ -158,9 +156,7 @@ def _codes(rows: Rows, filled: Indexes, found: Indexes) -> tuple[Indexes, Indexe
     else:
         frame = pl.DataFrame(columns)
         distinct = frame.unique().with_row_index("code")
-        joined = frame.join(
-            distinct, on=frame.columns, how="left", nulls_equal=True, maintain_order="left"
-        )
+        joined = frame.join(distinct, on=frame.columns, how="left", nulls_equal=True, maintain_order="left")
         codes = joined["code"].cast(pl.Int64).to_numpy()
     return codes[: len(filled)], codes[len(filled) :]
 
@@ -261,9 +257,7 @@ class _Partial:
         old = self.rows.has_old[root]
         columns = []
         for number, name in zip(self.rows.key, self.rows.schema.key, strict=True):
-            values = pl.concat(
-                [self.rows.old_values(number, root[old]), self.rows.new_values(number, root[~old])]
-            )
+            values = pl.concat([self.rows.old_values(number, root[old]), self.rows.new_values(number, root[~old])])
             back = np.argsort(np.concatenate([np.flatnonzero(old), np.flatnonzero(~old)]))
             columns.append(values.gather(back).alias(ORIGIN + name))
         return pl.DataFrame(columns)
@@ -278,7 +272,9 @@ class _Partial:
             if not here.all():
                 place = np.where(here, np.cumsum(here) - 1, 0)
                 nothing = pl.Series([None], dtype=values.dtype)
-                spread = values.gather(place) if here.any() else pl.repeat(None, len(rows), dtype=values.dtype, eager=True)
+                spread = (
+                    values.gather(place) if here.any() else pl.repeat(None, len(rows), dtype=values.dtype, eager=True)
+                )
                 values = spread.zip_with(pl.Series(here), nothing)
             columns.append(values.alias(name))
         return pl.DataFrame(columns + self.rows.positions(rows))
@@ -296,9 +292,7 @@ def _compact_multiset(rows: Rows, truncated: bool) -> NetEffect:
             raise _no_old_row(rows, np.flatnonzero(unknown))
     names = list(rows.schema.names)
     positions = rows.positions(went)
-    gone = pl.DataFrame(
-        [rows.old_values(i, went).alias(name) for i, name in enumerate(names)] + positions
-    )
+    gone = pl.DataFrame([rows.old_values(i, went).alias(name) for i, name in enumerate(names)] + positions)
     both = pl.concat(
         [
             rows.new_frame(came).with_columns(pl.lit(1, pl.Int64).alias(COUNT)),
@@ -321,8 +315,8 @@ def _no_old_row(rows: Rows, at: Indexes) -> UnknownValue:
     lsn, xid = (series[0] for series in rows.positions(at[:1]))
     table = rows.schema.table
     return UnknownValue(
-        f"{table} has no key and a change of transaction {xid} committed at {Lsn(lsn)} does not say which row it is for: "
-        "its replica identity was not FULL",
+        f"{table} has no key and a change of transaction {xid} committed at {Lsn(lsn)} does not say which row "
+        "it is for: its replica identity was not FULL",
         object=str(table),
         remedy=f"ALTER TABLE {table.sql} REPLICA IDENTITY FULL; then copy it anew: dbmazz snapshot --tables '{table}'",
     )

@@ -219,4 +219,3 @@ class PipelineStatus:
 
 def _text(lsn: Lsn | None) -> str | None:
     return None if lsn is None else str(lsn)
-

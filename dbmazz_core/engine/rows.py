@@ -97,7 +97,7 @@ class Rows:
             order.append(chosen)
         if not parts:
             return pl.Series(dtype=self.schema.columns[column].type.carrier)
-        values = pl.concat(parts)
+        values: pl.Series = pl.concat(parts)
         back = np.concatenate(order)
         if len(parts) > 1 and (np.diff(back) < 0).any():
             inverse = np.empty_like(back)

@@ -126,9 +126,7 @@ def plan(
     start = checkpoint or Checkpoint(
         settings.source.slot, Lsn(0), identity.system_identifier, identity.timeline, identity.database
     )
-    needed = [
-        ref for ref in tables if ref in again or ref not in states or states[ref].state != "streaming"
-    ]
+    needed = [ref for ref in tables if ref in again or ref not in states or states[ref].state != "streaming"]
     return SnapshotRun(
         settings=settings,
         source=source,

@@ -130,9 +130,7 @@ class Window:
                 return reason
             rows, size = self._room()
             clock = time.perf_counter()
-            part = self._stream.next(
-                rows=1 if reason else rows, size=1 if reason else size, timeout=_POLL_S
-            )
+            part = self._stream.next(rows=1 if reason else rows, size=1 if reason else size, timeout=_POLL_S)
             if part is not None:
                 if part.bytes:
                     self.result.phases["decode"] += time.perf_counter() - clock

@@ -44,15 +44,15 @@ class Applier:
             with self._failures(None):
                 self._connection.execute(f"DELETE FROM {self._table}")
         moved = [self._complete(move, number) for number, move in enumerate(effect.moves)]
-        if _some(effect.deletes):
+        if effect.deletes is not None and len(effect.deletes):
             self._delete(effect.deletes)
         for update in effect.updates:
             self._update(update)
-        if _some(effect.removals):
+        if effect.removals is not None and len(effect.removals):
             self._remove(effect.removals)
-        if _some(effect.upserts):
+        if effect.upserts is not None and len(effect.upserts):
             self._merge(effect.upserts)
-        if _some(effect.appends):
+        if effect.appends is not None and len(effect.appends):
             self.append(effect.appends)
         for name in moved:
             names = ", ".join(map(quoted, self._schema.names))
@@ -100,9 +100,7 @@ class Applier:
             f"t.{quoted(n)}" if n in move.unknown else f"{expression(n, self._types[n])} AS {quoted(n)}"
             for n in self._schema.names
         )
-        on = " AND ".join(
-            f"t.{quoted(n)} = {expression(ORIGIN + n, self._types[n])}" for n in self._schema.key
-        )
+        on = " AND ".join(f"t.{quoted(n)} = {expression(ORIGIN + n, self._types[n])}" for n in self._schema.key)
         self._run(
             f"CREATE OR REPLACE TEMP TABLE {name.removeprefix('temp.')} AS "
             f"SELECT {values}, s.{COMMIT_LSN}, s.{XID}, t.rowid IS NULL AS _dbmazz_missing "
@@ -187,7 +185,3 @@ class Applier:
                 ).fetchone()
                 if row is not None:
                     raise bad_value(self._schema, number, str(row[0]), Lsn(row[1]), int(row[2]))
-
-
-def _some(frame: pl.DataFrame | None) -> bool:
-    return frame is not None and not frame.is_empty()

@@ -1,4 +1,4 @@
-"""The schema `_dbmazz`: what the destination remembers about itself. All of it is written in the transaction it is about."""
+"""The schema `_dbmazz`: what the destination remembers about itself, written in the transactions it is about."""
 
 from __future__ import annotations
 

@@ -286,9 +286,7 @@ def _identity_index(replica_identity: str, indexes: Sequence[dict[str, Any]]) ->
         case "i":
             return next((i for i in indexes if i["replica_identity"]), None)
         case "f":
-            unique = sorted(
-                (i for i in indexes if i["not_null"]), key=lambda i: (len(i["columns"]), i["name"])
-            )
+            unique = sorted((i for i in indexes if i["not_null"]), key=lambda i: (len(i["columns"]), i["name"]))
             return primary or next(iter(unique), None)
         case _:
             return None

@@ -89,8 +89,7 @@ def _credentials(text: str, login: Login) -> DbmazzError | None:
         return _refused(
             f"{login.server} has no role {role}",
             login,
-            "correct the user in SOURCE_URL, or create it: "
-            f"CREATE ROLE {role} LOGIN REPLICATION PASSWORD '...';",
+            f"correct the user in SOURCE_URL, or create it: CREATE ROLE {role} LOGIN REPLICATION PASSWORD '...';",
         )
     if _says('role ".*" is not permitted to log in', text):
         return _refused(f"role {role} may not log in to {login.server}", login, f"ALTER ROLE {role} LOGIN;")
@@ -192,9 +191,7 @@ def _network(text: str, login: Login) -> DbmazzError | None:
         return ConnectionFailed(what, object=login.server, remedy=remedy)
 
     if _says("invalid response to SSL negotiation|expected authentication request", text):
-        return failed(
-            f"what listens at {login.server} is not PostgreSQL", "correct host and port in SOURCE_URL"
-        )
+        return failed(f"what listens at {login.server} is not PostgreSQL", "correct host and port in SOURCE_URL")
     if _says(r"\b(?:SSL|TLS|certificate|sslmode)\b", text):
         return failed(
             f"no encrypted connection to {login.server}: {text}",

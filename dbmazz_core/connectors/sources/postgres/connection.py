@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import pq
@@ -36,6 +36,7 @@ __all__ = [
 
 #: An ordinary connection; rows are tuples.
 Connection = psycopg.Connection[tuple[Any, ...]]
+_AnyConnection = TypeVar("_AnyConnection", bound=Connection)
 
 #: What makes a value's text the same on every connection: snapshot and stream must give equal text for equal
 #: values. The first three are also what PostgreSQL's own subscriber sets (libpqwalreceiver.c).
@@ -91,25 +92,14 @@ def connect(url: SecretUrl, *, application_name: str = "dbmazz", text_form: bool
     """
     # A URL that was written for a replication connection would open one.
     ordinary = {"replication": "false"} if "replication" in url.parameters else {}
+    connection = _open(Connection, url, application_name, **ordinary)
     try:
-        connection = psycopg.connect(
-            session_conninfo(url, application_name, **ordinary), autocommit=True, prepare_threshold=None
-        )
-    except psycopg.Error as error:
-        used_password = error.pgconn is not None and error.pgconn.used_password
-        problem = recognized_connection_error(str(error), url) or vague_connection_error(
-            str(error), url, used_password=used_password
-        )
-    else:
-        try:
-            with translated(url):
-                connection.execute(settings_query(connection.info.server_version, text_form=text_form))
-        except DbmazzError:
-            connection.close()
-            raise
-        return connection
-    # Outside the handler: psycopg's exception holds the connection, and is not to be carried along.
-    raise problem
+        with translated(url):
+            connection.execute(settings_query(connection.info.server_version, text_form=text_form))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def connect_replication(url: SecretUrl, *, application_name: str = "dbmazz") -> abc.PGconn:
@@ -122,15 +112,9 @@ def connect_replication(url: SecretUrl, *, application_name: str = "dbmazz") -> 
         NoFreeWalSender: All of `max_wal_senders` are taken.
         ConnectionFailed: And the other errors of `connect`.
     """
-    connection = pq.PGconn.connect(session_conninfo(url, application_name, replication="database").encode())
+    connection = _open(_Husk, url, application_name, replication="database").pgconn
     try:
-        if connection.status != pq.ConnStatus.OK:
-            message = connection.get_error_message()
-            raise (
-                recognized_connection_error(message, url)
-                or _cause_of_refusal(url)
-                or vague_connection_error(message, url, used_password=connection.used_password)
-            )
+        connection.nonblocking = 0
         result = connection.exec_(settings_query(connection.server_version, text_form=True))
         if result.status != pq.ExecStatus.TUPLES_OK:
             sqlstate = result.error_field(pq.DiagnosticField.SQLSTATE)
@@ -139,6 +123,34 @@ def connect_replication(url: SecretUrl, *, application_name: str = "dbmazz") -> 
         connection.finish()
         raise
     return connection
+
+
+class _Husk(Connection):
+    """A connection that is opened for its `pgconn` alone, which lives on when this is thrown away.
+
+    `PGconn.connect` would do, but it keeps the interpreter's lock while it waits: no other thread runs, and no
+    signal is handled, until the server has answered or the timeout is over.
+    """
+
+    def __del__(self) -> None:  # type: ignore[override]  # psycopg's warns of connections left open
+        pass
+
+
+def _open(kind: type[_AnyConnection], url: SecretUrl, application_name: str, **overrides: str) -> _AnyConnection:
+    """Connect, without any settings yet."""
+    try:
+        return kind.connect(
+            session_conninfo(url, application_name, **overrides), autocommit=True, prepare_threshold=None
+        )
+    except psycopg.Error as error:
+        message = str(error)
+        used_password = error.pgconn is not None and error.pgconn.used_password
+    # Outside the handler: psycopg's exception holds the connection, and is not to be carried along.
+    raise (
+        recognized_connection_error(message, url)
+        or (_cause_of_refusal(url) if kind is _Husk else None)
+        or vague_connection_error(message, url, used_password=used_password)
+    )
 
 
 def _cause_of_refusal(url: SecretUrl) -> DbmazzError | None:
@@ -180,7 +192,5 @@ def settings_query(server_version: int, *, text_form: bool) -> bytes:
         settings["transaction_timeout"] = "0"
     calls = [f"set_config('{name}', '{value}', false)" for name, value in settings.items()]
     # English words, for errors where the SQLSTATE alone does not tell. Only superusers may.
-    calls.append(
-        "CASE WHEN current_setting('is_superuser') = 'on' THEN set_config('lc_messages', 'C', false) END"
-    )
+    calls.append("CASE WHEN current_setting('is_superuser') = 'on' THEN set_config('lc_messages', 'C', false) END")
     return f"SELECT {', '.join(calls)}".encode()

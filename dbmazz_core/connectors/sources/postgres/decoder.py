@@ -76,7 +76,7 @@ class Decoder:
                 position = behind
                 if event is not None:
                     events.append(event)
-            known = self.relations[oid] if oid in self.relations else None
+            known = self.relations.get(oid)
             self._rows(framed, messages, mine[position:], oid, known, events)
         return events
 
@@ -100,8 +100,7 @@ class Decoder:
                 for oid in message.relation_oids:
                     known = self._relation(oid, wal_start, "T")
                     if self._wanted(known, commit_lsn):
-                        event = Truncation(known.schema.table, commit_lsn)
-                        cuts.setdefault(oid, []).append((index, known, event))
+                        cuts.setdefault(oid, []).append((index, known, Truncation(known.schema.table, commit_lsn)))
         return cuts
 
     def _wanted(self, known: KnownRelation, commit_lsn: Lsn) -> bool:
@@ -109,11 +108,10 @@ class Decoder:
         return known.captured and commit_lsn >= start
 
     def _relation(self, oid: int, lsn: Lsn, message_type: str) -> KnownRelation:
-        if oid not in self.relations:
-            raise ParseError(
-                f"relation {oid} was not described before", message_type=message_type, offset=1, lsn=lsn
-            )
-        return self.relations[oid]
+        known = self.relations.get(oid)
+        if known is None:
+            raise ParseError(f"relation {oid} was not described before", message_type=message_type, offset=1, lsn=lsn)
+        return known
 
     def _rows(
         self,
@@ -197,4 +195,3 @@ def _explain(framed: FramedBlock, rows: Int64s, columns: int) -> None:
                     lsn=lsn,
                 )
     raise ParseError("the columnar decoder cannot read it", message_type="?", offset=0, lsn=INVALID_LSN)
-

@@ -119,8 +119,7 @@ class Situation:
             readable_schemas=frozenset(
                 schema
                 for (schema,) in conn.execute(
-                    "SELECT nspname::text FROM pg_catalog.pg_namespace "
-                    "WHERE has_schema_privilege(oid, 'USAGE')"
+                    "SELECT nspname::text FROM pg_catalog.pg_namespace WHERE has_schema_privilege(oid, 'USAGE')"
                 )
             ),
             publication=read_publication(conn, config.publication),

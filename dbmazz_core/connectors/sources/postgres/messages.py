@@ -190,6 +190,4 @@ class StreamAbort:
     subxid: int
 
 
-CdcMessage = (
-    Begin | Commit | Origin | Relation | Type | Insert | Update | Delete | Truncate | Message | StreamAbort
-)
+CdcMessage = Begin | Commit | Origin | Relation | Type | Insert | Update | Delete | Truncate | Message | StreamAbort

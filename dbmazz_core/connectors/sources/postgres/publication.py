@@ -110,9 +110,7 @@ def read_publication(conn: Connection, name: str) -> Publication | None:
     return Publication(name, owner, owned, operations, via_root, generated_columns, tables)
 
 
-def published_columns(
-    conn: Connection, name: str, tables: Iterable[TableInfo]
-) -> dict[TableRef, tuple[str, ...]]:
+def published_columns(conn: Connection, name: str, tables: Iterable[TableInfo]) -> dict[TableRef, tuple[str, ...]]:
     """Which columns of each table arrive in the stream, in the table's order; a snapshot has to copy these.
 
     Generated columns are among them from PostgreSQL 18 on, where the publication says so (setup's own do).
@@ -158,9 +156,7 @@ def publication_step(
     """Create the publication, or add the tables that it lacks. Tables are never removed."""
     name = quote_identifier(config.publication)
     if publication is None:
-        return Step(
-            create_publication(config.publication, tables, version_num), f"created publication {name}"
-        )
+        return Step(create_publication(config.publication, tables, version_num), f"created publication {name}")
     missing = publication.lacks(tables)
     if not missing:
         return None

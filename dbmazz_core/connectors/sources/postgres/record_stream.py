@@ -49,9 +49,7 @@ class RecordStream:
     _position: SourcePosition = _OUTSIDE
     _skip: bool = False
 
-    def records(
-        self, blocks: Callable[[], MessageBlock | None], until: Lsn | None = None
-    ) -> Iterator[CdcRecord]:
+    def records(self, blocks: Callable[[], MessageBlock | None], until: Lsn | None = None) -> Iterator[CdcRecord]:
         """Yield records as blocks come.
 
         Args:
@@ -125,9 +123,10 @@ class RecordStream:
         return known.captured and not self._skip and self._position.commit_lsn >= start
 
     def _known(self, oid: int, lsn: Lsn) -> KnownRelation:
-        if oid not in self.relations:
+        known = self.relations.get(oid)
+        if known is None:
             raise ParseError(f"relation {oid} was not described before", message_type="?", offset=1, lsn=lsn)
-        return self.relations[oid]
+        return known
 
 
 def _columns(known: KnownRelation, values: m.TupleData, lsn: Lsn) -> dict[str, ColumnValue]:

@@ -40,11 +40,9 @@ class Relations:
         self._keys = keys
         self._by_oid: dict[int, KnownRelation] = {}
 
-    def __getitem__(self, oid: int) -> KnownRelation:
-        return self._by_oid[oid]
-
-    def __contains__(self, oid: int) -> bool:
-        return oid in self._by_oid
+    def get(self, oid: int) -> KnownRelation | None:
+        """What is known of a relation, None if it was not described yet."""
+        return self._by_oid.get(oid)
 
     def learn(self, message: Relation) -> tuple[KnownRelation | None, KnownRelation]:
         """Take in a Relation message; returns what was known before and what is known now (the same if equal)."""

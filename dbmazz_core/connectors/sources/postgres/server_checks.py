@@ -107,7 +107,5 @@ def slot_findings(situation: Situation) -> Iterator[Finding]:
         # A pipeline at work, most likely this one.
         yield Finding.of(slot_active(slot.name, slot.active_pid, slot.active_application), "warning")
     else:
-        retained = (
-            f", retaining {slot.retained_bytes:,} bytes of WAL" if slot.retained_bytes is not None else ""
-        )
+        retained = f", retaining {slot.retained_bytes:,} bytes of WAL" if slot.retained_bytes is not None else ""
         yield Finding("ok", f"{name} is confirmed up to {slot.confirmed_flush_lsn}{retained}", name)

@@ -61,9 +61,7 @@ class Login:
         ports = values.get("port", "5432").split(",")
         ports = ports * len(hosts) if len(ports) == 1 else ports
         places = [
-            f"{host}/.s.PGSQL.{port}"
-            if host.startswith(("/", "@"))
-            else f"{host or 'localhost'}:{port or 5432}"
+            f"{host}/.s.PGSQL.{port}" if host.startswith(("/", "@")) else f"{host or 'localhost'}:{port or 5432}"
             for host, port in zip(hosts, ports, strict=False)
         ]
         return cls(role, values.get("dbname") or role, ",".join(places))
@@ -134,9 +132,7 @@ def source_error(
             )
 
 
-def source_error_of(
-    error: psycopg.Error, url: SecretUrl, *, slot: str = "", publication: str = ""
-) -> SourceError:
+def source_error_of(error: psycopg.Error, url: SecretUrl, *, slot: str = "", publication: str = "") -> SourceError:
     """`source_error` for an exception of psycopg."""
     message = error.diag.message_primary or str(error)
     return source_error(error.sqlstate, message, url, slot=slot, publication=publication)

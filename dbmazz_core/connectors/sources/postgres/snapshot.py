@@ -169,9 +169,7 @@ class SnapshotWorkers:
             while not stopping.is_set():
                 pages = todo.get_nowait()
                 with connection.cursor() as cursor:
-                    cursor.adbc_statement.set_options(
-                        **{"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_BYTES)}
-                    )
+                    cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_BYTES)})
                     cursor.execute(_in_pages(query, pages))
                     for batch in cursor.fetch_record_batch():
                         frame = pl.from_arrow(batch)

@@ -14,7 +14,7 @@ from dbmazz_core.config import SourceConfig
 from dbmazz_core.connectors.sources.base import TableEvent
 from dbmazz_core.connectors.sources.postgres import setup
 from dbmazz_core.connectors.sources.postgres.block import MessageBlock
-from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
+from dbmazz_core.connectors.sources.postgres.catalog import TableInfo, find_tables
 from dbmazz_core.connectors.sources.postgres.connection import Connection, connect
 from dbmazz_core.connectors.sources.postgres.exported import ExportedSnapshot
 from dbmazz_core.connectors.sources.postgres.record_stream import RecordStream
@@ -118,7 +118,7 @@ class PostgresSource:
     def tables(self) -> list[TableInfo]:
         """The configured tables as the catalog has them."""
         with self._translated():
-            return setup.find_tables(self.connection, self.config.tables)
+            return find_tables(self.connection, self.config.tables)
 
     def schemas(self, tables: Collection[TableInfo]) -> dict[TableRef, TableSchema]:
         """The columns that the publication sends of each table, as schemas."""
@@ -268,7 +268,10 @@ class PostgresSource:
         self._started().confirm(lsn)
 
     def stop(self) -> None:
-        """End the stream gracefully: the last acknowledgement arrives, and with `cleanup_on_stop` slot and publication go."""
+        """End the stream gracefully: the last acknowledgement arrives.
+
+        With `cleanup_on_stop`, slot and publication are dropped.
+        """
         if self._stream is not None:
             self._await_confirmed(self._stream.reader.confirmed_lsn)
             self._stream.close()

@@ -87,9 +87,7 @@ class PostgresStream:
         """End the stream."""
         self.reader.close()
 
-    def _part(
-        self, framed: FramedBlock, begin: int, end: int, events: list[TableEvent], at_bound: bool
-    ) -> StreamPart:
+    def _part(self, framed: FramedBlock, begin: int, end: int, events: list[TableEvent], at_bound: bool) -> StreamPart:
         block = framed.block
         first, last = np.searchsorted(framed.commits, [begin, end])
         ended = int(last - first)

@@ -54,8 +54,7 @@ def table_findings(situation: Situation) -> Iterator[Finding]:
         if table.has_children:
             yield Finding(
                 "warning",
-                f"tables that inherit from {table.ref} are not captured with it; add them to TABLES if they "
-                "are wanted",
+                f"tables that inherit from {table.ref} are not captured with it; add them to TABLES if they are wanted",
                 str(table.ref),
             )
         yield _identity_finding(situation, table)
@@ -93,8 +92,7 @@ def _identity_finding(situation: Situation, table: TableInfo) -> Finding:
                 f"{ref} has no primary key that can serve as replica identity (a deferrable one cannot): its "
                 "updates and deletes would carry nothing to find the row by",
                 object=ref,
-                remedy=f"{full} (or give it a primary key; or set REPLICA_IDENTITY=auto, which "
-                "does it where needed)",
+                remedy=f"{full} (or give it a primary key; or set REPLICA_IDENTITY=auto, which does it where needed)",
             )
         )
     rows = f"identified by {', '.join(table.key)}" if table.key else "a multiset: no key identifies a row"
@@ -189,9 +187,7 @@ def _addable(situation: Situation, publication: Publication, lacking: Sequence[T
     names = ", ".join(str(t.ref) for t in lacking)
     step = situation.publication_step()
     if step is None or (publication.owned and not _not_owned(lacking) and not situation.facts.in_recovery):
-        return Finding(
-            "ok", f"{names} will be added to publication {name}", f"publication {publication.name}"
-        )
+        return Finding("ok", f"{names} will be added to publication {name}", f"publication {publication.name}")
     where = "on the primary, as a superuser" if situation.facts.in_recovery else "as a superuser"
     return _incomplete(
         publication,
@@ -217,15 +213,12 @@ def _narrowed(situation: Situation, publication: Publication, table: TableInfo) 
     arriving = set(publication.columns_of(table))
     missing = [c for c in table.columns if c.name not in arriving]
     listed = [c.name for c in missing if not c.generated]
-    is_full = (
-        bool(identity_steps([table], situation.config.replica_identity)) or table.replica_identity == "f"
-    )
+    is_full = bool(identity_steps([table], situation.config.replica_identity)) or table.replica_identity == "f"
     if listed:
         what = f"publication {name} leaves out columns {', '.join(listed)} of {table.ref}"
         # pub_collist_contains_invalid_column: the server then refuses UPDATE and DELETE on the table.
         remedy = (
-            f"ALTER PUBLICATION {name} DROP TABLE {table.ref.sql}; "
-            f"ALTER PUBLICATION {name} ADD TABLE {table.ref.sql};"
+            f"ALTER PUBLICATION {name} DROP TABLE {table.ref.sql}; ALTER PUBLICATION {name} ADD TABLE {table.ref.sql};"
         )
         if is_full:
             what += ", which does not go together with REPLICA IDENTITY FULL: the server refuses its updates"

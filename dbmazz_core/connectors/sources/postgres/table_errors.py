@@ -28,9 +28,7 @@ def not_found(conn: Connection, pattern: TablePattern) -> TableNotFound:
             near = _similar_tables(conn, pattern)
         return _missing(pattern, f"schema {quote_identifier(pattern.schema)} does not exist", near)
     if pattern.name is None:
-        return _missing(
-            pattern, f"schema {quote_identifier(pattern.schema)} has no table that can be captured", []
-        )
+        return _missing(pattern, f"schema {quote_identifier(pattern.schema)} has no table that can be captured", [])
     return _missing(pattern, f"table {pattern} does not exist", _similar_tables(conn, pattern))
 
 

@@ -58,12 +58,19 @@ class TupleColumns:
     def values(self, column: int, select: Indexes | None = None) -> pl.Series:
         """See `RowImages.values`. Slices point into the block's buffer; nothing is copied."""
         where = self.columns[column]
-        messages, starts, offsets, lengths, kinds = self.messages, self.starts, where.offsets, where.lengths, where.kinds
+        messages, starts, offsets, lengths, kinds = (
+            self.messages,
+            self.starts,
+            where.offsets,
+            where.lengths,
+            where.kinds,
+        )
         if select is not None:
             messages, starts = messages.gather(select), starts[select]
             offsets, lengths = offsets[select], lengths[select]
             kinds = kinds[select] if kinds is not None else None
-        raw = messages.bin.slice(pl.Series(offsets - starts), pl.Series(lengths))
+        places = pl.DataFrame({"message": messages, "offset": offsets - starts, "length": lengths})
+        raw = places.select(pl.col("message").bin.slice(pl.col("offset"), pl.col("length"))).to_series()
         if kinds is not None:
             raw = raw.zip_with(pl.Series(kinds == _TEXT), pl.Series([None], dtype=pl.Binary))
         values, wrong = carrier_values(raw, self.types[column])
@@ -144,4 +151,3 @@ def walk(
     if (position > ends).any():
         raise TornTuple
     return TupleColumns(index, messages.gather(pl.Series(rows)), starts, types, tuple(columns), position)
-

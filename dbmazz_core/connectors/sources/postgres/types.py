@@ -9,7 +9,6 @@ OIDs: PostgreSQL's `pg_type.dat`; they are fixed for built-in types.
 
 from __future__ import annotations
 
-
 import polars as pl
 
 from dbmazz_core.datatypes import DataType, Kind
@@ -104,4 +103,3 @@ def carrier_values(raw: pl.Series, type: DataType) -> tuple[pl.Series, pl.Series
     if values.null_count() == raw.null_count():
         return values, None
     return values, values.is_null() & raw.is_not_null()
-

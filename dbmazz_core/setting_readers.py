@@ -1,0 +1,104 @@
+"""How the text of a setting becomes its value. Each takes the variable's name, for the error, and the text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dbmazz_core.errors import ConfigError
+
+MEBIBYTE = 1 << 20
+
+
+def invalid(variable: str, text: str, expected: str) -> ConfigError:
+    """The error for a value that its variable does not take."""
+    return ConfigError(
+        f"{variable}={text!r} is not {expected}", object=variable, remedy=f"set {variable} to {expected}, or unset it"
+    )
+
+
+def one_of(*choices: str) -> Callable[[str, str], str]:
+    """One of some words, in any case."""
+
+    def read(variable: str, text: str) -> str:
+        if text.strip().lower() not in choices:
+            raise invalid(variable, text, " or ".join(choices))
+        return text.strip().lower()
+
+    return read
+
+
+def boolean(variable: str, text: str) -> bool:
+    """`true` or `false`, and what else is usual."""
+    value = text.strip().lower()
+    if value in ("true", "1", "yes", "on"):
+        return True
+    if value in ("false", "0", "no", "off"):
+        return False
+    raise invalid(variable, text, "true or false")
+
+
+def whole(minimum: int, maximum: int = 1 << 62) -> Callable[[str, str], int]:
+    """A whole number; `250_000` works."""
+
+    def read(variable: str, text: str) -> int:
+        digits = text.strip().replace("_", "")
+        if not digits.isdecimal() or not minimum <= int(digits) <= maximum:
+            upper = f" to {maximum}" if maximum < 1 << 62 else " or more"
+            raise invalid(variable, text, f"a whole number, {minimum}{upper}")
+        return int(digits)
+
+    return read
+
+
+def seconds(variable: str, text: str) -> float:
+    """Seconds, with or without a fraction."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:
+        raise invalid(variable, text, "a number of seconds, 0 or more")
+    return value
+
+
+_UNITS = {"": 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30, "tb": 1 << 40}
+
+
+def byte_size(variable: str, text: str) -> int:
+    """A size such as `64MB`, in bytes; powers of 1024."""
+    number = text.strip().lower().replace("ib", "b")
+    unit = number.lstrip("0123456789_.").strip()
+    try:
+        value = int(float(number.removesuffix(unit).strip()) * _UNITS[unit])
+    except (ValueError, KeyError):
+        value = 0
+    if value < MEBIBYTE:
+        raise invalid(variable, text, "a size of at least 1MB, such as 64MB or 1GB")
+    return value
+
+
+def slot_name(variable: str, text: str) -> str:
+    """A replication slot's name."""
+    # PostgreSQL: ReplicationSlotValidateName allows just these, NAMEDATALEN - 1 bytes.
+    if not 0 < len(text) < 64 or set(text) - set("abcdefghijklmnopqrstuvwxyz0123456789_"):
+        raise invalid(variable, text, "a slot name: 1 to 63 lower-case letters, digits and underscores")
+    return text
+
+
+def identifier(variable: str, text: str) -> str:
+    """An SQL identifier, not quoted."""
+    if not 0 < len(text.encode()) < 64 or "\0" in text:
+        raise invalid(variable, text, "a name of 1 to 63 bytes")
+    return text
+
+
+def duckdb_path(variable: str, text: str) -> str:
+    """Path of a DuckDB file, `duckdb://` in front or not."""
+    path = text.strip()
+    scheme, separator, rest = path.partition("://")
+    if separator and scheme != "duckdb":
+        raise invalid(variable, text, "the path of a DuckDB file")
+    path = rest if separator else path
+    if not path or path == ":memory:":
+        raise invalid(variable, text, "the path of a DuckDB file (a database in memory would forget its checkpoint)")
+    return path
