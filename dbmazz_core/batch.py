@@ -39,11 +39,14 @@ class RowImages(Protocol):
     def index(self) -> Indexes:
         """Which rows of the batch have this image, ascending, shape (k,)."""
 
-    def values(self, column: int, select: Indexes | None = None) -> pl.Series:
-        """Values of a column in its carrier dtype, for all k images or the selected ones.
+    def values(self, column: int) -> pl.Series:
+        """Values of a column in its carrier dtype.
 
         Unknown values are null here; `unknown` tells them from NULL. Raises UnreadableText.
         """
+
+    def take(self, places: Indexes) -> RowImages:
+        """Only the images at these places (not rows), in this order."""
 
     def unknown(self, column: int) -> Mask | None:
         """True where the value was not sent, shape (k,); None where all were."""
@@ -87,14 +90,14 @@ class ChangeBatch:
         """How many changes are `INSERT`, `UPDATE` or `DELETE`."""
         return int(np.count_nonzero(self.ops == op))
 
-    def values(self, images: RowImages, column: int, select: Indexes | None = None) -> pl.Series:
+    def values(self, images: RowImages, column: int) -> pl.Series:
         """A column of `new` or `old` in its carrier dtype.
 
         Raises:
             BadValue: If some text is no such value; it names table, column, LSN and transaction.
         """
         try:
-            return images.values(column, select)
+            return images.values(column)
         except UnreadableText as error:
             row = int(images.index[error.row])
             raise bad_value(

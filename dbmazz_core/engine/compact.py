@@ -93,12 +93,8 @@ class _Touches:
         """Key columns of touches, with the positions of their rows."""
         touches = np.sort(touches)
         rows, old = self.row[touches], self.from_old[touches]
-        columns = []
-        for number, name in zip(self.rows.key, self.rows.schema.key, strict=True):
-            values = pl.concat([self.rows.old_values(number, rows[old]), self.rows.new_values(number, rows[~old])])
-            back = np.argsort(np.concatenate([np.flatnonzero(old), np.flatnonzero(~old)]))
-            columns.append(values.gather(back).alias(name))
-        return pl.DataFrame(columns + self.rows.positions(rows))
+        back = np.argsort(np.concatenate([np.flatnonzero(old), np.flatnonzero(~old)]))
+        return pl.DataFrame(self.rows.key_values(rows[old], rows[~old], back) + self.rows.positions(rows))
 
 
 def _touches(rows: Rows) -> _Touches:
@@ -147,10 +143,9 @@ def _touches(rows: Rows) -> _Touches:
 
 def _codes(rows: Rows, filled: Indexes, found: Indexes) -> tuple[Indexes, Indexes]:
     """A number for every key filled and every key found, the same for equal keys."""
-    columns = [
-        pl.concat([rows.new_values(number, filled), rows.old_values(number, found)]).alias(str(place))
-        for place, number in enumerate(rows.key)
-    ]
+    # Old images first, new ones behind them; then the other way round.
+    back = np.concatenate([np.arange(len(found), len(found) + len(filled)), np.arange(len(found))])
+    columns = rows.key_values(found, filled, back)
     if len(columns) == 1 and columns[0].dtype.is_integer():
         codes = columns[0].cast(pl.Int64).to_numpy()
     else:
@@ -255,28 +250,23 @@ class _Partial:
     def _origin(self, rows: Indexes) -> pl.DataFrame:
         root = self.root[rows]
         old = self.rows.has_old[root]
-        columns = []
-        for number, name in zip(self.rows.key, self.rows.schema.key, strict=True):
-            values = pl.concat([self.rows.old_values(number, root[old]), self.rows.new_values(number, root[~old])])
-            back = np.argsort(np.concatenate([np.flatnonzero(old), np.flatnonzero(~old)]))
-            columns.append(values.gather(back).alias(ORIGIN + name))
-        return pl.DataFrame(columns)
+        back = np.argsort(np.concatenate([np.flatnonzero(old), np.flatnonzero(~old)]))
+        columns = self.rows.key_values(root[old], root[~old], back)
+        return pl.DataFrame([column.alias(ORIGIN + column.name) for column in columns])
 
     def _frame(self, rows: Indexes) -> pl.DataFrame:
         """Whole rows, each value from the row that knows it; null where only the destination does."""
+        chosen = self.rows.new(rows)
         columns = []
         for number, name in enumerate(self.rows.schema.names):
-            source = rows if number not in self.sources else self.sources[number][rows]
+            if number not in self.sources:
+                columns.append(self.rows.new_values(number, chosen).alias(name))
+                continue
+            source = self.sources[number][rows]
             here = source < len(self.rows)
-            values = self.rows.new_values(number, source[here])
-            if not here.all():
-                place = np.where(here, np.cumsum(here) - 1, 0)
-                nothing = pl.Series([None], dtype=values.dtype)
-                spread = (
-                    values.gather(place) if here.any() else pl.repeat(None, len(rows), dtype=values.dtype, eager=True)
-                )
-                values = spread.zip_with(pl.Series(here), nothing)
-            columns.append(values.alias(name))
+            known = self.rows.new_values(number, self.rows.new(source[here]))
+            values = pl.repeat(None, len(rows), dtype=known.dtype, eager=True)
+            columns.append(values.scatter(np.flatnonzero(here), known).alias(name))
         return pl.DataFrame(columns + self.rows.positions(rows))
 
 
@@ -292,7 +282,8 @@ def _compact_multiset(rows: Rows, truncated: bool) -> NetEffect:
             raise _no_old_row(rows, np.flatnonzero(unknown))
     names = list(rows.schema.names)
     positions = rows.positions(went)
-    gone = pl.DataFrame([rows.old_values(i, went).alias(name) for i, name in enumerate(names)] + positions)
+    old = rows.old(went)
+    gone = pl.DataFrame([old.values(i).alias(name) for i, name in enumerate(names)] + positions)
     both = pl.concat(
         [
             rows.new_frame(came).with_columns(pl.lit(1, pl.Int64).alias(COUNT)),

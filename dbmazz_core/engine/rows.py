@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 
-from dbmazz_core.batch import DELETE, ChangeBatch, Indexes, Mask, RowImages
+from dbmazz_core.batch import ChangeBatch, Indexes, Mask, RowImages
 from dbmazz_core.engine.effect import COMMIT_LSN, XID
 
 
@@ -27,8 +28,8 @@ class Rows:
         names = self.schema.names
         self.key = tuple(names.index(name) for name in self.schema.key)
         self._offsets = np.cumsum([0, *(len(batch) for batch in batches)])
-        self._new = _Places([batch.new for batch in batches], self._offsets)
-        self._old = _Places([batch.old for batch in batches], self._offsets)
+        self._new = _Places(self.batches, [batch.new for batch in batches], self._offsets)
+        self._old = _Places(self.batches, [batch.old for batch in batches], self._offsets)
 
     def __len__(self) -> int:
         return len(self.ops)
@@ -38,24 +39,27 @@ class Rows:
         """Whether a row came with an old image."""
         return self._old.present
 
-    def new_values(self, column: int, rows: Indexes) -> pl.Series:
-        """New values of a column for rows that have a new image, in the order asked for.
+    def new(self, rows: Indexes) -> Selection:
+        """The new images of rows that have one, in the order asked for."""
+        return self._new.select(rows)
+
+    def old(self, rows: Indexes) -> Selection:
+        """The old images of rows that have one, in the order asked for."""
+        return self._old.select(rows)
+
+    def new_values(self, column: int, chosen: Selection) -> pl.Series:
+        """New values of a column.
 
         A value that was not sent is taken from the row's own old image where that is whole (REPLICA IDENTITY FULL, or
         a TOASTed key column); else it is null, see `unknown`.
         """
-        values = self._values(self._new, column, rows)
+        values = chosen.values(column)
         unknown = self._new.unknown(column)
-        if unknown is not None and unknown[rows].any():
-            from_old = rows[unknown[rows] & self._old_holds(column)[rows]]
-            if len(from_old):
-                places = np.flatnonzero(np.isin(rows, from_old))
-                values = values.scatter(places, self._values(self._old, column, rows[places]))
+        if unknown is not None:
+            places = np.flatnonzero((unknown & self._old_holds(column))[chosen.rows])
+            if len(places):
+                values = values.scatter(places, self.old(chosen.rows[places]).values(column))
         return values
-
-    def old_values(self, column: int, rows: Indexes) -> pl.Series:
-        """Old values of a column for rows that have an old image."""
-        return self._values(self._old, column, rows)
 
     def unknown(self, column: int) -> Mask | None:
         """True for rows whose new value of the column was not sent and is not in their old image either."""
@@ -73,8 +77,17 @@ class Rows:
 
     def new_frame(self, rows: Indexes) -> pl.DataFrame:
         """Whole new images of rows, and their positions."""
-        columns = [self.new_values(i, rows).alias(name) for i, name in enumerate(self.schema.names)]
+        chosen = self.new(rows)
+        columns = [self.new_values(i, chosen).alias(name) for i, name in enumerate(self.schema.names)]
         return pl.DataFrame(columns + self.positions(rows))
+
+    def key_values(self, old: Indexes, new: Indexes, back: Indexes) -> list[pl.Series]:
+        """Key columns of old images and new ones, laid one after the other, then gathered by `back`."""
+        old_images, new_images = self.old(old), self.new(new)
+        return [
+            pl.concat([old_images.values(number), self.new_values(number, new_images)]).gather(back).alias(name)
+            for number, name in zip(self.key, self.schema.key, strict=True)
+        ]
 
     def _old_holds(self, column: int) -> Mask:
         """Whether a row's old image holds the column: a whole row does, a key holds the key's columns."""
@@ -85,46 +98,67 @@ class Rows:
             holds[offset + batch.old.index[~batch.old_is_key]] = True
         return holds
 
-    def _values(self, places: _Places, column: int, rows: Indexes) -> pl.Series:
-        owner = np.searchsorted(self._offsets, rows, side="right") - 1
-        parts, order = [], []
-        for number in np.unique(owner).tolist():
-            chosen = np.flatnonzero(owner == number)
-            images, batch = places.images[number], self.batches[number]
-            at = places.place[rows[chosen]]
-            whole = len(at) == len(images.index) and bool((at == np.arange(len(at))).all())
-            parts.append(batch.values(images, column, None if whole else at))
-            order.append(chosen)
-        if not parts:
-            return pl.Series(dtype=self.schema.columns[column].type.carrier)
-        values: pl.Series = pl.concat(parts)
-        back = np.concatenate(order)
-        if len(parts) > 1 and (np.diff(back) < 0).any():
-            inverse = np.empty_like(back)
-            inverse[back] = np.arange(len(back))
-            values = values.gather(inverse)
-        return values
+
+class Selection:
+    """Images of chosen rows, found once for all columns.
+
+    Attributes:
+        rows: The rows, in the order of the values.
+    """
+
+    def __init__(
+        self, rows: Indexes, parts: list[tuple[ChangeBatch, RowImages]], back: Indexes | None, none: list[pl.DataType]
+    ) -> None:
+        self.rows = rows
+        self._parts = parts
+        self._back = back
+        self._none = none
+
+    def values(self, column: int) -> pl.Series:
+        """Values of a column, null where they were not sent."""
+        if not self._parts:
+            return pl.Series(dtype=self._none[column])
+        values: pl.Series = pl.concat([batch.values(images, column) for batch, images in self._parts], rechunk=False)
+        return values if self._back is None else values.gather(self._back)
 
 
 class _Places:
-    """Where the image of each row lies: which place within its batch's images."""
+    """Where the image of each row lies: in which batch, and at which place within its images."""
 
-    def __init__(self, images: list[RowImages], offsets: Indexes) -> None:
-        self.images = images
+    def __init__(self, batches: list[ChangeBatch], images: list[RowImages], offsets: Indexes) -> None:
+        self._batches = batches
+        self._images = images
         self._offsets = offsets
-        self.place = np.full(int(offsets[-1]), -1, dtype=np.int64)
+        self._place = np.full(int(offsets[-1]), -1, dtype=np.int64)
         for image, offset in zip(images, offsets, strict=False):
-            self.place[offset + image.index] = np.arange(len(image.index))
-        self.present: Mask = self.place >= 0
+            self._place[offset + image.index] = np.arange(len(image.index))
+        self.present: Mask = self._place >= 0
+
+    def select(self, rows: Indexes) -> Selection:
+        """Images of rows, in any order; a row may come several times."""
+        none = [column.type.carrier for column in self._batches[0].schema.columns]
+        in_order = len(rows) < 2 or bool((rows[1:] >= rows[:-1]).all())
+        ascending = rows if in_order else np.sort(rows)
+        bounds = np.searchsorted(ascending, self._offsets)
+        parts = []
+        for number, (first, last) in enumerate(itertools.pairwise(bounds.tolist())):
+            if first == last:
+                continue
+            images, at = self._images[number], self._place[ascending[first:last]]
+            whole = len(at) == len(images.index) and bool((at == np.arange(len(at))).all())
+            parts.append((self._batches[number], images if whole else images.take(at)))
+        back = None
+        if not in_order:
+            back = np.empty(len(rows), dtype=np.int64)
+            back[np.argsort(rows, kind="stable")] = np.arange(len(rows))
+        return Selection(rows, parts, back, none)
 
     def unknown(self, column: int) -> Mask | None:
+        """True for rows whose image lacks the column's value."""
         found = None
-        for image, offset in zip(self.images, self._offsets, strict=False):
+        for image, offset in zip(self._images, self._offsets, strict=False):
             mask = image.unknown(column)
             if mask is not None:
-                found = np.zeros(len(self.place), dtype=np.bool_) if found is None else found
+                found = np.zeros(len(self._place), dtype=np.bool_) if found is None else found
                 found[offset + image.index[mask]] = True
         return found
-
-
-__all__ = ["DELETE", "Rows"]

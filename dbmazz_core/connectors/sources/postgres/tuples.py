@@ -35,6 +35,10 @@ class _Column:
     lengths: Int64s
     kinds: np.typing.NDArray[np.uint8] | None  # None: all values are text
 
+    def take(self, places: Indexes) -> _Column:
+        kinds = None if self.kinds is None else self.kinds[places]
+        return _Column(self.offsets[places], self.lengths[places], kinds)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TupleColumns:
@@ -55,30 +59,31 @@ class TupleColumns:
     columns: tuple[_Column, ...]
     end: Int64s = field(repr=False)
 
-    def values(self, column: int, select: Indexes | None = None) -> pl.Series:
+    def values(self, column: int) -> pl.Series:
         """See `RowImages.values`. Slices point into the block's buffer; nothing is copied."""
         where = self.columns[column]
-        messages, starts, offsets, lengths, kinds = (
-            self.messages,
-            self.starts,
-            where.offsets,
-            where.lengths,
-            where.kinds,
+        places = pl.DataFrame(
+            {"message": self.messages, "offset": where.offsets - self.starts, "length": where.lengths}
         )
-        if select is not None:
-            messages, starts = messages.gather(select), starts[select]
-            offsets, lengths = offsets[select], lengths[select]
-            kinds = kinds[select] if kinds is not None else None
-        places = pl.DataFrame({"message": messages, "offset": offsets - starts, "length": lengths})
         raw = places.select(pl.col("message").bin.slice(pl.col("offset"), pl.col("length"))).to_series()
-        if kinds is not None:
-            raw = raw.zip_with(pl.Series(kinds == _TEXT), pl.Series([None], dtype=pl.Binary))
+        if where.kinds is not None:
+            raw = raw.zip_with(pl.Series(where.kinds == _TEXT), pl.Series([None], dtype=pl.Binary))
         values, wrong = carrier_values(raw, self.types[column])
         if wrong is not None:
             row = int(wrong.arg_max() or 0)
-            text = bytes(raw[row]).decode("utf-8", "backslashreplace")
-            raise UnreadableText(row if select is None else int(select[row]), text)
+            raise UnreadableText(row, bytes(raw[row]).decode("utf-8", "backslashreplace"))
         return values
+
+    def take(self, places: Indexes) -> TupleColumns:
+        """See `RowImages.take`."""
+        return TupleColumns(
+            self.index[places],
+            self.messages.gather(places),
+            self.starts[places],
+            self.types,
+            tuple(column.take(places) for column in self.columns),
+            self.end[places],
+        )
 
     def unknown(self, column: int) -> Mask | None:
         """See `RowImages.unknown`."""
