@@ -103,8 +103,7 @@ def build_source_asset_specs(
     resource = source if isinstance(source, DbmazzResource) else DbmazzResource.from_settings(source)
     translator = translator or DagsterDbmazzTranslator()
     return [
-        translator.get_source_asset_spec(props)
-        for props in table_props(resource, resolve_patterns=resolve_patterns)
+        translator.get_source_asset_spec(props) for props in table_props(resource, resolve_patterns=resolve_patterns)
     ]
 
 
@@ -135,9 +134,7 @@ def _database(resource: DbmazzResource) -> str | None:
     return None if isinstance(path, dg.EnvVar) else Path(path.removeprefix("duckdb://")).stem
 
 
-def _checkpoint_spec(
-    translator: DagsterDbmazzTranslator, slot: str, freshness: timedelta | None
-) -> dg.AssetSpec:
+def _checkpoint_spec(translator: DagsterDbmazzTranslator, slot: str, freshness: timedelta | None) -> dg.AssetSpec:
     spec = translator.get_checkpoint_spec(slot).merge_attributes(metadata={CHECKPOINT_METADATA: slot})
     if freshness is None:
         return spec

@@ -96,9 +96,7 @@ def build_definitions(
                 name=f"{name}_sensor",
                 translator=translator,
                 minimum_interval_seconds=sensor_interval_seconds,
-                default_status=dg.DefaultSensorStatus.RUNNING
-                if sensor_running
-                else dg.DefaultSensorStatus.STOPPED,
+                default_status=dg.DefaultSensorStatus.RUNNING if sensor_running else dg.DefaultSensorStatus.STOPPED,
             )
         ],
         resources={name: resource},

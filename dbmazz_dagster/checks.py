@@ -77,9 +77,7 @@ def _key_check(resource: DbmazzResource, key: dg.AssetKey, table: TableRef) -> d
 
 
 def _check_key(sink: SinkConfig, table: TableRef) -> dg.AssetCheckResult:
-    not_yet = dg.AssetCheckResult(
-        passed=False, severity=dg.AssetCheckSeverity.WARN, description="not captured yet"
-    )
+    not_yet = dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description="not captured yet")
     if not Path(sink.url).exists():
         return not_yet
     with destination(sink) as connection:

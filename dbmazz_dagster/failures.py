@@ -67,9 +67,7 @@ def to_failure(error: DbmazzError, *, held_by: str | None = None) -> dg.Failure:
     return dg.Failure(description=error.what, metadata=metadata, allow_retries=is_transient(error))
 
 
-def _held_by(
-    context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, error: DbmazzError
-) -> str | None:
+def _held_by(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, error: DbmazzError) -> str | None:
     """The other run of this slot that is under way, if there is one and the error says that it may be why."""
     if not isinstance(error, SlotActive | DestinationLocked):
         return None

@@ -29,9 +29,7 @@ class DbmazzConfig(dg.Config):
     """
 
     max_changes: int | None = Field(default=None, ge=1, description="End the window after so many changes.")
-    max_bytes: int | None = Field(
-        default=None, ge=1, description="End the window after so many bytes received."
-    )
+    max_bytes: int | None = Field(default=None, ge=1, description="End the window after so many bytes received.")
     max_seconds: float | None = Field(default=None, gt=0, description="End the window after so many seconds.")
     resnapshot: bool = Field(
         default=False,

@@ -10,7 +10,6 @@ from typing import Any
 
 import dagster as dg
 
-from dbmazz_core.config import MEBIBYTE
 from dbmazz_core.engine.result import PipelineStatus
 from dbmazz_core.errors import DbmazzError
 from dbmazz_core.pipeline import Pipeline
@@ -35,7 +34,7 @@ def build_dbmazz_sensor(
     target: Any = None,
     name: str | None = None,
     minimum_interval_seconds: int = 30,
-    advance_after_bytes: int = 16 * MEBIBYTE,
+    advance_after_bytes: int = 1 << 24,
     max_backoff_seconds: float = 900,
     abandoned_after_seconds: float = 600,
     slot_health_check: bool = True,

@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 
 from dbmazz_core.config import Settings
+from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import PipelineStatus, StopReason, TableCounts, WindowResult
 from dbmazz_core.errors import DbmazzError
 from dbmazz_core.pipeline import Pipeline
@@ -54,7 +55,7 @@ def run_window(
     """Capture one window and yield its events; see `DbmazzResource.capture`."""
     assets = _Assets.of(context.assets_def)
     # A run started by hand from the asset graph has no tags of its own.
-    context.instance.add_run_tags(context.run_id, {SLOT_TAG: settings.source.slot})
+    context.instance.add_run_tags(context.run.run_id, {SLOT_TAG: settings.source.slot})
     resnapshot = _resnapshot(config, assets, context)
     try:
         result = _interruptible(
@@ -88,7 +89,7 @@ def _resnapshot(config: DbmazzConfig, assets: _Assets, context: dg.AssetExecutio
     return sorted({*named, *(table for table, key in assets.tables.items() if key in selected)})
 
 
-class _Interrupted(Exception):  # noqa: N818 - not an error: the run was asked to end
+class _Interrupted(Exception):
     """Dagster asked the run to end; `result` is what the window had committed by then."""
 
     def __init__(self, reason: BaseException, result: WindowResult | None) -> None:
@@ -98,7 +99,7 @@ class _Interrupted(Exception):  # noqa: N818 - not an error: the run was asked t
 
 
 def _interruptible(
-    capture: Callable[[threading.Event, Callable[[object], None]], WindowResult],
+    capture: Callable[[threading.Event, Callable[[Progress], None]], WindowResult],
     context: dg.AssetExecutionContext,
 ) -> WindowResult:
     """Run a capture in a thread of its own, and wait for it.
@@ -108,7 +109,7 @@ def _interruptible(
     middle of one. A second signal leaves at once; the engine then loses its open flush, nothing else.
     """
     stop = threading.Event()
-    latest: list[object] = [None]
+    latest: list[Progress | None] = [None]
     future: Future[WindowResult] = Future()
 
     def run() -> None:
@@ -125,7 +126,7 @@ def _interruptible(
             except FutureTimeout:
                 if future.done():
                     raise  # the capture's own
-                context.log.info(f"capturing: {latest[0]}" if latest[0] is not None else "capturing")
+                context.log.info(_sentence(latest[0]))
     except (dg.DagsterExecutionInterruptedError, KeyboardInterrupt) as reason:
         context.log.info("asked to stop: the window ends at its next flush")
         stop.set()
@@ -135,6 +136,16 @@ def _interruptible(
             context.log.warning(f"while stopping: {error}")
             raise _Interrupted(reason, None) from None
         raise _Interrupted(reason, result) from None
+
+
+def _sentence(progress: Progress | None) -> str:
+    if progress is None:
+        return "capturing"
+    if progress.message:
+        return progress.message
+    if progress.table is not None:
+        return f"copying {progress.table}: {progress.rows:,} of about {progress.total_rows or 0:,} rows"
+    return f"{progress.rows:,} changes up to {progress.lsn}, the window ends at {progress.upper_lsn}"
 
 
 class _Report:
@@ -180,9 +191,7 @@ class _Report:
         if result.stop_reason is not StopReason.CAUGHT_UP:
             context.log.info(f"stopped by {result.stop_reason.value} with {result.lag_bytes} bytes to go")
         if self._assets.checkpoint is not None:
-            yield dg.MaterializeResult(
-                asset_key=self._assets.checkpoint, metadata=checkpoint_metadata(result)
-            )
+            yield dg.MaterializeResult(asset_key=self._assets.checkpoint, metadata=checkpoint_metadata(result))
 
     def _never_seen(self, key: dg.AssetKey) -> bool:
         return self._context.instance.get_latest_materialization_event(key) is None

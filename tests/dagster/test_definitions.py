@@ -149,17 +149,13 @@ def test_merge_with_own_definitions() -> None:
     @dg.asset(deps=[key("public", "orders")], automation_condition=dg.AutomationCondition.eager())
     def daily_revenue() -> None: ...
 
-    merged = dg.Definitions.merge(
-        build_definitions(Settings.from_env(NOWHERE)), dg.Definitions(assets=[daily_revenue])
-    )
+    merged = dg.Definitions.merge(build_definitions(Settings.from_env(NOWHERE)), dg.Definitions(assets=[daily_revenue]))
     assert merged.resolve_asset_graph().get(key("daily_revenue")).parent_keys == {key("public", "orders")}
 
 
 def test_two_captures_in_one_code_location() -> None:
     other = Settings.from_env({**NOWHERE, "SOURCE_SLOT_NAME": "other", "TABLES": "public.customers"})
-    merged = dg.Definitions.merge(
-        build_definitions(Settings.from_env(NOWHERE)), build_definitions(other, name="other")
-    )
+    merged = dg.Definitions.merge(build_definitions(Settings.from_env(NOWHERE)), build_definitions(other, name="other"))
     dg.Definitions.validate_loadable(merged)
 
 
@@ -275,9 +271,9 @@ def test_no_password_in_anything_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     for resource in (DbmazzResource.from_env(), DbmazzResource.from_env(NOWHERE)):
         definitions = dg.Definitions(resources={"dbmazz": resource})
         shown = dg.serialize_value(
-            importlib.import_module(
-                "dagster._core.remote_representation.external_data"
-            ).RepositorySnap.from_def(definitions.get_repository_def())
+            importlib.import_module("dagster._core.remote_representation.external_data").RepositorySnap.from_def(
+                definitions.get_repository_def()
+            )
         )
         assert "dbmazz_slot" in shown or "source_url" in shown
         assert SECRET not in shown + repr(resource) + str(resource) + str(resource.model_dump())

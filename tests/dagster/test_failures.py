@@ -98,9 +98,7 @@ def test_two_runs_at_once_name_the_run(captured: Shop, holder: int) -> None:
 def test_locked_destination(captured: Shop) -> None:
     path = str(captured.destination)
     script = f"import duckdb, sys; c = duckdb.connect({path!r}); print('held', flush=True); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
         result = captured.with_env(SINK_LOCK_TIMEOUT_S="0.5").run()
@@ -131,9 +129,7 @@ def test_a_malformed_setting_is_the_same_error_as_on_the_command_line(shop: Shop
     def tables(context: dg.AssetExecutionContext, dbmazz: DbmazzResource) -> Iterator[object]:
         yield from dbmazz.capture(context, config=DbmazzConfig())
 
-    result = dg.materialize(
-        [tables], instance=shop.instance, resources={"dbmazz": resource}, raise_on_error=False
-    )
+    result = dg.materialize([tables], instance=shop.instance, resources={"dbmazz": resource}, raise_on_error=False)
     failed = failure(result)
     assert failed.metadata["object"].value == "REPLICA_IDENTITY"
 
@@ -173,9 +169,7 @@ def test_a_retry_policy_retries_what_is_worth_it(shop: Shop, url: str, retries: 
     def tables(context: dg.AssetExecutionContext, dbmazz: DbmazzResource) -> Iterator[object]:
         yield from dbmazz.capture(context)
 
-    result = dg.materialize(
-        [tables], instance=shop.instance, resources={"dbmazz": resource}, raise_on_error=False
-    )
+    result = dg.materialize([tables], instance=shop.instance, resources={"dbmazz": resource}, raise_on_error=False)
     restarted = [e for e in result.all_events if e.event_type is dg.DagsterEventType.STEP_RESTARTED]
     assert not result.success
     assert len(restarted) == retries
@@ -184,11 +178,10 @@ def test_a_retry_policy_retries_what_is_worth_it(shop: Shop, url: str, retries: 
 def test_interrupt_ends_at_a_flush_and_loses_nothing(captured: Shop) -> None:
     """Dagster's terminate is an interrupt in the main thread; what was committed by then is recorded."""
     for first in range(1000, 61_000, 1000):
-        captured.database.execute(
-            "INSERT INTO orders SELECT i, 1, 1, repeat('x', 200) FROM generate_series(%s, %s) i",
-            first,
-            first + 999,
-        )
+        captured.database.execute(f"""
+            INSERT INTO orders SELECT i, 1, 1, repeat('x', 200)
+                FROM generate_series({first}, {first + 999}) i
+        """)
     slow = captured.with_env(FLUSH_SIZE="1000")
     stop = threading.Thread(target=_interrupt_when_moving, args=(captured,))
     stop.start()

@@ -97,9 +97,7 @@ def test_sigkill_in_the_middle_of_a_window(captured: Shop) -> None:
 
 
 def test_sigkill_in_the_first_snapshot(shop: Shop) -> None:
-    shop.database.execute(
-        "INSERT INTO orders SELECT i, 1, 1, repeat('x', 200) FROM generate_series(1000, 400000) i"
-    )
+    shop.database.execute("INSERT INTO orders SELECT i, 1, 1, repeat('x', 200) FROM generate_series(1000, 400000) i")
     slot = "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s"
     with running(shop, *JOB, SNAPSHOT_CHUNK_SIZE="10000") as process:
         until(lambda: shop.database.fetch(slot, shop.slot))

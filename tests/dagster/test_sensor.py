@@ -86,16 +86,12 @@ def test_none_is_requested_while_a_run_is_unfinished(captured: Shop, unfinished:
 
 def test_a_run_of_another_slot_is_none_of_its_business(captured: Shop) -> None:
     job = captured.definitions().resolve_job_def("dbmazz_capture")
-    captured.instance.create_run_for_job(
-        job, tags={"dbmazz/slot": "other"}, status=dg.DagsterRunStatus.STARTED
-    )
+    captured.instance.create_run_for_job(job, tags={"dbmazz/slot": "other"}, status=dg.DagsterRunStatus.STARTED)
     order(captured, 100)
     assert captured.tick().requests
 
 
-def test_a_run_whose_machine_went_away_does_not_block_forever(
-    captured: Shop, unfinished: dg.DagsterRun
-) -> None:
+def test_a_run_whose_machine_went_away_does_not_block_forever(captured: Shop, unfinished: dg.DagsterRun) -> None:
     order(captured, 100)
     assert not captured.tick(abandoned_after_seconds=60).requests
     (request,) = captured.tick(abandoned_after_seconds=0).requests
@@ -163,9 +159,7 @@ def test_run_keys_differ_even_where_runs_were_deleted(captured: Shop) -> None:
 
 
 def test_unrelated_wal_is_not_requested_forever(captured: Shop) -> None:
-    captured.database.execute(
-        "INSERT INTO unrelated SELECT i, repeat('x', 100) FROM generate_series(1, 500) i"
-    )
+    captured.database.execute("INSERT INTO unrelated SELECT i, repeat('x', 100) FROM generate_series(1, 500) i")
     assert not captured.tick().requests  # not enough to be worth a window
     (request,) = captured.tick(advance_after_bytes=1000).requests
     before = confirmed_lsn(captured)
@@ -211,9 +205,7 @@ def psycopg_password(url: str) -> str:
     return str(psycopg.conninfo.conninfo_to_dict(url)["password"])
 
 
-def test_a_setting_that_is_missing_when_the_tick_comes(
-    captured: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_setting_that_is_missing_when_the_tick_comes(captured: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOWHERE_URL", raising=False)
     resource = DbmazzResource(source_url=dg.EnvVar("NOWHERE_URL"), tables="orders")
     sensor = build_dbmazz_sensor(resource, job=captured.definitions().resolve_job_def("dbmazz_capture"))
