@@ -26,9 +26,10 @@ Mask = npt.NDArray[np.bool_]
 class UnreadableText(Exception):
     """Raised by `RowImages.values`: a text is no value of its column's type."""
 
-    def __init__(self, row: int, text: str) -> None:
-        super().__init__(row, text)
-        self.row = row
+    def __init__(self, column: int, place: int, text: str) -> None:
+        super().__init__(column, place, text)
+        self.column = column
+        self.place = place
         self.text = text
 
 
@@ -99,10 +100,13 @@ class ChangeBatch:
         try:
             return images.values(column)
         except UnreadableText as error:
-            row = int(images.index[error.row])
-            raise bad_value(
-                self.schema, column, error.text, Lsn(int(self.commit_lsn[row])), int(self.xid[row])
-            ) from None
+            raise self.unreadable(images, error) from None
+
+    def unreadable(self, images: RowImages, error: UnreadableText) -> BadValue:
+        """The error for a text that is no value of its column's type."""
+        row = int(images.index[error.place])
+        lsn, xid = Lsn(int(self.commit_lsn[row])), int(self.xid[row])
+        return bad_value(self.schema, error.column, error.text, lsn, xid)
 
     def frame(self) -> pl.DataFrame:
         """All changes as one polars frame, one row a change, in stream order.

@@ -17,6 +17,9 @@ Bytes = npt.NDArray[np.uint8]
 #: Length of the XLogData header in front of every message: 'w', start, end, send time.
 HEADER = 25
 
+#: Behind the last message, so that eight bytes can be read at any place in it.
+PADDING = bytes(8)
+
 
 def unaligned(buffer: bytes, dtype: str) -> npt.NDArray[Any]:
     """View `buffer` as one item at every byte, so that fancy indexing reads items at any offset."""
@@ -29,7 +32,7 @@ class MessageBlock:
     """XLogData messages in the order received, laid end to end.
 
     Attributes:
-        buffer: All messages, each with its XLogData header.
+        buffer: All messages, each with its XLogData header, and `PADDING` behind them.
         starts: Offset of each message in `buffer`, shape (n,), int64.
         ends: Offset behind each message, shape (n,), int64.
         types: pgoutput's type byte of each message, shape (n,), uint8.
@@ -51,10 +54,15 @@ class MessageBlock:
         """Make a block of single messages. Each must be longer than the XLogData header."""
         lengths = np.fromiter(map(len, messages), dtype=np.int64, count=len(messages))
         ends = np.cumsum(lengths)
-        return cls(b"".join(messages), ends - lengths, ends, server_end)
+        return cls(b"".join([*messages, PADDING]), ends - lengths, ends, server_end)
 
     def __len__(self) -> int:
         return len(self.starts)
+
+    @property
+    def size(self) -> int:
+        """Bytes of messages."""
+        return int(self.ends[-1]) if len(self.ends) else 0
 
     @property
     def bytes(self) -> Bytes:

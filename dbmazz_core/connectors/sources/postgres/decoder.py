@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 import polars as pl
 
-from dbmazz_core.batch import DELETE, INSERT, ChangeBatch
+from dbmazz_core.batch import DELETE, INSERT, ChangeBatch, UnreadableText
 from dbmazz_core.connectors.sources.base import NewSchema, TableEvent, Truncation
 from dbmazz_core.connectors.sources.postgres.block import HEADER, Int64s, unaligned
 from dbmazz_core.connectors.sources.postgres.framing import FramedBlock
@@ -167,7 +167,7 @@ def _batch(framed: FramedBlock, messages: pl.Series, rows: Int64s, known: KnownR
         raise TornTuple
 
     transaction = framed.transaction[rows]
-    return ChangeBatch(
+    batch = ChangeBatch(
         schema=schema,
         ops=ops,
         commit_lsn=framed.commit_lsn[transaction],
@@ -178,6 +178,13 @@ def _batch(framed: FramedBlock, messages: pl.Series, rows: Int64s, known: KnownR
         old=old,
         old_is_key=marker[old_index] == _KEY,
     )
+    # Now, while the block is in the processor's cache; of old images mostly the key alone is ever looked at.
+    for images, wanted in ((new, range(len(types))), (old, [schema.names.index(name) for name in schema.key])):
+        try:
+            images.materialize(wanted)
+        except UnreadableText as error:
+            raise batch.unreadable(images, error) from None
+    return batch
 
 
 def _explain(framed: FramedBlock, rows: Int64s, columns: int) -> None:

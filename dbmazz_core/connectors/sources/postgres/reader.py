@@ -93,7 +93,7 @@ class StreamReader:
             self._changed.wait_for(lambda: self._queue or self._ended, timeout)
             if self._queue:
                 block = self._queue.popleft()
-                self._queued -= len(block.buffer)
+                self._queued -= block.size
                 self._changed.notify_all()
                 return block
             if self._ended:
@@ -216,13 +216,13 @@ class StreamReader:
     def _hand_over(self, messages: list[memoryview]) -> None:
         block = MessageBlock.join(messages, self._server_end)
         messages.clear()
-        self.received_bytes += len(block.buffer)
+        self.received_bytes += block.size
         with self._changed:
             while self._queued >= self._queue_bytes and not self._closing:
                 self._changed.wait(max(self._status_due - time.monotonic(), 0.0))
                 self._answer(())
             self._queue.append(block)
-            self._queued += len(block.buffer)
+            self._queued += block.size
             self._changed.notify_all()
 
     def _send_status(self) -> None:

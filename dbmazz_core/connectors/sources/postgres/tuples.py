@@ -9,15 +9,17 @@ Source: PostgreSQL manual, "Logical Replication Message Formats", TupleData.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
 from dbmazz_core.batch import Indexes, Mask, UnreadableText
 from dbmazz_core.connectors.sources.postgres.block import Int64s, MessageBlock, unaligned
-from dbmazz_core.connectors.sources.postgres.types import carrier_values
+from dbmazz_core.connectors.sources.postgres.types import carrier
 from dbmazz_core.datatypes import DataType
 
 _NULL, _UNCHANGED, _TEXT = ord("n"), ord("u"), ord("t")
@@ -27,71 +29,115 @@ class TornTuple(Exception):
     """Some tuple is not what the format says; the plain parser tells which one and why."""
 
 
+#: Kind bytes of a column, shape (k,); None: all values are text.
+_Kinds = npt.NDArray[np.uint8] | None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class _Column:
-    """Where one column's values lie; arrays of shape (k,)."""
+class _Texts:
+    """Where one column's texts lie, arrays of shape (k,); anywhere for what is no text."""
 
     offsets: Int64s
     lengths: Int64s
-    kinds: np.typing.NDArray[np.uint8] | None  # None: all values are text
-
-    def take(self, places: Indexes) -> _Column:
-        kinds = None if self.kinds is None else self.kinds[places]
-        return _Column(self.offsets[places], self.lengths[places], kinds)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class TupleColumns:
     """k tuples of one relation in one block. Implements `dbmazz_core.batch.RowImages`.
 
-    Attributes:
+    Args:
         index: Rows of the batch that these are the images of, shape (k,).
         messages: Binary series of the k messages.
         starts: Offset of each message in the block's buffer, shape (k,).
         types: The columns' types.
+        kinds: By column.
+        texts: By column; dropped once its values are made.
         end: Offset behind each tuple, shape (k,).
     """
 
-    index: Indexes
-    messages: pl.Series
-    starts: Int64s
-    types: tuple[DataType, ...]
-    columns: tuple[_Column, ...]
-    end: Int64s = field(repr=False)
+    def __init__(
+        self,
+        index: Indexes,
+        messages: pl.Series,
+        starts: Int64s,
+        types: tuple[DataType, ...],
+        kinds: list[_Kinds],
+        texts: dict[int, _Texts],
+        end: Int64s,
+    ) -> None:
+        self._index = index
+        self._messages = messages
+        self._starts = starts
+        self._types = types
+        self._kinds = kinds
+        self._texts = texts
+        self._values: dict[int, pl.Series] = {}
+        self.end = end
+
+    @property
+    def index(self) -> Indexes:
+        """See `RowImages.index`."""
+        return self._index
 
     def values(self, column: int) -> pl.Series:
-        """See `RowImages.values`. Slices point into the block's buffer; nothing is copied."""
-        where = self.columns[column]
-        places = pl.DataFrame(
-            {"message": self.messages, "offset": where.offsets - self.starts, "length": where.lengths}
-        )
-        raw = places.select(pl.col("message").bin.slice(pl.col("offset"), pl.col("length"))).to_series()
-        if where.kinds is not None:
-            raw = raw.zip_with(pl.Series(where.kinds == _TEXT), pl.Series([None], dtype=pl.Binary))
-        values, wrong = carrier_values(raw, self.types[column])
-        if wrong is not None:
-            row = int(wrong.arg_max() or 0)
-            raise UnreadableText(row, bytes(raw[row]).decode("utf-8", "backslashreplace"))
-        return values
-
-    def take(self, places: Indexes) -> TupleColumns:
-        """See `RowImages.take`."""
-        return TupleColumns(
-            self.index[places],
-            self.messages.gather(places),
-            self.starts[places],
-            self.types,
-            tuple(column.take(places) for column in self.columns),
-            self.end[places],
-        )
+        """See `RowImages.values`."""
+        if column not in self._values:
+            self.materialize([column])
+        return self._values[column]
 
     def unknown(self, column: int) -> Mask | None:
         """See `RowImages.unknown`."""
-        kinds = self.columns[column].kinds
+        kinds = self._kinds[column]
         if kinds is None:
             return None
         mask: Mask = kinds == _UNCHANGED
         return mask if mask.any() else None
+
+    def take(self, places: Indexes) -> TupleColumns:
+        """See `RowImages.take`."""
+        taken = TupleColumns(
+            self._index[places],
+            self._messages.gather(places),
+            self._starts[places],
+            self._types,
+            [None if kinds is None else kinds[places] for kinds in self._kinds],
+            {n: _Texts(where.offsets[places], where.lengths[places]) for n, where in self._texts.items()},
+            self.end[places],
+        )
+        taken._values = {number: values.gather(places) for number, values in self._values.items()}
+        return taken
+
+    def materialize(self, numbers: Sequence[int]) -> None:
+        """Make the values of columns, all in one polars query. Texts point into the block's buffer, nothing is copied.
+
+        Raises:
+            UnreadableText: If a text is none of its column's type.
+        """
+        inputs = {"m": self._messages}
+        values: list[pl.Expr] = []
+        for number in numbers:
+            where, kinds = self._texts[number], self._kinds[number]
+            inputs[f"o{number}"] = pl.Series(where.offsets - self._starts)
+            inputs[f"l{number}"] = pl.Series(where.lengths)
+            raw = pl.col("m").bin.slice(pl.col(f"o{number}"), pl.col(f"l{number}"))
+            if kinds is not None:
+                inputs[f"t{number}"] = pl.Series(kinds == _TEXT)
+                raw = pl.when(pl.col(f"t{number}")).then(raw)
+            values.append(carrier(raw, self._types[number]).alias(str(number)))
+        frame = pl.DataFrame(inputs).select(values)
+        for number, series in zip(numbers, frame, strict=True):
+            kinds = self._kinds[number]
+            nulls = 0 if kinds is None else int(np.count_nonzero(kinds != _TEXT))
+            if series.null_count() != nulls:
+                wrong = series.is_null().to_numpy() & (True if kinds is None else kinds == _TEXT)
+                place = int(wrong.argmax())
+                raise UnreadableText(number, place, self._text(number, place))
+            self._values[number] = series
+            del self._texts[number]
+
+    def _text(self, column: int, place: int) -> str:
+        where = self._texts[column]
+        offset, length = int(where.offsets[place] - self._starts[place]), int(where.lengths[place])
+        return bytes(self._messages[place])[offset : offset + length].decode("utf-8", "backslashreplace")
 
 
 def message_series(block: MessageBlock) -> pl.Series:
@@ -127,32 +173,33 @@ def walk(
         TornTuple: If a tuple runs past its message, or has other kinds or another number of columns.
     """
     starts, ends = block.starts[rows], block.ends[rows]
-    if not len(rows):
-        nothing = _Column(np.zeros(0, np.int64), np.zeros(0, np.int64), None)
-        return TupleColumns(index, messages.clear(), starts, types, (nothing,) * len(types), positions)
-    octets = block.bytes
-    int32 = unaligned(block.buffer, ">u4")
+    kinds: list[_Kinds] = []
+    texts: dict[int, _Texts] = {}
+    # One read a value: the kind byte and the length behind it are the upper five bytes of eight.
+    eight = unaligned(block.buffer, ">u8")
     try:
         counts = unaligned(block.buffer, ">u2")[positions]
         if (counts != len(types)).any():
             raise TornTuple
         position = positions + 2
-        columns = []
-        for _ in types:
-            kinds = octets[position]
-            is_text = kinds == _TEXT
+        for number in range(len(types)):
+            head = eight[position]
+            kind = (head >> 56).astype(np.uint8)
+            lengths = (head >> 24 & 0xFFFFFFFF).astype(np.int64)
+            is_text = kind == _TEXT
             if is_text.all():
-                lengths = int32[position + 1].astype(np.int64)
-                columns.append(_Column(position + 5, lengths, None))
-                position = position + 5 + lengths
+                kinds.append(None)
+                texts[number] = _Texts(position + 5, lengths)
+                position = position + lengths + 5
                 continue
-            if not (is_text | (kinds == _NULL) | (kinds == _UNCHANGED)).all():
+            if not (is_text | (kind == _NULL) | (kind == _UNCHANGED)).all():
                 raise TornTuple
-            lengths = np.where(is_text, int32[np.where(is_text, position + 1, 0)], 0).astype(np.int64)
-            columns.append(_Column(np.where(is_text, position + 5, starts), lengths, kinds))
-            position = position + np.where(is_text, 5 + lengths, 1)
+            kinds.append(kind)
+            lengths[~is_text] = 0
+            texts[number] = _Texts(np.where(is_text, position + 5, starts), lengths)
+            position = position + lengths + np.where(is_text, 5, 1)
     except IndexError:
         raise TornTuple from None
     if (position > ends).any():
         raise TornTuple
-    return TupleColumns(index, messages.gather(pl.Series(rows)), starts, types, tuple(columns), position)
+    return TupleColumns(index, messages.gather(pl.Series(rows)), starts, types, kinds, texts, position)

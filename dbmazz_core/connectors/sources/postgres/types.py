@@ -40,9 +40,6 @@ BUILTIN: dict[int, tuple[str, Kind]] = {
 MAX_PRECISION = 38
 
 
-_TRUE, _FALSE = pl.Series([b"t"], dtype=pl.Binary), pl.Series([b"f"], dtype=pl.Binary)
-
-
 def data_type(type_oid: int, type_modifier: int) -> DataType:
     """The core type of a column, by `pg_attribute.atttypid` and `atttypmod`.
 
@@ -82,24 +79,12 @@ def _numeric(type_modifier: int) -> DataType:
     return DataType(Kind.DECIMAL, precision, scale)
 
 
-def carrier_values(raw: pl.Series, type: DataType) -> tuple[pl.Series, pl.Series | None]:
-    """Turn texts, as a `Binary` series, into the type's carrier dtype, all values of the column at once.
-
-    Returns:
-        The values (null where `raw` is null), and None or, where some text is no such value, a `Boolean` series that
-        is true for the offenders (their values are null).
-    """
+def carrier(raw: pl.Expr, type: DataType) -> pl.Expr:
+    """Turn texts, a `Binary` expression, into the type's carrier dtype; what is no such value becomes null."""
     if type.kind is Kind.BOOLEAN:
-        values = raw == _TRUE
-        wrong = ~values & (raw != _FALSE)
-        return values, wrong.fill_null(False) if wrong.any() else None
+        return pl.when(raw == pl.lit(b"t")).then(True).when(raw == pl.lit(b"f")).then(False)
     if type.kind is Kind.BYTES:
         # bytea_output = hex: backslash, x, then two digits a byte
-        values = raw.bin.slice(2).cast(pl.String, strict=False).str.decode("hex", strict=False)
-    else:
-        values = raw.cast(pl.String, strict=False)
-        if type.carrier != pl.String:
-            values = values.cast(type.carrier, strict=False)
-    if values.null_count() == raw.null_count():
-        return values, None
-    return values, values.is_null() & raw.is_not_null()
+        return raw.bin.slice(2).cast(pl.String, strict=False).str.decode("hex", strict=False)
+    text = raw.cast(pl.String, strict=False)
+    return text if type.carrier == pl.String else text.cast(type.carrier, strict=False)
