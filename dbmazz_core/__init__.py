@@ -1,1 +1,215 @@
-"""PostgreSQL changes, exact and fast, into DuckDB."""
+"""PostgreSQL changes, exact and fast, into DuckDB.
+
+Everything that a user of the library needs is here; `__all__` is the public surface. Names are imported when they are
+first used (PEP 562), so that `import dbmazz_core` costs nothing.
+
+>>> from dbmazz_core import Pipeline, Settings
+>>> settings = Settings.from_env({"SOURCE_URL": "postgres://localhost/shop", "TABLES": "public.orders"})
+>>> Pipeline(settings).capture().changes  # doctest: +SKIP
+42
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dbmazz_core.batch import ChangeBatch
+    from dbmazz_core.config import (
+        FlushConfig,
+        ReplicaIdentityPolicy,
+        Settings,
+        SinkConfig,
+        SnapshotConfig,
+        SourceConfig,
+        WindowLimits,
+    )
+    from dbmazz_core.connectors.sinks import Sink, create_sink
+    from dbmazz_core.connectors.sources import PostgresSource, create_source
+    from dbmazz_core.connectors.sources.postgres.findings import CheckReport, Finding
+    from dbmazz_core.connectors.sources.postgres.setup import SetupReport
+    from dbmazz_core.datatypes import DataType, Kind
+    from dbmazz_core.engine.progress import Progress
+    from dbmazz_core.engine.result import (
+        Checkpoint,
+        PipelineStatus,
+        SnapshotResult,
+        StopReason,
+        TableCounts,
+        TableState,
+        WindowResult,
+    )
+    from dbmazz_core.errors import (
+        ConfigError,
+        DataError,
+        DbmazzError,
+        DestinationError,
+        DestinationLocked,
+        ReplicationInterrupted,
+        SlotActive,
+        SlotError,
+        SourceError,
+        SourceNotReady,
+    )
+    from dbmazz_core.lsn import Lsn
+    from dbmazz_core.pipeline import Pipeline
+    from dbmazz_core.records import (
+        Begin,
+        CdcRecord,
+        ColumnValue,
+        Commit,
+        Delete,
+        Heartbeat,
+        Insert,
+        Message,
+        SchemaChange,
+        SourcePosition,
+        Truncate,
+        Update,
+    )
+    from dbmazz_core.schema import ColumnDef, TableSchema
+    from dbmazz_core.secret_url import SecretUrl
+    from dbmazz_core.tables import TablePattern, TableRef, parse_tables
+    from dbmazz_core.unchanged import UNCHANGED
+
+    __version__: str
+
+#: Where each public name is defined.
+_MODULES: dict[str, tuple[str, ...]] = {
+    "batch": ("ChangeBatch",),
+    "config": (
+        "FlushConfig",
+        "ReplicaIdentityPolicy",
+        "Settings",
+        "SinkConfig",
+        "SnapshotConfig",
+        "SourceConfig",
+        "WindowLimits",
+    ),
+    "connectors.sinks": ("Sink", "create_sink"),
+    "connectors.sources": ("PostgresSource", "create_source"),
+    "connectors.sources.postgres.findings": ("CheckReport", "Finding"),
+    "connectors.sources.postgres.setup": ("SetupReport",),
+    "datatypes": ("DataType", "Kind"),
+    "engine.progress": ("Progress",),
+    "engine.result": (
+        "Checkpoint",
+        "PipelineStatus",
+        "SnapshotResult",
+        "StopReason",
+        "TableCounts",
+        "TableState",
+        "WindowResult",
+    ),
+    "errors": (
+        "ConfigError",
+        "DataError",
+        "DbmazzError",
+        "DestinationError",
+        "DestinationLocked",
+        "ReplicationInterrupted",
+        "SlotActive",
+        "SlotError",
+        "SourceError",
+        "SourceNotReady",
+    ),
+    "lsn": ("Lsn",),
+    "pipeline": ("Pipeline",),
+    "records": (
+        "Begin",
+        "CdcRecord",
+        "ColumnValue",
+        "Commit",
+        "Delete",
+        "Heartbeat",
+        "Insert",
+        "Message",
+        "SchemaChange",
+        "SourcePosition",
+        "Truncate",
+        "Update",
+    ),
+    "schema": ("ColumnDef", "TableSchema"),
+    "secret_url": ("SecretUrl",),
+    "tables": ("TablePattern", "TableRef", "parse_tables"),
+    "unchanged": ("UNCHANGED",),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "UNCHANGED",
+    "Begin",
+    "CdcRecord",
+    "ChangeBatch",
+    "CheckReport",
+    "Checkpoint",
+    "ColumnDef",
+    "ColumnValue",
+    "Commit",
+    "ConfigError",
+    "DataError",
+    "DataType",
+    "DbmazzError",
+    "Delete",
+    "DestinationError",
+    "DestinationLocked",
+    "Finding",
+    "FlushConfig",
+    "Heartbeat",
+    "Insert",
+    "Kind",
+    "Lsn",
+    "Message",
+    "Pipeline",
+    "PipelineStatus",
+    "PostgresSource",
+    "Progress",
+    "ReplicaIdentityPolicy",
+    "ReplicationInterrupted",
+    "SchemaChange",
+    "SecretUrl",
+    "Settings",
+    "SetupReport",
+    "Sink",
+    "SinkConfig",
+    "SlotActive",
+    "SlotError",
+    "SnapshotConfig",
+    "SnapshotResult",
+    "SourceConfig",
+    "SourceError",
+    "SourceNotReady",
+    "SourcePosition",
+    "StopReason",
+    "TableCounts",
+    "TablePattern",
+    "TableRef",
+    "TableSchema",
+    "TableState",
+    "Truncate",
+    "Update",
+    "WindowLimits",
+    "WindowResult",
+    "__version__",
+    "create_sink",
+    "create_source",
+    "parse_tables",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib import metadata
+
+        value: Any = metadata.version("dbmazz")
+    elif name in _HOME:
+        value = getattr(importlib.import_module(f"dbmazz_core.{_HOME[name]}"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value  # not asked here again
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

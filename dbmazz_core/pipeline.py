@@ -27,7 +27,7 @@ from dbmazz_core.engine.snapshot import SnapshotRun, plan
 from dbmazz_core.engine.window import Window
 from dbmazz_core.errors import ConfigError, DestinationError, SlotError, SlotLost, TableNotFound, WrongServer
 from dbmazz_core.lsn import INVALID_LSN, Lsn
-from dbmazz_core.records import Begin, CdcRecord, Commit, Heartbeat
+from dbmazz_core.records import Begin, CdcRecord, Commit, Heartbeat, SchemaChange
 from dbmazz_core.tables import TableRef
 
 ProgressCallback = Callable[[Progress], None]
@@ -197,7 +197,7 @@ class Pipeline:
                 if isinstance(record, Heartbeat):
                     continue
                 yield record
-                if not isinstance(record, Begin | Commit):
+                if not isinstance(record, Begin | Commit | SchemaChange):
                     changes += 1
                     if changes >= limit:
                         return

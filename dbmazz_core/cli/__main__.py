@@ -1,0 +1,7 @@
+"""`python -m dbmazz_core.cli`: the `dbmazz` command where its script is not on the path."""
+
+import sys
+
+from dbmazz_core.cli.run import main
+
+sys.exit(main())

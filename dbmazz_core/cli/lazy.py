@@ -1,0 +1,50 @@
+"""`dbmazz demo`, which lives elsewhere and needs packages of its own: imported only when it is run."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from dbmazz_core.errors import ConfigError
+
+_MODULE = "dbmazz_core.demo.command"
+
+
+class LazyGroup(click.Group):
+    """A group that lists `demo` without importing it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which one meets them, not by name."""
+        return [*self.commands, "demo"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """For `demo` a stand-in that only has the line for `--help`."""
+        return _STAND_IN if cmd_name == "demo" else super().get_command(ctx, cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command to run."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, _load_demo() if command is _STAND_IN else command, rest
+
+
+_STAND_IN = click.Command(
+    "demo", short_help="PostgreSQL, traffic, DuckDB and Dagster's UI on this machine.", add_help_option=False
+)
+
+
+def _load_demo() -> click.Command:
+    try:
+        command = importlib.import_module(_MODULE).demo
+    except ImportError as error:
+        if (error.name or "").startswith("dbmazz"):
+            raise
+        raise ConfigError(
+            f"the demo needs a package that is not installed: {error.name or error}",
+            object="demo",
+            remedy="pip install 'dbmazz[demo]'",
+        ) from error
+    assert isinstance(command, click.Command)
+    return command

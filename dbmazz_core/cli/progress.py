@@ -1,0 +1,111 @@
+"""Progress on stderr: bars in a terminal, elsewhere a line every few seconds."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event
+from typing import TYPE_CHECKING
+
+from dbmazz_core.cli.report import Interrupted, Report
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from dbmazz_core.engine.progress import Progress
+
+#: Between two lines where there is no terminal; short work says nothing.
+_LINE_INTERVAL_S = 5.0
+
+
+@contextmanager
+def shown_progress(report: Report, stop: Event | None = None) -> Iterator[Callable[[Progress], None]]:
+    """A callback for the engine.
+
+    Args:
+        report: Where lines go.
+        stop: When it is set while a table is being copied, the callback raises Interrupted: a copy has no flush to
+            end at, and may take hours.
+    """
+    bars = _Bars() if sys.stderr.isatty() else None
+    show = bars.show if bars else _Lines(report).show
+
+    def progress(now: Progress) -> None:
+        copying = now.phase == "snapshot" and (not now.rows or now.rows != now.total_rows)
+        if copying and stop is not None and stop.is_set():
+            raise Interrupted(
+                f"stopped while copying {now.table}",
+                object=str(now.table),
+                remedy="run it again: tables that were complete stay, the others are copied anew",
+            )
+        show(now)
+
+    try:
+        yield progress
+    finally:
+        if bars:
+            bars.close()
+
+
+def describe(progress: Progress) -> str:
+    """Progress in one line."""
+    match progress.phase:
+        case "snapshot":
+            total = f" of about {progress.total_rows:,}" if progress.total_rows else ""
+            return f"copying {progress.table}: {progress.rows:,}{total} rows"
+        case "stream":
+            return f"applied {progress.rows:,} changes, at {progress.lsn} of {progress.upper_lsn}"
+        case _:
+            return progress.message
+
+
+class _Lines:
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._last = time.monotonic()
+
+    def show(self, progress: Progress) -> None:
+        if progress.phase == "wait" or time.monotonic() - self._last >= _LINE_INTERVAL_S:
+            self._last = time.monotonic()
+            self._report.message(describe(progress))
+
+
+class _Bars:
+    """One bar for each table that is copied, and one for the stream."""
+
+    def __init__(self) -> None:
+        from rich import progress as rich_progress
+        from rich.console import Console
+
+        self._bars = rich_progress.Progress(
+            rich_progress.TextColumn("{task.description}", markup=False),
+            rich_progress.BarColumn(),
+            rich_progress.TextColumn("{task.fields[amount]}", markup=False),
+            rich_progress.TimeElapsedColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._first_lsn: int | None = None
+        self._bars.start()
+
+    def show(self, progress: Progress) -> None:
+        if progress.phase == "snapshot":
+            self._update(f"copying {progress.table}", progress.rows, progress.total_rows, f"{progress.rows:,} rows")
+        elif progress.phase == "stream" and progress.lsn is not None and progress.upper_lsn is not None:
+            # By position, as nobody knows how many changes are to come. The first report is of the first flush.
+            first = self._first_lsn = progress.lsn if self._first_lsn is None else self._first_lsn
+            total = max(progress.upper_lsn - first, 1)
+            self._update("applying changes", progress.lsn - first, total, f"{progress.rows:,} changes")
+        elif progress.message:
+            self._bars.console.print(progress.message, markup=False)
+
+    def _update(self, name: str, completed: int, total: int | None, amount: str) -> None:
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(name, total=total or None, amount=amount)
+        self._bars.update(self._tasks[name], completed=completed, total=total or None, amount=amount)
+
+    def close(self) -> None:
+        self._bars.stop()

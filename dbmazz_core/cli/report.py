@@ -1,0 +1,110 @@
+"""What a command says: its result on stdout, messages and errors on stderr, never a password on either."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dbmazz_core.errors import DbmazzError
+from dbmazz_core.secret_url import SecretUrl
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+UNEXPECTED = 1
+INTERRUPTED = 130
+READER_GONE = 141
+
+#: A password in a URL or a connection string that we were not told is one, such as a stray argument.
+_URL_PASSWORD = re.compile(r"(://[^:/?#\s@]*:)[^\s]*@")
+_OPTION_PASSWORD = re.compile(r"\b(password|sslpassword|oauth_client_secret)=('[^']*'|[^\s&]+)", re.IGNORECASE)
+
+
+class Interrupted(DbmazzError):
+    """The user, or SIGTERM, ended the command before it was done."""
+
+    exit_code = INTERRUPTED
+
+
+@dataclass(slots=True)
+class Report:
+    """How a command reports.
+
+    Attributes:
+        json: One JSON object on stdout instead of text.
+        debug: Errors with their traceback.
+        url: The source's, once it is known; its password is kept out of everything.
+    """
+
+    json: bool = False
+    debug: bool = False
+    url: SecretUrl | None = None
+
+    def conceal(self, text: str) -> str:
+        """The text without passwords."""
+        if self.url is not None:
+            text = self.url.redact(text)
+        return _OPTION_PASSWORD.sub(r"\1=***", _URL_PASSWORD.sub(r"\1***@", text))
+
+    def result(self, value: Mapping[str, Any], *human: RenderableType) -> None:
+        """Print a command's result: as JSON, or the renderables for people."""
+        if self.json:
+            sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+        elif all(isinstance(part, str) for part in human):
+            sys.stdout.writelines(f"{part}\n" for part in human)
+        else:
+            from rich.console import Console
+
+            # In a file or a pipe a table is as wide as it needs to be.
+            console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 400)
+            with console.capture() as printed:
+                for part in human:
+                    console.print(part, soft_wrap=isinstance(part, str))
+            # rich fills the last column up with blanks.
+            sys.stdout.writelines(f"{line.rstrip()}\n" for line in printed.get().splitlines())
+        sys.stdout.flush()
+
+    def message(self, text: str) -> None:
+        """A line for people."""
+        sys.stderr.write(self.conceal(text) + "\n")
+        sys.stderr.flush()
+
+    def error(self, error: DbmazzError) -> int:
+        """Print an error; returns the exit code."""
+        if self.debug:
+            self.message("".join(traceback.format_exception(error)).rstrip())
+        if self.json:
+            described = {k: self.conceal(v) if isinstance(v, str) else v for k, v in error.to_dict().items()}
+            self.result(described)
+        else:
+            self.message(f"error: {error}")
+        return error.exit_code
+
+    def unexpected(self, error: Exception) -> int:
+        """Print a failure that should not have happened; returns the exit code."""
+        kind = type(error).__name__
+        problem = DbmazzError(
+            f"unexpected {kind}: {str(error).strip() or 'no message'}",
+            object="dbmazz",
+            remedy="nothing was applied beyond the last checkpoint. Run it again; if it comes again, please report it "
+            "with the output of the same command with --debug",
+        )
+        problem.__cause__ = error
+        return self.error(problem)
+
+    def start_logging(self, verbosity: int) -> None:
+        """Send Python's logging to stderr: warnings, with 1 information, with 2 everything."""
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.addFilter(self._conceal_record)
+        logging.basicConfig(level=(logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)], handlers=[handler])
+
+    def _conceal_record(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = self.conceal(record.getMessage()), ()
+        return True

@@ -1,0 +1,62 @@
+"""Run a command line to its exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from dbmazz_core.cli.commands import dbmazz
+from dbmazz_core.cli.report import READER_GONE, Interrupted, Report
+from dbmazz_core.errors import ConfigError, DbmazzError
+
+_COMPLETION_VARIABLE = "_DBMAZZ_COMPLETE"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `dbmazz` and return its exit code (docs/cli.md lists them). Never raises."""
+    if arguments is None and _COMPLETION_VARIABLE in os.environ:
+        dbmazz.main(prog_name="dbmazz")  # a shell asks for completions; click knows how
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # Looked for by hand, since errors of the command line itself are reported the same way.
+    report = Report(json="--json" in arguments, debug="--debug" in arguments)
+    try:
+        return _reported(arguments, report)
+    except BrokenPipeError:
+        # The reader of our output went away, as in `dbmazz peek | head -1`. The interpreter flushes stdout at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
+
+
+def _reported(arguments: list[str], report: Report) -> int:
+    try:
+        return _invoke(arguments, report)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "dbmazz"
+        return report.error(
+            ConfigError(error.format_message(), object="command line", remedy=f"see `{path} --help`").with_traceback(
+                error.__traceback__
+            )
+        )
+    except (KeyboardInterrupt, click.Abort):
+        return report.error(
+            Interrupted("interrupted", object="dbmazz", remedy="run it again: capture resumes at the checkpoint")
+        )
+    except DbmazzError as error:
+        return report.error(error)
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # noqa: BLE001 - people get a sentence, not a traceback
+        return report.unexpected(error)
+
+
+def _invoke(arguments: list[str], report: Report) -> int:
+    # Not click's own `main`: it has exit codes of its own.
+    with dbmazz.make_context("dbmazz", arguments, obj=report) as context:
+        code = dbmazz.invoke(context)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0

@@ -1,0 +1,151 @@
+"""Settings from flags, the environment and a file, in this order of precedence.
+
+Flags and keys of the file are made from `dbmazz_core.config.SETTINGS`, and every text is read by the same reader,
+wherever it came from.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from dbmazz_core.config import SETTINGS, Setting, Settings
+from dbmazz_core.errors import ConfigError
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_BY_KEY = {setting.variable.lower(): setting for setting in SETTINGS}
+#: Stands in for `TABLES` where a command has no use for it; never shown.
+_ANY_TABLES = "public.*"
+
+
+def setting_options(*groups: str, besides: Collection[str] = (), without: Collection[str] = ()) -> Callable[[_F], _F]:
+    """Add the flags of settings to a command. They arrive as keyword arguments named as the variable in lower case.
+
+    Args:
+        groups: Groups of settings (attributes of `Settings`) that the command uses.
+        besides: Variables that it uses besides.
+        without: Variables of these groups that it does not use.
+    """
+    used = [s for s in SETTINGS if (s.group in groups or s.variable in besides) and s.variable not in without]
+
+    def decorate(command: _F) -> _F:
+        for setting in reversed(used):  # click lists the last one added first
+            command = _option(setting)(command)
+        return command
+
+    return decorate
+
+
+def _option(setting: Setting) -> Callable[[_F], _F]:
+    help = f"{setting.help[:1].upper()}{setting.help[1:]}. "
+    if setting.variable == "SOURCE_URL":
+        help += (
+            "Every user of the machine can see flags in `ps`: give a password by SOURCE_URL in the environment, "
+            "PGPASSWORD or ~/.pgpass instead. "
+        )
+    help += f"[{setting.variable}; default: {setting.default}]" if setting.default else f"[{setting.variable}]"
+    if setting.default in ("true", "false"):  # the flag alone means true
+        return click.option(
+            setting.flag, setting.variable.lower(), is_flag=False, flag_value="true", metavar="[true|false]", help=help
+        )
+    return click.option(setting.flag, setting.variable.lower(), metavar="TEXT", help=help)
+
+
+def load_settings(
+    flags: Mapping[str, str | None],
+    config: Path | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    tables_needed: bool = True,
+) -> Settings:
+    """Put the settings together: a flag wins over the environment, the environment over the file.
+
+    Args:
+        flags: By variable in lower case; None where a flag was not given.
+        config: The file.
+        env: By default the process environment.
+        tables_needed: False where the command does not look at `TABLES`.
+
+    Raises:
+        ConfigError: Something required is missing, or malformed; where it did not come from the environment the
+            error says from where.
+    """
+    env = os.environ if env is None else env
+    file = read_file(config) if config is not None else {}
+    texts: dict[str, str] = {}
+    origins: dict[str, str] = {}
+    for key, setting in _BY_KEY.items():
+        variable, flag = setting.variable, flags.get(key)
+        if flag is not None:
+            texts[variable], origins[variable] = flag, setting.flag
+        elif env.get(variable) is not None and (env[variable] or setting.required):
+            texts[variable] = env[variable]
+        elif key in file:
+            texts[variable], origins[variable] = file[key], str(config)
+    if not tables_needed:
+        texts.setdefault("TABLES", _ANY_TABLES)
+    try:
+        for variable in origins:
+            if not texts[variable]:  # an empty variable counts as unset; a flag that somebody typed does not
+                _BY_KEY[variable.lower()].read(variable, "")
+        return Settings.from_env(texts)
+    except ConfigError as error:
+        if error.object not in origins:
+            raise
+        raise ConfigError(
+            f"{error.what} (from {origins[error.object]})", object=error.object, remedy=error.remedy
+        ) from None
+
+
+def has_tables(config: Path | None, env: Mapping[str, str] | None = None) -> bool:
+    """Whether the environment or the file says which tables are captured."""
+    env = os.environ if env is None else env
+    return bool(env.get("TABLES")) or (config is not None and "tables" in read_file(config))
+
+
+def read_file(path: Path) -> dict[str, str]:
+    """The settings of a TOML file as texts, by variable in lower case.
+
+    Raises:
+        ConfigError: It cannot be read, is no TOML, or has a key that is no setting.
+    """
+    try:
+        with path.open("rb") as file:
+            content = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}", object=str(path), remedy="correct --config"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path} is not a TOML file: {error}",
+            object=str(path),
+            remedy='write lines such as source_slot_name = "shop" and tables = ["public.orders"]',
+        ) from None
+    return {key: _text(path, key, value) for key, value in content.items()}
+
+
+def _text(path: Path, key: str, value: object) -> str:
+    if key not in _BY_KEY:
+        near = difflib.get_close_matches(key.lower(), _BY_KEY, n=1)
+        raise ConfigError(
+            f"{path} has an unknown key {key!r}" + (f"; did you mean {near[0]}?" if near else ""),
+            object=key,
+            remedy=f"remove it, or use one of: {', '.join(_BY_KEY)}",
+        )
+    match value:
+        case bool():
+            return str(value).lower()
+        case str() | int() | float():
+            return str(value)
+        case list() if key == "tables" and all(isinstance(item, str) for item in value):
+            return ",".join(value)
+    kinds = "a string or a list of strings" if key == "tables" else "a string, a number, true or false"
+    raise ConfigError(f"{key} in {path} is not {kinds}", object=key, remedy=f"make it {kinds}")
