@@ -1,0 +1,220 @@
+"""Is the destination exactly what the source is? Asked of both databases themselves, through none of our code.
+
+PostgreSQL's rows come as the text of its own output functions, DuckDB's as its casts to VARCHAR. Rows are
+compared as multisets in both directions, all columns, and the column names in their order. What may differ in
+writing but not in meaning is brought to one form: booleans (`t` is `true`), numbers (`1.50` is `1.5`) and the
+zeros that end a fraction of a second. Where DuckDB's column is VARCHAR or JSON the text has to be
+PostgreSQL's, character by character.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import psycopg
+from psycopg import sql
+
+from dbmazz_core.demo.shop import Connection
+from dbmazz_core.tables import TableRef
+
+Row = tuple[str | None, ...]
+
+#: Longer texts are compared by their digest, so that a row takes little memory whatever its JSON.
+_LONG = 80
+_BATCH = 1000
+#: How many differing rows of a table a report lists.
+SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class TableComparison:
+    """How source and destination compare in one table.
+
+    Attributes:
+        table: Which.
+        source_rows, destination_rows: Rows on either side.
+        missing: Rows of the source that the destination has not, nor under their key.
+        extra: Rows of the destination that the source has not, nor under their key.
+        changed: Rows on both sides, by key, with different values.
+        differences: The first of them, a sentence each; also where columns or the table itself differ.
+    """
+
+    table: TableRef
+    source_rows: int
+    destination_rows: int
+    missing: int = 0
+    extra: int = 0
+    changed: int = 0
+    differences: tuple[str, ...] = ()
+
+    @property
+    def equal(self) -> bool:
+        """Whether nothing differs."""
+        return not self.differences
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `demo --headless --json` prints it."""
+        return {
+            "equal": self.equal,
+            "source_rows": self.source_rows,
+            "destination_rows": self.destination_rows,
+            "missing": self.missing,
+            "extra": self.extra,
+            "changed": self.changed,
+            "differences": list(self.differences),
+        }
+
+
+def compare(url: str, destination: Path, tables: Iterable[TableRef]) -> list[TableComparison]:
+    """Compare tables of a PostgreSQL database with those of the same name in a DuckDB file.
+
+    Parameters:
+        url: The source, in one snapshot. Nothing may write to it if equality is expected.
+        destination: Opened for reading.
+        tables: What to compare.
+
+    Raises:
+        psycopg.Error: The source cannot be read.
+        duckdb.Error: The destination cannot be opened.
+    """
+    with (
+        psycopg.connect(url, application_name="demo comparison") as postgres,
+        duckdb.connect(str(destination), read_only=True) as duck,
+    ):
+        postgres.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        for setting in ("SET TimeZone = 'UTC'", "SET DateStyle = 'ISO'", "SET IntervalStyle = 'postgres'"):
+            postgres.execute(setting)
+        duck.execute("SET TimeZone = 'UTC'")
+        return [_compare(postgres, duck, table) for table in tables]
+
+
+def _compare(postgres: Connection, duck: duckdb.DuckDBPyConnection, table: TableRef) -> TableComparison:
+    columns, key = _source_columns(postgres, table)
+    names = [name for name, _ in columns]
+    source = _source_rows(postgres, table, columns)
+    found = duck.execute(
+        "SELECT column_name, data_type FROM information_schema.columns WHERE table_catalog = current_database() "
+        "AND table_schema = ? AND table_name = ? ORDER BY ordinal_position",
+        [table.schema, table.name],
+    ).fetchall()
+    if [name for name, _ in found] != names:
+        what = f"has columns {[name for name, _ in found]}, the source {names}" if found else "does not exist"
+        count = duck.execute(f"SELECT count(*) FROM {table.sql}").fetchone() if found else None
+        return TableComparison(
+            table, source.total(), count[0] if count else 0, differences=(f"the destination's table {what}",)
+        )
+    destination = _destination_rows(duck, table, columns, {name for name, kind in found if kind in ("VARCHAR", "JSON")})
+    return _differences(table, names, [names.index(name) for name in key], source, destination)
+
+
+def _source_columns(postgres: Connection, table: TableRef) -> tuple[list[tuple[str, str]], list[str]]:
+    """Names and types of the columns in order, and the primary key's names."""
+    rows = postgres.execute(
+        """
+        SELECT attname::text, typname::text,
+               coalesce(attnum = ANY (SELECT unnest(indkey) FROM pg_index
+                                      WHERE indrelid = attrelid AND indisprimary), false)
+        FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
+        WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum
+        """,
+        (table.sql,),
+    ).fetchall()
+    return [(name, kind) for name, kind, _ in rows], [name for name, _, in_key in rows if in_key]
+
+
+def _source_rows(postgres: Connection, table: TableRef, columns: Sequence[tuple[str, str]]) -> Counter[Row]:
+    # format('%s') is the type's output function, which a cast to text is not for char(n).
+    values = sql.SQL(", ").join(
+        sql.SQL("CASE WHEN {0} IS NOT NULL THEN format('%s', {0}) END").format(sql.Identifier(name))
+        for name, _ in columns
+    )
+    query = sql.SQL("SELECT {} FROM {}").format(values, sql.Identifier(table.schema, table.name))
+    readers = [_reader(kind) for _, kind in columns]
+    with postgres.cursor(name="comparison") as cursor:
+        cursor.itersize = _BATCH
+        cursor.execute(query)
+        return Counter(_read(readers, row) for row in cursor)
+
+
+def _destination_rows(
+    duck: duckdb.DuckDBPyConnection, table: TableRef, columns: Sequence[tuple[str, str]], texts: set[str]
+) -> Counter[Row]:
+    values = ", ".join(f'CAST("{name.replace(chr(34), chr(34) * 2)}" AS VARCHAR)' for name, _ in columns)
+    readers = [_shortened if name in texts else _reader(kind) for name, kind in columns]
+    duck.execute(f"SELECT {values} FROM {table.sql}")
+    rows: Counter[Row] = Counter()
+    while batch := duck.fetchmany(_BATCH):
+        rows.update(_read(readers, row) for row in batch)
+    return rows
+
+
+def _read(readers: Sequence[Callable[[str], str]], row: tuple[Any, ...]) -> Row:
+    return tuple(None if value is None else read(value) for read, value in zip(readers, row, strict=True))
+
+
+def _reader(type_name: str) -> Callable[[str], str]:
+    match type_name:
+        case "bool":
+            return lambda text: {"t": "true", "f": "false"}.get(text, text)
+        case "numeric":
+            return lambda text: str(Decimal(text).normalize())
+        case "time" | "timetz" | "timestamp" | "timestamptz":
+            return lambda text: re.sub(r"\.(?!\d)", "", re.sub(r"(\.\d*?)0+(?!\d)", r"\1", text))
+        case _:
+            return _shortened
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= _LONG:
+        return text
+    return f"{text[:20]}... ({len(text)} characters, sha256 {sha256(text.encode()).hexdigest()})"
+
+
+def _differences(
+    table: TableRef, names: Sequence[str], key: Sequence[int], source: Counter[Row], destination: Counter[Row]
+) -> TableComparison:
+    """Rows of one side only; paired by key where both sides have it."""
+    missing = sorted((source - destination).elements(), key=repr)
+    extra = sorted((destination - source).elements(), key=repr)
+    others = {_pick(row, key): row for row in extra} if key else {}
+    changed = [(row, others[_pick(row, key)]) for row in missing if _pick(row, key) in others]
+    missing = [row for row in missing if _pick(row, key) not in others]
+    extra = list((Counter(extra) - Counter(after for _, after in changed)).elements())
+    lines = [
+        f"key {_shown(_pick(before, key))}: "
+        + "; ".join(
+            f"{name} is {old!r} in the source, {new!r} in the destination"
+            for name, old, new in zip(names, before, after, strict=True)
+            if old != new
+        )
+        for before, after in changed
+    ]
+    lines += [f"only in the source: {_shown(row)}" for row in missing]
+    lines += [f"only in the destination: {_shown(row)}" for row in extra]
+    if len(lines) > SHOWN:
+        lines[SHOWN:] = [f"and {len(lines) - SHOWN} rows more"]
+    return TableComparison(
+        table,
+        source_rows=source.total(),
+        destination_rows=destination.total(),
+        missing=len(missing),
+        extra=len(extra),
+        changed=len(changed),
+        differences=tuple(lines),
+    )
+
+
+def _pick(row: Row, places: Sequence[int]) -> Row:
+    return tuple(row[place] for place in places)
+
+
+def _shown(row: Row) -> str:
+    return "(" + ", ".join("NULL" if value is None else value for value in row) + ")"

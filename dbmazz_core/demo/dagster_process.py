@@ -1,0 +1,193 @@
+"""`dagster dev` in a process group that never outlives us.
+
+It is web server, daemon, code server and a process for each run. All of them are in one process group, led by a
+small shell script that also holds the reading end of a pipe. The writing end is ours alone: when we close it, or
+the kernel does because we ended, the script kills the whole group, itself included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from dbmazz_core.config import SETTINGS
+from dbmazz_core.errors import ConfigError, DbmazzError
+
+_HOST = "127.0.0.1"
+_PORT = 3000
+#: How long Dagster may take to stop by itself.
+_STOP_TIMEOUT_S = 4.0
+_KILL_TIMEOUT_S = 0.5
+_LOG_LINES = 15
+
+#: Standard input: the pipe that ends with us. Standard output: end-of-file when Dagster has ended. Argument 1: a
+#: directory to remove if we were killed; then Dagster's command line. The script catches the signals that the group
+#: gets, so that it is there as long as the group is; Dagster starts with their defaults, since what is caught (and
+#: not ignored) does not pass on. `1` is closed before the watcher is waited for: that says that Dagster ended.
+_SCRIPT = """
+directory=$1; shift
+trap : INT TERM HUP
+exec 4<&0 </dev/null
+{
+    trap '' INT TERM HUP
+    read -r orderly <&4
+    [ -n "$orderly" ] || rm -rf -- "$directory"
+    kill -KILL 0
+} >&2 &
+"$@" >&2 4<&-
+exec >&2
+while :; do wait; done
+"""
+
+#: Instance settings: nothing is reported to anybody, no dialog at the first visit, and runs start within a second.
+_INSTANCE = """\
+telemetry:
+  enabled: false
+nux:
+  enabled: false
+run_coordinator:
+  module: dagster
+  class: QueuedRunCoordinator
+  config:
+    dequeue_interval_seconds: 1
+"""
+
+
+class DagsterProcess:
+    """Dagster's UI and daemon with the demo's definitions.
+
+    Parameters:
+        directory: Where DAGSTER_HOME and the log go.
+        settings: What to capture, as variables.
+        port: Of the UI; None for 3000, or a free one where that is taken.
+        remove: Removed if we are killed; not otherwise.
+
+    Raises:
+        ConfigError: The port is taken.
+
+    Attributes:
+        url: Of the UI.
+        log: What Dagster's processes print.
+    """
+
+    def __init__(
+        self, directory: Path, settings: Mapping[str, str], *, port: int | None = None, remove: Path | None = None
+    ) -> None:
+        self._port = _choose_port(port)
+        self.url = f"http://{_HOST}:{self._port}"
+        self.log = directory / "dagster.log"
+        self._directory = directory
+        self._environment = _environment(directory / "dagster_home", settings)
+        self._remove = remove
+        self._shell: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        home = Path(self._environment["DAGSTER_HOME"])
+        home.mkdir()
+        (home / "dagster.yaml").write_text(_INSTANCE)
+        command = [sys.executable, "-m", "dagster", "dev", "--module-name", "dbmazz_dagster.demo"]
+        command += ["--host", _HOST, "--port", str(self._port)]
+        with self.log.open("ab") as output:
+            self._shell = subprocess.Popen(
+                ["/bin/sh", "-c", _SCRIPT, "dagster-demo", str(self._remove or ""), *command],
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                cwd=self._directory,  # away from any workspace.yaml or dagster.yaml
+                env=self._environment,
+                start_new_session=True,  # Ctrl-C in the terminal is for us
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def check(self) -> None:
+        """Raise DbmazzError if Dagster has ended by itself."""
+        if self._ended(0):
+            raise self.failure("Dagster ended by itself")
+
+    def failure(self, what: str) -> DbmazzError:
+        """An error about Dagster, with the end of its log."""
+        with contextlib.suppress(OSError):
+            lines = self.log.read_text(errors="replace").splitlines()
+            what += ":\n" + "\n".join(lines[-_LOG_LINES:])
+        return DbmazzError(
+            what, object="dagster dev", remedy="see the end of its log above; `dbmazz demo --keep DIR` keeps all of it"
+        )
+
+    def stop(self) -> None:
+        """Stop all of Dagster's processes within six seconds. Does nothing when there are none."""
+        shell, self._shell = self._shell, None
+        if shell is None:
+            return
+        assert shell.stdin is not None
+        assert shell.stdout is not None
+        # To all of them, as a terminal does; the group is there, for the script leads it and waits for us.
+        os.killpg(shell.pid, signal.SIGINT)
+        _wait_for_end(shell.stdout.fileno(), _STOP_TIMEOUT_S)
+        shell.stdin.write(b"orderly\n")
+        shell.stdin.close()
+        shell.wait()
+        shell.stdout.close()
+        deadline = time.monotonic() + _KILL_TIMEOUT_S
+        with contextlib.suppress(ProcessLookupError):
+            while time.monotonic() < deadline:
+                os.killpg(shell.pid, 0)
+                time.sleep(0.02)
+
+    def _ended(self, seconds: float) -> bool:
+        if self._shell is None or self._shell.stdout is None:
+            return True
+        return _wait_for_end(self._shell.stdout.fileno(), seconds)
+
+
+def _wait_for_end(pipe: int, seconds: float) -> bool:
+    """Wait until nobody holds the pipe's writing end; returns whether it came in time."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(pipe, selectors.EVENT_READ)
+        return bool(selector.select(seconds))
+
+
+def _environment(home: Path, settings: Mapping[str, str]) -> dict[str, str]:
+    """Ours, without what configures another dbmazz or another Dagster."""
+    foreign = {setting.variable for setting in SETTINGS}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in foreign and not name.startswith(("DAGSTER_", "DBMAZZ_"))
+    }
+    return {
+        **inherited,
+        **settings,
+        "DAGSTER_HOME": str(home),
+        "DBMAZZ_SENSOR": "running",
+        "DBMAZZ_SENSOR_INTERVAL_S": "5",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _choose_port(port: int | None) -> int:
+    for candidate in (port,) if port is not None else (_PORT, 0):
+        with socket.socket() as probe:
+            # As web servers do, so that a port that was in use a minute ago is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((_HOST, candidate))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise ConfigError(f"port {port} is taken", object="--port", remedy="name another one, or leave --port out")

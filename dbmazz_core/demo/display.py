@@ -1,0 +1,100 @@
+"""The demo's line in the terminal: rows on both sides, and how far apart they are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from dbmazz_core.demo.observe import Observed
+from dbmazz_core.demo.shop import TABLES
+from dbmazz_core.tables import TableRef
+
+#: Without a terminal, how often a line is printed, in seconds.
+_PLAIN_INTERVAL_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What is shown.
+
+    Attributes:
+        source: Rows in PostgreSQL now.
+        observed: What Dagster knows.
+        lag_bytes: WAL between the slot's confirmed position and the server's; None while there is no slot.
+        transactions: Of the traffic so far.
+        resting: Whether the traffic rests.
+    """
+
+    source: Mapping[TableRef, int]
+    observed: Observed
+    lag_bytes: int | None
+    transactions: int
+    resting: bool
+
+
+class Display:
+    """One line, rewritten in place in a terminal; else a line every few seconds."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._printed = float("-inf")
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, state: State) -> None:
+        """Show the newest state."""
+        now = time.monotonic()
+        if self._live is not None:
+            self._live.update(line(state), refresh=True)
+        elif now - self._printed >= _PLAIN_INTERVAL_S:
+            self._printed = now
+            self._console.print(line(state), soft_wrap=True)
+
+
+def line(state: State) -> Text:
+    """The state as one line: rows in PostgreSQL, an arrow, rows in DuckDB."""
+    text = Text()
+    for table in TABLES:
+        source, destination = state.source.get(table), state.observed.rows.get(table)
+        style = "green" if source == destination else "yellow"
+        sign = "=" if source == destination else ">"
+        text.append(f"{table.name} ").append(f"{_count(source)} {sign} {_count(destination)}", style).append(" | ")
+    text.append(f"lag {_bytes(state.lag_bytes)}")
+    text.append(f" | {state.observed.captures} windows")
+    if state.observed.failures:
+        text.append(f", {state.observed.failures} failed", "red")
+    text.append(f" | revenue {_age(state.observed.revenue_at)}")
+    text.append(f" | {state.transactions:,} transactions")
+    text.append(" (a lull)" if state.resting else "")
+    return text
+
+
+def _count(rows: int | None) -> str:
+    return "-" if rows is None else f"{rows:,}"
+
+
+def _age(moment: float | None) -> str:
+    return "-" if moment is None else f"{max(0.0, time.time() - moment):.0f} s old"
+
+
+def _bytes(size: int | None) -> str:
+    if size is None:
+        return "-"
+    return f"{size / 1024:,.0f} KB" if size < 10 << 20 else f"{size / (1 << 20):,.0f} MB"

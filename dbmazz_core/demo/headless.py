@@ -1,0 +1,137 @@
+"""The demo without a UI: windows in a loop while customers are at work, then proof that both sides are equal."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from dbmazz_core.config import WindowLimits
+from dbmazz_core.demo.compare import TableComparison, compare
+from dbmazz_core.demo.shop import TABLES, count_rows
+from dbmazz_core.demo.stage import Stage
+from dbmazz_core.demo.traffic import Traffic
+from dbmazz_core.engine.result import StopReason, TableCounts, WindowResult
+from dbmazz_core.errors import DbmazzError
+from dbmazz_core.pipeline import Pipeline
+from dbmazz_core.tables import TableRef
+
+#: Pause between two windows; a sensor's would be longer.
+_PAUSE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class HeadlessReport:
+    """What the demo did, and whether source and destination are equal.
+
+    Attributes:
+        comparisons: One for each table.
+        captured: What windows received, by table; snapshots included.
+        windows: How many there were.
+        transactions: How many the customers committed.
+        duration_s: Seconds, from the first capture to the end of the comparison.
+    """
+
+    comparisons: tuple[TableComparison, ...]
+    captured: Mapping[TableRef, TableCounts]
+    windows: int
+    transactions: int
+    duration_s: float
+
+    @property
+    def equal(self) -> bool:
+        """Whether every table is equal."""
+        return all(comparison.equal for comparison in self.comparisons)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `demo --headless --json` prints it."""
+        return {
+            "equal": self.equal,
+            "tables": {
+                str(c.table): {**c.to_dict(), **self.captured[c.table].to_dict()}
+                for c in sorted(self.comparisons, key=lambda c: c.table)
+            },
+            "windows": self.windows,
+            "transactions": self.transactions,
+            "duration_s": round(self.duration_s, 3),
+        }
+
+
+def run_headless(
+    stage: Stage,
+    *,
+    seconds: float,
+    rate: float,
+    stop: threading.Event,
+    report: Callable[[str], None],
+) -> HeadlessReport | None:
+    """Run windows for some seconds while customers are at work, then one more, then compare.
+
+    Parameters:
+        stage: The shop.
+        seconds: How long the customers work.
+        rate: Their transactions a second.
+        stop: Ends it before its time; nothing is compared then, and the answer is None.
+        report: Takes a line about every window.
+
+    Raises:
+        DbmazzError: A window failed, or the traffic did.
+    """
+    pipeline = Pipeline(stage.settings)
+    tally = _Tally(report)
+    started = time.monotonic()
+    # The customers first: the snapshot has to be right while rows change under it.
+    with Traffic(stage.url, rate=rate) as traffic:
+        while (left := started + seconds - time.monotonic()) > 0 and not stop.is_set():
+            tally.add(pipeline.capture(limits=WindowLimits(max_seconds=left), stop=stop), _source_rows(stage.url))
+            stop.wait(min(_PAUSE_S, left))
+    if traffic.error is not None:
+        raise DbmazzError(
+            f"the demo's traffic failed: {traffic.error}",
+            object="traffic",
+            remedy="run the demo again; if it happens again, please report this",
+        )
+    while not stop.is_set():
+        result = pipeline.capture(limits=WindowLimits(), stop=stop)
+        tally.add(result, _source_rows(stage.url))
+        if result.stop_reason is StopReason.CAUGHT_UP:
+            comparisons = tuple(compare(stage.url, stage.destination, TABLES))
+            duration = time.monotonic() - started
+            return HeadlessReport(comparisons, tally.tables, tally.windows, traffic.transactions, duration)
+    return None
+
+
+class _Tally:
+    """Sums over windows."""
+
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self.tables = {table: TableCounts(snapshot_rows=0) for table in TABLES}
+        self.windows = 0
+        self._report = report
+
+    def add(self, result: WindowResult, source_rows: int) -> None:
+        self.windows += 1
+        copied = 0
+        for table, counts in result.tables.items():
+            total = self.tables[table]
+            total.inserts += counts.inserts
+            total.updates += counts.updates
+            total.deletes += counts.deletes
+            total.truncates += counts.truncates
+            total.snapshot_rows = (total.snapshot_rows or 0) + (counts.snapshot_rows or 0)
+            copied += counts.snapshot_rows or 0
+        self._report(
+            f"window {self.windows}: "
+            + (f"{copied:,} rows copied, " if copied else "")
+            + f"{result.changes:,} changes of {result.transactions:,} transactions up to {result.end_lsn} "
+            f"in {result.duration_s:.1f} s; {result.lag_bytes:,} bytes behind, {source_rows:,} rows in PostgreSQL"
+        )
+
+
+def _source_rows(url: str) -> int:
+    with psycopg.connect(url, autocommit=True) as connection:
+        return sum(count_rows(connection).values())

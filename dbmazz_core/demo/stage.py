@@ -1,0 +1,121 @@
+"""What both forms of the demo stand on: a directory, a PostgreSQL with the shop in it, and the settings."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import psycopg
+
+from dbmazz_core.config import Settings
+from dbmazz_core.demo.postgres import EmbeddedPostgres
+from dbmazz_core.demo.shop import TABLES, create_shop
+from dbmazz_core.errors import ConfigError
+
+_DATABASE = "shop"
+#: Hang-up too: the terminal's window was closed.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A running shop, nothing captured yet.
+
+    Attributes:
+        url: The shop's database.
+        directory: For whatever the demo writes; its own.
+        postgres_version: As PostgreSQL writes it.
+    """
+
+    url: str
+    directory: Path
+    postgres_version: str
+
+    @property
+    def destination(self) -> Path:
+        """The DuckDB file; the first capture creates it."""
+        return self.directory / "shop.duckdb"
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The settings, as variables."""
+        return {
+            "SOURCE_URL": self.url,
+            "TABLES": ", ".join(map(str, TABLES)),
+            "SOURCE_SLOT_NAME": "shop",
+            "SOURCE_PUBLICATION_NAME": "shop",
+            "SINK_URL": str(self.destination),
+            # The downstream asset writes to the file as well, on a machine that may be busy.
+            "SINK_LOCK_TIMEOUT_S": "30",
+        }
+
+    @property
+    def settings(self) -> Settings:
+        """The settings, read."""
+        return Settings.from_env(self.environment)
+
+
+@contextmanager
+def stage(keep: Path | None = None) -> Iterator[Stage]:
+    """Start PostgreSQL and open the shop; at the end, stop it and remove everything.
+
+    Parameters:
+        keep: A directory for the DuckDB file, Dagster's home and the logs, which then stay. PostgreSQL's
+            files go in any case.
+
+    Raises:
+        ConfigError: There is no PostgreSQL to start, or `keep` has something in it.
+    """
+    with _directory(keep) as directory, EmbeddedPostgres() as server:
+        with psycopg.connect(server.url(), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {_DATABASE}")
+        with psycopg.connect(server.url(_DATABASE), autocommit=True) as connection:
+            create_shop(connection, random.Random())
+        yield Stage(server.url(_DATABASE), directory, server.version)
+
+
+@contextmanager
+def _directory(keep: Path | None) -> Iterator[Path]:
+    if keep is not None:
+        directory = keep.absolute()
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            # A destination from an earlier demo belongs to that demo's server.
+            raise ConfigError(
+                f"{directory} is not an empty directory", object="--keep", remedy="name a new one: --keep DIR"
+            )
+        directory.mkdir(parents=True, exist_ok=True)
+        yield directory
+        return
+    directory = Path(tempfile.mkdtemp(prefix="dbmazz-demo-"))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C, SIGTERM and hang-up set, instead of whatever they do otherwise.
+
+    A handler that raised could do so in the middle of stopping something. And a signal that our parent had us
+    ignore, as shells do for background jobs, is not ignored any more: neither here nor in our children.
+    """
+    stop = threading.Event()
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,264 @@
+"""Customers at work: a steady stream of transactions of every kind that replication has to get right."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+
+from dbmazz_core.demo.shop import Connection, random_attributes, random_email, random_item, random_name
+
+#: Orders beyond which more are deleted than placed, so that the demo can run for days.
+_MANY_ORDERS = 2000
+_JOIN_TIMEOUT_S = 5.0
+
+
+class _RolledBack(Exception):
+    """Leaves a transaction without committing it."""
+
+
+class Traffic:
+    """Transactions on the shop, in a thread of its own.
+
+    ```python
+    with Traffic(url, rate=25) as traffic:
+        ...
+    print(traffic.transactions)
+    ```
+
+    Parameters:
+        url: The shop's database.
+        rate: Transactions a second, while at work.
+        rhythm: Seconds at work and seconds at rest, in turn; None for no rest. A rest lets one see the
+            destination arrive at the source's counts.
+        seed: Makes what happens repeatable (not its timing).
+
+    Attributes:
+        transactions: How many were committed.
+        resting: Whether this is a rest.
+        error: What ended the traffic before its time; None normally.
+    """
+
+    def __init__(
+        self, url: str, *, rate: float, rhythm: tuple[float, float] | None = None, seed: int | None = None
+    ) -> None:
+        self.transactions = 0
+        self.resting = False
+        self.error: psycopg.Error | None = None
+        self._url = url
+        self._interval = 1 / rate
+        self._rhythm = rhythm
+        self._rng = random.Random(seed)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="demo-traffic", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End after the transaction under way. Does nothing when it has ended."""
+        self._stopping.set()
+        self._thread.join(_JOIN_TIMEOUT_S)
+
+    def _run(self) -> None:
+        try:
+            with psycopg.connect(self._url, autocommit=True, application_name="demo traffic") as connection:
+                self._work(connection)
+        except psycopg.Error as error:
+            # Ours to keep until somebody looks; when stopping, the server may be gone already.
+            if not self._stopping.is_set():
+                self.error = error
+
+    def _work(self, connection: Connection) -> None:
+        kinds, weights = zip(*_KINDS, strict=True)
+        started = due = time.monotonic()
+        while not self._stopping.wait(max(0.0, due - time.monotonic())):
+            if pause := self._rest(time.monotonic() - started):
+                self.resting = True
+                due = time.monotonic() + pause
+                continue
+            self.resting = False
+            (kind,) = self._rng.choices(kinds, weights)
+            try:
+                with connection.transaction():
+                    kind(connection, self._rng)
+                self.transactions += 1
+            except _RolledBack:
+                pass
+            # Not a burst to make up for a slow moment.
+            due = max(due + self._interval, time.monotonic() - 1)
+
+    def _rest(self, elapsed: float) -> float:
+        """Seconds until work goes on; 0 when it is time to work."""
+        if self._rhythm is None:
+            return 0.0
+        work, rest = self._rhythm
+        position = elapsed % (work + rest)
+        return work + rest - position if position >= work else 0.0
+
+
+def _any_id(connection: Connection, rng: random.Random, table: str) -> int | None:
+    """A row's id; every table of the shop is indexed by it, so no row is looked at twice."""
+    found = _one(connection, f"SELECT min(id), max(id) FROM public.{table}")
+    if found[0] is None:
+        return None
+    place = rng.randint(found[0], found[1])
+    return int(_one(connection, f"SELECT id FROM public.{table} WHERE id >= %s ORDER BY id LIMIT 1", place)[0])
+
+
+def _one(connection: Connection, query: str, *arguments: object) -> tuple[Any, ...]:
+    row = connection.execute(query.encode(), arguments).fetchone()
+    assert row is not None
+    return row
+
+
+def _next_id(connection: Connection, table: str) -> int:
+    return int(_one(connection, "SELECT nextval(pg_get_serial_sequence(%s, 'id'))", f"public.{table}")[0])
+
+
+def _add_items(connection: Connection, rng: random.Random, order: int) -> None:
+    for _ in range(rng.randint(1, 3)):
+        connection.execute(
+            "INSERT INTO public.order_items (order_id, product, quantity, unit_price, attributes) "
+            "VALUES (%s, %s, %s, %s, %s)",
+            (order, *random_item(rng)),
+        )
+
+
+def _add_up(connection: Connection, order: int) -> None:
+    connection.execute(
+        "UPDATE public.orders SET total = "
+        "(SELECT coalesce(sum(quantity * unit_price), 0) FROM public.order_items WHERE order_id = %s) WHERE id = %s",
+        (order, order),
+    )
+
+
+def _place_order(connection: Connection, rng: random.Random) -> None:
+    """Inserts into two tables, sometimes three, and an update of a row of the same transaction."""
+    customer = _any_id(connection, rng, "customers")
+    if customer is None or rng.random() < 0.3:
+        name, email = random_name(rng), random_email(rng)
+        insert = "INSERT INTO public.customers (name, email) VALUES (%s, %s) RETURNING id"
+        customer = int(_one(connection, insert, name, email)[0])
+    order = int(_one(connection, "INSERT INTO public.orders (customer_id) VALUES (%s) RETURNING id", customer)[0])
+    _add_items(connection, rng, order)
+    _add_up(connection, order)
+
+
+def _advance_order(connection: Connection, rng: random.Random) -> None:
+    status = rng.choice(("paid", "shipped", "delivered", "cancelled"))
+    order = _any_id(connection, rng, "orders")
+    connection.execute("UPDATE public.orders SET status = %s WHERE id = %s", (status, order))
+
+
+def _change_quantity(connection: Connection, rng: random.Random) -> None:
+    """An update that leaves the item's 8 KB alone, and its order's total."""
+    if (item := _any_id(connection, rng, "order_items")) is not None:
+        update = "UPDATE public.order_items SET quantity = quantity + 1 WHERE id = %s RETURNING order_id"
+        _add_up(connection, int(_one(connection, update, item)[0]))
+
+
+def _rewrite_attributes(connection: Connection, rng: random.Random) -> None:
+    item = _any_id(connection, rng, "order_items")
+    update = "UPDATE public.order_items SET attributes = %s WHERE id = %s"
+    connection.execute(update, (random_attributes(rng), item))
+
+
+def _change_customer(connection: Connection, rng: random.Random) -> None:
+    customer = _any_id(connection, rng, "customers")
+    update = "UPDATE public.customers SET email = %s, newsletter = NOT newsletter, birthday = NULL WHERE id = %s"
+    connection.execute(update, (random_email(rng), customer))
+
+
+def _renumber_order(connection: Connection, rng: random.Random) -> None:
+    """A new key, which reaches the order's items by the foreign key."""
+    order = _any_id(connection, rng, "orders")
+    connection.execute("UPDATE public.orders SET id = %s WHERE id = %s", (_next_id(connection, "orders"), order))
+
+
+def _renumber_item(connection: Connection, rng: random.Random) -> None:
+    """A new key of a row with unchanged 8 KB: the value is to be found under the old one."""
+    item = _any_id(connection, rng, "order_items")
+    new = _next_id(connection, "order_items")
+    connection.execute("UPDATE public.order_items SET id = %s WHERE id = %s", (new, item))
+
+
+def _swap_customers(connection: Connection, rng: random.Random) -> None:
+    """Two rows exchange their keys, by way of a third."""
+    first, second = _any_id(connection, rng, "customers"), _any_id(connection, rng, "customers")
+    if first is None or second is None or first == second:
+        return
+    spare = _next_id(connection, "customers")
+    for old, new in ((first, spare), (second, first), (spare, second)):
+        connection.execute("UPDATE public.customers SET id = %s WHERE id = %s", (new, old))
+
+
+def _merge_customers(connection: Connection, rng: random.Random) -> None:
+    """One customer takes over another's orders; the other is deleted."""
+    kept, gone = _any_id(connection, rng, "customers"), _any_id(connection, rng, "customers")
+    if kept != gone:
+        connection.execute("UPDATE public.orders SET customer_id = %s WHERE customer_id = %s", (kept, gone))
+        connection.execute("DELETE FROM public.customers WHERE id = %s", (gone,))
+
+
+def _delete_orders(connection: Connection, rng: random.Random) -> None:
+    """One of the orders with its items, or several where there are many."""
+    many = int(_one(connection, "SELECT count(*) FROM public.orders")[0]) > _MANY_ORDERS
+    connection.execute(
+        "DELETE FROM public.orders WHERE id IN (SELECT id FROM public.orders WHERE id >= %s ORDER BY id LIMIT %s)",
+        (_any_id(connection, rng, "orders"), 10 if many else 1),
+    )
+
+
+def _replace_item(connection: Connection, rng: random.Random) -> None:
+    """Delete and insert again with the same key, twice, in one transaction."""
+    if (item := _any_id(connection, rng, "order_items")) is None:
+        return
+    for _ in range(2):
+        delete = "DELETE FROM public.order_items WHERE id = %s RETURNING order_id"
+        order = _one(connection, delete, item)[0]
+        connection.execute(
+            "INSERT INTO public.order_items VALUES (%s, %s, %s, %s, %s, %s)", (item, order, *random_item(rng))
+        )
+    _add_up(connection, int(order))
+
+
+def _change_mind(connection: Connection, rng: random.Random) -> None:
+    """A savepoint that is rolled back, or all of it: nothing of it may arrive."""
+    if rng.random() < 0.5:
+        _place_order(connection, rng)
+        raise _RolledBack
+    _advance_order(connection, rng)
+    try:
+        with connection.transaction():
+            _place_order(connection, rng)
+            raise _RolledBack
+    except _RolledBack:
+        _advance_order(connection, rng)
+
+
+_KINDS: tuple[tuple[Callable[[Connection, random.Random], None], int], ...] = (
+    (_place_order, 32),
+    (_advance_order, 14),
+    (_change_quantity, 14),
+    (_rewrite_attributes, 6),
+    (_change_customer, 6),
+    (_renumber_order, 4),
+    (_renumber_item, 4),
+    (_swap_customers, 2),
+    (_merge_customers, 2),
+    (_delete_orders, 10),
+    (_replace_item, 3),
+    (_change_mind, 3),
+)
