@@ -226,7 +226,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "REPLICA_IDENTITY",
         "source",
-        "replica_replica_identity",
+        "replica_identity",
         _replica_identity,
         "auto",
         "`auto`: FULL where a table has no key; `full`: FULL for all; `leave`: never touched",

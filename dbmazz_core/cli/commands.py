@@ -127,10 +127,10 @@ def capture(report: Report, config: Path | None, **flags: str | None) -> None:
 
     The first one sets up and copies the tables by itself. SIGTERM and Ctrl-C end it at the next flush.
     """
-    with stop_on_signals(report) as stop:
-        pipeline = _pipeline(_settings(report, config, flags))
-        with shown_progress(report, stop) as progress:
-            result = pipeline.capture(stop=stop, progress=progress)
+    stop = stop_on_signals(report)
+    pipeline = _pipeline(_settings(report, config, flags))
+    with shown_progress(report, stop) as progress:
+        result = pipeline.capture(stop=stop, progress=progress)
     report.result(result.to_dict(), *_rendered(report, "window", result))
 
 

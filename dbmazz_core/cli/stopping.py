@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from threading import Event
 from types import FrameType
 
@@ -16,9 +14,11 @@ from dbmazz_core.cli.report import INTERRUPTED, Interrupted, Report
 _SHOW_CURSOR = b"\x1b[?25h"
 
 
-@contextmanager
-def stop_on_signals(report: Report) -> Iterator[Event]:
-    """An event that SIGTERM and Ctrl-C set while the block runs."""
+def stop_on_signals(report: Report) -> Event:
+    """An event that SIGTERM and Ctrl-C set from now on.
+
+    For good: a signal that comes while the process is about to end must not turn its success into a failure.
+    """
     stop = Event()
 
     def requested(number: int, _frame: FrameType | None) -> None:
@@ -29,12 +29,9 @@ def stop_on_signals(report: Report) -> Iterator[Event]:
         hint = ", press Ctrl-C again to stop at once" if number == signal.SIGINT else ""
         os.write(2, f"stopping at the next flush{hint}\n".encode())
 
-    before = {number: signal.signal(number, requested) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, requested)
+    return stop
 
 
 def _end_at_once(report: Report) -> None:

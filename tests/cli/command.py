@@ -1,0 +1,148 @@
+"""The real `dbmazz` command, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from dbmazz_core.config import SETTINGS
+from tests.postgres_fixtures import SourceDatabase
+
+#: Generous: the machine may be busy with other tests.
+TIMEOUT_S = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a command left behind."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def output(self) -> str:
+        """Everything that it said."""
+        return self.stdout + self.stderr
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The one JSON object on stdout."""
+        value = json.loads(self.stdout)
+        assert isinstance(value, dict)
+        return value
+
+
+@dataclass(slots=True)
+class Dbmazz:
+    """Runs `dbmazz` with settings in the environment.
+
+    Attributes:
+        variables: Settings, by variable; a test changes them.
+        directory: Where it runs.
+    """
+
+    variables: dict[str, str]
+    directory: Path
+
+    @classmethod
+    def of(cls, database: SourceDatabase, path: Path, tables: str) -> Dbmazz:
+        """For tables of a test's database; slots are the cluster's, so each database needs its own."""
+        return cls(
+            {
+                "SOURCE_URL": database.url,
+                "TABLES": tables,
+                "SINK_URL": str(path),
+                "SOURCE_SLOT_NAME": database.name,
+                "SINK_LOCK_TIMEOUT_S": "1",
+            },
+            path.parent,
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The process environment, without settings and libpq variables of the outside."""
+        ours = {s.variable for s in SETTINGS}
+        outside = {k: v for k, v in os.environ.items() if k not in ours and not k.startswith("PG")}
+        return {**outside, **self.variables}
+
+    def command(self, *arguments: str) -> list[str]:
+        """The command line."""
+        return [sys.executable, "-m", "dbmazz_core.cli", *arguments]
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start it; both outputs are pipes."""
+        return subprocess.Popen(
+            self.command(*arguments),
+            env=self.environment,
+            cwd=self.directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str, code: int | None = 0, **variables: str) -> Outcome:
+        """Run it to its end. There must never be a traceback, nor the password.
+
+        Args:
+            arguments: Command and flags.
+            code: The exit code that is expected; None: any.
+            variables: Settings besides.
+        """
+        before = self.variables
+        self.variables = before | variables
+        try:
+            process = self.start(*arguments)
+            stdout, stderr = process.communicate(timeout=TIMEOUT_S)
+            outcome = Outcome(process.returncode, stdout, stderr)
+            assert "Traceback" not in outcome.output
+            for secret in _passwords(self.variables):
+                assert secret not in outcome.output, "the password is in the output"
+        finally:
+            self.variables = before
+        assert code is None or outcome.code == code, f"exit code {outcome.code}\n{outcome.output}"
+        return outcome
+
+    def json(self, *arguments: str, code: int | None = 0, **variables: str) -> dict[str, Any]:
+        """Run it with `--json`; what it printed, which must be one object."""
+        return self.run(*arguments, "--json", code=code, **variables).json
+
+
+def _passwords(variables: Mapping[str, str]) -> set[str]:
+    try:
+        raw = urlsplit(variables.get("SOURCE_URL", "")).password
+    except ValueError:  # a URL that is malformed on purpose
+        return set()
+    return {raw, unquote(raw)} if raw else set()
+
+
+def wait_until(condition: Callable[[], object], *, seconds: float = 30.0) -> None:
+    """Wait for something to become true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def end(process: subprocess.Popen[str], number: signal.Signals | None = None) -> Outcome:
+    """Send a signal, if any, and wait for the end."""
+    if number is not None:
+        process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=TIMEOUT_S)
+    return Outcome(process.returncode, stdout, stderr)
+
+
+def confirmed_lsn(database: SourceDatabase, slot: str) -> str | None:
+    """PostgreSQL's `confirmed_flush_lsn`, None where there is no slot."""
+    rows = database.fetch("SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s", slot)
+    return str(rows[0][0]) if rows else None
