@@ -26,9 +26,8 @@ from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.tables import TableRef
 
 _RELATION, _TRUNCATE = ord("R"), ord("T")
-#: Needs no look here: framing has read B and C; Type and Origin carry nothing we use; logical messages are for
-#: `records()`; 'A' is a stray of PostgreSQL 18 (see messages.StreamAbort).
-_IGNORED = frozenset(b"BCYOMA")
+#: Framing has read these.
+_FRAMING = frozenset(b"BC")
 _KEY, _OLD, _NEW = b"KON"
 
 
@@ -62,9 +61,13 @@ class Decoder:
         """
         types = framed.block.types[begin:end]
         rows = begin + np.flatnonzero(framed.is_row[begin:end])
-        control = begin + np.flatnonzero(~framed.is_row[begin:end] & ~np.isin(types, list(_IGNORED)))
+        control = begin + np.flatnonzero(~framed.is_row[begin:end] & ~np.isin(types, list(_FRAMING)))
         cuts = self._control(framed, control)
         events: list[TableEvent] = []
+        # Byte1 type, Int32 relation OID
+        short = framed.block.ends[rows] - framed.block.starts[rows] < HEADER + 5
+        if short.any():
+            _explain(framed, rows[short], 0)
         oids = unaligned(framed.block.buffer, ">u4")[framed.block.starts[rows] + HEADER + 1]
         messages = message_series(framed.block) if len(rows) else pl.Series(dtype=pl.Binary)
         for oid in dict.fromkeys([*cuts, *np.unique(oids).tolist()]):
@@ -84,7 +87,11 @@ class Decoder:
         self, framed: FramedBlock, control: Int64s
     ) -> dict[int, list[tuple[int, KnownRelation | None, TableEvent | None]]]:
         """Read Relation and Truncate messages: by relation, where its run is cut, under which description the rows
-        ahead of the cut are, and the event at the cut."""
+        ahead of the cut are, and the event at the cut.
+
+        The others are read too, so that a row message whose type byte was damaged is not passed over: Type and Origin
+        carry nothing we use, logical messages are for `records()`, 'A' is `messages.StreamAbort`.
+        """
         cuts: dict[int, list[tuple[int, KnownRelation | None, TableEvent | None]]] = {}
         for index in control.tolist():
             wal_start, payload = framed.block.message(index)
@@ -94,7 +101,9 @@ class Decoder:
             if isinstance(message, Relation):
                 old, new = self.relations.learn(message)
                 if new is not old:
-                    event = NewSchema(new.schema, commit_lsn, xid) if self._wanted(new, commit_lsn) else None
+                    differs = old is None or old.schema != new.schema
+                    tell = differs and self._wanted(new, commit_lsn)
+                    event = NewSchema(new.schema, commit_lsn, xid) if tell else None
                     cuts.setdefault(message.oid, []).append((index, old, event))
             elif isinstance(message, Truncate):
                 for oid in message.relation_oids:
@@ -110,7 +119,7 @@ class Decoder:
     def _relation(self, oid: int, lsn: Lsn, message_type: str) -> KnownRelation:
         known = self.relations.get(oid)
         if known is None:
-            raise ParseError(f"relation {oid} was not described before", message_type=message_type, offset=1, lsn=lsn)
+            raise _not_described(oid, lsn, message_type)
         return known
 
     def _rows(
@@ -125,7 +134,7 @@ class Decoder:
         if not len(rows):
             return
         if known is None:
-            known = self._relation(oid, framed.block.message(int(rows[0]))[0], chr(framed.block.types[rows[0]]))
+            raise _not_described(oid, framed.block.message(int(rows[0]))[0], chr(framed.block.types[rows[0]]))
         if not known.captured:
             return
         if framed.commit_lsn[framed.transaction[rows[0]]] < self._latest_start:
@@ -137,6 +146,10 @@ class Decoder:
             events.append(_batch(framed, messages, rows, known))
         except TornTuple:
             _explain(framed, rows, len(known.schema.columns))
+
+
+def _not_described(oid: int, lsn: Lsn, message_type: str) -> ParseError:
+    return ParseError(f"relation {oid} was not described before", message_type=message_type, offset=1, lsn=lsn)
 
 
 def _batch(framed: FramedBlock, messages: pl.Series, rows: Int64s, known: KnownRelation) -> ChangeBatch:

@@ -7,18 +7,22 @@ cost no more Python than one large one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import numpy.typing as npt
 
 from dbmazz_core.connectors.sources.postgres.block import HEADER, Int64s, MessageBlock, unaligned
-from dbmazz_core.connectors.sources.postgres.parser import parse
+from dbmazz_core.connectors.sources.postgres.parser import POSTGRES_EPOCH, parse, pg_time
 from dbmazz_core.errors import ParseError
 from dbmazz_core.lsn import Lsn
 
 _BEGIN, _COMMIT = ord("B"), ord("C")
 _ROW_TYPES = (ord("I"), ord("U"), ord("D"))
 _TRUNCATE = ord("T")
+#: The years that Python's dates have, as commit times: any other is no server's clock.
+_YEAR_1_US = (datetime.min.replace(tzinfo=UTC) - POSTGRES_EPOCH) // timedelta(microseconds=1)
+_YEAR_9999_US = (datetime.max.replace(tzinfo=UTC) - POSTGRES_EPOCH) // timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,14 @@ def _check(
         torn = block.ends[index] - block.starts[index] != HEADER + size
         if torn.any():
             _explain(block, int(index[torn.argmax()]), "it is not as long as its type")
+    flagged = block.bytes[block.starts[commits] + HEADER + 1] != 0
+    if flagged.any():
+        _explain(block, int(commits[flagged.argmax()]), "unknown flags")
+    times = unaligned(block.buffer, ">i8")[block.starts[begins] + HEADER + 9]
+    strange = (times < _YEAR_1_US) | (times > _YEAR_9999_US)
+    if strange.any():
+        at = int(strange.argmax())
+        pg_time(int(times[at]), lsn=block.message(int(begins[at]))[0])
     # +1 at BEGIN, -1 at COMMIT: the running sum is 1 within a transaction and 0 outside.
     step = np.zeros(len(block), dtype=np.int64)
     step[begins], step[commits] = 1, -1

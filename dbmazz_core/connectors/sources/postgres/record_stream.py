@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+import polars as pl
+
+from dbmazz_core.batch import bad_value
 from dbmazz_core.connectors.sources.postgres import messages as m
 from dbmazz_core.connectors.sources.postgres.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.parser import parse, pg_time
@@ -27,6 +30,7 @@ from dbmazz_core.records import (
     Truncate,
     Update,
 )
+from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import TableRef
 from dbmazz_core.values import python_value
 
@@ -108,12 +112,12 @@ class RecordStream:
         table = known.schema.table
         match message:
             case m.Insert():
-                return Insert(table, _columns(known, message.new, lsn), self._position)
+                return Insert(table, self._columns(known, message.new, lsn), self._position)
             case m.Update():
-                old = _old_columns(known, message.old, lsn) if message.old else None
-                return Update(table, old, _columns(known, message.new, lsn), self._position)
+                old = self._old_columns(known, message.old, lsn) if message.old else None
+                return Update(table, old, self._columns(known, message.new, lsn), self._position)
             case m.Delete():
-                return Delete(table, _old_columns(known, message.old, lsn), self._position)
+                return Delete(table, self._old_columns(known, message.old, lsn), self._position)
 
     def _count(self) -> None:
         self._position = replace(self._position, ordinal=self._position.ordinal + 1)
@@ -128,31 +132,38 @@ class RecordStream:
             raise ParseError(f"relation {oid} was not described before", message_type="?", offset=1, lsn=lsn)
         return known
 
+    def _columns(self, known: KnownRelation, values: m.TupleData, lsn: Lsn) -> dict[str, ColumnValue]:
+        columns = known.schema.columns
+        if len(values) != len(columns):
+            raise ParseError(
+                f"a tuple of {len(values)} columns for {known.schema.table}, which has {len(columns)}",
+                message_type="?",
+                offset=6,
+                lsn=lsn,
+            )
+        found: dict[str, ColumnValue] = {}
+        for number, (column, value) in enumerate(zip(columns, values, strict=True)):
+            if value is None or value is UNCHANGED:
+                found[column.name] = value
+            elif isinstance(value, bytes):
+                found[column.name] = self._value(known.schema, number, value)
+            else:
+                raise ParseError("a binary value, which was not asked for", message_type="?", offset=6, lsn=lsn)
+        return found
 
-def _columns(known: KnownRelation, values: m.TupleData, lsn: Lsn) -> dict[str, ColumnValue]:
-    columns = known.schema.columns
-    if len(values) != len(columns):
-        raise ParseError(
-            f"a tuple of {len(values)} columns for {known.schema.table}, which has {len(columns)}",
-            message_type="?",
-            offset=6,
-            lsn=lsn,
-        )
-    found: dict[str, ColumnValue] = {}
-    for column, value in zip(columns, values, strict=True):
-        if value is None or value is UNCHANGED:
-            found[column.name] = value
-        elif isinstance(value, bytes):
-            found[column.name] = python_value(value.decode(), column.type)
-        else:
-            raise ParseError("a binary value, which was not asked for", message_type="?", offset=6, lsn=lsn)
-    return found
+    def _value(self, schema: TableSchema, number: int, raw: bytes) -> ColumnValue:
+        type = schema.columns[number].type
+        text = raw.decode("utf-8", "backslashreplace")
+        value = python_value(text, type)
+        # Text stands for values that Python lacks; of these types it has them all.
+        if text.encode() != raw or (isinstance(value, str) and type.carrier != pl.String):
+            raise bad_value(schema, number, text, self._position.commit_lsn, self._position.xid)
+        return value
 
-
-def _old_columns(known: KnownRelation, old: m.OldTuple, lsn: Lsn) -> Columns:
-    found = _columns(known, old.values, lsn)
-    if isinstance(old, m.OldKey):
-        # The other columns were not sent; their NULL on the wire means nothing.
-        keys = {c.name for c in known.message.columns if c.is_key}
-        return {name: value for name, value in found.items() if name in keys}
-    return found
+    def _old_columns(self, known: KnownRelation, old: m.OldTuple, lsn: Lsn) -> Columns:
+        found = self._columns(known, old.values, lsn)
+        if isinstance(old, m.OldKey):
+            # The other columns were not sent; their NULL on the wire means nothing.
+            keys = {c.name for c in known.message.columns if c.is_key}
+            return {name: value for name, value in found.items() if name in keys}
+        return found

@@ -123,7 +123,11 @@ class TupleColumns:
                 inputs[f"t{number}"] = pl.Series(kinds == _TEXT)
                 raw = pl.when(pl.col(f"t{number}")).then(raw)
             values.append(carrier(raw, self._types[number]).alias(str(number)))
-        frame = pl.DataFrame(inputs).select(values)
+        try:
+            frame = pl.DataFrame(inputs).select(values)
+        except pl.exceptions.ComputeError:  # bytes that are not UTF-8: from a database in SQL_ASCII, or damaged
+            self._find_not_utf8(numbers)
+            raise
         for number, series in zip(numbers, frame, strict=True):
             kinds = self._kinds[number]
             nulls = 0 if kinds is None else int(np.count_nonzero(kinds != _TEXT))
@@ -134,10 +138,21 @@ class TupleColumns:
             self._values[number] = series
             del self._texts[number]
 
+    def _find_not_utf8(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            for place in range(len(self._index)):
+                try:
+                    self._raw(number, place).decode()
+                except UnicodeDecodeError:
+                    raise UnreadableText(number, place, self._text(number, place)) from None
+
     def _text(self, column: int, place: int) -> str:
+        return self._raw(column, place).decode("utf-8", "backslashreplace")
+
+    def _raw(self, column: int, place: int) -> bytes:
         where = self._texts[column]
         offset, length = int(where.offsets[place] - self._starts[place]), int(where.lengths[place])
-        return bytes(self._messages[place])[offset : offset + length].decode("utf-8", "backslashreplace")
+        return bytes(self._messages[place])[offset : offset + length]
 
 
 def message_series(block: MessageBlock) -> pl.Series:
