@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 
@@ -25,8 +25,8 @@ from dbmazz_core.engine.result import (
 )
 from dbmazz_core.engine.snapshot import SnapshotRun, plan
 from dbmazz_core.engine.window import Window
-from dbmazz_core.errors import ConfigError, DestinationError, SlotError, SlotLost, TableNotFound, WrongServer
-from dbmazz_core.lsn import INVALID_LSN, Lsn
+from dbmazz_core.errors import DestinationError, SlotError, SlotLost, TableNotFound, WrongServer
+from dbmazz_core.lsn import INVALID_LSN
 from dbmazz_core.records import Begin, CdcRecord, Commit, Heartbeat, SchemaChange
 from dbmazz_core.tables import TableRef
 
@@ -54,10 +54,15 @@ class Pipeline:
             return source.check()
 
     def setup(self) -> SetupReport:
-        """Replica identities, publication and slot. Idempotent. Does not touch the destination."""
+        """Replica identities, publication and slot. Idempotent. The destination is only looked at.
+
+        What it already follows must not be published anew behind its back: the changes between would be missing.
+        """
         with closing(create_source(self.settings.source)) as source:
             _preflight(source)
-            report = source.setup()
+            with create_sink(self.settings.sink, read_only=True) as sink:
+                captured = _streaming(sink.tables(self.settings.source.slot))
+            report = source.setup(captured=captured)
             if source.verify_slot(None) is None:
                 with source.create_slot() as created:
                     done = (*report.done, f"created replication slot {self.settings.source.slot} at {created.lsn}")
@@ -221,7 +226,7 @@ class Pipeline:
         checkpoint = self._checkpoint(source, sink)
         states = sink.tables(config.slot)
         restart = config.cleanup_on_stop and checkpoint is not None and source.slot() is None
-        captured = () if restart else [ref for ref, state in states.items() if state.state == "streaming"]
+        captured = [] if restart else _streaming(states)
         tables = {info.ref: info for info in source.setup(captured=captured).tables}
         slot = source.verify_slot(None if restart else checkpoint.lsn if checkpoint else None)
         if restart:
@@ -284,11 +289,14 @@ class Pipeline:
                 )
 
 
+def _streaming(states: Mapping[TableRef, TableState]) -> list[TableRef]:
+    """Tables whose copy is complete: they follow the stream."""
+    return [ref for ref, state in states.items() if state.state == "streaming"]
+
+
 def _preflight(source: PostgresSource) -> None:
     """Raise what is wrong on the source's side before the destination is opened, so that nothing is made there."""
     for error in source.check().errors:
         if not isinstance(error, SlotError):
             raise error
 
-
-__all__ = ["ConfigError", "Lsn", "Pipeline", "TableState"]

@@ -109,10 +109,11 @@ class ExportedSnapshot:
             self._workers = SnapshotWorkers(
                 self._config.url, self._replication.server_version, self._name, workers=config.parallel_workers
             )
-        query = select_query(self._connection, table.ref, schema.names).as_string(self._connection)
+        # Partitions are their root's rows; inheritance children are not their parent's.
+        query = select_query(self._connection, table.ref, schema.names, only=not table.is_partitioned)
         ranges = (
             [PageRange(0, None)]
-            if table.is_partitioned or table.has_children
+            if table.is_partitioned
             else page_ranges(table.pages, table.estimated_rows, config.chunk_size)
         )
-        return self._workers.frames(schema, query, ranges)
+        return self._workers.frames(schema, query.as_string(self._connection), ranges)

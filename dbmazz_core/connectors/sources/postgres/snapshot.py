@@ -52,9 +52,15 @@ def page_ranges(pages: int, estimated_rows: int, chunk_size: int) -> list[PageRa
 
 
 def select_query(
-    connection: psycopg.Connection[tuple[object, ...]], table: TableRef, names: Sequence[str]
+    connection: psycopg.Connection[tuple[object, ...]], table: TableRef, names: Sequence[str], *, only: bool
 ) -> sql.Composed:
     """The SELECT whose columns arrive in carrier dtypes.
+
+    Args:
+        connection: For the catalog.
+        table: Which.
+        names: Its published columns.
+        only: Leave out inheritance children, which the publication does not take for their parent's rows either.
 
     A cast to text would not do: it trims `char(n)`, adds a netmask to `inet`, and has its own idea of `xml`; the
     output function is what the stream uses.
@@ -80,8 +86,10 @@ def select_query(
                 sql.Identifier(str(schema), str(function)), column, column
             )
         )
-    return sql.SQL("SELECT {} FROM {}").format(
-        sql.SQL(", ").join(columns[name] for name in names), sql.Identifier(table.schema, table.name)
+    return sql.SQL("SELECT {} FROM {}{}").format(
+        sql.SQL(", ").join(columns[name] for name in names),
+        sql.SQL("ONLY " if only else ""),
+        sql.Identifier(table.schema, table.name),
     )
 
 
