@@ -164,6 +164,8 @@ def _reader(type_name: str) -> Callable[[str], str]:
     match type_name:
         case "bool":
             return lambda text: {"t": "true", "f": "false"}.get(text, text)
+        case "float4" | "float8":
+            return lambda text: repr(float(text))  # `143` is `143.0`; -0.0 and NaN stay apart from 0.0
         case "numeric":
             return lambda text: str(Decimal(text).normalize())
         case "time" | "timetz" | "timestamp" | "timestamptz":

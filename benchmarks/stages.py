@@ -1,0 +1,97 @@
+"""The receive loop, the decoder and the merge, each alone: `python -m benchmarks.stages URL SLOT PUBLICATION LSN`.
+
+A process of its own, since it holds the whole backlog in memory between the stages. Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from dbmazz_core.batch import ChangeBatch
+from dbmazz_core.config import SinkConfig
+from dbmazz_core.connectors.sinks.duckdb import DuckDBSink
+from dbmazz_core.connectors.sources.postgres.block import MessageBlock
+from dbmazz_core.connectors.sources.postgres.decoder import Decoder
+from dbmazz_core.connectors.sources.postgres.framing import frame
+from dbmazz_core.connectors.sources.postgres.relations import Relations
+from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection
+from dbmazz_core.engine.compact import compact
+from dbmazz_core.engine.result import Checkpoint
+from dbmazz_core.lsn import INVALID_LSN, Lsn
+from dbmazz_core.secret_url import SecretUrl
+from dbmazz_core.tables import TableRef
+
+T = TypeVar("T")
+_TABLE = TableRef("public", "orders")
+_FLUSH = 250_000
+
+
+def main(url: str, slot: str, publication: str, end: str) -> None:
+    """Measure and print."""
+    report: dict[str, dict[str, float]] = {}
+    blocks = _timed("receive", report, lambda: _receive(SecretUrl(url), slot, publication, Lsn.parse(end)))
+    batches = _timed("decode", report, lambda: _decode(blocks))
+    blocks.clear()
+    with tempfile.TemporaryDirectory() as directory:
+        _timed("merge", report, lambda: _merge(batches, Path(directory) / "stages.duckdb"))
+    print(json.dumps({"changes": sum(map(len, batches)), "stages": report}))  # noqa: T201
+
+
+def _timed(name: str, report: dict[str, dict[str, float]], work: Callable[[], T]) -> T:
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = work()
+    report[name] = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
+    return result
+
+
+def _receive(url: SecretUrl, slot: str, publication: str, end: Lsn) -> list[MessageBlock]:
+    reader = ReplicationConnection(url, slot=slot, publication=publication).start(INVALID_LSN, queue_bytes=1 << 40)
+    blocks: list[MessageBlock] = []
+    try:
+        while not blocks or blocks[-1].server_end < end:
+            block = reader.read(0.1)
+            if block is None:
+                reader.request_keepalive()
+            else:
+                blocks.append(block)
+    finally:
+        reader.close()
+    return blocks
+
+
+def _decode(blocks: list[MessageBlock]) -> list[ChangeBatch]:
+    decoder = Decoder(Relations(lambda _: True, {_TABLE: ("id",)}))
+    batches: list[ChangeBatch] = []
+    open_transaction = None
+    for block in blocks:
+        framed = frame(block, open_transaction)
+        open_transaction = framed.open
+        batches += [e for e in decoder.decode(framed, 0, len(block)) if isinstance(e, ChangeBatch)]
+    return batches
+
+
+def _merge(batches: list[ChangeBatch], path: Path) -> None:
+    checkpoint = Checkpoint("stages", Lsn(1), "", 1, "")
+    with DuckDBSink(SinkConfig(url=str(path))) as sink:
+        sink.begin()
+        sink.create_table(batches[0].schema, slot="stages", snapshot_lsn=Lsn(1))
+        sink.commit(checkpoint)
+        pending: list[ChangeBatch] = []
+        for batch in [*batches, None]:
+            if batch is not None:
+                pending.append(batch)
+            if pending and (batch is None or sum(map(len, pending)) >= _FLUSH):
+                sink.begin()
+                sink.apply(compact(pending))
+                sink.commit(checkpoint)
+                pending = []
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
