@@ -227,14 +227,18 @@ class Pipeline:
         states = sink.tables(config.slot)
         restart = config.cleanup_on_stop and checkpoint is not None and source.slot() is None
         captured = [] if restart else _streaming(states)
+        configured = [info.ref for info in source.tables()]
+        self._known(configured, resnapshot)
+        for ref in configured:
+            # Before anything is changed, at the source too. A table that is replaced anyway may look as it likes.
+            sink.verify_owner(ref, slot=config.slot)
+            if ref in captured and ref not in resnapshot:
+                sink.schema(ref)
         tables = {info.ref: info for info in source.setup(captured=captured).tables}
         slot = source.verify_slot(None if restart else checkpoint.lsn if checkpoint else None)
         if restart:
             sink.mark_incomplete(config.slot)
             checkpoint, states = None, sink.tables(config.slot)
-        self._known(tables, resnapshot)
-        for ref in captured:
-            sink.schema(ref)  # raises if the table was changed by hand
         return plan(self.settings, source, sink, tables, states, checkpoint, slot, resnapshot, progress)
 
     def _snapshot_run(
@@ -248,6 +252,8 @@ class Pipeline:
             return self._prepare(source, sink, chosen, progress).forced()
         config = self.settings.source
         self._checkpoint(source, sink)
+        for info in source.tables():
+            sink.verify_owner(info.ref, slot=config.slot)
         tables = {info.ref: info for info in source.setup().tables}
         slot = source.slot()
         if slot is not None and slot.is_lost:
@@ -279,7 +285,7 @@ class Pipeline:
         return checkpoint
 
     @staticmethod
-    def _known(tables: dict[TableRef, TableInfo], chosen: Sequence[TableRef]) -> None:
+    def _known(tables: Sequence[TableRef], chosen: Sequence[TableRef]) -> None:
         for ref in chosen:
             if ref not in tables:
                 raise TableNotFound(
@@ -299,4 +305,3 @@ def _preflight(source: PostgresSource) -> None:
     for error in source.check().errors:
         if not isinstance(error, SlotError):
             raise error
-

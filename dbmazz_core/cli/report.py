@@ -21,8 +21,9 @@ UNEXPECTED = 1
 INTERRUPTED = 130
 READER_GONE = 141
 
-#: A password in a URL or a connection string that we were not told is one, such as a stray argument.
-_URL_PASSWORD = re.compile(r"(://[^:/?#\s@]*:)[^\s]*@")
+#: A password in a URL or a connection string that we were not told is one, such as a stray argument. Examples in
+#: remedies say `password`.
+_URL_PASSWORD = re.compile(r"(://[^:/?#\s@]*:)(?!password@)[^\s]*@")
 _OPTION_PASSWORD = re.compile(r"\b(password|sslpassword|oauth_client_secret)=('[^']*'|[^\s&]+)", re.IGNORECASE)
 
 

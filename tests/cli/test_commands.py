@@ -31,7 +31,7 @@ def test_check_shows_every_error_with_its_remedy_and_exits_with_the_firsts_code(
     shop.execute("CREATE TABLE log (line text)")
     dbmazz.variables |= {"TABLES": "public.order, public.log", "REPLICA_IDENTITY": "leave"}
     outcome = dbmazz.run("check", code=4)
-    assert "table public.order does not exist; did you mean public.orders?" in outcome.stdout
+    assert "table public.order does not exist; did you mean public.orders" in outcome.stdout
     assert "what to do: correct TABLES" in outcome.stdout
     assert 'ALTER TABLE "public"."log" REPLICA IDENTITY FULL;' in outcome.stdout
     assert outcome.stdout.endswith("2 errors, 0 warnings\n")

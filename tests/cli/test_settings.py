@@ -105,7 +105,7 @@ def test_a_mistake_in_the_file_is_an_error_that_names_it(tmp_path: Path, content
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot read .*none.toml: No such file"):
+    with pytest.raises(ConfigError, match=r"cannot read .*none\.toml: No such file"):
         read_file(tmp_path / "none.toml")
 
 

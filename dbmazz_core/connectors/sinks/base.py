@@ -36,6 +36,9 @@ class Sink(Protocol):
         Raises DestinationConflict if the table in the destination is not like that any more.
         """
 
+    def verify_owner(self, table: TableRef, *, slot: str) -> None:
+        """Raise DestinationConflict if `create_table` must not replace the table: it is not ours, or another slot's."""
+
     def mark_incomplete(self, slot: str) -> None:
         """Record, at once, that every table of a slot has to be copied anew."""
 

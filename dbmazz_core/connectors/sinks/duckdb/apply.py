@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import duckdb
 import polars as pl
@@ -114,6 +115,9 @@ class Applier:
         """Remove exactly as many of equal rows as were counted."""
         names = self._schema.names
         equal = " AND ".join(f"t.{quoted(n)} IS NOT DISTINCT FROM s.{quoted(n)}" for n in names)
+        for name in [quoted(n) for n in names if self._types[n].carrier.is_float()]:
+            # 0 and -0 are equal, but not alike.
+            equal += f" AND (t.{name} IS NULL OR t.{name} <> 0 OR signbit(t.{name}) = signbit(s.{name}))"
         self._run(
             f"DELETE FROM {self._table} WHERE rowid IN (SELECT id FROM ("
             f"SELECT t.rowid AS id, s.{COUNT} AS wanted, row_number() OVER (PARTITION BY s._dbmazz_row) AS found "
@@ -132,7 +136,7 @@ class Applier:
         with self._failures(frame):
             self._connection.register(_FRAME, arrow_table(self._schema, frame))
             try:
-                row = self._connection.execute(sql).fetchone()
+                row = _first(self._connection.execute(sql))
             finally:
                 self._connection.unregister(_FRAME)
         return int(row[0]) if row and isinstance(row[0], int) else 0
@@ -143,7 +147,7 @@ class Applier:
             if frame is not None:
                 self._connection.register(_FRAME, arrow_table(self._schema, frame))
             try:
-                row = self._connection.execute(sql).fetchone()
+                row = _first(self._connection.execute(sql))
             finally:
                 if frame is not None:
                     self._connection.unregister(_FRAME)
@@ -179,9 +183,17 @@ class Applier:
                     continue
                 value = f"s.{quoted(column.name)}"
                 position = f"{COMMIT_LSN}, {XID}" if COMMIT_LSN in frame.columns else "0, 0"
-                row = cursor.execute(
-                    f"SELECT {value}, {position} FROM {_FRAME} s "
-                    f"WHERE {value} IS NOT NULL AND TRY_CAST({value} AS {column.type.duckdb}) IS NULL LIMIT 1"
-                ).fetchone()
+                row = _first(
+                    cursor.execute(
+                        f"SELECT {value}, {position} FROM {_FRAME} s "
+                        f"WHERE {value} IS NOT NULL AND TRY_CAST({value} AS {column.type.duckdb}) IS NULL LIMIT 1"
+                    )
+                )
                 if row is not None:
                     raise bad_value(self._schema, number, str(row[0]), Lsn(row[1]), int(row[2]))
+
+
+def _first(result: duckdb.DuckDBPyConnection) -> tuple[Any, ...] | None:
+    """The first row, if any. The result is read to its end: one that is not blocks its connection (DuckDB 2.0)."""
+    rows = result.fetchall()
+    return rows[0] if rows else None

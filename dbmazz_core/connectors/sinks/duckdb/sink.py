@@ -53,8 +53,7 @@ class DuckDBSink:
             self._connection.execute("SET preserve_insertion_order = false")
             # One checkpoint a window, at closing, instead of one every 16 MB of WAL.
             self._connection.execute("SET checkpoint_threshold = '1GB'")
-            if not read_only:
-                bookkeeping.create(self._connection)
+            # Made by the first transaction, so that a run which fails before has changed nothing.
             self._empty = not bookkeeping.exists(self._connection)
 
     def __enter__(self) -> Self:
@@ -91,8 +90,28 @@ class DuckDBSink:
             raise _conflict(table, self.path, expected, found)
         return schema
 
+    def verify_owner(self, table: TableRef, *, slot: str) -> None:
+        """See `Sink.verify_owner`."""
+        with translated(self.path):
+            owner = None if self._empty else bookkeeping.read_owner(self._connection, table)
+            if owner is None and self._columns(table):
+                raise DestinationConflict(
+                    f"{self.path} already has a table {table} that dbmazz did not create",
+                    object=str(table),
+                    remedy=f"ALTER TABLE {table.sql} RENAME TO ...; or DROP TABLE {table.sql}; in DuckDB, or choose "
+                    "another file (SINK_URL)",
+                )
+        if owner not in (None, slot):
+            raise DestinationConflict(
+                f"table {table} in {self.path} is kept by replication slot {owner}, not {slot}",
+                object=str(table),
+                remedy="use that slot (SOURCE_SLOT_NAME), or another file (SINK_URL)",
+            )
+
     def mark_incomplete(self, slot: str) -> None:
         """See `Sink.mark_incomplete`."""
+        if self._empty:
+            return
         with translated(self.path):
             self._connection.execute("UPDATE _dbmazz.tables SET state = 'snapshotting' WHERE slot = ?", [slot])
 
@@ -100,26 +119,17 @@ class DuckDBSink:
         """See `Sink.begin`."""
         with translated(self.path):
             self._connection.execute("BEGIN TRANSACTION")
-        self._in_transaction = True
+            self._in_transaction = True
+            if self._empty:
+                bookkeeping.create(self._connection)
+                self._empty = False
 
     def create_table(self, schema: TableSchema, *, slot: str, snapshot_lsn: Lsn) -> None:
         """See `Sink.create_table`."""
         table = schema.table
         _check_names(schema)
+        self.verify_owner(table, slot=slot)
         with translated(self.path):
-            if bookkeeping.read_schema(self._connection, table) is None and self._columns(table):
-                raise DestinationConflict(
-                    f"{self.path} already has a table {table} that dbmazz did not create",
-                    object=str(table),
-                    remedy=f"ALTER TABLE {table.sql} RENAME TO ...; or DROP TABLE {table.sql}; in DuckDB, or choose "
-                    "another file (SINK_URL)",
-                )
-            if (owner := bookkeeping.read_owner(self._connection, table)) not in (None, slot):
-                raise DestinationConflict(
-                    f"table {table} in {self.path} is kept by replication slot {owner}, not {slot}",
-                    object=str(table),
-                    remedy="use that slot (SOURCE_SLOT_NAME), or another file (SINK_URL)",
-                )
             columns = ", ".join(f"{quote_identifier(c.name)} {c.type.duckdb}" for c in schema.columns)
             self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(table.schema)}")
             self._connection.execute(f"CREATE OR REPLACE TABLE {table.sql} ({columns})")
@@ -146,6 +156,7 @@ class DuckDBSink:
             self._in_transaction = False
             with translated(self.path):
                 self._connection.execute("ROLLBACK")
+                self._empty = not bookkeeping.exists(self._connection)
 
     def count_rows(self, tables: Iterable[TableRef]) -> Mapping[TableRef, int]:
         """See `Sink.count_rows`."""
