@@ -249,7 +249,7 @@ _CANONICAL: dict[str, Callable[[str], Any]] = {
     "bytea": lambda text: bytes.fromhex(text.removeprefix("\\x")),
     "numeric": _number,
     "money": _number,
-    "float4": lambda text: struct.pack("<f", float(text)).hex() if text != "NaN" else "NaN",
+    "float4": lambda text: struct.pack("<f", float(text)).hex() if text.lower() != "nan" else "NaN",
     "float8": lambda text: repr(float(text)),
     "interval": _interval,
     "bpchar": lambda text: text.rstrip(" "),

@@ -149,7 +149,7 @@ def _codes(rows: Rows, filled: Indexes, found: Indexes) -> tuple[Indexes, Indexe
     if len(columns) == 1 and columns[0].dtype.is_integer():
         codes = columns[0].cast(pl.Int64).to_numpy()
     else:
-        frame = pl.DataFrame(columns)
+        frame = pl.DataFrame([column.alias(str(place)) for place, column in enumerate(columns)])
         distinct = frame.unique().with_row_index("code")
         joined = frame.join(distinct, on=frame.columns, how="left", nulls_equal=True, maintain_order="left")
         codes = joined["code"].cast(pl.Int64).to_numpy()
@@ -291,7 +291,14 @@ def _compact_multiset(rows: Rows, truncated: bool) -> NetEffect:
         ]
     )
     lsn, xid = positions[0].name, positions[1].name
-    net = both.group_by(names).agg(pl.col(lsn).last(), pl.col(xid).last(), pl.col(COUNT).sum())
+    # 0 and -0 are equal, but not alike.
+    floats = [column.name for column in rows.schema.columns if column.type.carrier.is_float()]
+    signs = [((pl.col(name) == 0) & (1 / pl.col(name) < 0)).alias(f"{COUNT}_{i}") for i, name in enumerate(floats)]
+    net = (
+        both.group_by([*names, *signs])
+        .agg(pl.col(lsn).last(), pl.col(xid).last(), pl.col(COUNT).sum())
+        .select(*names, lsn, xid, COUNT)
+    )
     more = net.filter(pl.col(COUNT) > 0)
     repeated = np.repeat(np.arange(len(more)), more[COUNT].to_numpy())
     return NetEffect(

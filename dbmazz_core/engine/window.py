@@ -7,6 +7,7 @@ memory is applied in pieces within one destination transaction, which is committ
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -260,15 +261,17 @@ class Window:
                 # Whatever happened before the last TRUNCATE is gone.
                 last = max(i for i, event in enumerate(table_events) if isinstance(event, Truncation))
                 batches = [event for event in table_events[last:] if isinstance(event, ChangeBatch)]
-            clock = time.perf_counter()
-            if batches:
-                effect = compact(batches, truncated=truncated)
-            else:
-                effect = NetEffect(self._schemas[table_events[0].table], truncated=True)
-            compacted = time.perf_counter()
-            self._sink.apply(effect)
-            self.result.phases["compact"] += compacted - clock
-            self.result.phases["merge"] += time.perf_counter() - compacted
+            if truncated and not batches:
+                self._sink.apply(NetEffect(self._schemas[table_events[0].table], truncated=True))
+            # Where the replica identity changes, so does what rows are found by.
+            for _, run in itertools.groupby(batches, key=lambda batch: batch.schema.key):
+                clock = time.perf_counter()
+                effect = compact(list(run), truncated=truncated)
+                truncated = False
+                compacted = time.perf_counter()
+                self._sink.apply(effect)
+                self.result.phases["compact"] += compacted - clock
+                self.result.phases["merge"] += time.perf_counter() - compacted
 
     def _rollback(self) -> None:
         if self._begun:

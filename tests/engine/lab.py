@@ -1,0 +1,131 @@
+"""One source database, one destination file and the pipeline between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from dbmazz_core.config import FlushConfig, Settings, SinkConfig, SnapshotConfig, SourceConfig, WindowLimits
+from dbmazz_core.engine.result import WindowResult
+from dbmazz_core.lsn import Lsn
+from dbmazz_core.pipeline import Pipeline
+from dbmazz_core.secret_url import SecretUrl
+from dbmazz_core.tables import TableRef, parse_tables
+from tests.oracle import assert_equal
+from tests.postgres_fixtures import SourceDatabase
+
+#: A text that no compression keeps below the TOAST threshold of 2 kB; {0} makes it another one.
+TOAST = "(SELECT string_agg(md5({0}::text || i), '') FROM generate_series(1, 200) AS i)"
+
+
+def toast(seed: object) -> str:
+    """SQL for a value that PostgreSQL stores out of line."""
+    return TOAST.format(f"'{seed}'")
+
+
+@dataclass(slots=True)
+class Lab:
+    """Arranges with SQL, acts with `Pipeline`, asserts with the oracle.
+
+    Attributes:
+        tables: The setting TABLES.
+        settings: Groups of `Settings` that differ from the defaults.
+    """
+
+    database: SourceDatabase
+    path: Path
+    tables: str = "public.*"
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def execute(self, statement: str) -> None:
+        """Run SQL on the source; several statements are one transaction."""
+        self.database.execute(statement)
+
+    def transactions(self, *statements: str) -> None:
+        """Run each statement (or several in one string) as a transaction of its own, in one session."""
+        with self.database.connect() as connection:
+            for statement in statements:
+                connection.execute(statement.encode())
+
+    def configured(self, **groups: Any) -> Lab:
+        """The same with other settings: `flush`, `limits`, `snapshot`, and single attributes of `source`."""
+        return replace(self, settings=self.settings | groups)
+
+    @property
+    def config(self) -> SourceConfig:
+        return SourceConfig(
+            url=SecretUrl(self.settings.get("url", self.database.url), variable="SOURCE_URL"),
+            tables=parse_tables(self.tables),
+            slot=self.slot,
+            **self.settings.get("source", {}),
+        )
+
+    @property
+    def slot(self) -> str:
+        return f"slot_{self.database.name}"
+
+    @property
+    def pipeline(self) -> Pipeline:
+        return Pipeline(
+            Settings(
+                source=self.config,
+                sink=SinkConfig(url=str(self.path)),
+                snapshot=self.settings.get("snapshot", SnapshotConfig()),
+                flush=self.settings.get("flush", FlushConfig()),
+                limits=self.settings.get("limits", WindowLimits()),
+            )
+        )
+
+    def capture(self, **arguments: Any) -> WindowResult:
+        """Run one window."""
+        return self.pipeline.capture(**arguments)
+
+    def assert_equal(self, *tables: str) -> None:
+        """The oracle, for tables by name."""
+        for table in tables:
+            assert_equal(self.database, self.path, table if "." in table else f"public.{table}")
+
+    def capture_and_compare(self, *tables: str) -> WindowResult:
+        """Run one window, then the oracle."""
+        result = self.capture()
+        self.assert_equal(*tables)
+        return result
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """Query the destination."""
+        with duckdb.connect(str(self.path), read_only=True) as connection:
+            return connection.execute(query).fetchall()
+
+    @property
+    def checkpoint(self) -> Lsn:
+        """The checkpoint in the destination."""
+        ((lsn,),) = self.rows("SELECT lsn FROM _dbmazz.checkpoints")
+        return Lsn(lsn)
+
+    @property
+    def confirmed(self) -> Lsn:
+        """What the slot has confirmed."""
+        ((lsn,),) = self.database.fetch(
+            "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s", self.slot
+        )
+        return Lsn.parse(lsn)
+
+    def ref(self, name: str) -> TableRef:
+        return TableRef("public", name)
+
+    @contextmanager
+    def nothing_changes(self, *tables: str) -> Iterator[None]:
+        """The destination's rows and checkpoint, and the slot, stay as they are."""
+
+        def look() -> Any:
+            rows = [sorted(self.rows(f"SELECT COLUMNS(*)::VARCHAR FROM {table}"), key=repr) for table in tables]
+            return self.checkpoint, self.confirmed, rows
+
+        before = look()
+        yield
+        assert look() == before
