@@ -91,6 +91,7 @@ defs = dg.Definitions.merge(
     build_definitions(),
     dg.Definitions(
         assets=[daily_revenue],
+        executor=dg.in_process_executor,
         sensors=[
             dg.AutomationConditionSensorDefinition(
                 "automation",
