@@ -123,9 +123,7 @@ class StreamReader:
 
     def close(self) -> None:
         """Stop reading, send the last acknowledgement and close the connection. Idempotent."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
+        self._closing = True
         self._wake()
         if self._thread is not threading.current_thread():
             self._thread.join()
@@ -139,6 +137,8 @@ class StreamReader:
         if self._wake_out >= 0:
             with contextlib.suppress(BlockingIOError):  # already awake
                 os.write(self._wake_out, b"w")
+        with self._changed:  # it may be waiting for room in the queue instead
+            self._changed.notify_all()
 
     # -- the thread's side
 
