@@ -26,7 +26,7 @@ from dbmazz_core.errors import ConfigError, DbmazzError
 _HOST = "127.0.0.1"
 _PORT = 3000
 #: How long Dagster may take to stop by itself.
-_STOP_TIMEOUT_S = 4.0
+_STOP_TIMEOUT_S = 3.0
 _KILL_TIMEOUT_S = 0.5
 _LOG_LINES = 15
 
@@ -130,7 +130,7 @@ class DagsterProcess:
         )
 
     def stop(self) -> None:
-        """Stop all of Dagster's processes within six seconds. Does nothing when there are none."""
+        """Stop all of Dagster's processes within four seconds. Does nothing when there are none."""
         shell, self._shell = self._shell, None
         if shell is None:
             return

@@ -15,7 +15,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 from dbmazz_core.demo.shop import TABLES
 from dbmazz_core.tables import TableRef
 
-_TIMEOUT_S = 5.0
+_TIMEOUT_S = 2.0
 #: A window that could not read the row counts (another process had the file just then) records none; then those
 #: of the one before are shown.
 _MATERIALIZATIONS = 3

@@ -16,6 +16,8 @@ from dbmazz_core.demo.shop import Connection, random_attributes, random_email, r
 #: Orders beyond which more are deleted than placed, so that the demo can run for days.
 _MANY_ORDERS = 2000
 _JOIN_TIMEOUT_S = 5.0
+#: While resting, how often to look whether that is over.
+_REST_S = 0.1
 
 
 class _RolledBack(Exception):
@@ -34,25 +36,20 @@ class Traffic:
     Parameters:
         url: The shop's database.
         rate: Transactions a second, while at work.
-        rhythm: Seconds at work and seconds at rest, in turn; None for no rest. A rest lets one see the
-            destination arrive at the source's counts.
         seed: Makes what happens repeatable (not its timing).
 
     Attributes:
         transactions: How many were committed.
-        resting: Whether this is a rest.
+        resting: Set it to True for a rest, and back.
         error: What ended the traffic before its time; None normally.
     """
 
-    def __init__(
-        self, url: str, *, rate: float, rhythm: tuple[float, float] | None = None, seed: int | None = None
-    ) -> None:
+    def __init__(self, url: str, *, rate: float, seed: int | None = None) -> None:
         self.transactions = 0
         self.resting = False
         self.error: psycopg.Error | None = None
         self._url = url
         self._interval = 1 / rate
-        self._rhythm = rhythm
         self._rng = random.Random(seed)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="demo-traffic", daemon=True)
@@ -82,13 +79,11 @@ class Traffic:
 
     def _work(self, connection: Connection) -> None:
         kinds, weights = zip(*_KINDS, strict=True)
-        started = due = time.monotonic()
+        due = time.monotonic()
         while not self._stopping.wait(max(0.0, due - time.monotonic())):
-            if pause := self._rest(time.monotonic() - started):
-                self.resting = True
-                due = time.monotonic() + pause
+            if self.resting:
+                due = time.monotonic() + _REST_S
                 continue
-            self.resting = False
             (kind,) = self._rng.choices(kinds, weights)
             try:
                 with connection.transaction():
@@ -98,14 +93,6 @@ class Traffic:
                 pass
             # Not a burst to make up for a slow moment.
             due = max(due + self._interval, time.monotonic() - 1)
-
-    def _rest(self, elapsed: float) -> float:
-        """Seconds until work goes on; 0 when it is time to work."""
-        if self._rhythm is None:
-            return 0.0
-        work, rest = self._rhythm
-        position = elapsed % (work + rest)
-        return work + rest - position if position >= work else 0.0
 
 
 def _any_id(connection: Connection, rng: random.Random, table: str) -> int | None:

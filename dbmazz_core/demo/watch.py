@@ -19,8 +19,8 @@ from dbmazz_core.demo.stage import Stage, stage
 from dbmazz_core.demo.traffic import Traffic
 from dbmazz_core.errors import ConfigError, DbmazzError
 
-#: Seconds of work and of rest, in turn: at rest one sees both sides meet.
-_RHYTHM = (40.0, 20.0)
+#: The traffic works for so long, then rests until both sides have met, and so that one can see it; in seconds.
+_WORK_S, _REST_AT_MOST_S, _MET_S = 40.0, 60.0, 5.0
 _START_TIMEOUT_S = 120.0
 _POLL_S = 1.0
 
@@ -60,7 +60,7 @@ def run_with_ui(
         console.print(f"PostgreSQL {shop.postgres_version} is up. Starting Dagster ...", highlight=False)
         started = time.monotonic()
         try:
-            with Traffic(shop.url, rate=rate, rhythm=_RHYTHM) as traffic, dagster:
+            with Traffic(shop.url, rate=rate) as traffic, dagster:
                 client = DagsterClient(dagster.url)
                 if _wait_until_loaded(client, dagster, stop):
                     _introduce(console, dagster, shop)
@@ -113,7 +113,7 @@ def _watch(
     stop: threading.Event,
     deadline: float | None,
 ) -> None:
-    observed = Observed()
+    observed, rhythm = Observed(), _Rhythm()
     with display, psycopg.connect(shop.url, autocommit=True, application_name="demo status") as connection:
         while not stop.wait(_POLL_S) and (deadline is None or time.monotonic() < deadline):
             dagster.check()
@@ -126,10 +126,27 @@ def _watch(
             # On a busy machine: what was seen last is shown until it answers.
             with contextlib.suppress(NotReady):
                 observed = client.observe()
-            slot = shop.settings.source.slot
-            display.show(
-                State(count_rows(connection), observed, _lag(connection, slot), traffic.transactions, traffic.resting)
-            )
+            rows, lag = count_rows(connection), _lag(connection, shop.settings.source.slot)
+            traffic.resting = rhythm.resting(met=rows == observed.rows)
+            display.show(State(rows, observed, lag, traffic.transactions, traffic.resting))
+
+
+class _Rhythm:
+    """Work and rest in turn."""
+
+    def __init__(self) -> None:
+        self._resting = False
+        self._until = time.monotonic() + _WORK_S
+
+    def resting(self, *, met: bool) -> bool:
+        """Whether to rest now, given whether source and destination have met."""
+        now = time.monotonic()
+        if self._resting and met:
+            self._until = min(self._until, now + _MET_S)
+        if now >= self._until:
+            self._resting = not self._resting
+            self._until = now + (_REST_AT_MOST_S if self._resting else _WORK_S)
+        return self._resting
 
 
 def _lag(connection: Connection, slot: str) -> int | None:
