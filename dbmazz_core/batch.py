@@ -189,9 +189,11 @@ def bad_value(schema: TableSchema, column: int, text: str, lsn: Lsn, xid: int) -
     """The error for a value that its column's type cannot hold."""
     definition = schema.columns[column]
     shown = text if len(text) <= 80 else text[:77] + "..."
+    # Rows that are copied come without a transaction.
+    where = f" of the transaction {xid} committed at {lsn}" if xid else ""
     return BadValue(
-        f"{schema.table}, column {definition.name} ({definition.source_type}): the value {shown!r} of the transaction "
-        f"{xid} committed at {lsn} cannot be held by {definition.type}; nothing of this flush was applied",
+        f"{schema.table}, column {definition.name} ({definition.source_type}): the value {shown!r}{where} cannot be "
+        f"held by {definition.type}; nothing of this {'flush was applied' if xid else 'table was copied'}",
         object=f"{schema.table}.{definition.name}",
         remedy=f"change the value in PostgreSQL and copy the table anew: dbmazz snapshot --tables '{schema.table}'",
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dbmazz_core.config import FlushConfig
 from tests.engine.lab import Lab
 from tests.postgres_fixtures import SourceDatabase
 
@@ -13,3 +14,9 @@ from tests.postgres_fixtures import SourceDatabase
 @pytest.fixture
 def lab(database: SourceDatabase, duckdb_path: Path) -> Lab:
     return Lab(database, duckdb_path)
+
+
+@pytest.fixture(params=["one flush", "many flushes"])
+def trap(request: pytest.FixtureRequest, lab: Lab) -> Lab:
+    """Changes meet each other in one batch, or, flushed after every transaction, a filled destination."""
+    return lab if request.param == "one flush" else lab.configured(flush=FlushConfig(size=1))

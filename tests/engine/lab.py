@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pytest
 
 from dbmazz_core.config import FlushConfig, Settings, SinkConfig, SnapshotConfig, SourceConfig, WindowLimits
 from dbmazz_core.engine.result import WindowResult
@@ -21,6 +22,9 @@ from tests.postgres_fixtures import SourceDatabase
 
 #: A text that no compression keeps below the TOAST threshold of 2 kB; {0} makes it another one.
 TOAST = "(SELECT string_agg(md5({0}::text || i), '') FROM generate_series(1, 200) AS i)"
+
+
+BOTH = pytest.mark.parametrize("identity", ["DEFAULT", "FULL"])
 
 
 def toast(seed: object) -> str:
@@ -129,3 +133,18 @@ class Lab:
         before = look()
         yield
         assert look() == before
+
+
+#: A table with a value out of line, for `format(identity=...)`.
+BIG_TABLE = (
+    "CREATE TABLE t (id int PRIMARY KEY, n int, big text); ALTER TABLE t REPLICA IDENTITY {identity};"
+    f"INSERT INTO t VALUES (1, 1, {toast('one')}), (2, 2, {toast('two')}), (3, 3, NULL), (4, 4, '')"
+)
+
+
+def run(lab: Lab, setup: str, *transactions: str, tables: tuple[str, ...] = ("t",)) -> None:
+    """Set up, copy, run the transactions, capture them in one window, compare."""
+    lab.execute(setup)
+    lab.capture_and_compare(*tables)
+    lab.transactions(*transactions)
+    lab.capture_and_compare(*tables)
