@@ -277,14 +277,10 @@ def _array(text: str) -> list[Any]:
 def _hstore(text: str) -> frozenset[tuple[str, str | None]]:
     pairs = re.findall(r'"((?:[^"\\]|\\.)*)"=>(?:"((?:[^"\\]|\\.)*)"|(NULL))', text, re.DOTALL)
     plain = [[re.sub(r"\\(.)", r"\1", part, flags=re.DOTALL) for part in pair[:2]] for pair in pairs]
-    return frozenset(
-        (name, None if pair[2] else value) for (name, value), pair in zip(plain, pairs, strict=True)
-    )
+    return frozenset((name, None if pair[2] else value) for (name, value), pair in zip(plain, pairs, strict=True))
 
 
-def _row_differences(
-    names: list[str], key: list[str], source: Counter[Row], destination: Counter[Row]
-) -> list[str]:
+def _row_differences(names: list[str], key: list[str], source: Counter[Row], destination: Counter[Row]) -> list[str]:
     """What a reader needs first: changed values of rows with the same key, then rows of one side only."""
     missing = sorted((source - destination).elements(), key=repr)
     surplus = sorted((destination - source).elements(), key=repr)

@@ -289,9 +289,7 @@ class TestProxy:
             assert proxy.connections == 1
         wait_until(lambda: proxy.connections == 0)
 
-    def test_cut_breaks_a_connection_and_lets_the_next_one_in(
-        self, database: SourceDatabase, proxy: Proxy
-    ) -> None:
+    def test_cut_breaks_a_connection_and_lets_the_next_one_in(self, database: SourceDatabase, proxy: Proxy) -> None:
         with psycopg.connect(proxy.url(database)) as connection:
             connection.execute("SELECT 1")
             proxy.cut()

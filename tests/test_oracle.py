@@ -157,9 +157,7 @@ SAME = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("source_type", "source", "type_", "same", "other"), SAME, ids=lambda value: str(value)[:24]
-)
+@pytest.mark.parametrize(("source_type", "source", "type_", "same", "other"), SAME, ids=lambda value: str(value)[:24])
 def test_a_value_equals_itself_and_nothing_else(
     database: SourceDatabase,
     duckdb_path: Path,
@@ -176,8 +174,6 @@ def test_a_value_equals_itself_and_nothing_else(
     change(duckdb_path, f"CREATE TABLE t (v {type_})", f"INSERT INTO t VALUES ({cast}), (NULL)")
     assert_equal(database, duckdb_path, "t")
     # Not an UPDATE: DuckDB leaves out one from -0 to 0.
-    change(
-        duckdb_path, "DELETE FROM t WHERE v IS NOT NULL", f"INSERT INTO t VALUES (CAST({other} AS {type_}))"
-    )
+    change(duckdb_path, "DELETE FROM t WHERE v IS NOT NULL", f"INSERT INTO t VALUES (CAST({other} AS {type_}))")
     with pytest.raises(AssertionError, match="only in the source"):
         assert_equal(database, duckdb_path, "t")

@@ -256,12 +256,8 @@ def test_standby_status_update_of_one_position() -> None:
 
 
 def test_standby_status_update_in_full() -> None:
-    update = build_standby_status_update(
-        Lsn(3), flush=Lsn(2), apply=Lsn(1), reply_requested=True, clock=lambda: -1
-    )
-    assert update == bytes.fromhex(
-        "72 0000000000000003 0000000000000002 0000000000000001 ffffffffffffffff 01"
-    )
+    update = build_standby_status_update(Lsn(3), flush=Lsn(2), apply=Lsn(1), reply_requested=True, clock=lambda: -1)
+    assert update == bytes.fromhex("72 0000000000000003 0000000000000002 0000000000000001 ffffffffffffffff 01")
 
 
 def test_standby_status_update_never_applies_beyond_the_flush() -> None:

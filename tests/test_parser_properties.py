@@ -55,9 +55,7 @@ messages: st.SearchStrategy[CdcMessage] = st.one_of(
     st.builds(Begin, lsns, int64, uint32),
     st.builds(Commit, st.just(0), lsns, lsns, int64),
     st.builds(Origin, lsns, names),
-    st.builds(
-        Relation, uint32, namespaces, names, st.sampled_from("dnfi"), st.lists(columns, max_size=5).map(tuple)
-    ),
+    st.builds(Relation, uint32, namespaces, names, st.sampled_from("dnfi"), st.lists(columns, max_size=5).map(tuple)),
     st.builds(Type, uint32, namespaces, names),
     st.builds(Insert, uint32, rows),
     st.builds(Update, uint32, st.none() | old_tuples, rows),
