@@ -42,7 +42,7 @@ _DAYS_SHOWN: Final = 7
     key_prefix="analytics",
     deps=[dg.AssetKey(["public", table]) for table in ("customers", "orders", "order_items")],
     # Not eager() as it is: that waits for a moment in which no window runs, and they come one after the other.
-    automation_condition=dg.AutomationCondition.eager().without(dg.AutomationCondition.any_deps_in_progress()),
+    automation_condition=dg.AutomationCondition.eager().without(~dg.AutomationCondition.any_deps_in_progress()),
     group_name="analytics",
     kinds={"duckdb", "sql"},
     metadata={"dagster/table_name": "shop.analytics.daily_revenue"},

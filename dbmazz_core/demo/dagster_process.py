@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import selectors
 import signal
 import socket
@@ -29,6 +30,7 @@ _PORT = 3000
 _STOP_TIMEOUT_S = 3.0
 _KILL_TIMEOUT_S = 0.5
 _LOG_LINES = 15
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
 
 #: Standard input: the pipe that ends with us. Standard output: end-of-file when Dagster has ended. Argument 1: a
 #: directory to remove if we were killed; then Dagster's command line. The script catches the signals that the group
@@ -123,7 +125,7 @@ class DagsterProcess:
     def failure(self, what: str) -> DbmazzError:
         """An error about Dagster, with the end of its log."""
         with contextlib.suppress(OSError):
-            lines = self.log.read_text(errors="replace").splitlines()
+            lines = _COLOUR.sub("", self.log.read_text(errors="replace")).splitlines()
             what += ":\n" + "\n".join(lines[-_LOG_LINES:])
         return DbmazzError(
             what, object="dagster dev", remedy="see the end of its log above; `dbmazz demo --keep DIR` keeps all of it"
