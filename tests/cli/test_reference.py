@@ -1,0 +1,34 @@
+"""docs/cli.md says what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from dbmazz_core.cli.commands import dbmazz
+from dbmazz_core.cli.reference import DOCUMENTS, error_classes, filled_in
+from dbmazz_core.config import SETTINGS
+
+DOCUMENT = DOCUMENTS[0]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_tables_in_the_documents_are_current(document: Path) -> None:
+    """If this fails: python -m dbmazz_core.cli.reference."""
+    text = document.read_text()
+    assert filled_in(text) == text
+    for setting in SETTINGS:
+        assert f"| `{setting.variable}` | `{setting.flag}` |" in text
+    for kind in error_classes():
+        assert f"| `{kind.__name__}` | {kind.exit_code} |" in text
+
+
+def test_every_command_and_exit_code_is_documented() -> None:
+    text = DOCUMENT.read_text()
+    for name in dbmazz.list_commands(click.Context(dbmazz)):
+        assert f"| `{name}` |" in text
+    documented = {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
+    assert documented == {0, 1, 130, 141} | {kind.exit_code for kind in error_classes()}
