@@ -217,6 +217,33 @@ def test_slot_in_use(dbmazz: Dbmazz, shop: SourceDatabase) -> None:
     works(dbmazz, shop)
 
 
+def test_slot_in_use_before_the_first_capture(dbmazz: Dbmazz, shop: SourceDatabase, duckdb_path: Path) -> None:
+    dbmazz.run("setup")
+    with _walsender(shop, "the other one"):
+        assert fails(dbmazz, shop, 5).kind == "SlotActive"
+    assert not duckdb_path.exists()
+    works(dbmazz, shop)
+
+
+def test_slot_that_lost_its_wal(duckdb_path: Path) -> None:
+    with EmbeddedPostgres(settings={**UNSAFE_BUT_FAST, "max_slot_wal_keep_size": "1MB"}) as server:
+        database = create_database(server)
+        database.execute(ORDERS)
+        dbmazz = Dbmazz.of(database, duckdb_path, "public.orders")
+        works(dbmazz, database)
+        database.execute("INSERT INTO orders VALUES (3)")
+        for _ in range(4):  # WAL is removed by whole segments of 16 MB
+            database.execute("SELECT pg_logical_emit_message(false, '', repeat('x', 1000000)); SELECT pg_switch_wal()")
+        database.execute("CHECKPOINT")
+        failure = fails(dbmazz, database, 5)
+        assert failure.kind == "SlotLost"
+        assert failure.object == f"replication slot {database.name}"
+        assert failure.remedy.startswith("run `dbmazz teardown`, then `dbmazz snapshot`")
+        dbmazz.run("teardown", "--yes")
+        dbmazz.run("snapshot")
+        works(dbmazz, database)
+
+
 @contextmanager
 def _walsender(database: SourceDatabase, application: str) -> Iterator[int]:
     """Somebody else who consumes the slot and acknowledges nothing; yields its server process."""

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
+from threading import Event
 
 import duckdb
 import pytest
 
+from dbmazz_core.cli.progress import shown_progress
+from dbmazz_core.cli.report import Interrupted, Report
+from dbmazz_core.engine.progress import Progress
+from dbmazz_core.tables import TableRef
 from tests.cli.command import Dbmazz, confirmed_lsn, end, wait_until
 from tests.oracle import assert_equal
 from tests.postgres_fixtures import SourceDatabase
@@ -111,6 +116,18 @@ def test_a_signal_ends_at_a_flush_and_the_next_window_resumes(
     assert resumed["start_lsn"] == stopped["end_lsn"]
     assert resumed["changes"] == 10_000 - stopped["changes"]
     assert_equal(shop, duckdb_path, "public.orders")
+
+
+def test_a_stop_request_ends_a_copy_between_rows() -> None:
+    """The engine looks at the request between flushes only, and a copy has none."""
+    stop, table = Event(), TableRef("public", "orders")
+    with shown_progress(Report(), stop) as progress:
+        progress(Progress("snapshot", table, 0, 100))
+        stop.set()
+        progress(Progress("snapshot", table, 100, 100))  # complete: the window that follows ends by itself
+        with pytest.raises(Interrupted, match=r"stopped while copying public\.orders") as caught:
+            progress(Progress("snapshot", table, 50, 100))
+    assert caught.value.exit_code == 130
 
 
 def test_a_second_ctrl_c_ends_at_once(dbmazz: Dbmazz, shop: SourceDatabase, duckdb_path: Path) -> None:

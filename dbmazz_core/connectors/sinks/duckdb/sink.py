@@ -45,6 +45,7 @@ class DuckDBSink:
         self.path = config.url
         self._in_transaction = False
         self._checked: set[TableRef] = set()
+        self._created = not read_only and not Path(config.url).exists()
         self._connection = _connect(config, read_only)
         with translated(self.path):
             # Set, not passed to connect: DuckDB refuses a second connection in a process with other options.
@@ -63,9 +64,12 @@ class DuckDBSink:
         self.close()
 
     def close(self) -> None:
-        """Roll back what is open and close the file."""
+        """Roll back what is open and close the file; remove it if it is new and nothing was committed."""
         self.rollback()
         with translated(self.path):
+            if self._created and self._empty:
+                # A run that failed before its first commit leaves no file. Before closing: until then it is locked.
+                Path(self.path).unlink(missing_ok=True)
             self._connection.close()
 
     def checkpoint(self, slot: str) -> Checkpoint | None:

@@ -212,8 +212,9 @@ def slot_lost(slot: str, why: str) -> SlotLost:
     return SlotLost(
         f"replication slot {slot} is lost: {why}",
         object=f"replication slot {slot}",
-        remedy=f"{NEW_SNAPSHOT}. Before, raise max_slot_wal_keep_size (or set it to -1) so that it lasts for "
-        "the longest pause between two runs",
+        # It has to be dropped, and we never drop a slot unasked.
+        remedy=f"run `dbmazz teardown`, then {NEW_SNAPSHOT.removeprefix('run ')}. Before, raise "
+        "max_slot_wal_keep_size (or set it to -1) so that it lasts for the longest pause between two runs",
     )
 
 
