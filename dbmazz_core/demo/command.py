@@ -98,7 +98,7 @@ def _headless(seconds: float, rate: float, keep: Path | None, stop: threading.Ev
 
 
 def _print_report(report: HeadlessReport, console: Console) -> None:
-    table = Table("", box=box.SIMPLE, padding=(0, 1))
+    table = Table("", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in ("copied", "inserts", "updates", "deletes", "PostgreSQL", "DuckDB"):
         table.add_column(heading, justify="right")
     table.add_column("")

@@ -1,8 +1,8 @@
 """`dagster dev` in a process group that never outlives us.
 
 It is web server, daemon, code server and a process for each run. All of them are in one process group, led by a
-small shell script that also holds the reading end of a pipe. The writing end is ours alone: when we close it, or
-the kernel does because we ended, the script kills the whole group, itself included.
+small shell script that also holds the reading end of a pipe. The writing end is ours alone: when the kernel closes
+it, because we ended however that happened, the script kills the whole group, itself included.
 """
 
 from __future__ import annotations
@@ -33,22 +33,23 @@ _LOG_LINES = 15
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
 
 #: Standard input: the pipe that ends with us. Standard output: end-of-file when Dagster has ended. Argument 1: a
-#: directory to remove if we were killed; then Dagster's command line. The script catches the signals that the group
-#: gets, so that it is there as long as the group is; Dagster starts with their defaults, since what is caught (and
-#: not ignored) does not pass on. `1` is closed before the watcher is waited for: that says that Dagster ended.
+#: directory to remove then; after it Dagster's command line. The script catches the signals that the group gets, so
+#: that it is there as long as the group is; Dagster starts with their defaults, since what is caught (and not
+#: ignored) does not pass on.
 _SCRIPT = """
 directory=$1; shift
 trap : INT TERM HUP
 exec 4<&0 </dev/null
 {
     trap '' INT TERM HUP
-    read -r orderly <&4
-    [ -n "$orderly" ] || rm -rf -- "$directory"
+    read -r _ <&4
+    rm -rf -- "$directory"
     kill -KILL 0
 } >&2 &
+watcher=$!
 "$@" >&2 4<&-
 exec >&2
-while :; do wait; done
+while kill -0 "$watcher" 2>/dev/null; do wait "$watcher"; done
 """
 
 #: Instance settings: nothing is reported to anybody, no dialog at the first visit, and runs start within a second.
@@ -141,9 +142,9 @@ class DagsterProcess:
         # To all of them, as a terminal does; the group is there, for the script leads it and waits for us.
         os.killpg(shell.pid, signal.SIGINT)
         _wait_for_end(shell.stdout.fileno(), _STOP_TIMEOUT_S)
-        shell.stdin.write(b"orderly\n")
-        shell.stdin.close()
+        os.killpg(shell.pid, signal.SIGKILL)
         shell.wait()
+        shell.stdin.close()
         shell.stdout.close()
         deadline = time.monotonic() + _KILL_TIMEOUT_S
         with contextlib.suppress(ProcessLookupError):

@@ -10,39 +10,52 @@ from dbmazz_core.demo.observe import DagsterClient
 from dbmazz_core.demo.shop import TABLES
 from tests.demo.browser import browser
 from tests.demo.pages import lineage, plots, runs, sensor
-from tests.demo.processes import Demo, running_demo, until
+from tests.demo.processes import running_demo, until
 
 _IMAGES = Path(__file__).parents[2] / "docs" / "images"
-_PAGES = {"asset-graph": lineage, "lag-plot": plots, "runs": runs, "sensor": sensor}
+#: By name: the page, and how many pixels high it is.
+_PAGES = {"sensor": (sensor, 900), "runs": (runs, 900), "lag-plot": (plots, 960), "asset-graph": (lineage, 900)}
 #: Until the plots have something to show.
 _WARM_UP_S = 300
 _CHECKS = [(["public", table.name], "key_is_unique") for table in TABLES] + [(["dbmazz", "shop"], "slot_health")]
 
+#: Longer than the automation takes to ask for a run.
+_QUIET_S = 20
+
+_SENSOR = """{ sensorOrError(sensorSelector: {sensorName: "dbmazz_sensor", repositoryName: "__repository__",
+    repositoryLocationName: "dbmazz_dagster.demo"}) { ... on Sensor { id } } }"""
+_STOP = "mutation ($id: String!) { stopSensor(id: $id) { __typename } }"
+_UNFINISHED = """{ runsOrError(filter: {statuses: [QUEUED, NOT_STARTED, STARTING, STARTED]}) {
+    ... on Runs { count } } }"""
 _LAUNCH = """mutation ($params: ExecutionParams!) {
     launchPipelineExecution(executionParams: $params) { __typename ... on LaunchRunSuccess { run { runId } } } }"""
 _STATUS = """query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"""
 
 
 def main() -> None:
-    """Run the demo for some minutes and photograph it in a lull, all checks passed."""
+    """Run the demo for some minutes and photograph it; the asset graph at rest, with all checks passed."""
     with tempfile.TemporaryDirectory() as directory, running_demo(Path(directory)) as demo:
         client = DagsterClient(demo.url())
         time.sleep(_WARM_UP_S)
-        _wait_for_lull(demo)
-        _run_checks(client)
         _IMAGES.mkdir(parents=True, exist_ok=True)
-        for name, page in _PAGES.items():
-            with browser(Path(directory) / name) as window:
+        for name, (page, height) in _PAGES.items():
+            if page is lineage:
+                _rest(client)
+                _run_checks(client)
+            with browser(Path(directory) / name, height=height) as window:
                 page(window, demo.url())
                 window.screenshot(_IMAGES / f"{name}.png")
 
 
-def _wait_for_lull(demo: Demo) -> None:
-    def lull() -> bool:
-        return demo.text().splitlines()[-1].endswith("(a lull)")
-
-    until(lambda: not lull(), 120, demo.text)
-    until(lull, 120, demo.text)
+def _rest(client: DagsterClient) -> None:
+    """Stop the sensor, then wait until the last run, which is that of the revenue, is over."""
+    sensor_id = client.query(_SENSOR)["sensorOrError"]["id"]
+    client.query(_STOP, id=sensor_id)
+    quiet_since = time.monotonic()
+    while time.monotonic() < quiet_since + _QUIET_S:
+        if client.query(_UNFINISHED)["runsOrError"]["count"]:
+            quiet_since = time.monotonic()
+        time.sleep(1)
 
 
 def _run_checks(client: DagsterClient) -> None:
