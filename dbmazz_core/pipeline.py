@@ -226,15 +226,16 @@ class Pipeline:
         checkpoint = self._checkpoint(source, sink)
         states = sink.tables(config.slot)
         restart = config.cleanup_on_stop and checkpoint is not None and source.slot() is None
-        captured = [] if restart else _streaming(states)
+        # What is copied anew may look as it likes, and may have been missing from the publication.
+        followed = [] if restart else [ref for ref in _streaming(states) if ref not in resnapshot]
         configured = [info.ref for info in source.tables()]
         self._known(configured, resnapshot)
         for ref in configured:
-            # Before anything is changed, at the source too. A table that is replaced anyway may look as it likes.
+            # Before anything is changed, at the source too.
             sink.verify_owner(ref, slot=config.slot)
-            if ref in captured and ref not in resnapshot:
+            if ref in followed:
                 sink.schema(ref)
-        tables = {info.ref: info for info in source.setup(captured=captured).tables}
+        tables = {info.ref: info for info in source.setup(captured=followed).tables}
         slot = source.verify_slot(None if restart else checkpoint.lsn if checkpoint else None)
         if restart:
             sink.mark_incomplete(config.slot)

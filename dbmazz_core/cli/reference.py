@@ -32,7 +32,7 @@ _REMEDIES: dict[type[errors.DbmazzError], str] = {
     errors.TableNotFound: "correct `TABLES`; the error has the nearest names that exist",
     errors.TableNotSupported: "leave it out of `TABLES`",
     errors.ReplicaIdentityInsufficient: "`ALTER TABLE ... REPLICA IDENTITY FULL;`, or a primary key",
-    errors.PublicationNotFound: "`dbmazz setup`, then `dbmazz snapshot`: what changed meanwhile was not published",
+    errors.PublicationNotFound: "`dbmazz snapshot`: what changed meanwhile was not published",
     errors.PublicationLacksTable: "the `ALTER PUBLICATION` in the error; `dbmazz snapshot` if changes were missed",
     errors.SlotError: "`dbmazz snapshot`",
     errors.SlotNotFound: "`dbmazz snapshot`: it creates the slot anew and copies the tables again",

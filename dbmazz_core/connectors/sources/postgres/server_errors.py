@@ -235,6 +235,6 @@ def publication_gone(publication: str) -> PublicationNotFound:
     return PublicationNotFound(
         f"publication {quote_identifier(publication)} does not exist, or did not when a change was made",
         object=f"publication {publication}",
-        remedy=f"run `dbmazz setup` to create it, then {NEW_SNAPSHOT.removeprefix('run ')} (changes "
+        remedy="run `dbmazz snapshot`: it creates the publication and copies all tables again (changes "
         "made while it was missing cannot be read)",
     )

@@ -13,7 +13,7 @@ from dbmazz_core.connectors.sources.postgres.publication import (
     identity_steps,
     publish_all_operations,
 )
-from dbmazz_core.connectors.sources.postgres.server_errors import NEW_SNAPSHOT, publication_gone
+from dbmazz_core.connectors.sources.postgres.server_errors import publication_gone
 from dbmazz_core.errors import (
     MissingPrivilege,
     PublicationLacksTable,
@@ -137,7 +137,7 @@ def publication_findings(situation: Situation) -> Iterator[Finding]:
         yield _incomplete(
             publication,
             f"publication {name} no longer has {names}: changes made since it was removed are lost",
-            f"run `dbmazz setup`, which adds it again, then {NEW_SNAPSHOT.removeprefix('run ')}",
+            f"run `dbmazz snapshot --tables '{','.join(str(t.ref) for t in dropped)}'`: it adds and copies them again",
         )
     elif lacking:
         yield _addable(situation, publication, lacking)
