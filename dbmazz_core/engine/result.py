@@ -42,6 +42,13 @@ class TableCounts:
         """Row changes in all."""
         return self.inserts + self.updates + self.deletes
 
+    def add(self, other: TableCounts) -> None:
+        """Add changes."""
+        self.inserts += other.inserts
+        self.updates += other.updates
+        self.deletes += other.deletes
+        self.truncates += other.truncates
+
     def to_dict(self) -> dict[str, int | None]:
         """As `--json` prints it."""
         return {

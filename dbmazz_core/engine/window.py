@@ -100,6 +100,8 @@ class Window:
         # applied, and whether its COMMIT has come since.
         self._begun = False
         self._completed = False
+        # Of the open transaction: it may be stopped in, and then it comes again.
+        self._uncounted: dict[TableRef, TableCounts] = {}
         self._started = time.monotonic()
         self.result = WindowResult(checkpoint.lsn, checkpoint.lsn, upper_lsn)
         self.result.tables = {table: TableCounts() for table in schemas}
@@ -154,17 +156,21 @@ class Window:
         self.result.bytes += part.bytes
         self.result.transactions += part.transactions
         for event in part.events:
+            counts = self._uncounted.setdefault(event.table, TableCounts())
             if isinstance(event, ChangeBatch):
-                counts = self.result.tables[event.table]
                 counts.inserts += event.count(INSERT)
                 counts.updates += event.count(UPDATE)
                 counts.deletes += event.count(DELETE)
-                self.result.changes += len(event)
                 self._pending.rows += len(event)
             elif isinstance(event, Truncation):
-                self.result.tables[event.table].truncates += 1
+                counts.truncates += 1
             else:
                 self._check_schema(event)
+        if part.complete:
+            for table, counts in self._uncounted.items():
+                self.result.tables[table].add(counts)
+                self.result.changes += counts.changes
+            self._uncounted.clear()
 
     def _check_schema(self, event: NewSchema) -> None:
         have = self._schemas[event.schema.table]
@@ -185,7 +191,9 @@ class Window:
             return StopReason.MAX_CHANGES
         if limits.max_bytes is not None and result.bytes >= limits.max_bytes:
             return StopReason.MAX_BYTES
-        if limits.max_seconds is not None and time.monotonic() - self._started >= limits.max_seconds:
+        # Not before something has come: the next window would begin where this one did, and wait as long.
+        moved = self._reached > result.start_lsn
+        if limits.max_seconds is not None and moved and time.monotonic() - self._started >= limits.max_seconds:
             return StopReason.MAX_SECONDS
         return None
 

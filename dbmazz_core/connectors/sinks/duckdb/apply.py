@@ -18,7 +18,7 @@ from dbmazz_core.lsn import Lsn
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import quote_identifier as quoted
 
-#: Name under which a frame is registered while a statement reads it.
+#: Name by which statements read the frame; that of a local variable in `_query`.
 _FRAME = "_dbmazz_frame"
 
 
@@ -127,30 +127,20 @@ class Applier:
         )
 
     def _source(self, names: Sequence[str], *others: str) -> str:
-        """The registered frame as a subquery `s` in DuckDB's types."""
+        """The frame as a subquery `s` in DuckDB's types."""
         values = [f"{expression(n, self._types[n], source='f')} AS {quoted(n)}" for n in names]
         return f"(SELECT {', '.join([*values, *others])} FROM {_FRAME} f) s"
 
     def _run(self, sql: str, frame: pl.DataFrame) -> int:
         """Run a statement that reads `frame`; the number of rows it changed."""
         with self._failures(frame):
-            self._connection.register(_FRAME, arrow_table(self._schema, frame))
-            try:
-                row = _first(self._connection.execute(sql))
-            finally:
-                self._connection.unregister(_FRAME)
+            row = self._query(self._connection, sql, frame)
         return int(row[0]) if row and isinstance(row[0], int) else 0
 
     def _missing(self, frame: pl.DataFrame | None, sql: str) -> None:
         """Raise if the query finds a row."""
         with self._failures(None):
-            if frame is not None:
-                self._connection.register(_FRAME, arrow_table(self._schema, frame))
-            try:
-                row = _first(self._connection.execute(sql))
-            finally:
-                if frame is not None:
-                    self._connection.unregister(_FRAME)
+            row = self._query(self._connection, sql, frame)
         if row is None and frame is None:
             return
         where = f"transaction {row[1]} committed at {Lsn(row[0])}" if row else "this flush"
@@ -177,23 +167,27 @@ class Applier:
         # A cursor of its own: the failure has aborted the transaction.
         with self._connection.cursor() as cursor:
             cursor.execute("SET TimeZone = 'UTC'")
-            cursor.register(_FRAME, arrow_table(self._schema, frame))
             for number, column in enumerate(self._schema.columns):
                 if column.name not in frame.columns or not needs_cast(column.type):
                     continue
                 value = f"s.{quoted(column.name)}"
                 position = f"{COMMIT_LSN}, {XID}" if COMMIT_LSN in frame.columns else "0, 0"
-                row = _first(
-                    cursor.execute(
-                        f"SELECT {value}, {position} FROM {_FRAME} s "
-                        f"WHERE {value} IS NOT NULL AND TRY_CAST({value} AS {column.type.duckdb}) IS NULL LIMIT 1"
-                    )
+                row = self._query(
+                    cursor,
+                    f"SELECT {value}, {position} FROM {_FRAME} s "
+                    f"WHERE {value} IS NOT NULL AND TRY_CAST({value} AS {column.type.duckdb}) IS NULL LIMIT 1",
+                    frame,
                 )
                 if row is not None:
                     raise bad_value(self._schema, number, str(row[0]), Lsn(row[1]), int(row[2]))
 
-
-def _first(result: duckdb.DuckDBPyConnection) -> tuple[Any, ...] | None:
-    """The first row, if any. The result is read to its end: one that is not blocks its connection (DuckDB 2.0)."""
-    rows = result.fetchall()
-    return rows[0] if rows else None
+    def _query(
+        self, connection: duckdb.DuckDBPyConnection, sql: str, frame: pl.DataFrame | None
+    ) -> tuple[Any, ...] | None:
+        """Run a statement that reads `frame`; its first row, if any."""
+        # DuckDB finds it among the variables here. Registered, it would stay in memory until the transaction's end,
+        # and with it all pieces of a large one: dropped views do (tried, 1.4 and 2.0).
+        _dbmazz_frame = None if frame is None else arrow_table(self._schema, frame)
+        # Read to the end: a result that is not blocks its connection (DuckDB 2.0).
+        rows = connection.execute(sql).fetchall()
+        return rows[0] if rows else None

@@ -52,6 +52,8 @@ class DuckDBSink:
             self._connection.execute("SET TimeZone = 'UTC'")
             self._connection.execute(f"SET memory_limit = '{config.memory_limit}B'")
             self._connection.execute("SET preserve_insertion_order = false")
+            # It would go to standard output, between the lines of --json.
+            self._connection.execute("SET enable_progress_bar = false")
             # One checkpoint a window, at closing, instead of one every 16 MB of WAL.
             self._connection.execute("SET checkpoint_threshold = '1GB'")
             # Made by the first transaction, so that a run which fails before has changed nothing.

@@ -36,6 +36,6 @@ def needs_cast(type: DataType) -> bool:
 
 
 def expression(name: str, type: DataType, *, source: str = "s") -> str:
-    """SQL for a column's value in DuckDB's type, from the registered frame `source`."""
+    """SQL for a column's value in DuckDB's type, from the frame `source`."""
     column = f"{source}.{quote_identifier(name)}"
     return f"CAST({column} AS {type.duckdb})" if needs_cast(type) else column
