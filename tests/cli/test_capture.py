@@ -86,14 +86,16 @@ def test_without_snapshot_only_changes_arrive(dbmazz: Dbmazz, shop: SourceDataba
 def test_limits_end_a_window_at_a_transaction(dbmazz: Dbmazz, shop: SourceDatabase, duckdb_path: Path) -> None:
     dbmazz.run("capture")
     for start in (1000, 2000, 3000, 4000):
-        shop.execute(f"INSERT INTO orders (id) SELECT generate_series({start}, {start + 9})")
+        shop.execute(
+            f"INSERT INTO orders (id, note) SELECT i, repeat('x', 150000) FROM generate_series({start}, {start + 9}) i"
+        )
     limited = dbmazz.json("capture", "--max-changes", "15")
     assert limited["stop_reason"] == "max_changes"
     assert (limited["changes"], limited["transactions"]) == (20, 2)
-    timed = dbmazz.json("capture", "--max-seconds", "0")
-    assert timed["stop_reason"] == "max_seconds"
-    rest = dbmazz.json("capture", WINDOW_MAX_CHANGES="100")
-    assert (rest["stop_reason"], timed["changes"] + rest["changes"]) == ("caught_up", 20)
+    limited = dbmazz.json("capture", "--max-bytes", "1MB")  # a transaction has 1.5
+    assert (limited["stop_reason"], limited["changes"]) == ("max_bytes", 10)
+    rest = dbmazz.json("capture", WINDOW_MAX_CHANGES="100", WINDOW_MAX_SECONDS="600")
+    assert (rest["stop_reason"], rest["changes"]) == ("caught_up", 10)
     assert_equal(shop, duckdb_path, "public.orders")
 
 
