@@ -118,12 +118,15 @@ class Pipeline:
                 copied_s = time.monotonic() - started
                 checkpoint = run.checkpoint
                 states = sink.tables(settings.source.slot)
+                # The window passes over the changes of tables that are not configured any more.
+                sink.mark_incomplete(settings.source.slot, [ref for ref in states if ref not in run.tables])
                 schemas = {ref: schema for ref in run.tables if (schema := sink.schema(ref)) is not None}
                 upper = source.server_lsn()
                 stream = source.start_replication_from(
                     checkpoint.lsn,
                     upper_lsn=upper,
                     table_start={ref: state.snapshot_lsn or INVALID_LSN for ref, state in states.items()},
+                    schemas=schemas,
                 )
                 window = Window(
                     stream,

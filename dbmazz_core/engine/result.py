@@ -163,7 +163,8 @@ class TableState:
 
     Attributes:
         table: Which.
-        state: `streaming` once its snapshot is in; `snapshotting` before.
+        state: `streaming` once its snapshot is in; `snapshotting` before, and again once a window has passed over its
+            changes because it was not configured.
         snapshot_lsn: Changes of transactions committed before this LSN are in the snapshot.
         rows: Rows now, None if the destination was not opened.
     """

@@ -180,7 +180,7 @@ class Window:
             table = event.schema.table
             raise SchemaChanged(
                 f"{table} changed in PostgreSQL: {'; '.join(differences)} (transaction {event.xid}, committed at "
-                f"{event.commit_lsn}); everything before it is in the destination",
+                f"{event.commit_lsn}); nothing of this flush was applied",
                 object=str(table),
                 remedy=f"copy the table anew: dbmazz snapshot --tables '{table}'",
             )

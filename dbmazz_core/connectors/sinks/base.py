@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol, Self
 
 import polars as pl
@@ -39,8 +39,8 @@ class Sink(Protocol):
     def verify_owner(self, table: TableRef, *, slot: str) -> None:
         """Raise DestinationConflict if `create_table` must not replace the table: it is not ours, or another slot's."""
 
-    def mark_incomplete(self, slot: str) -> None:
-        """Record, at once, that every table of a slot has to be copied anew."""
+    def mark_incomplete(self, slot: str, tables: Collection[TableRef] | None = None) -> None:
+        """Record, at once, that tables of a slot have to be copied anew; None: every one."""
 
     def begin(self) -> None:
         """Start the transaction that holds everything until `commit`. Only one at a time."""

@@ -7,7 +7,7 @@ merge keeps keys unique (docs/benchmarks.md).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -114,12 +114,18 @@ class DuckDBSink:
                 remedy="use that slot (SOURCE_SLOT_NAME), or another file (SINK_URL)",
             )
 
-    def mark_incomplete(self, slot: str) -> None:
+    def mark_incomplete(self, slot: str, tables: Collection[TableRef] | None = None) -> None:
         """See `Sink.mark_incomplete`."""
         if self._empty:
             return
+        update = "UPDATE _dbmazz.tables SET state = 'snapshotting' WHERE slot = ?"
         with translated(self.path):
-            self._connection.execute("UPDATE _dbmazz.tables SET state = 'snapshotting' WHERE slot = ?", [slot])
+            if tables is None:
+                self._connection.execute(update, [slot])
+            for table in tables or ():
+                self._connection.execute(
+                    f"{update} AND schema_name = ? AND table_name = ?", [slot, table.schema, table.name]
+                )
 
     def begin(self) -> None:
         """See `Sink.begin`."""

@@ -194,7 +194,12 @@ class PostgresSource:
         self.start_replication_from(lsn)
 
     def start_replication_from(
-        self, lsn: Lsn, *, upper_lsn: Lsn | None = None, table_start: Mapping[TableRef, Lsn] | None = None
+        self,
+        lsn: Lsn,
+        *,
+        upper_lsn: Lsn | None = None,
+        table_start: Mapping[TableRef, Lsn] | None = None,
+        schemas: Mapping[TableRef, TableSchema] | None = None,
     ) -> PostgresStream:
         """Stream transactions committed at or after `lsn`.
 
@@ -202,6 +207,7 @@ class PostgresSource:
             lsn: Usually a checkpoint.
             upper_lsn: Transactions committed at or after it are left for later.
             table_start: Tables whose changes start later, because their snapshot is newer.
+            schemas: The tables to stream, as they were when they were copied; by default all that are configured.
 
         Raises:
             SlotAheadOfCheckpoint: If the slot was confirmed beyond `lsn`: the changes between are gone.
@@ -214,6 +220,10 @@ class PostgresSource:
                 remedy="create it: dbmazz setup",
             )
         keys = {table.ref: table.key for table in self.tables()}
+        if schemas is not None:
+            # The catalog has the key of today. Where it had another one, or none, changes of that time may still be to
+            # come, and under REPLICA IDENTITY FULL they do not say; without a key they are right whatever it was.
+            keys = {ref: key if key == schemas[ref].key else () for ref, key in keys.items() if ref in schemas}
         self._relations = Relations(captured=lambda table: table in keys, keys=keys)
         self._start, self._table_start = lsn, dict(table_start or {})
         replication = self._replication("dbmazz")
