@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import adbc_driver_postgresql.dbapi
 import polars as pl
 import psycopg
+import pyarrow as pa
 from psycopg import sql
 
 from dbmazz_core.connectors.sources.postgres.connection import session_conninfo, settings_query
@@ -213,7 +214,8 @@ class SnapshotWorkers:
 
     def _failure(self, error: Exception, table: TableRef | None) -> Exception:
         sqlstate = getattr(error, "sqlstate", None)
-        if isinstance(error, adbc_driver_postgresql.dbapi.Error):
+        # In the middle of a result it is pyarrow that raises: OSError where the connection broke.
+        if isinstance(error, (adbc_driver_postgresql.dbapi.Error, OSError, pa.ArrowException)):
             if sqlstate:
                 return source_error(sqlstate, str(error), self._url)
             return ReplicationInterrupted(

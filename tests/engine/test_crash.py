@@ -1,0 +1,237 @@
+"""Killed, cut off, restarted: the next capture goes on, and nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dbmazz_core.demo.postgres import EmbeddedPostgres
+from tests.engine.lab import Lab, toast
+from tests.fix_proxy import Proxy
+from tests.postgres_fixtures import UNSAFE_BUT_FAST, create_database
+
+TABLES = ("t", "bag")
+SETUP = (
+    "CREATE TABLE t (id int PRIMARY KEY, n int, big text); CREATE TABLE bag (x int, v text);"
+    f"INSERT INTO t SELECT i, 0, CASE WHEN i % 50 = 0 THEN v END FROM generate_series(1, 3000) i, {toast('t')} v(v);"
+    "INSERT INTO bag SELECT i % 10, repeat('x', 200) FROM generate_series(1, 3000) i"
+)
+
+
+def work(lab: Lab, transactions: int = 40, size: int = 300) -> None:
+    """Transactions of every kind of change."""
+    statements = []
+    for n in range(transactions):
+        statements.append(
+            f"INSERT INTO t SELECT last + i, {n}, repeat(md5(i::text), 10) FROM generate_series(1, {size}) i,"
+            " (SELECT greatest(max(id), 10000) FROM t) AS t (last);"
+            f"UPDATE t SET n = n + 1 WHERE id % 40 = {n % 40}; UPDATE t SET id = -id WHERE id = {50 * n + 50};"
+            f"DELETE FROM t WHERE id % 97 = {n % 97}; INSERT INTO bag SELECT {n % 10}, 'y' FROM generate_series(1, 50);"
+            f"DELETE FROM bag WHERE ctid IN (SELECT ctid FROM bag WHERE x = {n % 10} LIMIT 20)"
+        )
+    lab.transactions(*statements)
+
+
+class Worker:
+    """A capture in a process of its own."""
+
+    def __init__(self, lab: Lab, *, url: str | None = None, **environment: str) -> None:
+        settings = {
+            "SOURCE_URL": url or lab.database.url,
+            "TABLES": "public.*",
+            "SOURCE_SLOT_NAME": lab.slot,
+            "SINK_URL": str(lab.path),
+            "FLUSH_SIZE": "500",
+            "SNAPSHOT_CHUNK_SIZE": "200",
+            "PATH": os.environ["PATH"],
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.engine.worker"],
+            env=settings | environment,
+            cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def end(self, timeout: float = 60) -> tuple[int, str]:
+        """Exit code and what it said."""
+        out, err = self.process.communicate(timeout=timeout)
+        return self.process.returncode, out + err
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.005)
+
+
+def streaming(lab: Lab) -> bool:
+    return bool(
+        lab.database.fetch("SELECT FROM pg_replication_slots WHERE slot_name = %s AND active", lab.slot)
+        and lab.database.fetch(
+            "SELECT FROM pg_stat_replication WHERE application_name = 'dbmazz' AND state <> 'startup'"
+        )
+    )
+
+
+@pytest.mark.parametrize("moment", ["stream:1", "stream:3", "snapshot:2", "snapshot:4"])
+def test_killed_right_after_a_commit_and_before_it_is_confirmed(lab: Lab, moment: str) -> None:
+    lab.execute(SETUP)
+    if moment.startswith("stream"):
+        lab.capture()
+    work(lab)
+    code, _ = Worker(lab, DBMAZZ_TEST_DIE_AT=moment).end()
+    assert code == -signal.SIGKILL
+    if moment.startswith("stream"):
+        assert lab.confirmed <= lab.checkpoint
+    work(lab, transactions=2)
+    lab.capture_and_compare(*TABLES)
+
+
+def test_killed_again_and_again_at_any_moment(lab: Lab) -> None:
+    lab.execute(SETUP)
+    moments = random.Random(7)
+    for _ in range(6):
+        work(lab, transactions=15)
+        worker = Worker(lab)
+        time.sleep(moments.uniform(0.5, 1.6))
+        worker.kill()
+    lab.capture_and_compare(*TABLES)
+
+
+def test_killed_in_the_middle_of_a_large_transaction(lab: Lab) -> None:
+    lab.execute(SETUP)
+    lab.capture()
+    work(lab, transactions=1, size=60_000)
+    worker = Worker(lab, FLUSH_MAX_BYTES="1MB")
+    wait_for(lambda: streaming(lab))
+    time.sleep(0.3)
+    worker.kill()
+    large = "SELECT count(*) FROM public.t WHERE id > 10000"
+    assert lab.rows(large) in ([(0,)], lab.database.fetch(large))
+    lab.capture_and_compare(*TABLES)
+
+
+@pytest.mark.parametrize("after", [20_000, 400_000, 1_500_000])
+def test_the_connection_breaks_in_the_stream(lab: Lab, proxy: Proxy, after: int) -> None:
+    lab.execute(SETUP)
+    lab.capture()
+    work(lab)
+    worker = Worker(lab, url=proxy.url(lab.database))
+    sent = "SELECT sum(coalesce(pg_wal_lsn_diff(sent_lsn, %s), 0)) FROM pg_stat_replication WHERE state = 'streaming'"
+    start = str(lab.confirmed)
+    with lab.database.connect() as connection:
+
+        def is_far() -> bool:
+            ((bytes_sent,),) = connection.execute(sent, [start]).fetchall()
+            return worker.process.poll() is not None or (bytes_sent or 0) > after
+
+        wait_for(is_far)
+    proxy.cut()
+    code, said = worker.end()
+    # Fast enough, it may have been through already.
+    assert code == 0 or (code == 3 and "what to do" in said), said
+    assert "Traceback" not in said
+    lab.capture_and_compare(*TABLES)
+
+
+def test_the_connections_break_in_the_snapshot(lab: Lab, proxy: Proxy) -> None:
+    lab.execute(SETUP + "; INSERT INTO bag SELECT 5, repeat('x', 1000) FROM generate_series(1, 50000)")
+    worker = Worker(lab, url=proxy.url(lab.database))
+    with lab.database.connect() as connection:
+        copying = "SELECT 1 FROM pg_stat_progress_copy"
+        wait_for(lambda: worker.process.poll() is not None or connection.execute(copying).fetchall())
+    proxy.cut()
+    code, said = worker.end()
+    assert code in (0, 3), said
+    assert "Traceback" not in said
+    work(lab, transactions=3)
+    lab.capture_and_compare(*TABLES)
+
+
+def test_the_network_stalls_and_comes_back(lab: Lab, proxy: Proxy) -> None:
+    lab.execute(SETUP)
+    lab.capture()
+    work(lab)
+    worker = Worker(lab, url=proxy.url(lab.database))
+    wait_for(lambda: streaming(lab) or worker.process.poll() is not None)
+    proxy.stall()
+    time.sleep(1)
+    proxy.resume()
+    code, said = worker.end()
+    assert code == 0, said
+    lab.capture_and_compare(*TABLES)
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[EmbeddedPostgres]:
+    """A server that tests crash."""
+    with EmbeddedPostgres(settings=UNSAFE_BUT_FAST) as server:
+        yield server
+
+
+@pytest.fixture
+def crashing(own_server: EmbeddedPostgres, duckdb_path: Path) -> Lab:
+    return Lab(create_database(own_server), duckdb_path)
+
+
+def test_the_server_crashes_in_the_stream(crashing: Lab) -> None:
+    lab, server = crashing, crashing.database.server
+    lab.execute(SETUP)
+    lab.capture()
+    for seconds in (0.0, 0.1):
+        work(lab)
+        worker = Worker(lab)
+        wait_for(lambda: streaming(lab) or worker.process.poll() is not None)  # noqa: B023
+        time.sleep(seconds)
+        server.restart("immediate")
+        code, said = worker.end()
+        assert code in (0, 3), said
+        assert "Traceback" not in said
+    work(lab, transactions=2)
+    lab.capture_and_compare(*TABLES)
+
+
+def test_the_server_crashes_in_the_snapshot(crashing: Lab) -> None:
+    lab, server = crashing, crashing.database.server
+    lab.execute(SETUP + "; INSERT INTO bag SELECT 5, repeat('x', 1000) FROM generate_series(1, 50000)")
+    worker = Worker(lab)
+    with lab.database.connect() as connection:
+        copying = "SELECT 1 FROM pg_stat_progress_copy"
+        wait_for(lambda: worker.process.poll() is not None or connection.execute(copying).fetchall())
+    server.kill()
+    server.start()
+    code, said = worker.end()
+    assert code in (0, 3), said
+    assert "Traceback" not in said
+    work(lab, transactions=3)
+    lab.capture_and_compare(*TABLES)
+
+
+def test_the_server_is_shut_down_while_a_window_runs(crashing: Lab) -> None:
+    """A fast shutdown waits for the walsender's client to take everything: it must not hang on us (pgjdbc#1490)."""
+    lab, server = crashing, crashing.database.server
+    lab.execute(SETUP)
+    lab.capture()
+    work(lab)
+    worker = Worker(lab)
+    wait_for(lambda: streaming(lab) or worker.process.poll() is not None)
+    server.restart("fast")
+    code, said = worker.end()
+    assert code in (0, 3), said
+    assert "Traceback" not in said
+    lab.capture_and_compare(*TABLES)
