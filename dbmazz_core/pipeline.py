@@ -12,7 +12,7 @@ from dbmazz_core.config import Settings, WindowLimits
 from dbmazz_core.connectors.sinks import Sink, create_sink
 from dbmazz_core.connectors.sources import create_source
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
-from dbmazz_core.connectors.sources.postgres.setup import CheckReport, SetupReport
+from dbmazz_core.connectors.sources.postgres.setup import CheckReport, Finding, SetupReport
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import (
@@ -49,9 +49,17 @@ class Pipeline:
         self.settings = settings
 
     def check(self) -> CheckReport:
-        """Everything that capturing needs, looked at and not changed."""
+        """Everything that capturing needs, looked at and not changed: PostgreSQL, and whether the destination opens."""
+        followed: list[TableRef] = []
+        unreadable: list[Finding] = []
+        try:
+            with create_sink(replace(self.settings.sink, lock_timeout_s=0), read_only=True) as sink:
+                followed = _streaming(sink.tables(self.settings.source.slot))
+        except DestinationError as error:
+            unreadable.append(Finding.of(error))
         with closing(create_source(self.settings.source)) as source:
-            return source.check()
+            report = source.check(captured=followed)
+        return replace(report, findings=(*report.findings, *unreadable))
 
     def setup(self) -> SetupReport:
         """Replica identities, publication and slot. Idempotent. The destination is only looked at.
@@ -85,7 +93,7 @@ class Pipeline:
             progress: Called as rows come.
         """
         started = time.monotonic()
-        with closing(create_source(self.settings.source)) as source:
+        with closing(create_source(self.settings.source, on_slot_wait=_waiting(progress))) as source:
             _preflight(source)
             with create_sink(self.settings.sink) as sink:
                 run = self._snapshot_run(source, sink, tables, progress)
@@ -110,7 +118,7 @@ class Pipeline:
         """
         started = time.monotonic()
         settings = self.settings
-        with closing(create_source(settings.source)) as source:
+        with closing(create_source(settings.source, on_slot_wait=_waiting(progress))) as source:
             _preflight(source)
             with create_sink(settings.sink) as sink:
                 run = self._prepare(source, sink, resnapshot, progress)
@@ -297,6 +305,10 @@ class Pipeline:
                     object=str(ref),
                     remedy=f"add it to TABLES, or choose of: {', '.join(map(str, tables))}",
                 )
+
+
+def _waiting(progress: ProgressCallback | None) -> Callable[[str], None] | None:
+    return None if progress is None else lambda message: progress(Progress("wait", message=message))
 
 
 def _streaming(states: Mapping[TableRef, TableState]) -> list[TableRef]:

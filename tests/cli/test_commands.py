@@ -9,7 +9,7 @@ from pathlib import Path
 
 import duckdb
 
-from tests.cli.command import Dbmazz, confirmed_lsn
+from tests.cli.command import TIMEOUT_S, Dbmazz, confirmed_lsn
 from tests.oracle import assert_equal
 from tests.postgres_fixtures import SourceDatabase
 
@@ -38,6 +38,31 @@ def test_check_shows_every_error_with_its_remedy_and_exits_with_the_firsts_code(
     errors = [f for f in dbmazz.json("check", code=4)["findings"] if f["level"] == "error"]
     assert [error["error"] for error in errors] == ["TableNotFound", "ReplicaIdentityInsufficient"]
     assert all(error["remedy"] for error in errors)
+
+
+def test_check_knows_what_the_destination_follows_and_says_if_it_cannot_be_read(
+    dbmazz: Dbmazz, shop: SourceDatabase, duckdb_path: Path
+) -> None:
+    dbmazz.json("capture")
+    shop.execute("DROP PUBLICATION dbmazz_pub")
+    errors = [f for f in dbmazz.json("check", code=4)["findings"] if f["level"] == "error"]
+    assert [error["error"] for error in errors] == ["PublicationNotFound"]
+    duckdb_path.write_bytes(b"not a database")
+    errors = [f for f in dbmazz.json("check", code=6)["findings"] if f["level"] == "error"]
+    assert [error["error"] for error in errors] == ["DestinationError"]
+
+
+def test_a_slots_creation_says_which_transaction_it_waits_for(dbmazz: Dbmazz, shop: SourceDatabase) -> None:
+    with shop.connect() as writer:
+        writer.execute("BEGIN")
+        writer.execute("INSERT INTO items VALUES (100000, 1, 'not committed')")
+        process = dbmazz.start("capture")
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if "waits for" in line)
+        assert f"process {writer.info.backend_pid}" in line
+        writer.execute("ROLLBACK")
+    process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0
 
 
 def test_setup_is_idempotent(dbmazz: Dbmazz, shop: SourceDatabase, duckdb_path: Path) -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from dbmazz_core.config import SourceConfig
 from dbmazz_core.connectors.sources.postgres import PostgresSource
 
 
-def create_source(config: SourceConfig) -> PostgresSource:
+def create_source(config: SourceConfig, *, on_slot_wait: Callable[[str], None] | None = None) -> PostgresSource:
     """The source that `config.type` names; it connects when first used.
+
+    Args:
+        config: What to capture.
+        on_slot_wait: Called with a sentence while a slot's creation waits for open transactions.
 
     >>> from dbmazz_core.config import Settings
     >>> create_source(Settings.from_env({"SOURCE_URL": "postgres://db/shop", "TABLES": "orders"}).source).config.slot
     'dbmazz_slot'
     """
-    return PostgresSource(config)
+    return PostgresSource(config, on_slot_wait=on_slot_wait)
 
 
 __all__ = ["PostgresSource", "create_source"]
