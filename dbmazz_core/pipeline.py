@@ -129,7 +129,7 @@ class Pipeline:
                 # The window passes over the changes of tables that are not configured any more.
                 sink.mark_incomplete(settings.source.slot, [ref for ref in states if ref not in run.tables])
                 schemas = {ref: schema for ref in run.tables if (schema := sink.schema(ref)) is not None}
-                upper = source.server_lsn()
+                upper = source.reachable_lsn()
                 stream = source.start_replication_from(
                     checkpoint.lsn,
                     upper_lsn=upper,
@@ -209,7 +209,7 @@ class Pipeline:
                 return
             source.start_replication_from(state.confirmed_flush_lsn or INVALID_LSN)
             changes = 0
-            for record in source.records(until=source.server_lsn()):
+            for record in source.records(until=source.reachable_lsn()):
                 if isinstance(record, Heartbeat):
                     continue
                 yield record

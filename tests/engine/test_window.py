@@ -170,6 +170,26 @@ def test_nothing_to_do_is_done_quickly(numbers: Lab) -> None:
         assert result.duration_s < 3
 
 
+def test_a_record_of_which_half_is_flushed_does_not_hold_a_window(numbers: Lab) -> None:
+    """The WAL writer flushes whole pages; the record that crosses the last page's end is not sent before its rest is."""
+    positions = "SELECT pg_current_wal_flush_lsn() - '0/0' AS flushed, pg_current_wal_insert_lsn() - '0/0' AS inserted"
+    numbers.execute(insert(1, 1))
+    with numbers.database.connect() as connection, numbers.database.connect() as other:
+        connection.execute("BEGIN")
+        for n in range(1000):
+            connection.execute(insert(1000 + n, 1000 + n, "repeat('x', 5000)").encode())
+            time.sleep(0.25)  # the WAL writer's turn
+            ((flushed, inserted),) = other.execute(positions).fetchall()
+            if flushed % 8192 == 0 and inserted > flushed:
+                break
+        else:
+            pytest.skip("the WAL writer flushed everything each time")
+        result = numbers.capture()
+    assert result.changes == 1
+    assert result.duration_s < 5
+    numbers.capture_and_compare("t")
+
+
 # -- stopping
 
 

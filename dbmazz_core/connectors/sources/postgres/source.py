@@ -21,7 +21,7 @@ from dbmazz_core.connectors.sources.postgres.record_stream import RecordStream
 from dbmazz_core.connectors.sources.postgres.relations import Relations
 from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection, SystemIdentity
 from dbmazz_core.connectors.sources.postgres.server_errors import translated
-from dbmazz_core.connectors.sources.postgres.server_state import SlotState, flush_lsn, slot_state
+from dbmazz_core.connectors.sources.postgres.server_state import SlotState, flush_half_record, flush_lsn, slot_state
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
 from dbmazz_core.connectors.sources.postgres.types import data_type
 from dbmazz_core.errors import SlotActive, SlotNotFound
@@ -135,6 +135,13 @@ class PostgresSource:
         """The server's WAL flush position now."""
         with self._translated():
             return flush_lsn(self.connection)
+
+    def reachable_lsn(self) -> Lsn:
+        """The server's WAL flush position now, as a bound: the stream comes to it at once, if nothing else happens."""
+        with self._translated():
+            lsn = flush_lsn(self.connection)
+            flush_half_record(self.connection)
+            return lsn
 
     def has_changes(self, *, timeout_s: float) -> bool:
         """Whether a transaction with changes waits in the slot; yes if the server needs longer than that to look."""
