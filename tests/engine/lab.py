@@ -71,7 +71,7 @@ class Lab:
 
     @property
     def slot(self) -> str:
-        return f"slot_{self.database.name}"
+        return str(self.settings.get("slot", f"slot_{self.database.name}"))
 
     @property
     def pipeline(self) -> Pipeline:

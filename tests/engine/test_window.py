@@ -171,7 +171,7 @@ def test_nothing_to_do_is_done_quickly(numbers: Lab) -> None:
 
 
 def test_a_record_of_which_half_is_flushed_does_not_hold_a_window(numbers: Lab) -> None:
-    """The WAL writer flushes whole pages; the record that crosses the last page's end is not sent before its rest is."""
+    """The WAL writer flushes whole pages; a record that crosses the last one's end is sent once its rest is there."""
     positions = "SELECT pg_current_wal_flush_lsn() - '0/0' AS flushed, pg_current_wal_insert_lsn() - '0/0' AS inserted"
     numbers.execute(insert(1, 1))
     with numbers.database.connect() as connection, numbers.database.connect() as other:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
@@ -39,7 +40,7 @@ _OUTSIDE = SourcePosition(INVALID_LSN, 0)
 
 @dataclass(slots=True)
 class RecordStream:
-    """Turns blocks into records.
+    """Turns blocks into records. What one iteration leaves unread is the next one's.
 
     Attributes:
         relations: Which tables are captured; changes of others are left out.
@@ -52,6 +53,9 @@ class RecordStream:
     table_start: Mapping[TableRef, Lsn]
     _position: SourcePosition = _OUTSIDE
     _skip: bool = False
+    _unread: deque[tuple[Lsn, memoryview]] = field(default_factory=deque)
+    _server_end: Lsn = INVALID_LSN
+    _reached: Lsn = INVALID_LSN
 
     def records(self, blocks: Callable[[], MessageBlock | None], until: Lsn | None = None) -> Iterator[CdcRecord]:
         """Yield records as blocks come.
@@ -61,20 +65,24 @@ class RecordStream:
             until: End once every transaction committed before it has been yielded; None: never.
         """
         while True:
-            block = blocks()
-            if block is None:
-                continue
-            for lsn, payload in block:
+            while self._unread:
+                lsn, payload = self._unread[0]
                 message = parse(payload, lsn)
                 if isinstance(message, m.Begin) and until is not None and message.final_lsn >= until:
                     return
+                self._unread.popleft()
+                if isinstance(message, m.Commit):
+                    self._reached = max(self._reached, message.end_lsn)
                 yield from self._record(message, lsn)
-                if isinstance(message, m.Commit) and until is not None and message.end_lsn >= until:
-                    return
-            if self._position is _OUTSIDE and block.server_end > INVALID_LSN:
-                yield Heartbeat(block.server_end)
-                if until is not None and block.server_end >= until:
-                    return
+            if self._position is _OUTSIDE and self._server_end > self._reached:
+                self._reached = self._server_end
+                yield Heartbeat(self._server_end)
+            if until is not None and self._position is _OUTSIDE and self._reached >= until:
+                return
+            block = blocks()
+            if block is not None:
+                self._unread.extend(block)
+                self._server_end = block.server_end
 
     def _record(self, message: m.CdcMessage, lsn: Lsn) -> Iterator[CdcRecord]:
         match message:

@@ -73,9 +73,7 @@ class PostgresSource:
         self._on_slot_wait = on_slot_wait
         self._control: Connection | None = None
         self._stream: PostgresStream | None = None
-        self._relations: Relations | None = None
-        self._table_start: Mapping[TableRef, Lsn] = {}
-        self._start = INVALID_LSN
+        self._records: RecordStream | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -231,8 +229,8 @@ class PostgresSource:
             # The catalog has the key of today. Where it had another one, or none, changes of that time may still be to
             # come, and under REPLICA IDENTITY FULL they do not say; without a key they are right whatever it was.
             keys = {ref: key if key == schemas[ref].key else () for ref, key in keys.items() if ref in schemas}
-        self._relations = Relations(captured=lambda table: table in keys, keys=keys)
-        self._start, self._table_start = lsn, dict(table_start or {})
+        relations = Relations(captured=lambda table: table in keys, keys=keys)
+        self._records = RecordStream(relations, lsn, dict(table_start or {}))
         replication = self._replication("dbmazz")
         try:
             messages = self._messages and replication.server_version >= 140000
@@ -240,9 +238,7 @@ class PostgresSource:
         except BaseException:
             replication.close()
             raise
-        self._stream = PostgresStream(
-            reader, self._relations, start_lsn=lsn, table_start=self._table_start, upper_lsn=upper_lsn
-        )
+        self._stream = PostgresStream(reader, relations, start_lsn=lsn, table_start=table_start, upper_lsn=upper_lsn)
         return self._stream
 
     def batches(self, *, rows: int = 50_000, until: Lsn | None = None) -> Iterator[TableEvent]:
@@ -263,14 +259,13 @@ class PostgresSource:
                     self.end_lsn = max(self.end_lsn, part.end_lsn)
 
     def records(self, *, until: Lsn | None = None) -> Iterator[CdcRecord]:
-        """Every change as a `CdcRecord`, in stream order.
+        """Every change as a `CdcRecord`, in stream order. Called again, it goes on where it was left.
 
         Args:
             until: End once every transaction committed before it was yielded; None: never.
         """
         reader = self._started().reader
-        assert self._relations is not None
-        stream = RecordStream(self._relations, self._start, self._table_start)
+        assert self._records is not None
 
         def blocks() -> MessageBlock | None:
             block = reader.read(0.1)
@@ -278,7 +273,7 @@ class PostgresSource:
                 reader.request_keepalive()
             return block
 
-        return stream.records(blocks, until)
+        return self._records.records(blocks, until)
 
     def confirm_lsn(self, lsn: Lsn) -> None:
         """Acknowledge that everything committed before `lsn` is durable: PostgreSQL may forget it. From any thread."""
