@@ -8,6 +8,8 @@ import polars as pl
 
 from dbmazz_core.schema import TableSchema
 
+#: Of all names that are not the table's own.
+PREFIX = "_dbmazz_"
 #: Columns beside the table's own in frames of an effect, for error messages: where a row's last change came from.
 COMMIT_LSN = "_dbmazz_commit_lsn"
 XID = "_dbmazz_xid"

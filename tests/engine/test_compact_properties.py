@@ -211,7 +211,7 @@ def destination(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Destinatio
         yield Destination(sink, path)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(SHAPES), st.data())
 def test_any_changes_in_any_batches_leave_what_the_source_has(
     destination: Destination, shape: Shape, data: st.DataObject

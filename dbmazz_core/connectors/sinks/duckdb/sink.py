@@ -18,7 +18,7 @@ from dbmazz_core.config import SinkConfig
 from dbmazz_core.connectors.sinks.duckdb import bookkeeping
 from dbmazz_core.connectors.sinks.duckdb.apply import Applier
 from dbmazz_core.connectors.sinks.duckdb.failures import is_locked, locked, translated
-from dbmazz_core.engine.effect import NetEffect
+from dbmazz_core.engine.effect import PREFIX, NetEffect
 from dbmazz_core.engine.result import Checkpoint, TableState
 from dbmazz_core.errors import DestinationConflict, DestinationError
 from dbmazz_core.lsn import Lsn
@@ -107,6 +107,12 @@ class DuckDBSink:
                     remedy=f"ALTER TABLE {table.sql} RENAME TO ...; or DROP TABLE {table.sql}; in DuckDB, or choose "
                     "another file (SINK_URL)",
                 )
+            if owner is None and (other := self._same_but_for_case(table)):
+                raise DestinationConflict(
+                    f"{self.path} already has {other}, which is one name with {table} to DuckDB",
+                    object=str(table),
+                    remedy="leave one of them out of TABLES, rename it in PostgreSQL, or choose another SINK_URL",
+                )
         if owner not in (None, slot):
             raise DestinationConflict(
                 f"table {table} in {self.path} is kept by replication slot {owner}, not {slot}",
@@ -179,6 +185,18 @@ class DuckDBSink:
                 counts[table] = int(row[0]) if row else 0
         return counts
 
+    def _same_but_for_case(self, table: TableRef) -> str | None:
+        """A schema or table that CREATE OR REPLACE would take for this one."""
+        rows = self._connection.execute(
+            "SELECT 'schema ' || schema_name FROM information_schema.schemata "
+            "WHERE catalog_name = current_database() AND lower(schema_name) = lower($1) AND schema_name <> $1 "
+            "UNION ALL SELECT 'table ' || table_schema || '.' || table_name FROM information_schema.tables "
+            "WHERE table_catalog = current_database() AND table_schema = $1 AND lower(table_name) = lower($2) "
+            "AND table_name <> $2",
+            [table.schema, table.name],
+        ).fetchall()
+        return str(rows[0][0]) if rows else None
+
     def _columns(self, table: TableRef) -> list[tuple[str, str]]:
         return self._connection.execute(
             "SELECT column_name, data_type FROM information_schema.columns WHERE table_catalog = current_database() "
@@ -212,9 +230,15 @@ def _connect(config: SinkConfig, read_only: bool) -> duckdb.DuckDBPyConnection:
 
 
 def _check_names(schema: TableSchema) -> None:
-    """DuckDB folds case when it compares names; PostgreSQL does not."""
+    """DuckDB folds case when it compares names; PostgreSQL does not. Names with our prefix are columns beside these."""
     seen: dict[str, str] = {}
     for name in schema.names:
+        if name.casefold().startswith(PREFIX):
+            raise DestinationConflict(
+                f"{schema.table} has a column {name!r}; names that begin with {PREFIX} are dbmazz's own",
+                object=f"{schema.table}.{name}",
+                remedy=f"ALTER TABLE {schema.table.sql} RENAME COLUMN {quote_identifier(name)} TO ...; in PostgreSQL",
+            )
         other = seen.setdefault(name.casefold(), name)
         if other != name:
             raise DestinationConflict(
