@@ -89,10 +89,11 @@ def _measure(
                     "peak_mb": captured.peak_mb,
                 }
             )
-    comparison = compare(server.url(), directory / "capture_1_0.duckdb", [TableRef("public", "orders")])
     alone = run(
         [sys.executable, "-m", stages.__name__, server.url(socket=True), "stages", _PUBLICATION, end], os.environ
     )
+    snapshot = _snapshot(server, directory, snapshot_rows)
+    comparison = compare(server.url(), directory / "capture_1_0.duckdb", [TableRef("public", "orders")])
     return {
         "machine": _machine(server),
         "backlog": {"inserts": backlog.inserts, "updates": backlog.updates, "deletes": backlog.deletes},
@@ -100,7 +101,7 @@ def _measure(
         "capture": results,
         "differences": [sentence for table in comparison for sentence in table.differences],
         "stages": json.loads(alone.stdout)["stages"],
-        "snapshot": _snapshot(server, directory, snapshot_rows),
+        "snapshot": snapshot,
     }
 
 

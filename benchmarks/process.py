@@ -8,6 +8,10 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+#: Between two looks at the memory.
+_SAMPLE_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +21,7 @@ class Run:
     Attributes:
         wall_s: From start to exit.
         cpu_s: User and system time of the process and its threads.
-        peak_mb: Largest resident set, in MiB.
+        peak_mb: Largest resident set of it and its children together, sampled, in MiB.
         stdout: What it printed.
     """
 
@@ -27,16 +31,33 @@ class Run:
     stdout: str
 
 
+def _resident_mb(pid: int) -> float:
+    """Resident memory of a process and its children; 0 for one that has just ended."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        children = [c for task in Path(f"/proc/{pid}/task").iterdir() for c in (task / "children").read_text().split()]
+    except (OSError, IndexError):
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20) + sum(_resident_mb(int(child)) for child in children)
+
+
 def run(command: Sequence[str], env: Mapping[str, str]) -> Run:
     """Run a command to its end; raises RuntimeError with its messages if it fails."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
         started = time.perf_counter()
         process = subprocess.Popen(command, env=dict(env), stdout=out, stderr=errors, stdin=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
+        peak = 0.0
+        while True:
+            # Not rusage's ru_maxrss: that knows the largest process only, and counts what a fork inherits.
+            peak = max(peak, _resident_mb(process.pid))
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if pid:
+                break
+            time.sleep(_SAMPLE_S)
         wall = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
         errors.seek(0)
         if process.returncode:
             raise RuntimeError(f"{command[0]} ended with {process.returncode}: {errors.read().decode()}")
-        return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, out.read().decode())
+        return Run(wall, usage.ru_utime + usage.ru_stime, peak, out.read().decode())

@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import TypeVar
 
 from dbmazz_core.batch import ChangeBatch
-from dbmazz_core.config import SinkConfig
+from dbmazz_core.config import SinkConfig, SourceConfig
 from dbmazz_core.connectors.sinks.duckdb import DuckDBSink
 from dbmazz_core.connectors.sources.postgres.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.decoder import Decoder
 from dbmazz_core.connectors.sources.postgres.framing import frame
+from dbmazz_core.connectors.sources.postgres.reader import StreamReader
 from dbmazz_core.connectors.sources.postgres.relations import Relations
-from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection
 from dbmazz_core.engine.compact import compact
 from dbmazz_core.engine.result import Checkpoint
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.secret_url import SecretUrl
-from dbmazz_core.tables import TableRef
+from dbmazz_core.tables import TableRef, parse_tables
 
 T = TypeVar("T")
 _TABLE = TableRef("public", "orders")
@@ -51,7 +51,8 @@ def _timed(name: str, report: dict[str, dict[str, float]], work: Callable[[], T]
 
 
 def _receive(url: SecretUrl, slot: str, publication: str, end: Lsn) -> list[MessageBlock]:
-    reader = ReplicationConnection(url, slot=slot, publication=publication).start(INVALID_LSN, queue_bytes=1 << 40)
+    config = SourceConfig(url=url, tables=parse_tables(str(_TABLE)), slot=slot, publication=publication)
+    reader = StreamReader(config, INVALID_LSN)
     blocks: list[MessageBlock] = []
     try:
         while not blocks or blocks[-1].server_end < end:

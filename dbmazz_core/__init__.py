@@ -26,7 +26,8 @@ if TYPE_CHECKING:
         WindowLimits,
     )
     from dbmazz_core.connectors.sinks import Sink, create_sink
-    from dbmazz_core.connectors.sources import PostgresSource, create_source
+    from dbmazz_core.connectors.sources import create_source
+    from dbmazz_core.connectors.sources.postgres import PostgresSource
     from dbmazz_core.connectors.sources.postgres.findings import CheckReport, Finding
     from dbmazz_core.connectors.sources.postgres.setup import SetupReport
     from dbmazz_core.datatypes import DataType, Kind
@@ -88,7 +89,8 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "WindowLimits",
     ),
     "connectors.sinks": ("Sink", "create_sink"),
-    "connectors.sources": ("PostgresSource", "create_source"),
+    "connectors.sources": ("create_source",),
+    "connectors.sources.postgres": ("PostgresSource",),
     "connectors.sources.postgres.findings": ("CheckReport", "Finding"),
     "connectors.sources.postgres.setup": ("SetupReport",),
     "datatypes": ("DataType", "Kind"),

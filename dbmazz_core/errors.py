@@ -66,6 +66,9 @@ class DbmazzError(Exception):
     def __str__(self) -> str:
         return f"{self.what}\n  what to do: {self.remedy}"
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_restored, (type(self), self.what, {**self.__dict__}))
+
     def to_dict(self) -> dict[str, str | int]:
         """The error as `--json` prints it: keys `error`, `what`, `object`, `remedy`, `exit_code`."""
         return {
@@ -75,6 +78,13 @@ class DbmazzError(Exception):
             "remedy": self.remedy,
             "exit_code": self.exit_code,
         }
+
+
+def _restored(kind: type[DbmazzError], what: str, attributes: dict[str, object]) -> DbmazzError:
+    """Unpickle: errors cross processes, and their constructors differ."""
+    error = kind.__new__(kind, what)
+    error.__dict__.update(attributes)
+    return error
 
 
 class ConfigError(DbmazzError):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from dbmazz_core.config import SourceConfig
-from dbmazz_core.connectors.sources.postgres import PostgresSource
+if TYPE_CHECKING:
+    from dbmazz_core.config import SourceConfig
+    from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 
 
 def create_source(config: SourceConfig, *, on_slot_wait: Callable[[str], None] | None = None) -> PostgresSource:
@@ -19,7 +21,10 @@ def create_source(config: SourceConfig, *, on_slot_wait: Callable[[str], None] |
     >>> create_source(Settings.from_env({"SOURCE_URL": "postgres://db/shop", "TABLES": "orders"}).source).config.slot
     'dbmazz_slot'
     """
+    # Loaded when asked for: the receiving process needs this package, but neither polars nor DuckDB.
+    from dbmazz_core.connectors.sources.postgres.source import PostgresSource
+
     return PostgresSource(config, on_slot_wait=on_slot_wait)
 
 
-__all__ = ["PostgresSource", "create_source"]
+__all__ = ["create_source"]

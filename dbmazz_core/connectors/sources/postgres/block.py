@@ -21,7 +21,7 @@ HEADER = 25
 PADDING = bytes(8)
 
 
-def unaligned(buffer: bytes, dtype: str) -> npt.NDArray[Any]:
+def unaligned(buffer: bytes | bytearray, dtype: str) -> npt.NDArray[Any]:
     """View `buffer` as one item at every byte, so that fancy indexing reads items at any offset."""
     itemsize = np.dtype(dtype).itemsize
     return np.ndarray(shape=(max(len(buffer) - itemsize + 1, 0),), dtype=dtype, buffer=buffer, strides=(1,))
@@ -40,7 +40,7 @@ class MessageBlock:
             or an earlier one. `INVALID_LSN` if no keepalive has come yet.
     """
 
-    buffer: bytes
+    buffer: bytes | bytearray
     starts: Int64s
     ends: Int64s
     server_end: Lsn = INVALID_LSN
@@ -62,7 +62,7 @@ class MessageBlock:
     @property
     def size(self) -> int:
         """Bytes of messages."""
-        return int(self.ends[-1]) if len(self.ends) else 0
+        return int(self.ends[-1] - self.starts[0]) if len(self) else 0
 
     @property
     def bytes(self) -> Bytes:

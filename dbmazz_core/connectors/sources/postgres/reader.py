@@ -1,85 +1,68 @@
-"""Draining the stream: a thread that reads messages into a bounded queue and answers the server on time.
-
-The thread is the only user of the libpq connection once streaming has begun. It sends a standby status update well
-inside `wal_sender_timeout`, and at once when the server asks or when the confirmed LSN moves, whatever the consumer is
-busy with and even while the queue is full. What it acknowledges is only ever what `confirm` was told.
-"""
+"""The reader: the consumer's end of a stream that a process of its own receives (`receiver_process`)."""
 
 from __future__ import annotations
 
 import contextlib
-import os
+import fcntl
+import pickle
 import select
-import threading
+import subprocess
+import sys
 import time
-from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-import psycopg
-from psycopg import pq
-
-from dbmazz_core.connectors.sources.postgres.block import HEADER, MessageBlock
-from dbmazz_core.connectors.sources.postgres.messages import PrimaryKeepalive
-from dbmazz_core.connectors.sources.postgres.parser import build_standby_status_update, parse_copy_data
+from dbmazz_core.config import SourceConfig
+from dbmazz_core.connectors.sources.postgres.block import MessageBlock
+from dbmazz_core.connectors.sources.postgres.frames import BLOCK, END, ERROR, block_of, read_frame, write
+from dbmazz_core.connectors.sources.postgres.receiver_process import Request
 from dbmazz_core.errors import ReplicationInterrupted
-from dbmazz_core.lsn import INVALID_LSN, Lsn
+from dbmazz_core.lsn import Lsn
 
-if TYPE_CHECKING:
-    from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection
-
-#: A block is handed over when it is that large, or when nothing more has come for LINGER_S.
-BLOCK_BYTES = 8 << 20
-LINGER_S = 0.005
-#: Oldest that a message gets before it is handed over while others keep trickling in.
-GATHER_MAX_S = 0.1
-#: The walsender writes each message on its own. Letting some gather before reading saves most system calls; longer
-#: naps let a Unix socket's buffer run full and slow the server down (measured: docs/benchmarks.md).
-GATHER_S = 0.0001
-#: Longest time between two status updates, whatever the server's timeout.
-STATUS_INTERVAL_S = 10.0
+#: Linux's largest pipe for everybody.
+_PIPE_BYTES = 1 << 20
+#: How long the receiver may take to end once it is told to.
+_END_S = 5.0
 
 
 class StreamReader:
     """A running logical replication stream.
 
+    Args:
+        config: Which server, slot and publication.
+        start_lsn: Transactions committed at or after it are streamed.
+        messages: Whether logical messages are wanted.
+
     Attributes:
-        received_bytes: Bytes of messages received so far.
-        receive_cpu_s: CPU seconds the thread has used, for benchmarks.
+        receive_cpu_s: CPU seconds of the receiving thread, known once the stream is closed.
+        confirmed_lsn: What was last acknowledged.
+
+    Raises:
+        SourceError: If the stream does not start.
     """
 
-    def __init__(
-        self,
-        connection: ReplicationConnection,
-        start_lsn: Lsn,
-        *,
-        wal_sender_timeout_s: float,
-        queue_bytes: int,
-    ) -> None:
-        self.received_bytes = 0
+    def __init__(self, config: SourceConfig, start_lsn: Lsn, *, messages: bool = False) -> None:
         self.receive_cpu_s = 0.0
-        self._connection = connection
-        self._pgconn = connection.pgconn
-        self._pgconn.nonblocking = 1
-        self._confirmed = start_lsn
-        self._server_end = INVALID_LSN
-        self._interval = min(STATUS_INTERVAL_S, wal_sender_timeout_s / 4 or STATUS_INTERVAL_S)
-        self._status_due = time.monotonic()  # at once: the server's timeout counts from here
-        self._reply_wanted = False
-        self._queue: deque[MessageBlock] = deque()
-        self._queued = 0
-        self._queue_bytes = max(queue_bytes, 1)
-        self._changed = threading.Condition()
-        self._failure: Exception | None = None
-        self._ended = False
-        self._closing = False
-        self._wake_in, self._wake_out = os.pipe()
-        os.set_blocking(self._wake_out, False)
-        os.set_blocking(self._wake_in, False)
-        self._thread = threading.Thread(target=self._run, name="dbmazz-stream-reader", daemon=True)
-        self._thread.start()
-
-    # -- the consumer's side
+        self.confirmed_lsn = start_lsn
+        self._slot = config.slot
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", Request.__module__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,  # Ctrl-C in the terminal is for us alone
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._down, self._up = self._process.stdin.fileno(), self._process.stdout.fileno()
+        with contextlib.suppress(OSError, AttributeError):  # a smaller pipe works too
+            fcntl.fcntl(self._up, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        self._poller = select.poll()
+        self._poller.register(self._up, select.POLLIN)
+        try:
+            self._tell(pickle.dumps(Request(config.url, config.slot, config.publication, start_lsn, messages)))
+            self._next()
+        except BaseException:
+            self.close()
+            raise
 
     def read(self, timeout: float) -> MessageBlock | None:
         """The next block, or None if nothing came for `timeout` seconds.
@@ -89,164 +72,52 @@ class StreamReader:
         Raises:
             SourceError: If the stream broke; everything received before has been handed out first.
         """
-        with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._ended, timeout)
-            if self._queue:
-                block = self._queue.popleft()
-                self._queued -= block.size
-                self._changed.notify_all()
-                return block
-            if self._ended:
-                raise self._failure or ReplicationInterrupted(
-                    f"the replication stream of slot {self._connection.slot} was closed",
-                    object=self._connection.slot,
-                    remedy="run again: capture resumes at the checkpoint",
-                )
-            return None
+        return self._next() if self._poller.poll(timeout * 1000) else None
 
     def confirm(self, lsn: Lsn) -> None:
         """Acknowledge everything before `lsn` as durable; sent at once. An LSN behind the last one is ignored."""
-        if lsn > self._confirmed:
-            self._confirmed = lsn
-            self._status_due = 0.0
-            self._wake()
-
-    @property
-    def confirmed_lsn(self) -> Lsn:
-        """What was last acknowledged."""
-        return self._confirmed
+        if lsn > self.confirmed_lsn:
+            self.confirmed_lsn = lsn
+            self._tell(f"confirm {lsn}\n".encode())
 
     def request_keepalive(self) -> None:
         """Ask the server how far it has sent; the answer moves `server_end`."""
-        self._reply_wanted = True
-        self._wake()
+        self._tell(b"keepalive\n")
 
     def close(self) -> None:
-        """Stop reading, send the last acknowledgement and close the connection. Idempotent."""
-        self._closing = True
-        self._wake()
-        if self._thread is not threading.current_thread():
-            self._thread.join()
-        if self._wake_in >= 0:
-            os.close(self._wake_in)
-            os.close(self._wake_out)
-            self._wake_in = self._wake_out = -1
-        self._connection.close()
+        """Have the last acknowledgement sent, and end the stream. Idempotent."""
+        if self._process.poll() is None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            deadline = time.monotonic() + _END_S
+            with contextlib.suppress(EOFError, OSError):
+                while self._poller.poll(max(deadline - time.monotonic(), 0) * 1000):
+                    kind, payload = read_frame(self._up)
+                    if kind == END:
+                        self.receive_cpu_s = pickle.loads(payload)
+            try:
+                self._process.wait(max(deadline - time.monotonic(), 0.1))
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
 
-    def _wake(self) -> None:
-        if self._wake_out >= 0:
-            with contextlib.suppress(BlockingIOError):  # already awake
-                os.write(self._wake_out, b"w")
-        with self._changed:  # it may be waiting for room in the queue instead
-            self._changed.notify_all()
-
-    # -- the thread's side
-
-    def _run(self) -> None:
-        started = time.thread_time()
+    def _next(self) -> MessageBlock | None:
         try:
-            self._pump()
-            self._send_status()
-        except psycopg.Error as error:
-            self._failure = self._interrupted(str(error))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the consumer gets it
-            self._failure = error
-        finally:
-            self.receive_cpu_s = time.thread_time() - started
-            with self._changed:
-                self._ended = True
-                self._changed.notify_all()
+            kind, payload = read_frame(self._up)
+        except EOFError:
+            raise ReplicationInterrupted(
+                f"the process that receives the stream of slot {self._slot} ended",
+                object=self._slot,
+                remedy="run again: capture resumes at the checkpoint, nothing is lost",
+            ) from None
+        if kind == ERROR:
+            raise pickle.loads(payload)
+        return block_of(payload) if kind == BLOCK else None
 
-    def _pump(self) -> None:
-        get, consume = self._pgconn.get_copy_data, self._pgconn.consume_input
-        poller = select.poll()
-        poller.register(self._pgconn.socket, select.POLLIN)
-        poller.register(self._wake_in, select.POLLIN)
-        messages: list[memoryview] = []
-        size, tried, gathering_since = 0, False, 0.0
-        announced = INVALID_LSN
-        while not self._closing:
-            length, data = get(1)
-            if length > HEADER:
-                messages.append(data)
-                size += length
-                if size < BLOCK_BYTES:
-                    continue
-            elif length > 0:
-                self._keepalive(bytes(data))
-                continue
-            elif length < 0:
-                self._hand_over(messages)
-                raise self._end_of_stream()
-            elif not tried:
-                tried = True
-                consume()
-                continue
-            else:  # all that has come is read
-                tried = False
-                if not messages and self._server_end == announced:
-                    self._answer(poller.poll(max(self._status_due - time.monotonic(), 0) * 1000))
-                    continue
-                if messages and (ready := poller.poll(LINGER_S * 1000)):
-                    self._answer(ready)
-                    gathering_since = gathering_since or time.monotonic()
-                    if time.monotonic() - gathering_since < GATHER_MAX_S:
-                        time.sleep(GATHER_S)
-                        continue
-            announced = self._server_end
-            self._hand_over(messages)
-            messages, size, gathering_since = [], 0, 0.0
-            self._answer(())
-
-    def _answer(self, ready: Sequence[tuple[int, int]]) -> None:
-        """Empty the wake-up pipe, and send a status update where one is due."""
-        if any(descriptor == self._wake_in for descriptor, _ in ready):
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._wake_in, 4096)
-        if self._reply_wanted or time.monotonic() >= self._status_due:
-            self._send_status()
-
-    def _keepalive(self, data: bytes) -> None:
-        message = parse_copy_data(data)
-        assert isinstance(message, PrimaryKeepalive)
-        self._server_end = max(self._server_end, message.wal_end)
-        if message.reply_requested:
-            self._send_status()
-
-    def _hand_over(self, messages: list[memoryview]) -> None:
-        block = MessageBlock.join(messages, self._server_end)
-        messages.clear()
-        self.received_bytes += block.size
-        with self._changed:
-            while self._queued >= self._queue_bytes and not self._closing:
-                self._changed.wait(max(self._status_due - time.monotonic(), 0.0))
-                self._answer(())
-            self._queue.append(block)
-            self._queued += block.size
-            self._changed.notify_all()
-
-    def _send_status(self) -> None:
-        reply, self._reply_wanted = self._reply_wanted, False
-        self._status_due = time.monotonic() + self._interval
-        self._pgconn.put_copy_data(build_standby_status_update(self._confirmed, reply_requested=reply))
-        deadline = time.monotonic() + self._interval
-        while self._pgconn.flush() == 1:  # the socket takes no more: a server that does not read, or a stalled network
-            poller = select.poll()
-            poller.register(self._pgconn.socket, select.POLLOUT)
-            poller.poll(100)
-            if time.monotonic() > deadline:
-                raise self._interrupted("the server does not read our status updates")
-
-    def _end_of_stream(self) -> Exception:
-        result = self._pgconn.get_result()
-        if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
-            return self._connection.error(result)
-        return self._interrupted("the server ended the stream")
-
-    def _interrupted(self, detail: str) -> ReplicationInterrupted:
-        return ReplicationInterrupted(
-            f"the replication stream of slot {self._connection.slot} broke: "
-            f"{self._connection.url.redact(detail).strip()}",
-            object=self._connection.slot,
-            remedy="run again: capture resumes at the checkpoint, nothing is lost",
-        )
+    def _tell(self, command: bytes) -> None:
+        # A receiver that is gone has said why, or its pipe has ended: the next read raises that.
+        with contextlib.suppress(BrokenPipeError):
+            write(self._down, command)

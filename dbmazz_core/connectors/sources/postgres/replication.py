@@ -19,7 +19,7 @@ import psycopg
 from psycopg import pq
 
 from dbmazz_core.connectors.sources.postgres.connection import connect_replication, source_error
-from dbmazz_core.connectors.sources.postgres.reader import StreamReader
+from dbmazz_core.connectors.sources.postgres.receiver import StreamReceiver
 from dbmazz_core.errors import SlotActive
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.secret_url import SecretUrl
@@ -140,7 +140,7 @@ class ReplicationConnection:
         (row,) = self._rows(result)
         return CreatedSlot(row[0], Lsn.parse(row[1]), row[2])
 
-    def start(self, start_lsn: Lsn, *, messages: bool = False, queue_bytes: int = 32 << 20) -> StreamReader:
+    def start(self, start_lsn: Lsn, *, messages: bool = False, queue_bytes: int = 16 << 20) -> StreamReceiver:
         """Start streaming transactions that commit at or after `start_lsn`, protocol version 1.
 
         Args:
@@ -160,7 +160,7 @@ class ReplicationConnection:
         while True:
             result = self.pgconn.exec_(command.encode())
             if result.status == pq.ExecStatus.COPY_BOTH:
-                return StreamReader(self, start_lsn, wal_sender_timeout_s=timeout_ms / 1000, queue_bytes=queue_bytes)
+                return StreamReceiver(self, start_lsn, wal_sender_timeout_s=timeout_ms / 1000, queue_bytes=queue_bytes)
             error = self.error(result)
             if not isinstance(error, SlotActive) or time.monotonic() >= deadline:
                 raise error

@@ -17,6 +17,7 @@ from dbmazz_core.connectors.sources.postgres.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo, find_tables
 from dbmazz_core.connectors.sources.postgres.connection import Connection, connect
 from dbmazz_core.connectors.sources.postgres.exported import ExportedSnapshot
+from dbmazz_core.connectors.sources.postgres.reader import StreamReader
 from dbmazz_core.connectors.sources.postgres.record_stream import RecordStream
 from dbmazz_core.connectors.sources.postgres.relations import Relations
 from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection, SystemIdentity
@@ -231,13 +232,8 @@ class PostgresSource:
             keys = {ref: key if key == schemas[ref].key else () for ref, key in keys.items() if ref in schemas}
         relations = Relations(captured=lambda table: table in keys, keys=keys)
         self._records = RecordStream(relations, lsn, dict(table_start or {}))
-        replication = self._replication("dbmazz")
-        try:
-            messages = self._messages and replication.server_version >= 140000
-            reader = replication.start(lsn, messages=messages)
-        except BaseException:
-            replication.close()
-            raise
+        messages = self._messages and self.connection.info.server_version >= 140000
+        reader = StreamReader(self.config, lsn, messages=messages)
         self._stream = PostgresStream(reader, relations, start_lsn=lsn, table_start=table_start, upper_lsn=upper_lsn)
         return self._stream
 

@@ -104,7 +104,7 @@ class PostgresStream:
         if ended:
             number = framed.transaction[framed.commits[last - 1]]
             commit_time = pg_time(int(framed.commit_time[number]))
-        stop = int(block.starts[end]) if end < len(block) else block.size
+        stop = int(block.starts[end] if end < len(block) else block.ends[-1]) if len(block) else 0
         size = stop - (int(block.starts[begin]) if begin < len(block) else stop)
         if whole:
             self._open, self._framed = framed.open, None

@@ -1,0 +1,266 @@
+"""Draining the stream: a thread that reads messages into a bounded queue and answers the server on time.
+
+It runs in a process of its own (`receiver_process`), which `reader.StreamReader` starts and reads from.
+
+The thread is the only user of the libpq connection once streaming has begun. It sends a standby status update well
+inside `wal_sender_timeout`, and at once when the server asks or when the confirmed LSN moves, whatever the consumer is
+busy with and even while the queue is full. What it acknowledges is only ever what `confirm` was told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg import pq
+
+from dbmazz_core.connectors.sources.postgres.block import HEADER, MessageBlock
+from dbmazz_core.connectors.sources.postgres.messages import PrimaryKeepalive
+from dbmazz_core.connectors.sources.postgres.parser import build_standby_status_update, parse_copy_data
+from dbmazz_core.errors import ReplicationInterrupted
+from dbmazz_core.lsn import INVALID_LSN, Lsn
+
+if TYPE_CHECKING:
+    from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection
+
+#: A block is handed over when it is that large, or when nothing more has come for LINGER_S.
+BLOCK_BYTES = 8 << 20
+LINGER_S = 0.005
+#: Oldest that a message gets before it is handed over while others keep trickling in.
+GATHER_MAX_S = 0.1
+#: The walsender writes each message on its own. Letting some gather before reading saves most system calls; longer
+#: naps let a Unix socket's buffer run full and slow the server down (measured: docs/benchmarks.md).
+GATHER_S = 0.0001
+#: Longest time between two status updates, whatever the server's timeout.
+STATUS_INTERVAL_S = 10.0
+
+
+class StreamReceiver:
+    """A running logical replication stream.
+
+    Attributes:
+        received_bytes: Bytes of messages received so far.
+        receive_cpu_s: CPU seconds the thread has used, for benchmarks.
+    """
+
+    def __init__(
+        self,
+        connection: ReplicationConnection,
+        start_lsn: Lsn,
+        *,
+        wal_sender_timeout_s: float,
+        queue_bytes: int,
+    ) -> None:
+        self.received_bytes = 0
+        self.receive_cpu_s = 0.0
+        self._connection = connection
+        self._pgconn = connection.pgconn
+        self._pgconn.nonblocking = 1
+        self._confirmed = start_lsn
+        self._server_end = INVALID_LSN
+        self._interval = min(STATUS_INTERVAL_S, wal_sender_timeout_s / 4 or STATUS_INTERVAL_S)
+        self._status_due = time.monotonic()  # at once: the server's timeout counts from here
+        self._reply_wanted = False
+        self._queue: deque[MessageBlock] = deque()
+        self._queued = 0
+        self._queue_bytes = max(queue_bytes, 1)
+        self._changed = threading.Condition()
+        self._failure: Exception | None = None
+        self._ended = False
+        self._closing = False
+        self._wake_in, self._wake_out = os.pipe()
+        os.set_blocking(self._wake_out, False)
+        os.set_blocking(self._wake_in, False)
+        self._thread = threading.Thread(target=self._run, name="dbmazz-receiver", daemon=True)
+        self._thread.start()
+
+    # -- the consumer's side
+
+    def read(self, timeout: float) -> MessageBlock | None:
+        """The next block, or None if nothing came for `timeout` seconds.
+
+        A block without messages tells that `server_end` moved.
+
+        Raises:
+            SourceError: If the stream broke; everything received before has been handed out first.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._ended, timeout)
+            if self._queue:
+                block = self._queue.popleft()
+                self._queued -= block.size
+                self._changed.notify_all()
+                return block
+            if self._ended:
+                raise self._failure or ReplicationInterrupted(
+                    f"the replication stream of slot {self._connection.slot} was closed",
+                    object=self._connection.slot,
+                    remedy="run again: capture resumes at the checkpoint",
+                )
+            return None
+
+    def confirm(self, lsn: Lsn) -> None:
+        """Acknowledge everything before `lsn` as durable; sent at once. An LSN behind the last one is ignored."""
+        if lsn > self._confirmed:
+            self._confirmed = lsn
+            self._status_due = 0.0
+            self._wake()
+
+    @property
+    def confirmed_lsn(self) -> Lsn:
+        """What was last acknowledged."""
+        return self._confirmed
+
+    @property
+    def closing(self) -> bool:
+        """Whether `stop` was called."""
+        return self._closing
+
+    def request_keepalive(self) -> None:
+        """Ask the server how far it has sent; the answer moves `server_end`."""
+        self._reply_wanted = True
+        self._wake()
+
+    def stop(self) -> None:
+        """Have the thread send the last acknowledgement and end; `read` then raises. From any thread."""
+        self._closing = True
+        self._wake()
+
+    def close(self) -> None:
+        """Stop, and close the connection. Idempotent."""
+        if self._wake_in >= 0:
+            self.stop()
+            self._thread.join()
+            os.close(self._wake_in)
+            os.close(self._wake_out)
+            self._wake_in = self._wake_out = -1
+            self._connection.close()
+
+    def _wake(self) -> None:
+        if self._wake_out >= 0:
+            with contextlib.suppress(BlockingIOError):  # already awake
+                os.write(self._wake_out, b"w")
+        with self._changed:  # it may be waiting for room in the queue instead
+            self._changed.notify_all()
+
+    # -- the thread's side
+
+    def _run(self) -> None:
+        started = time.thread_time()
+        try:
+            self._pump()
+            self._send_status()
+        except psycopg.Error as error:
+            self._failure = self._interrupted(str(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the consumer gets it
+            self._failure = error
+        finally:
+            self.receive_cpu_s = time.thread_time() - started
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def _pump(self) -> None:
+        get, consume = self._pgconn.get_copy_data, self._pgconn.consume_input
+        poller = select.poll()
+        poller.register(self._pgconn.socket, select.POLLIN)
+        poller.register(self._wake_in, select.POLLIN)
+        messages: list[memoryview] = []
+        size, seen, looked, gathering_since = 0, 0, False, 0.0
+        announced = INVALID_LSN
+        while not self._closing:
+            length, data = get(1)
+            if length > HEADER:
+                messages.append(data)
+                size += length
+                if size < BLOCK_BYTES:
+                    continue
+            elif length > 0:
+                self._keepalive(bytes(data))
+                continue
+            elif length < 0:
+                self._hand_over(messages)
+                raise self._end_of_stream()
+            elif len(messages) > seen:  # something came since the last look, so more may have come meanwhile
+                seen = len(messages)
+                consume()
+                continue
+            elif not looked:
+                looked = True
+                consume()
+                continue
+            else:  # all that has come is read
+                looked = False
+                if not messages and self._server_end == announced:
+                    self._answer(poller.poll(max(self._status_due - time.monotonic(), 0) * 1000))
+                    continue
+                if messages and (ready := poller.poll(LINGER_S * 1000)):
+                    self._answer(ready)
+                    gathering_since = gathering_since or time.monotonic()
+                    if time.monotonic() - gathering_since < GATHER_MAX_S:
+                        time.sleep(GATHER_S)
+                        continue
+            announced = self._server_end
+            self._hand_over(messages)
+            messages, size, seen, gathering_since = [], 0, 0, 0.0
+            self._answer(())
+
+    def _answer(self, ready: Sequence[tuple[int, int]]) -> None:
+        """Empty the wake-up pipe, and send a status update where one is due."""
+        if any(descriptor == self._wake_in for descriptor, _ in ready):
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wake_in, 4096)
+        if self._reply_wanted or time.monotonic() >= self._status_due:
+            self._send_status()
+
+    def _keepalive(self, data: bytes) -> None:
+        message = parse_copy_data(data)
+        assert isinstance(message, PrimaryKeepalive)
+        self._server_end = max(self._server_end, message.wal_end)
+        if message.reply_requested:
+            self._send_status()
+
+    def _hand_over(self, messages: list[memoryview]) -> None:
+        block = MessageBlock.join(messages, self._server_end)
+        messages.clear()
+        self.received_bytes += block.size
+        with self._changed:
+            while self._queued >= self._queue_bytes and not self._closing:
+                self._changed.wait(max(self._status_due - time.monotonic(), 0.0))
+                self._answer(())
+            self._queue.append(block)
+            self._queued += block.size
+            self._changed.notify_all()
+
+    def _send_status(self) -> None:
+        reply, self._reply_wanted = self._reply_wanted, False
+        self._status_due = time.monotonic() + self._interval
+        self._pgconn.put_copy_data(build_standby_status_update(self._confirmed, reply_requested=reply))
+        deadline = time.monotonic() + self._interval
+        while self._pgconn.flush() == 1:  # the socket takes no more: a server that does not read, or a stalled network
+            poller = select.poll()
+            poller.register(self._pgconn.socket, select.POLLOUT)
+            poller.poll(100)
+            if time.monotonic() > deadline:
+                raise self._interrupted("the server does not read our status updates")
+
+    def _end_of_stream(self) -> Exception:
+        result = self._pgconn.get_result()
+        if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
+            return self._connection.error(result)
+        return self._interrupted("the server ended the stream")
+
+    def _interrupted(self, detail: str) -> ReplicationInterrupted:
+        return ReplicationInterrupted(
+            f"the replication stream of slot {self._connection.slot} broke: "
+            f"{self._connection.url.redact(detail).strip()}",
+            object=self._connection.slot,
+            remedy="run again: capture resumes at the checkpoint, nothing is lost",
+        )
