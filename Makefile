@@ -45,7 +45,7 @@ format: venv ## Format, and fix what can be fixed
 	$(BIN)/ruff format
 
 bench: venv ## Measure against pg_recvlogical and others
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --write
 
 demo: venv ## PostgreSQL, a workload, DuckDB and Dagster's UI on this machine
 	$(BIN)/dbmazz demo
