@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dbmazz_core.config import SourceConfig
@@ -21,10 +21,18 @@ def create_source(config: SourceConfig, *, on_slot_wait: Callable[[str], None] |
     >>> create_source(Settings.from_env({"SOURCE_URL": "postgres://db/shop", "TABLES": "orders"}).source).config.slot
     'dbmazz_slot'
     """
-    # Loaded when asked for: the receiving process needs this package, but neither polars nor DuckDB.
     from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 
     return PostgresSource(config, on_slot_wait=on_slot_wait)
 
 
-__all__ = ["create_source"]
+__all__ = ["PostgresSource", "create_source"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when asked for: the receiving process needs this package, but neither polars nor DuckDB.
+    if name == "PostgresSource":
+        from dbmazz_core.connectors.sources.postgres.source import PostgresSource
+
+        return PostgresSource
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
