@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection
 
 #: A block is handed over when it is that large, or when nothing more has come for LINGER_S.
-BLOCK_BYTES = 8 << 20
+BLOCK_BYTES = 4 << 20
 LINGER_S = 0.005
 #: Oldest that a message gets before it is handed over while others keep trickling in.
 GATHER_MAX_S = 0.1
 #: The walsender writes each message on its own. Letting some gather before reading saves most system calls; longer
 #: naps let a Unix socket's buffer run full and slow the server down (measured: docs/benchmarks.md).
-GATHER_S = 0.0001
+GATHER_S = 0.00003
 #: Longest time between two status updates, whatever the server's timeout.
 STATUS_INTERVAL_S = 10.0
 

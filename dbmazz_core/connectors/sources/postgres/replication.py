@@ -140,7 +140,7 @@ class ReplicationConnection:
         (row,) = self._rows(result)
         return CreatedSlot(row[0], Lsn.parse(row[1]), row[2])
 
-    def start(self, start_lsn: Lsn, *, messages: bool = False, queue_bytes: int = 16 << 20) -> StreamReceiver:
+    def start(self, start_lsn: Lsn, *, messages: bool = False, queue_bytes: int = 8 << 20) -> StreamReceiver:
         """Start streaming transactions that commit at or after `start_lsn`, protocol version 1.
 
         Args:
