@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import polars as pl
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +25,7 @@ from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.records import Delete, Insert, SchemaChange, Truncate, Update
 from dbmazz_core.tables import TableRef
 from dbmazz_core.unchanged import UNCHANGED
+from tests import pgoutput_encoder as encode
 from tests.pgoutput_streams import Stream, Table, streams
 
 #: By table, in stream order: what happened, each event as text (NaN is unequal to itself, 1 is equal to True).
@@ -176,3 +178,21 @@ def corrupted(draw: st.DrawFn, payload: bytes) -> bytes:
             broken = bytearray(payload)
             broken[draw(st.integers(0, len(payload) - 1))] = draw(st.integers(0, 255))
             return bytes(broken)
+
+
+@pytest.mark.parametrize("kind", ["insert", "old row", "old key", "delete"])
+def test_a_value_left_out_where_it_is_always_sent_is_refused_by_both(kind: str) -> None:
+    """Only an update's new tuple leaves values out; found nowhere, an insert's would become NULL."""
+    table = Table(1, "d", ((True, "id", (23, -1)), (False, "note", (25, -1))))
+    message = {
+        "insert": encode.insert(1, [b"1", UNCHANGED]),
+        "old row": encode.update(1, [b"1", b"x"], old=[b"1", UNCHANGED]),
+        "old key": encode.update(1, [b"2", b"x"], key=[UNCHANGED, None]),
+        "delete": encode.delete(1, old=[b"1", UNCHANGED]),
+    }[kind]
+    stream = Stream([NOT_IN_THE_STREAM, table])
+    for payload in (encode.begin(100, 0, 7), table.description, message, encode.commit(100, 101, 0)):
+        stream.add(100, payload)
+    for decode in (plain, lambda *arguments: columnar(*arguments, [])):
+        with pytest.raises(ParseError, match="leaves a value out"):
+            decode(stream, stream.blocks([]), INVALID_LSN, {})

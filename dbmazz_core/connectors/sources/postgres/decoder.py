@@ -17,8 +17,8 @@ from dbmazz_core.batch import DELETE, INSERT, ChangeBatch, UnreadableText
 from dbmazz_core.connectors.sources.base import NewSchema, TableEvent, Truncation
 from dbmazz_core.connectors.sources.postgres.block import HEADER, Int64s, unaligned
 from dbmazz_core.connectors.sources.postgres.framing import FramedBlock
-from dbmazz_core.connectors.sources.postgres.messages import Relation, Truncate
-from dbmazz_core.connectors.sources.postgres.parser import parse
+from dbmazz_core.connectors.sources.postgres.messages import Insert, Relation, Truncate
+from dbmazz_core.connectors.sources.postgres.parser import parse, require_whole
 from dbmazz_core.connectors.sources.postgres.relations import KnownRelation, Relations
 from dbmazz_core.connectors.sources.postgres.tuples import TornTuple, message_series, walk
 from dbmazz_core.errors import ParseError
@@ -178,6 +178,8 @@ def _batch(framed: FramedBlock, messages: pl.Series, rows: Int64s, known: KnownR
     deleted = ops[old_index] == DELETE
     if (new.end != block.ends[new_rows]).any() or (old.end != block.ends[rows[old_index]])[deleted].any():
         raise TornTuple
+    if old.lacks_values() or new.lacks_values(ops[new_index] == INSERT):
+        raise TornTuple  # only an update leaves values out, and only new ones
 
     transaction = framed.transaction[rows]
     batch = ChangeBatch(
@@ -214,4 +216,6 @@ def _explain(framed: FramedBlock, rows: Int64s, columns: int) -> None:
                     offset=6,
                     lsn=lsn,
                 )
+        for image in (getattr(message, "old", None), message.new if isinstance(message, Insert) else None):
+            require_whole(getattr(image, "values", image) or (), message, lsn)
     raise ParseError("the columnar decoder cannot read it", message_type="?", offset=0, lsn=INVALID_LSN)

@@ -64,6 +64,7 @@ __all__ = [
     "Insert", "Message", "OldKey", "OldRow", "OldTuple", "Origin", "PrimaryKeepalive", "Relation",
     "RelationColumn", "ReplicaIdentity", "StreamAbort", "Truncate", "TupleData", "TupleValue", "Type",
     "Update", "XLogData", "build_standby_status_update", "parse", "parse_copy_data", "pg_now", "pg_time",
+    "require_whole",
 ]  # fmt: skip
 
 _UINT8 = Struct(">B")
@@ -177,6 +178,17 @@ class _Reader:
         left = len(self.data) - self.offset
         if left:
             raise self.error(f"{left} bytes too many")
+
+
+def require_whole(values: TupleData, message: CdcMessage, lsn: Lsn) -> None:
+    """Refuse a value that was not sent where PostgreSQL always sends it: in an insert, and in every old tuple.
+
+    The format would allow it, but the value could be found nowhere; taking it for NULL would lose it.
+    """
+    if any(value is UNCHANGED for value in values):
+        name = type(message).__name__
+        where = "its new tuple" if isinstance(message, Insert) else "its old tuple"
+        raise ParseError(f"{name} leaves a value out in {where}", message_type=name[0], offset=6, lsn=lsn)
 
 
 def _begin(reader: _Reader) -> Begin:

@@ -11,7 +11,7 @@ import polars as pl
 from dbmazz_core.batch import bad_value
 from dbmazz_core.connectors.sources.postgres import messages as m
 from dbmazz_core.connectors.sources.postgres.block import MessageBlock
-from dbmazz_core.connectors.sources.postgres.parser import parse, pg_time
+from dbmazz_core.connectors.sources.postgres.parser import parse, pg_time, require_whole
 from dbmazz_core.connectors.sources.postgres.relations import KnownRelation, Relations
 from dbmazz_core.errors import ParseError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
@@ -120,12 +120,13 @@ class RecordStream:
         table = known.schema.table
         match message:
             case m.Insert():
+                require_whole(message.new, message, lsn)
                 return Insert(table, self._columns(known, message.new, lsn), self._position)
             case m.Update():
-                old = self._old_columns(known, message.old, lsn) if message.old else None
+                old = self._old_columns(known, message, lsn) if message.old else None
                 return Update(table, old, self._columns(known, message.new, lsn), self._position)
             case m.Delete():
-                return Delete(table, self._old_columns(known, message.old, lsn), self._position)
+                return Delete(table, self._old_columns(known, message, lsn), self._position)
 
     def _count(self) -> None:
         self._position = replace(self._position, ordinal=self._position.ordinal + 1)
@@ -168,7 +169,10 @@ class RecordStream:
             raise bad_value(schema, number, text, self._position.commit_lsn, self._position.xid)
         return value
 
-    def _old_columns(self, known: KnownRelation, old: m.OldTuple, lsn: Lsn) -> Columns:
+    def _old_columns(self, known: KnownRelation, message: m.Update | m.Delete, lsn: Lsn) -> Columns:
+        old = message.old
+        assert old is not None
+        require_whole(old.values, message, lsn)
         found = self._columns(known, old.values, lsn)
         if isinstance(old, m.OldKey):
             # The other columns were not sent; their NULL on the wire means nothing.

@@ -92,6 +92,11 @@ class TupleColumns:
         mask: Mask = kinds == _UNCHANGED
         return mask if mask.any() else None
 
+    def lacks_values(self, among: Mask | None = None) -> bool:
+        """Whether any value was not sent, in the tuples where `among` is true (None: in all)."""
+        masks = (self.unknown(number) for number, kinds in enumerate(self._kinds) if kinds is not None)
+        return any(mask is not None and bool(mask[among].any()) for mask in masks)
+
     def take(self, places: Indexes) -> TupleColumns:
         """See `RowImages.take`."""
         taken = TupleColumns(
