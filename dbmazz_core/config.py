@@ -25,6 +25,19 @@ from dbmazz_core.setting_readers import (
     slot_name,
     whole,
 )
+from dbmazz_core.table_options import (
+    BadValuePolicy,
+    ByTable,
+    ColumnMasks,
+    ColumnNames,
+    Mode,
+    NumericForm,
+    SchemaPolicy,
+    by_table,
+    column_masks,
+    column_names,
+    schema_policy,
+)
 from dbmazz_core.tables import TablePattern, parse_tables
 
 
@@ -49,6 +62,12 @@ class SourceConfig:
         replica_identity: What setup does about tables' replica identity.
         cleanup_on_stop: Drop slot and publication on a graceful stop. For throw-away captures: the next one
             starts with a new snapshot.
+        include: Of tables named in it, only these columns are captured, and what the key needs.
+        exclude: Columns that are not captured.
+        masks: Columns whose values are masked before they reach the destination.
+        mask_key: Secret that goes into hashes. Never shown.
+        as_text: Columns kept as PostgreSQL's text, whatever their type.
+        numeric_as: What `numeric` that no DECIMAL holds becomes.
     """
 
     url: SecretUrl
@@ -58,6 +77,12 @@ class SourceConfig:
     type: str = "postgres"
     replica_identity: ReplicaIdentityPolicy = ReplicaIdentityPolicy.AUTO
     cleanup_on_stop: bool = False
+    include: ColumnNames = field(default_factory=ColumnNames)
+    exclude: ColumnNames = field(default_factory=ColumnNames)
+    masks: ColumnMasks = field(default_factory=ColumnMasks)
+    mask_key: str = field(default="", repr=False)
+    as_text: ColumnNames = field(default_factory=ColumnNames)
+    numeric_as: NumericForm = NumericForm.TEXT
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +144,21 @@ class WindowLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class TableConfig:
+    """How tables are kept in the destination; each by table.
+
+    Attributes:
+        mode: Mirror, soft delete or changelog.
+        on_bad_value: What becomes of rows with values that the destination cannot hold.
+        schema_changes: What is done when a table's shape changes in the source.
+    """
+
+    mode: ByTable[Mode] = field(default_factory=lambda: ByTable(Mode.MIRROR))
+    on_bad_value: ByTable[BadValuePolicy] = field(default_factory=lambda: ByTable(BadValuePolicy.ERROR))
+    schema_changes: SchemaPolicy = field(default_factory=SchemaPolicy)
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of one pipeline, validated.
 
@@ -131,6 +171,7 @@ class Settings:
     snapshot: SnapshotConfig = field(default_factory=SnapshotConfig)
     flush: FlushConfig = field(default_factory=FlushConfig)
     limits: WindowLimits = field(default_factory=WindowLimits)
+    tables: TableConfig = field(default_factory=TableConfig)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -158,6 +199,7 @@ class Settings:
             snapshot=SnapshotConfig(**values.get("snapshot", {})),
             flush=FlushConfig(**values.get("flush", {})),
             limits=WindowLimits(**values.get("limits", {})),
+            tables=TableConfig(**values.get("tables", {})),
         )
 
 
@@ -238,6 +280,64 @@ SETTINGS: tuple[Setting, ...] = (
         boolean,
         "false",
         "drop slot and publication on a graceful stop (throw-away captures only)",
+    ),
+    Setting(
+        "COLUMNS_INCLUDE",
+        "source",
+        "include",
+        column_names,
+        "none",
+        "`schema.table.column, ...`: of tables named here only these columns are captured",
+    ),
+    Setting("COLUMNS_EXCLUDE", "source", "exclude", column_names, "none", "`schema.table.column, ...`: not captured"),
+    Setting(
+        "COLUMNS_MASK",
+        "source",
+        "masks",
+        column_masks,
+        "none",
+        "`schema.table.column=hash`, `=null` or `=truncate:3`, ...: masked before anything reaches the destination",
+    ),
+    Setting("MASK_KEY", "source", "mask_key", lambda _v, t: t, "none", "secret that goes into every hash"),
+    Setting(
+        "COLUMNS_AS_TEXT",
+        "source",
+        "as_text",
+        column_names,
+        "none",
+        "`schema.table.column, ...`: kept as PostgreSQL's text",
+    ),
+    Setting(
+        "NUMERIC_AS",
+        "source",
+        "numeric_as",
+        lambda v, t: NumericForm(one_of(*NumericForm)(v, t)),
+        "text",
+        "what `numeric` without precision or beyond 38 digits becomes: `text` or `double`",
+    ),
+    Setting(
+        "MODE",
+        "tables",
+        "mode",
+        lambda v, t: by_table(v, t, Mode),
+        "mirror",
+        "`mirror`, `soft_delete` or `changelog`, and exceptions: `mirror, public.audit=changelog`",
+    ),
+    Setting(
+        "ON_BAD_VALUE",
+        "tables",
+        "on_bad_value",
+        lambda v, t: by_table(v, t, BadValuePolicy),
+        "error",
+        "rows with values that DuckDB cannot hold: `error` or `quarantine`, and exceptions as in MODE",
+    ),
+    Setting(
+        "SCHEMA_CHANGES",
+        "tables",
+        "schema_changes",
+        schema_policy,
+        "apply",
+        "`apply`, `ignore` or `stop`, and exceptions: `apply, drop_column=ignore, public.orders:change_type=stop`",
     ),
     Setting("SINK_TYPE", "sink", "type", one_of("duckdb"), "duckdb", "destination type"),
     Setting("SINK_URL", "sink", "url", duckdb_path, "dbmazz.duckdb", "path of the DuckDB file"),

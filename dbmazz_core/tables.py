@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from dbmazz_core.errors import ConfigError
 
 #: One part of a dotted name: quoted (doubled quotes inside), or plain, or `*`.
-_PART = r'"(?:[^"]|"")+"|[^\W\d][\w$]*|\*'
-_ITEM = re.compile(rf"\s*({_PART})\s*(?:\.\s*({_PART})\s*)?(?:,|$)")
+PART = r'"(?:[^"]|"")+"|[^\W\d][\w$]*|\*'
+_ITEM = re.compile(rf"\s*({PART})\s*(?:\.\s*({PART})\s*)?(?:,|$)")
 
 _PLAIN = re.compile(r"[a-z_][a-z0-9_$]*")
 
@@ -86,7 +86,7 @@ def parse_tables(text: str) -> tuple[TablePattern, ...]:
         position = match.end()
         if position == len(stripped) and stripped.endswith(","):
             raise _malformed(text, "nothing follows the last comma")
-        pattern = TablePattern(_unquote(schema), None if name == "*" else _unquote(name))
+        pattern = TablePattern(unquote(schema), None if name == "*" else unquote(name))
         if pattern not in patterns:
             patterns.append(pattern)
     if not patterns:
@@ -99,7 +99,8 @@ def format_tables(patterns: Iterable[TablePattern]) -> str:
     return ",".join(str(p) for p in patterns)
 
 
-def _unquote(part: str) -> str:
+def unquote(part: str) -> str:
+    """A name as the catalog spells it: without its quotes, else in lower case."""
     return part[1:-1].replace('""', '"') if part.startswith('"') else part.lower()
 
 

@@ -81,7 +81,7 @@ def _check_key(sink: SinkConfig, table: TableRef) -> dg.AssetCheckResult:
     if not Path(sink.url).exists():
         return not_yet
     with destination(sink) as connection:
-        schema = bookkeeping.read_schema(connection, table) if bookkeeping.exists(connection) else None
+        schema = bookkeeping.read_schema(connection, table) if bookkeeping.layout(connection) else None
         if schema is None:
             return not_yet
         if not schema.key:

@@ -15,32 +15,48 @@ from dbmazz_core.schema import ColumnDef, TableSchema
 from dbmazz_core.tables import TableRef
 
 #: Version of the layout below; a file with a higher one was written by a newer dbmazz.
-LAYOUT = 1
+LAYOUT = 2
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _CREATE = """
 CREATE SCHEMA IF NOT EXISTS _dbmazz;
 CREATE TABLE IF NOT EXISTS _dbmazz.layout (version INTEGER NOT NULL);
-INSERT INTO _dbmazz.layout SELECT {layout} WHERE NOT EXISTS (FROM _dbmazz.layout);
 CREATE TABLE IF NOT EXISTS _dbmazz.checkpoints (
     slot VARCHAR NOT NULL, system_identifier VARCHAR NOT NULL, timeline INTEGER NOT NULL, database VARCHAR NOT NULL,
     lsn UBIGINT NOT NULL, commit_time TIMESTAMPTZ, updated_at TIMESTAMPTZ NOT NULL);
 CREATE TABLE IF NOT EXISTS _dbmazz.tables (
     slot VARCHAR NOT NULL, schema_name VARCHAR NOT NULL, table_name VARCHAR NOT NULL, state VARCHAR NOT NULL,
     snapshot_lsn UBIGINT NOT NULL, columns JSON NOT NULL, key JSON NOT NULL, updated_at TIMESTAMPTZ NOT NULL);
+CREATE TABLE IF NOT EXISTS _dbmazz.schema_history (
+    slot VARCHAR NOT NULL, schema_name VARCHAR NOT NULL, table_name VARCHAR NOT NULL, commit_lsn UBIGINT NOT NULL,
+    xid UINTEGER NOT NULL, kind VARCHAR NOT NULL, detail VARCHAR NOT NULL, action VARCHAR NOT NULL,
+    columns JSON NOT NULL, key JSON NOT NULL, recorded_at TIMESTAMPTZ NOT NULL);
+CREATE TABLE IF NOT EXISTS _dbmazz.quarantine (
+    slot VARCHAR NOT NULL, schema_name VARCHAR NOT NULL, table_name VARCHAR NOT NULL, commit_lsn UBIGINT NOT NULL,
+    xid UINTEGER NOT NULL, ordinal BIGINT NOT NULL, op VARCHAR NOT NULL, column_name VARCHAR NOT NULL,
+    reason VARCHAR NOT NULL, row JSON NOT NULL, quarantined_at TIMESTAMPTZ NOT NULL);
+ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS mode VARCHAR DEFAULT 'mirror';
+ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS complete BOOLEAN DEFAULT true;
+ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS identity JSON;
+DELETE FROM _dbmazz.layout;
+INSERT INTO _dbmazz.layout VALUES ({layout});
 """
 
 
-def exists(connection: duckdb.DuckDBPyConnection) -> bool:
-    """Whether the file has a `_dbmazz` schema."""
+def layout(connection: duckdb.DuckDBPyConnection) -> int:
+    """Version of the layout that the file has; 0 where it has none."""
     found = connection.execute(
-        "SELECT count(*) FROM information_schema.tables WHERE table_schema = '_dbmazz' AND table_name = 'checkpoints'"
+        "SELECT count(*) FROM information_schema.tables WHERE table_catalog = current_database() "
+        "AND table_schema = '_dbmazz' AND table_name = 'layout'"
     ).fetchone()
-    return bool(found and found[0])
+    if not found or not found[0]:
+        return 0
+    row = connection.execute("SELECT max(version) FROM _dbmazz.layout").fetchone()
+    return int(row[0]) if row and row[0] is not None else 0
 
 
 def create(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create the schema where it is missing."""
+    """Create the schema, or bring an older one to this layout."""
     connection.execute(_CREATE.format(layout=LAYOUT))
 
 
@@ -119,7 +135,8 @@ def write_table(connection: duckdb.DuckDBPyConnection, schema: TableSchema, *, s
         for c in schema.columns
     ]
     connection.execute(
-        "INSERT INTO _dbmazz.tables VALUES (?, ?, ?, 'streaming', ?, ?, ?, now())",
+        "INSERT INTO _dbmazz.tables (slot, schema_name, table_name, state, snapshot_lsn, columns, key, updated_at) "
+        "VALUES (?, ?, ?, 'streaming', ?, ?, ?, now())",
         [slot, table.schema, table.name, int(snapshot_lsn), json.dumps(columns), json.dumps(schema.key)],
     )
 

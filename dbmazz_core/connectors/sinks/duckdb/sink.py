@@ -57,7 +57,16 @@ class DuckDBSink:
             # One checkpoint a window, at closing, instead of one every 16 MB of WAL.
             self._connection.execute("SET checkpoint_threshold = '1GB'")
             # Made by the first transaction, so that a run which fails before has changed nothing.
-            self._empty = not bookkeeping.exists(self._connection)
+            self._layout = bookkeeping.layout(self._connection)
+            self._empty = self._layout == 0
+        if self._layout > bookkeeping.LAYOUT:
+            self._connection.close()
+            raise DestinationError(
+                f"{self.path} was written by a newer dbmazz (layout {self._layout}; this one knows "
+                f"{bookkeeping.LAYOUT})",
+                object=self.path,
+                remedy="pip install -U dbmazz",
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -138,9 +147,9 @@ class DuckDBSink:
         with translated(self.path):
             self._connection.execute("BEGIN TRANSACTION")
             self._in_transaction = True
-            if self._empty:
+            if self._layout < bookkeeping.LAYOUT:
                 bookkeeping.create(self._connection)
-                self._empty = False
+                self._layout, self._empty = bookkeeping.LAYOUT, False
 
     def create_table(self, schema: TableSchema, *, slot: str, snapshot_lsn: Lsn) -> None:
         """See `Sink.create_table`."""
@@ -174,7 +183,8 @@ class DuckDBSink:
             self._in_transaction = False
             with translated(self.path):
                 self._connection.execute("ROLLBACK")
-                self._empty = not bookkeeping.exists(self._connection)
+                self._layout = bookkeeping.layout(self._connection)
+                self._empty = self._layout == 0
 
     def count_rows(self, tables: Iterable[TableRef]) -> Mapping[TableRef, int]:
         """See `Sink.count_rows`."""

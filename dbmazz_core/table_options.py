@@ -1,0 +1,288 @@
+"""Choices by table and by column: `MODE`, `ON_BAD_VALUE`, `SCHEMA_CHANGES`, and what becomes of columns.
+
+Their settings share one grammar, a comma-separated list of rules. A rule without a table is for all tables, one with
+`schema.*` for a schema's, one with `schema.table` for that table; of several that apply, the most particular counts:
+
+    MODE=soft_delete, public.audit=changelog, staging.*=mirror
+    SCHEMA_CHANGES=apply, drop_column=ignore, public.orders:change_type=stop
+    COLUMNS_EXCLUDE=public.users.password
+    COLUMNS_MASK=public.users.email=hash, public.users.phone=truncate:3, public.users.note=null
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+from dbmazz_core.errors import ConfigError
+from dbmazz_core.tables import PART, TablePattern, TableRef, quote_identifier, unquote
+
+
+class Mode(StrEnum):
+    """How a table is kept in the destination."""
+
+    MIRROR = "mirror"  #: the source's columns and rows, nothing else
+    SOFT_DELETE = "soft_delete"  #: deleted rows stay, marked
+    CHANGELOG = "changelog"  #: every change is appended
+
+
+class BadValuePolicy(StrEnum):
+    """What becomes of a row with a value that the destination's type cannot hold."""
+
+    ERROR = "error"  #: the flush stops, nothing of it is applied
+    QUARANTINE = "quarantine"  #: the row goes to `_dbmazz.quarantine`, raw
+
+
+class SchemaChangeKind(StrEnum):
+    """Changes of a table's shape in the source."""
+
+    ADD_COLUMN = "add_column"
+    DROP_COLUMN = "drop_column"
+    RENAME_COLUMN = "rename_column"
+    CHANGE_TYPE = "change_type"
+    RENAME_TABLE = "rename_table"
+
+
+class SchemaAction(StrEnum):
+    """What is done about one."""
+
+    APPLY = "apply"  #: the destination changes alike, in place or by copying the table anew
+    IGNORE = "ignore"  #: the destination keeps its shape
+    STOP = "stop"  #: the run stops with the command to run
+
+
+class NumericForm(StrEnum):
+    """What `numeric` without precision, or with more than DuckDB's 38 digits, becomes."""
+
+    TEXT = "text"  #: its text, lossless
+    DOUBLE = "double"  #: DOUBLE, rounded to 15 to 17 digits
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """What a column's values become before they reach the destination.
+
+    Attributes:
+        kind: `hash` (SHA-256 of the text, in hexadecimal, keyed by `MASK_KEY`), `null`, or `truncate`.
+        length: Characters that `truncate` leaves.
+    """
+
+    kind: str
+    length: int = 0
+
+    def __str__(self) -> str:
+        return f"truncate:{self.length}" if self.kind == "truncate" else self.kind
+
+
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class ByTable(Generic[V]):
+    """A value for all tables, and exceptions.
+
+    >>> str(by_table("MODE", "mirror, public.audit=changelog", Mode))
+    'mirror, public.audit=changelog'
+    """
+
+    default: V
+    exceptions: tuple[tuple[TablePattern, V], ...] = ()
+
+    def of(self, table: TableRef) -> V:
+        """The table's own value, else its schema's, else the default."""
+        found = [(pattern.name is not None, value) for pattern, value in self.exceptions if pattern.matches(table)]
+        return max(found, key=lambda item: item[0])[1] if found else self.default
+
+    def __str__(self) -> str:
+        return ", ".join([str(self.default), *(f"{pattern}={value}" for pattern, value in self.exceptions)])
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaPolicy:
+    """What is done about each kind of schema change.
+
+    >>> policy = schema_policy("SCHEMA_CHANGES", "apply, drop_column=ignore, public.t:drop_column=stop")
+    >>> policy.of(TableRef("public", "t"), SchemaChangeKind.DROP_COLUMN)
+    <SchemaAction.STOP: 'stop'>
+    """
+
+    rules: tuple[tuple[TablePattern | None, SchemaChangeKind | None, SchemaAction], ...] = ()
+
+    def of(self, table: TableRef, kind: SchemaChangeKind) -> SchemaAction:
+        """A table's rule counts more than a schema's, that more than a general one; one with the kind more than
+        one without."""
+        best, action = (-1, False), SchemaAction.APPLY
+        for pattern, only, chosen in self.rules:
+            if (pattern is None or pattern.matches(table)) and only in (None, kind):
+                rank = (0 if pattern is None else 1 if pattern.name is None else 2, only is not None)
+                if rank >= best:
+                    best, action = rank, chosen
+        return action
+
+    def __str__(self) -> str:
+        texts = []
+        for pattern, kind, action in self.rules:
+            left = ":".join(str(part) for part in (pattern, kind) if part is not None)
+            texts.append(f"{left}={action}" if left else str(action))
+        general = [] if texts and "=" not in texts[0] else ["apply"]
+        return ", ".join([*general, *texts])
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ColumnRef:
+    """A column by schema, table and name, as the catalog spells them."""
+
+    table: TableRef
+    name: str
+
+    def __str__(self) -> str:
+        column = str(TableRef("x", self.name))[2:]
+        return f"{self.table}.{column}"
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnNames:
+    """Columns of tables. `str` gives the setting's text."""
+
+    columns: tuple[ColumnRef, ...] = ()
+
+    def of(self, table: TableRef) -> frozenset[str]:
+        """Names of the table's columns among them."""
+        return frozenset(column.name for column in self.columns if column.table == table)
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.columns))
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnMasks:
+    """Masks of columns. `str` gives the setting's text."""
+
+    masks: Mapping[ColumnRef, Mask] = field(default_factory=dict)
+
+    def of(self, table: TableRef) -> dict[str, Mask]:
+        """Masks of the table's columns, by name."""
+        return {column.name: mask for column, mask in self.masks.items() if column.table == table}
+
+    def __str__(self) -> str:
+        return ", ".join(f"{column}={mask}" for column, mask in self.masks.items())
+
+
+E = TypeVar("E", bound=StrEnum)
+
+_NAME = rf"(?:{PART})(?:\.(?:{PART}))*"
+#: `name`, `name=value` or `name:kind=value`; names may be quoted.
+_RULE = re.compile(rf"\s*({_NAME})(?::(\w+))?\s*(?:=\s*([\w:]+)\s*)?(?:,|$)")
+
+
+def by_table(variable: str, text: str, values: type[E]) -> ByTable[E]:
+    """Read `mirror, public.audit=changelog`; without a general rule the first of `values` is the default."""
+    default, exceptions = next(iter(values)), []
+    for name, kind, value in _rules(variable, text):
+        if kind is not None:
+            raise _malformed(variable, text, f"{name}:{kind} is no table")
+        if value is None:
+            default = _one_of(variable, name, values)
+        else:
+            exceptions.append((_pattern(variable, text, name), _one_of(variable, value, values)))
+    return ByTable(default, tuple(exceptions))
+
+
+def schema_policy(variable: str, text: str) -> SchemaPolicy:
+    """Read `apply, drop_column=ignore, public.orders:change_type=stop, sales.*=stop`."""
+    rules: list[tuple[TablePattern | None, SchemaChangeKind | None, SchemaAction]] = []
+    for name, kind, value in _rules(variable, text):
+        if value is None and kind is None:
+            rules.append((None, None, _one_of(variable, name, SchemaAction)))
+        elif value is None:
+            raise _malformed(variable, text, f"{name}:{kind} lacks its action")
+        elif kind is not None:
+            pattern = _pattern(variable, text, name)
+            rules.append((pattern, _one_of(variable, kind, SchemaChangeKind), _one_of(variable, value, SchemaAction)))
+        elif name in list(SchemaChangeKind):
+            rules.append((None, SchemaChangeKind(name), _one_of(variable, value, SchemaAction)))
+        else:
+            rules.append((_pattern(variable, text, name), None, _one_of(variable, value, SchemaAction)))
+    # To apply is the default.
+    return SchemaPolicy(tuple(rules[1:] if rules[0] == (None, None, SchemaAction.APPLY) else rules))
+
+
+def column_names(variable: str, text: str) -> ColumnNames:
+    """Read `public.users.password, public.users.ssn`."""
+    columns = []
+    for name, kind, value in _rules(variable, text):
+        if kind is not None or value is not None:
+            raise _malformed(variable, text, f"{name} is followed by what is no column")
+        columns.append(_column(variable, text, name))
+    return ColumnNames(tuple(dict.fromkeys(columns)))
+
+
+def column_masks(variable: str, text: str) -> ColumnMasks:
+    """Read `public.users.email=hash, public.users.phone=truncate:3`."""
+    masks: dict[ColumnRef, Mask] = {}
+    for name, kind, value in _rules(variable, text):
+        word, _, length = (value or "").partition(":")
+        plain = word in ("hash", "null") and not length
+        if kind is not None or not (plain or (word == "truncate" and length.isdecimal())):
+            raise _malformed(variable, text, f"{name} has to be followed by =hash, =null or =truncate:<characters>")
+        masks[_column(variable, text, name)] = Mask(word, int(length or 0))
+    return ColumnMasks(masks)
+
+
+def _rules(variable: str, text: str) -> list[tuple[str, str | None, str | None]]:
+    rules: list[tuple[str, str | None, str | None]] = []
+    position, stripped = 0, text.strip()
+    while position < len(stripped):
+        match = _RULE.match(stripped, position)
+        if match is None:
+            raise _malformed(variable, text, f"cannot read {stripped[position : position + 40]!r}")
+        rules.append((match[1], match[2], match[3]))
+        position = match.end()
+    if not rules or stripped.endswith(","):
+        raise _malformed(variable, text, "a rule is missing")
+    return rules
+
+
+def _parts(name: str) -> list[str]:
+    return [match[0] for match in re.finditer(PART, name)]
+
+
+def _pattern(variable: str, text: str, name: str) -> TablePattern:
+    parts = _parts(name)
+    parts = parts if len(parts) > 1 else ["public", *parts]
+    if len(parts) != 2 or parts[0] == "*":
+        raise _malformed(variable, text, f"{name} is no table")
+    return TablePattern(unquote(parts[0]), None if parts[1] == "*" else unquote(parts[1]))
+
+
+def _column(variable: str, text: str, name: str) -> ColumnRef:
+    parts = _parts(name)
+    parts = parts if len(parts) > 2 else ["public", *parts]
+    if len(parts) != 3 or "*" in parts:
+        raise _malformed(variable, text, f"{name} is no column: write table.column or schema.table.column")
+    schema, table, column = map(unquote, parts)
+    return ColumnRef(TableRef(schema, table), column)
+
+
+def _one_of(variable: str, word: str, values: type[E]) -> E:
+    try:
+        return values(word.lower())
+    except ValueError:
+        expected = ", ".join(values)
+        raise ConfigError(
+            f"{variable}: {word!r} is not one of {expected}",
+            object=variable,
+            remedy=f"use one of {expected}, alone or as schema.table=...",
+        ) from None
+
+
+def _malformed(variable: str, text: str, why: str) -> ConfigError:
+    quoted = quote_identifier("Order Items")
+    return ConfigError(
+        f"{variable} is malformed: {why} (in {text!r})",
+        object=variable,
+        remedy=f"give comma-separated rules; names with capitals, blanks or dots are quoted: public.{quoted}",
+    )
