@@ -19,6 +19,7 @@ from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import Checkpoint, TableState
 from dbmazz_core.lsn import INVALID_LSN, Lsn
+from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import TableRef
 
 #: Least time between two progress reports of a table.
@@ -74,13 +75,14 @@ class SnapshotRun:
                 self.progress(Progress("snapshot", ref, 0, total))
                 self.sink.begin()
                 try:
-                    self.sink.create_table(schema, slot=self.settings.source.slot, snapshot_lsn=snapshot.lsn)
+                    self._create(schema, snapshot.lsn)
                     for frame in snapshot.frames(info, schema, self.settings.snapshot):
                         self.sink.append(schema, frame)
                         rows += len(frame)
                         if time.monotonic() - reported >= _REPORT_S:
                             reported = time.monotonic()
                             self.progress(Progress("snapshot", ref, rows, max(total, rows)))
+                    self.sink.finish_copy(schema)
                     self.sink.commit(self.checkpoint)
                 except BaseException:
                     self.sink.rollback()
@@ -88,6 +90,15 @@ class SnapshotRun:
                 copied[ref] = rows
                 self.progress(Progress("snapshot", ref, rows, rows))
         return copied
+
+    def _create(self, schema: TableSchema, lsn: Lsn) -> None:
+        self.sink.create_table(
+            schema,
+            slot=self.settings.source.slot,
+            snapshot_lsn=lsn,
+            mode=self.settings.tables.mode.of(schema.table),
+            complete=self.with_rows,
+        )
 
     def _begin_empty(self) -> dict[TableRef, int]:
         """Make the tables without rows: only what changes from the slot's position on will be in them."""
@@ -102,7 +113,8 @@ class SnapshotRun:
         self.sink.begin()
         try:
             for ref in self.needed:
-                self.sink.create_table(schemas[ref], slot=self.settings.source.slot, snapshot_lsn=lsn)
+                self._create(schemas[ref], lsn)
+                self.sink.finish_copy(schemas[ref])
             self.sink.commit(self.checkpoint)
         except BaseException:
             self.sink.rollback()

@@ -18,6 +18,7 @@ from dbmazz_core.batch import DELETE, INSERT, UPDATE, ChangeBatch
 from dbmazz_core.config import FlushConfig, WindowLimits
 from dbmazz_core.connectors.sinks.base import Sink
 from dbmazz_core.connectors.sources.base import ChangeStream, NewSchema, StreamPart, TableEvent, Truncation
+from dbmazz_core.engine.changelog import changelog
 from dbmazz_core.engine.compact import compact
 from dbmazz_core.engine.effect import NetEffect
 from dbmazz_core.engine.progress import Progress
@@ -25,6 +26,7 @@ from dbmazz_core.engine.result import Checkpoint, StopReason, TableCounts, Windo
 from dbmazz_core.errors import SchemaChanged
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.schema import TableSchema
+from dbmazz_core.table_options import Mode
 from dbmazz_core.tables import TableRef
 
 _EVERYTHING = 1 << 62
@@ -68,6 +70,7 @@ class Window:
         checkpoint: The sink's.
         upper_lsn: The bound: the server's flush LSN when the window began.
         schemas: The captured tables as the sink has them.
+        modes: How each is kept; `mirror` where nothing is said.
         flush: When to flush.
         limits: When to end early.
         stop: Set from elsewhere to end at the next flush.
@@ -84,6 +87,7 @@ class Window:
         *,
         flush: FlushConfig,
         limits: WindowLimits,
+        modes: Mapping[TableRef, Mode] | None = None,
         stop: Event | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
@@ -91,6 +95,7 @@ class Window:
         self._sink = sink
         self._checkpoint = checkpoint
         self._schemas = schemas
+        self._modes = modes or {}
         self._flush = flush
         self._limits = limits
         self._stop = stop or Event()
@@ -262,24 +267,39 @@ class Window:
         for event in events:
             if not isinstance(event, NewSchema):
                 by_table.setdefault(event.table, []).append(event)
-        for table_events in by_table.values():
+        for table, table_events in by_table.items():
+            mode = self._modes.get(table, Mode.MIRROR)
+            if mode is Mode.CHANGELOG:
+                self._append(table, table_events)
+                continue
             batches = [event for event in table_events if isinstance(event, ChangeBatch)]
-            truncated = len(batches) != len(table_events)
-            if truncated:
-                # Whatever happened before the last TRUNCATE is gone.
-                last = max(i for i, event in enumerate(table_events) if isinstance(event, Truncation))
-                batches = [event for event in table_events[last:] if isinstance(event, ChangeBatch)]
+            truncated = None
+            for number, event in enumerate(table_events):
+                if isinstance(event, Truncation):
+                    # Whatever happened before the last TRUNCATE is gone.
+                    truncated = event.position
+                    batches = [event for event in table_events[number:] if isinstance(event, ChangeBatch)]
             if truncated and not batches:
-                self._sink.apply(NetEffect(self._schemas[table_events[0].table], truncated=True))
+                self._sink.apply(NetEffect(self._schemas[table], truncated=truncated))
             # Where the replica identity changes, so does what rows are found by.
             for _, run in itertools.groupby(batches, key=lambda batch: batch.schema.key):
                 clock = time.perf_counter()
-                effect = compact(list(run), truncated=truncated)
-                truncated = False
+                effect = compact(list(run), truncated=truncated, commit_ts=mode is Mode.SOFT_DELETE)
+                truncated = None
                 compacted = time.perf_counter()
                 self._sink.apply(effect)
                 self.result.phases["compact"] += compacted - clock
                 self.result.phases["merge"] += time.perf_counter() - compacted
+
+    def _append(self, table: TableRef, events: list[TableEvent]) -> None:
+        """Append every change to a changelog."""
+        schema = self._schemas[table]
+        clock = time.perf_counter()
+        changes = changelog(schema, [event for event in events if not isinstance(event, NewSchema)])
+        made = time.perf_counter()
+        self._sink.append_changes(schema, changes)
+        self.result.phases["compact"] += made - clock
+        self.result.phases["merge"] += time.perf_counter() - made
 
     def _rollback(self) -> None:
         if self._begun:

@@ -6,6 +6,8 @@ import polars as pl
 import pyarrow as pa
 
 from dbmazz_core.datatypes import DataType, Kind
+from dbmazz_core.engine.changelog import OLD
+from dbmazz_core.engine.effect import ORIGIN
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import quote_identifier
 
@@ -21,7 +23,7 @@ _CAST = (Kind.DECIMAL, Kind.JSON, Kind.JSONB, Kind.UUID, Kind.DATE, Kind.TIME, K
 
 def arrow_table(schema: TableSchema, frame: pl.DataFrame) -> pa.Table:
     """The frame as Arrow, sharing its memory, with dates written so that DuckDB reads them."""
-    kinds = {column.name: column.type.kind for column in schema.columns}
+    kinds = {prefix + column.name: column.type.kind for prefix in ("", ORIGIN, OLD) for column in schema.columns}
     fixed = [
         series.str.replace(_BC, _BC_FOR_DUCKDB)
         for series in frame
