@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -44,6 +48,27 @@ def fold(connection: duckdb.DuckDBPyConnection, table: str, key: Sequence[str]) 
             assert op in ("insert", "snapshot"), op
             rows.put(new)
     return own, list(rows)
+
+
+@contextmanager
+def folded(path: Path, table: str) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
+    """A changelog folded by the key that dbmazz recorded: a connection, and a table there with what it comes to."""
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute(f"ATTACH '{path}' AS d (READ_ONLY)")
+        types = {name: type for name, type, *_ in connection.execute(f"DESCRIBE d.{table}").fetchall()}
+        ((key,),) = connection.execute(
+            """SELECT key FROM d._dbmazz.tables
+            WHERE format('"{}"."{}"', replace(schema_name, '"', '""'), replace(table_name, '"', '""')) = ?
+            OR schema_name || '.' || table_name = ?""",
+            [table if table.startswith('"') else re.sub(r"^(\w+)", r'"\1"', table), table],
+        ).fetchall()
+        own, rows = fold(connection, f"d.{table}", json.loads(key))
+        connection.execute(f"CREATE TABLE folded ({', '.join(f'{_quoted(name)} {types[name]}' for name in own)})")
+        if rows:
+            values = ", ".join(f"CAST(? AS {types[name]})" for name in own)
+            connection.executemany(f"INSERT INTO folded VALUES ({values})", rows)
+        yield connection, "memory.main.folded"
 
 
 class _Keyed(dict[Row, Row]):
