@@ -104,10 +104,10 @@ def status(state: PipelineStatus) -> Iterator[RenderableType]:
     grid.add_row("lag", size(state.lag_bytes))
     yield grid
     if state.tables:
-        table = _table("table", "rows", "state", "snapshot")
+        table = _table("table", "rows", "mode", "state", "snapshot")
         for entry in state.tables:
             rows = "" if entry.rows is None else f"{entry.rows:,}"
-            table.add_row(str(entry.table), rows, entry.state, str(entry.snapshot_lsn or ""))
+            table.add_row(str(entry.table), rows, entry.mode.value, entry.state, str(entry.snapshot_lsn or ""))
         yield ""
         yield table
 
