@@ -263,39 +263,48 @@ class Window:
         if not self._begun:
             self._sink.begin()
             self._begun = True
-        by_table: dict[TableRef, list[TableEvent]] = {}
+        by_table: dict[TableRef, list[ChangeBatch | Truncation]] = {}
         for event in events:
             if not isinstance(event, NewSchema):
                 by_table.setdefault(event.table, []).append(event)
-        for table, table_events in by_table.items():
-            mode = self._modes.get(table, Mode.MIRROR)
-            if mode is Mode.CHANGELOG:
-                self._append(table, table_events)
-                continue
-            batches = [event for event in table_events if isinstance(event, ChangeBatch)]
-            truncated = None
-            for number, event in enumerate(table_events):
+        for table, changes in by_table.items():
+            match self._modes.get(table, Mode.MIRROR):
+                case Mode.CHANGELOG:
+                    self._append(table, changes)
+                case mode:
+                    self._merge(table, changes, soft_delete=mode is Mode.SOFT_DELETE)
+
+    def _merge(self, table: TableRef, events: list[ChangeBatch | Truncation], *, soft_delete: bool) -> None:
+        """Apply the net effect of changes."""
+        if not soft_delete:
+            # Whatever happened before the last TRUNCATE is gone.
+            last = max((i for i, event in enumerate(events) if isinstance(event, Truncation)), default=0)
+            events = events[last:]
+        truncated = None
+        # Where the replica identity changes, so does what rows are found by.
+        for _, run in itertools.groupby(events, lambda event: isinstance(event, ChangeBatch) and event.schema.key):
+            batches = []
+            for event in run:
                 if isinstance(event, Truncation):
-                    # Whatever happened before the last TRUNCATE is gone.
-                    truncated = event.position
-                    batches = [event for event in table_events[number:] if isinstance(event, ChangeBatch)]
-            if truncated and not batches:
-                self._sink.apply(NetEffect(self._schemas[table], truncated=truncated))
-            # Where the replica identity changes, so does what rows are found by.
-            for _, run in itertools.groupby(batches, key=lambda batch: batch.schema.key):
+                    truncated = truncated or event.position
+                else:
+                    batches.append(event)
+            if batches:
                 clock = time.perf_counter()
-                effect = compact(list(run), truncated=truncated, commit_ts=mode is Mode.SOFT_DELETE)
+                effect = compact(batches, truncated=truncated, soft_delete=soft_delete)
                 truncated = None
                 compacted = time.perf_counter()
                 self._sink.apply(effect)
                 self.result.phases["compact"] += compacted - clock
                 self.result.phases["merge"] += time.perf_counter() - compacted
+        if truncated:
+            self._sink.apply(NetEffect(self._schemas[table], truncated=truncated))
 
-    def _append(self, table: TableRef, events: list[TableEvent]) -> None:
+    def _append(self, table: TableRef, events: list[ChangeBatch | Truncation]) -> None:
         """Append every change to a changelog."""
         schema = self._schemas[table]
         clock = time.perf_counter()
-        changes = changelog(schema, [event for event in events if not isinstance(event, NewSchema)])
+        changes = changelog(schema, events)
         made = time.perf_counter()
         self._sink.append_changes(schema, changes)
         self.result.phases["compact"] += made - clock
