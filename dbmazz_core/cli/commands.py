@@ -16,6 +16,7 @@ from dbmazz_core.cli.progress import shown_progress
 from dbmazz_core.cli.report import INTERRUPTED, Report
 from dbmazz_core.cli.settings import has_tables, load_settings, setting_options
 from dbmazz_core.cli.stopping import stop_on_signals
+from dbmazz_core.connectors.sources.postgres.receiver_spawn import prestart
 from dbmazz_core.errors import ConfigError, TableNotFound
 from dbmazz_core.tables import TablePattern, TableRef, parse_tables
 
@@ -120,7 +121,7 @@ def snapshot(report: Report, config: Path | None, **flags: str | None) -> None:
 
 
 @dbmazz.command()
-@setting_options("source", "sink", "snapshot", "flush", "limits")
+@setting_options("source", "sink", "snapshot", "flush", "limits", "tables")
 @_common
 def capture(report: Report, config: Path | None, **flags: str | None) -> None:
     """Run one window: bring all changes up to now into the destination, and end.
@@ -128,7 +129,10 @@ def capture(report: Report, config: Path | None, **flags: str | None) -> None:
     The first one sets up and copies the tables by itself. SIGTERM and Ctrl-C end it at the next flush.
     """
     stop = stop_on_signals(report)
-    pipeline = _pipeline(_settings(report, config, flags))
+    settings = _settings(report, config, flags)
+    prestart()  # while polars and DuckDB are imported
+
+    pipeline = _pipeline(settings)
     with shown_progress(report, stop) as progress:
         result = pipeline.capture(stop=stop, progress=progress)
     report.result(result.to_dict(), *_rendered(report, "window", result))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import polars as pl
 
@@ -14,14 +14,11 @@ from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection
 from dbmazz_core.connectors.sources.postgres.slots import slot_creation_blocked, slot_creation_blockers
-from dbmazz_core.connectors.sources.postgres.snapshot import (
-    PageRange,
-    SnapshotWorkers,
-    page_ranges,
-    select_query,
-)
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.schema import TableSchema
+
+if TYPE_CHECKING:
+    from dbmazz_core.connectors.sources.postgres.snapshot import SnapshotWorkers
 
 #: Creating a slot waits for open transactions; after that long, say which, and give up in the end.
 SAY_AFTER_S = 2.0
@@ -104,6 +101,14 @@ class ExportedSnapshot:
         Raises:
             SourceError: If reading fails.
         """
+        # Loaded when rows are copied: ADBC takes a while.
+        from dbmazz_core.connectors.sources.postgres.snapshot import (
+            PageRange,
+            SnapshotWorkers,
+            page_ranges,
+            select_query,
+        )
+
         if self._workers is None:
             # All of them are pinned before the first row is read; from then on the exporting connection may go.
             self._workers = SnapshotWorkers(
