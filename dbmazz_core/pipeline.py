@@ -14,11 +14,14 @@ from dbmazz_core.connectors.sources import create_source
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.setup import CheckReport, Finding, SetupReport
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
+from dbmazz_core.engine.follow_names import name_changes
+from dbmazz_core.engine.follow_schema import SchemaFollower
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import (
     Checkpoint,
     PipelineStatus,
     SnapshotResult,
+    StopReason,
     TableCounts,
     TableState,
     WindowResult,
@@ -129,27 +132,43 @@ class Pipeline:
                 # The window passes over the changes of tables that are not configured any more.
                 sink.mark_incomplete(settings.source.slot, [ref for ref in states if ref not in run.tables])
                 schemas = {ref: schema for ref in run.tables if (schema := sink.schema(ref)) is not None}
-                upper = source.reachable_lsn()
+                identities = {ref: identity for ref in schemas if (identity := sink.identity(ref)) is not None}
+                follower = SchemaFollower(
+                    dict(schemas), dict(identities), source.describe, settings.tables.schema_changes
+                )
+                infos = list(run.tables.values())
+                before, upper, after = source.catalog(infos), source.reachable_lsn(), source.catalog(infos)
+                # What is alike before and behind it, is so at the bound.
+                catalog = {
+                    ref: now for ref, now in after.items() if ref in before and now.identity == before[ref].identity
+                }
                 stream = source.start_replication_from(
                     checkpoint.lsn,
                     upper_lsn=upper,
                     table_start={ref: state.snapshot_lsn or INVALID_LSN for ref, state in states.items()},
                     schemas=schemas,
+                    identities=identities,
                 )
                 window = Window(
                     stream,
                     sink,
                     checkpoint,
                     upper,
-                    schemas,
+                    follower,
+                    catalog,
                     flush=settings.flush,
                     limits=limits or settings.limits,
                     stop=stop,
                     progress=progress,
                 )
                 result = window.run()
+                source.end_stream()
+                if result.copy_anew and result.stop_reason is not StopReason.STOP_REQUESTED:
+                    again = self._prepare(source, sink, (), progress)
+                    copied |= again.copy()
             result.lag_bytes = max(source.server_lsn() - result.end_lsn, 0)
             source.stop()
+            result.copy_anew |= run.replaced
             result.phases["receive"] = stream.receive_cpu_s
         if run.needed:
             result.phases["snapshot"] = copied_s
@@ -239,7 +258,14 @@ class Pipeline:
         restart = config.cleanup_on_stop and checkpoint is not None and source.slot() is None
         # What is copied anew may look as it likes, and may have been missing from the publication.
         followed = [] if restart else [ref for ref in _streaming(states) if ref not in resnapshot]
-        configured = [info.ref for info in source.tables()]
+        infos = source.tables()
+        names = name_changes(infos, {ref: sink.identity(ref) for ref in followed}, self.settings.tables.schema_changes)
+        if names.renamed:
+            sink.rename_tables(names.renamed, slot=config.slot)
+            states = sink.tables(config.slot)
+            followed = [ref for ref in _streaming(states) if ref not in resnapshot]
+        followed = [ref for ref in followed if ref not in names.replaced]
+        configured = [info.ref for info in infos]
         self._known(configured, resnapshot)
         for ref in configured:
             # Before anything is changed, at the source too.
@@ -251,7 +277,10 @@ class Pipeline:
         if restart:
             sink.mark_incomplete(config.slot)
             checkpoint, states = None, sink.tables(config.slot)
-        return plan(self.settings, source, sink, tables, states, checkpoint, slot, resnapshot, progress)
+        again = (*resnapshot, *names.replaced)
+        run = plan(self.settings, source, sink, tables, states, checkpoint, slot, again, progress)
+        run.replaced = dict.fromkeys(names.replaced, "was dropped and created again, or another took its name")
+        return run
 
     def _snapshot_run(
         self,

@@ -77,6 +77,8 @@ class WindowResult:
         lag_bytes: WAL bytes between the checkpoint and the server's flush LSN at the end.
         commit_time: Commit time of the last applied source transaction, None if there was none.
         tables: By table; every captured table has an entry.
+        schema_changes: What became of tables' shapes, one sentence each.
+        copy_anew: Tables that have to be copied anew, and why; `Pipeline.capture` does so at once.
         phases: Seconds spent by phase (`receive`, `decode`, `compact`, `merge`, `snapshot`), for benchmarks.
     """
 
@@ -92,6 +94,8 @@ class WindowResult:
     lag_bytes: int = 0
     commit_time: datetime | None = None
     tables: dict[TableRef, TableCounts] = field(default_factory=dict)
+    schema_changes: list[str] = field(default_factory=list)
+    copy_anew: dict[TableRef, str] = field(default_factory=dict)
     phases: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,6 +113,8 @@ class WindowResult:
             "lag_bytes": self.lag_bytes,
             "commit_time": self.commit_time.isoformat() if self.commit_time else None,
             "tables": {str(t): c.to_dict() for t, c in sorted(self.tables.items())},
+            "schema_changes": self.schema_changes,
+            "copied_anew": {str(t): reason for t, reason in sorted(self.copy_anew.items())},
             "phases": {name: round(seconds, 3) for name, seconds in self.phases.items()},
         }
 

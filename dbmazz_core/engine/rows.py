@@ -95,7 +95,11 @@ class Rows:
             return self._old.present
         holds = np.zeros(len(self), dtype=np.bool_)
         for batch, offset in zip(self.batches, self._offsets, strict=False):
-            holds[offset + batch.old.index[~batch.old_is_key]] = True
+            whole = ~batch.old_is_key
+            missing = batch.old.unknown(column)  # a column that the source has no more
+            if missing is not None:
+                whole &= ~missing
+            holds[offset + batch.old.index[whole]] = True
         return holds
 
 

@@ -17,14 +17,14 @@ from threading import Event
 from dbmazz_core.batch import DELETE, INSERT, UPDATE, ChangeBatch
 from dbmazz_core.config import FlushConfig, WindowLimits
 from dbmazz_core.connectors.sinks.base import Sink
-from dbmazz_core.connectors.sources.base import ChangeStream, NewSchema, StreamPart, TableEvent, Truncation
+from dbmazz_core.connectors.sources.base import ChangeStream, StreamPart, Truncation
 from dbmazz_core.engine.compact import compact
 from dbmazz_core.engine.effect import NetEffect
+from dbmazz_core.engine.follow_schema import SchemaEvent, SchemaFollower, WindowEvent
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import Checkpoint, StopReason, TableCounts, WindowResult
-from dbmazz_core.errors import SchemaChanged
+from dbmazz_core.identity import SourceTable
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import TableRef
 
 _EVERYTHING = 1 << 62
@@ -36,8 +36,8 @@ _POLL_S = 0.2
 class _Pending:
     """Events that are not yet applied: first those of complete transactions, then those of the open one."""
 
-    complete: list[TableEvent] = field(default_factory=list)
-    open: list[TableEvent] = field(default_factory=list)
+    complete: list[WindowEvent] = field(default_factory=list)
+    open: list[WindowEvent] = field(default_factory=list)
     rows: int = 0
     complete_bytes: int = 0
     open_bytes: int = 0
@@ -45,10 +45,10 @@ class _Pending:
     end_lsn: Lsn | None = None
     commit_time: datetime | None = None
 
-    def add(self, part: StreamPart) -> None:
-        if self.since is None and part.events:
+    def add(self, part: StreamPart, events: list[WindowEvent]) -> None:
+        if self.since is None and events:
             self.since = time.monotonic()
-        self.open += part.events
+        self.open += events
         self.open_bytes += part.bytes
         if part.complete:
             self.complete += self.open
@@ -67,7 +67,8 @@ class Window:
         sink: Holds the tables.
         checkpoint: The sink's.
         upper_lsn: The bound: the server's flush LSN when the window began.
-        schemas: The captured tables as the sink has them.
+        follower: Keeps the shape of the captured tables; it has them as the sink has them.
+        catalog: The captured tables as the source's catalog has them at the upper LSN, as far as that is known.
         flush: When to flush.
         limits: When to end early.
         stop: Set from elsewhere to end at the next flush.
@@ -80,7 +81,8 @@ class Window:
         sink: Sink,
         checkpoint: Checkpoint,
         upper_lsn: Lsn,
-        schemas: Mapping[TableRef, TableSchema],
+        follower: SchemaFollower,
+        catalog: Mapping[TableRef, SourceTable],
         *,
         flush: FlushConfig,
         limits: WindowLimits,
@@ -90,12 +92,16 @@ class Window:
         self._stream = stream
         self._sink = sink
         self._checkpoint = checkpoint
-        self._schemas = schemas
+        self._follower = follower
+        self._catalog = catalog
         self._flush = flush
         self._limits = limits
         self._stop = stop or Event()
         self._progress = progress or (lambda _: None)
         self._pending = _Pending()
+        # As the sink has them, with what was applied; and tables that have to be copied anew.
+        self._shapes = dict(follower.schemas)
+        self._given_up: set[TableRef] = set()
         # Of a source transaction too large for memory: whether the destination's transaction is open with part of it
         # applied, and whether its COMMIT has come since.
         self._begun = False
@@ -104,7 +110,7 @@ class Window:
         self._uncounted: dict[TableRef, TableCounts] = {}
         self._started = time.monotonic()
         self.result = WindowResult(checkpoint.lsn, checkpoint.lsn, upper_lsn)
-        self.result.tables = {table: TableCounts() for table in schemas}
+        self.result.tables = {table: TableCounts() for table in follower.schemas}
         self.result.phases = {"decode": 0.0, "compact": 0.0, "merge": 0.0}
 
     def run(self) -> WindowResult:
@@ -117,7 +123,10 @@ class Window:
             self.result.stop_reason = self._read()
             if self._begun and not self._completed:
                 self._rollback()  # stopped in the middle of it
-            self._commit_pending(final=self.result.stop_reason is StopReason.CAUGHT_UP)
+            caught_up = self.result.stop_reason is StopReason.CAUGHT_UP
+            if caught_up:
+                self._pending.complete += self._follower.finish(self._catalog)
+            self._commit_pending(final=caught_up)
         except BaseException:
             self._rollback()
             raise
@@ -151,11 +160,15 @@ class Window:
         return max(self._pending.end_lsn or Lsn(0), self._checkpoint.lsn)
 
     def _take(self, part: StreamPart) -> None:
-        self._pending.add(part)
+        events = [event for received in part.events for event in self._follower.events(received)]
+        if self._pending.complete and any(isinstance(event, SchemaEvent) for event in events):
+            # A destination that cannot alter what the transaction has changed has it untouched then.
+            self._commit_pending(final=False)
+        self._pending.add(part, events)
         self._completed = self._begun and part.complete
         self.result.bytes += part.bytes
         self.result.transactions += part.transactions
-        for event in part.events:
+        for event in events:
             counts = self._uncounted.setdefault(event.table, TableCounts())
             if isinstance(event, ChangeBatch):
                 counts.inserts += event.count(INSERT)
@@ -164,26 +177,11 @@ class Window:
                 self._pending.rows += len(event)
             elif isinstance(event, Truncation):
                 counts.truncates += 1
-            else:
-                self._check_schema(event)
         if part.complete:
             for table, counts in self._uncounted.items():
                 self.result.tables[table].add(counts)
                 self.result.changes += counts.changes
             self._uncounted.clear()
-
-    def _check_schema(self, event: NewSchema) -> None:
-        have = self._schemas[event.schema.table]
-        # The key may differ: an effect is found by the key that its changes came with.
-        differences = have.differences(replace(event.schema, key=have.key))
-        if differences:
-            table = event.schema.table
-            raise SchemaChanged(
-                f"{table} changed in PostgreSQL: {'; '.join(differences)} (transaction {event.xid}, committed at "
-                f"{event.commit_lsn}); nothing of this flush was applied",
-                object=str(table),
-                remedy=f"copy the table anew: dbmazz snapshot --tables '{table}'",
-            )
 
     def _limit_reached(self) -> StopReason | None:
         limits, result = self._limits, self.result
@@ -254,32 +252,60 @@ class Window:
         since = time.monotonic() if pending.open else None
         self._pending = _Pending(open=pending.open, open_bytes=pending.open_bytes, rows=rows, since=since)
 
-    def _apply(self, events: list[TableEvent]) -> None:
+    def _apply(self, events: list[WindowEvent]) -> None:
         if not self._begun:
             self._sink.begin()
             self._begun = True
-        by_table: dict[TableRef, list[TableEvent]] = {}
+        by_table: dict[TableRef, list[WindowEvent]] = {}
         for event in events:
-            if not isinstance(event, NewSchema):
-                by_table.setdefault(event.table, []).append(event)
-        for table_events in by_table.values():
-            batches = [event for event in table_events if isinstance(event, ChangeBatch)]
-            truncated = len(batches) != len(table_events)
-            if truncated:
-                # Whatever happened before the last TRUNCATE is gone.
-                last = max(i for i, event in enumerate(table_events) if isinstance(event, Truncation))
-                batches = [event for event in table_events[last:] if isinstance(event, ChangeBatch)]
-            if truncated and not batches:
-                self._sink.apply(NetEffect(self._schemas[table_events[0].table], truncated=True))
-            # Where the replica identity changes, so does what rows are found by.
-            for _, run in itertools.groupby(batches, key=lambda batch: batch.schema.key):
-                clock = time.perf_counter()
-                effect = compact(list(run), truncated=truncated)
-                truncated = False
-                compacted = time.perf_counter()
-                self._sink.apply(effect)
-                self.result.phases["compact"] += compacted - clock
-                self.result.phases["merge"] += time.perf_counter() - compacted
+            by_table.setdefault(event.table, []).append(event)
+        for table, table_events in by_table.items():
+            self._apply_to(table, table_events)
+
+    def _apply_to(self, table: TableRef, events: list[WindowEvent]) -> None:
+        """Apply a table's events, in order, as far as it need not be copied anew."""
+        batches: list[ChangeBatch] = []
+        truncated = False
+        for event in events:
+            if table in self._given_up:
+                return
+            match event:
+                case ChangeBatch():
+                    batches.append(event)
+                case Truncation():
+                    batches, truncated = [], True  # whatever happened before it is gone
+                case SchemaEvent():
+                    self._apply_changes(table, batches, truncated=truncated)
+                    batches, truncated = [], False
+                    self._reshape(event)
+        self._apply_changes(table, batches, truncated=truncated)
+
+    def _apply_changes(self, table: TableRef, batches: list[ChangeBatch], *, truncated: bool) -> None:
+        if truncated and not batches:
+            self._sink.apply(NetEffect(self._shapes[table], truncated=True))
+        # Where the replica identity changes, so does what rows are found by.
+        for _, run in itertools.groupby(batches, key=lambda batch: (batch.schema.key, batch.schema.columns)):
+            clock = time.perf_counter()
+            effect = compact(list(run), truncated=truncated)
+            truncated = False
+            compacted = time.perf_counter()
+            self._sink.apply(effect)
+            self.result.phases["compact"] += compacted - clock
+            self.result.phases["merge"] += time.perf_counter() - compacted
+
+    def _reshape(self, event: SchemaEvent) -> None:
+        """Change a table's shape, or give it up for this window where that has to be done by copying it anew."""
+        slot = self._checkpoint.slot
+        if event.copy_anew is None and not self._sink.evolve(event, slot=slot):
+            steps = "; ".join(str(step) for step, _ in event.steps)
+            event = replace(event, copy_anew=f"changed in a transaction that had changed its rows: {steps}")
+        if event.copy_anew is not None:
+            self._sink.abandon(event, slot=slot)
+            self._given_up.add(event.table)
+            self.result.copy_anew[event.table] = event.copy_anew
+            return
+        self._shapes[event.table] = event.schema
+        self.result.schema_changes += [f"{event.table}: {step} ({action.value})" for step, action in event.steps]
 
     def _rollback(self) -> None:
         if self._begun:

@@ -11,7 +11,15 @@ from typing import Any
 import duckdb
 import pytest
 
-from dbmazz_core.config import FlushConfig, Settings, SinkConfig, SnapshotConfig, SourceConfig, WindowLimits
+from dbmazz_core.config import (
+    FlushConfig,
+    Settings,
+    SinkConfig,
+    SnapshotConfig,
+    SourceConfig,
+    TableConfig,
+    WindowLimits,
+)
 from dbmazz_core.engine.result import WindowResult
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.pipeline import Pipeline
@@ -82,6 +90,7 @@ class Lab:
                 snapshot=self.settings.get("snapshot", SnapshotConfig()),
                 flush=self.settings.get("flush", FlushConfig()),
                 limits=self.settings.get("limits", WindowLimits()),
+                tables=self.settings.get("tables", TableConfig()),
             )
         )
 

@@ -8,7 +8,9 @@ from typing import Protocol, Self
 import polars as pl
 
 from dbmazz_core.engine.effect import NetEffect
+from dbmazz_core.engine.follow_schema import SchemaEvent
 from dbmazz_core.engine.result import Checkpoint, TableState
+from dbmazz_core.identity import TableIdentity
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import TableRef
@@ -45,8 +47,26 @@ class Sink(Protocol):
     def begin(self) -> None:
         """Start the transaction that holds everything until `commit`. Only one at a time."""
 
-    def create_table(self, schema: TableSchema, *, slot: str, snapshot_lsn: Lsn) -> None:
+    def create_table(
+        self, schema: TableSchema, *, slot: str, snapshot_lsn: Lsn, identity: TableIdentity | None = None
+    ) -> None:
         """Create a table, or replace it, empty; readers see the old rows until `commit`."""
+
+    def identity(self, table: TableRef) -> TableIdentity | None:
+        """What the source's table was when the destination's was last made to fit, None if that is not known."""
+
+    def evolve(self, event: SchemaEvent, *, slot: str) -> bool:
+        """Give a table another shape, in the open transaction, and record it.
+
+        Returns:
+            False if it cannot be done after what the transaction has done to the table; nothing has happened then.
+        """
+
+    def abandon(self, event: SchemaEvent, *, slot: str) -> None:
+        """Record, in the open transaction, that a table has to be copied anew, and why."""
+
+    def rename_tables(self, names: Mapping[TableRef, TableRef], *, slot: str) -> None:
+        """Give tables other names, all at once, in a transaction of its own."""
 
     def append(self, schema: TableSchema, rows: pl.DataFrame) -> None:
         """Append whole rows, in carrier dtypes (of a snapshot)."""

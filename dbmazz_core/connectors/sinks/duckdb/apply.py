@@ -65,6 +65,11 @@ class Applier:
         names = ", ".join(map(quoted, self._schema.names))
         self._run(f"INSERT INTO {self._table} ({names}) FROM {self._source(self._schema.names)}", rows)
 
+    def fill(self, value: pl.DataFrame) -> None:
+        """Give a column the one value of the frame, in all rows."""
+        name = quoted(value.columns[0])
+        self._run(f"UPDATE {self._table} SET {name} = s.{name} FROM {self._source(value.columns)}", value)
+
     def _delete(self, rows: pl.DataFrame) -> None:
         self._run(f"DELETE FROM {self._table} t USING {self._source(self._schema.key)} WHERE {self._on_key}", rows)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import duckdb
 
 from dbmazz_core.datatypes import DataType, Kind
 from dbmazz_core.engine.result import Checkpoint, TableState
+from dbmazz_core.identity import TableIdentity
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.schema import ColumnDef, TableSchema
 from dbmazz_core.tables import TableRef
@@ -118,26 +119,99 @@ def read_owner(connection: duckdb.DuckDBPyConnection, table: TableRef) -> str | 
     return None if row is None else str(row[0])
 
 
-def write_table(connection: duckdb.DuckDBPyConnection, schema: TableSchema, *, slot: str, snapshot_lsn: Lsn) -> None:
+def read_identity(connection: duckdb.DuckDBPyConnection, table: TableRef) -> TableIdentity | None:
+    """What the source's table was; None where that was not recorded."""
+    row = connection.execute(
+        "SELECT identity FROM _dbmazz.tables WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
+    ).fetchone()
+    return TableIdentity.from_dict(json.loads(row[0])) if row and row[0] else None
+
+
+def write_shape(connection: duckdb.DuckDBPyConnection, schema: TableSchema, identity: TableIdentity | None) -> None:
+    """Record a table's columns, key and identity from here on."""
+    connection.execute(
+        "UPDATE _dbmazz.tables SET columns = ?, key = ?, identity = ?, updated_at = now() "
+        "WHERE schema_name = ? AND table_name = ?",
+        [
+            _columns(schema),
+            json.dumps(schema.key),
+            json.dumps(identity.to_dict()) if identity else None,
+            schema.table.schema,
+            schema.table.name,
+        ],
+    )
+
+
+def write_history(
+    connection: duckdb.DuckDBPyConnection,
+    schema: TableSchema,
+    *,
+    slot: str,
+    commit_lsn: Lsn,
+    xid: int,
+    entries: Sequence[tuple[str, str, str]],
+) -> None:
+    """Record what became of a table: kind, detail and action of each change, with the columns afterwards."""
+    for kind, detail, action in entries:
+        connection.execute(
+            "INSERT INTO _dbmazz.schema_history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, now())",
+            [
+                slot,
+                schema.table.schema,
+                schema.table.name,
+                int(commit_lsn),
+                xid,
+                kind,
+                detail,
+                action,
+                _columns(schema),
+                json.dumps(schema.key),
+            ],
+        )
+
+
+def rename_table(connection: duckdb.DuckDBPyConnection, old: TableRef, new: TableRef) -> None:
+    """Record a table under another name."""
+    connection.execute(
+        "UPDATE _dbmazz.tables SET schema_name = ?, table_name = ?, updated_at = now() "
+        "WHERE schema_name = ? AND table_name = ?",
+        [new.schema, new.name, old.schema, old.name],
+    )
+
+
+def write_table(
+    connection: duckdb.DuckDBPyConnection,
+    schema: TableSchema,
+    *,
+    slot: str,
+    snapshot_lsn: Lsn,
+    identity: TableIdentity | None = None,
+) -> None:
     """Record a table, replacing what was recorded of it."""
     table = schema.table
     connection.execute(
         "DELETE FROM _dbmazz.tables WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
     )
-    columns = [
-        {
-            "name": c.name,
-            "kind": c.type.kind.value,
-            "precision": c.type.precision,
-            "scale": c.type.scale,
-            "source_type": c.source_type,
-        }
-        for c in schema.columns
-    ]
     connection.execute(
         "INSERT INTO _dbmazz.tables (slot, schema_name, table_name, state, snapshot_lsn, columns, key, updated_at) "
         "VALUES (?, ?, ?, 'streaming', ?, ?, ?, now())",
-        [slot, table.schema, table.name, int(snapshot_lsn), json.dumps(columns), json.dumps(schema.key)],
+        [slot, table.schema, table.name, int(snapshot_lsn), _columns(schema), json.dumps(schema.key)],
+    )
+    write_shape(connection, schema, identity)
+
+
+def _columns(schema: TableSchema) -> str:
+    return json.dumps(
+        [
+            {
+                "name": c.name,
+                "kind": c.type.kind.value,
+                "precision": c.type.precision,
+                "scale": c.type.scale,
+                "source_type": c.source_type,
+            }
+            for c in schema.columns
+        ]
     )
 
 

@@ -16,15 +16,21 @@ import polars as pl
 
 from dbmazz_core.config import SinkConfig
 from dbmazz_core.connectors.sinks.duckdb import bookkeeping
+from dbmazz_core.connectors.sinks.duckdb.alter import ALTERS_MODIFIED_TABLES, alter, rename
 from dbmazz_core.connectors.sinks.duckdb.apply import Applier
 from dbmazz_core.connectors.sinks.duckdb.failures import is_locked, locked, translated
 from dbmazz_core.engine.effect import PREFIX, NetEffect
+from dbmazz_core.engine.follow_schema import SchemaEvent
 from dbmazz_core.engine.result import Checkpoint, TableState
 from dbmazz_core.errors import DestinationConflict, DestinationError
+from dbmazz_core.identity import TableIdentity
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.schema import TableSchema
+from dbmazz_core.table_options import SchemaAction
 from dbmazz_core.tables import TableRef, quote_identifier
 
+#: Layout of the bookkeeping from which on tables' identities are recorded.
+_WITH_IDENTITY = 2
 #: DuckDB's own names of types that it also knows by a shorter one.
 _LONG_NAMES = {"TIMESTAMPTZ": "TIMESTAMP WITH TIME ZONE"}
 
@@ -44,7 +50,7 @@ class DuckDBSink:
     def __init__(self, config: SinkConfig, *, read_only: bool = False) -> None:
         self.path = config.url
         self._in_transaction = False
-        self._checked: set[TableRef] = set()
+        self._modified: set[TableRef] = set()
         self._created = not read_only and not Path(config.url).exists()
         self._connection = _connect(config, read_only)
         with translated(self.path):
@@ -147,11 +153,77 @@ class DuckDBSink:
         with translated(self.path):
             self._connection.execute("BEGIN TRANSACTION")
             self._in_transaction = True
+            self._modified.clear()
             if self._layout < bookkeeping.LAYOUT:
                 bookkeeping.create(self._connection)
                 self._layout, self._empty = bookkeeping.LAYOUT, False
 
-    def create_table(self, schema: TableSchema, *, slot: str, snapshot_lsn: Lsn) -> None:
+    def identity(self, table: TableRef) -> TableIdentity | None:
+        """See `Sink.identity`."""
+        with translated(self.path):
+            return bookkeeping.read_identity(self._connection, table) if self._layout >= _WITH_IDENTITY else None
+
+    def evolve(self, event: SchemaEvent, *, slot: str) -> bool:
+        """See `Sink.evolve`."""
+        if any(action is SchemaAction.APPLY for _, action in event.steps):
+            if event.table in self._modified and not ALTERS_MODIFIED_TABLES:
+                return False
+            _check_names(event.schema)
+        with translated(self.path):
+            alter(self._connection, self.path, event)
+            bookkeeping.write_shape(self._connection, event.schema, event.identity)
+            entries = [(step.kind.value, str(step), action.value) for step, action in event.steps]
+            bookkeeping.write_history(
+                self._connection,
+                event.schema,
+                slot=slot,
+                commit_lsn=event.commit_lsn,
+                xid=event.xid,
+                entries=entries,
+            )
+        return True
+
+    def abandon(self, event: SchemaEvent, *, slot: str) -> None:
+        """See `Sink.abandon`."""
+        self.mark_incomplete(slot, [event.table])
+        with translated(self.path):
+            bookkeeping.write_history(
+                self._connection,
+                event.schema,
+                slot=slot,
+                commit_lsn=event.commit_lsn,
+                xid=event.xid,
+                entries=[("copy_anew", f"{event.table} {event.copy_anew}", "apply")],
+            )
+
+    def rename_tables(self, names: Mapping[TableRef, TableRef], *, slot: str) -> None:
+        """See `Sink.rename_tables`."""
+        for new in names.values():
+            if new not in names:
+                self.verify_owner(new, slot=slot)
+        with translated(self.path):
+            self._connection.execute("BEGIN TRANSACTION")
+            try:
+                rename(self._connection, names)
+                for old, new in names.items():
+                    schema = bookkeeping.read_schema(self._connection, new)
+                    assert schema is not None
+                    bookkeeping.write_history(
+                        self._connection,
+                        schema,
+                        slot=slot,
+                        commit_lsn=Lsn(0),
+                        xid=0,
+                        entries=[("rename_table", f"{old} was renamed to {new}", "apply")],
+                    )
+                self._connection.execute("COMMIT")
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+
+    def create_table(
+        self, schema: TableSchema, *, slot: str, snapshot_lsn: Lsn, identity: TableIdentity | None = None
+    ) -> None:
         """See `Sink.create_table`."""
         table = schema.table
         _check_names(schema)
@@ -160,7 +232,7 @@ class DuckDBSink:
             columns = ", ".join(f"{quote_identifier(c.name)} {c.type.duckdb}" for c in schema.columns)
             self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(table.schema)}")
             self._connection.execute(f"CREATE OR REPLACE TABLE {table.sql} ({columns})")
-            bookkeeping.write_table(self._connection, schema, slot=slot, snapshot_lsn=snapshot_lsn)
+            bookkeeping.write_table(self._connection, schema, slot=slot, snapshot_lsn=snapshot_lsn, identity=identity)
 
     def append(self, schema: TableSchema, rows: pl.DataFrame) -> None:
         """See `Sink.append`."""
@@ -168,6 +240,7 @@ class DuckDBSink:
 
     def apply(self, effect: NetEffect) -> None:
         """See `Sink.apply`."""
+        self._modified.add(effect.schema.table)
         Applier(self._connection, self.path, effect.schema).apply(effect)
 
     def commit(self, checkpoint: Checkpoint) -> None:

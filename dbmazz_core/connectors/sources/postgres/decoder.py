@@ -99,12 +99,11 @@ class Decoder:
             number = int(framed.transaction[index])
             commit_lsn, xid = Lsn(int(framed.commit_lsn[number])), int(framed.xid[number])
             if isinstance(message, Relation):
+                # Told also where it looks as before: the server sends it anew after changes that do not show in it.
                 old, new = self.relations.learn(message)
-                if new is not old:
-                    differs = old is None or old.schema != new.schema
-                    tell = differs and self._wanted(new, commit_lsn)
-                    event = NewSchema(new.schema, commit_lsn, xid) if tell else None
-                    cuts.setdefault(message.oid, []).append((index, old, event))
+                wanted = self._wanted(new, commit_lsn)
+                event = NewSchema(new.schema, commit_lsn, xid, message.oid) if wanted else None
+                cuts.setdefault(message.oid, []).append((index, old, event))
             elif isinstance(message, Truncate):
                 for oid in message.relation_oids:
                     known = self._relation(oid, wal_start, "T")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Self
 
 import polars as pl
 
 from dbmazz_core.config import SnapshotConfig, SourceConfig
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
-from dbmazz_core.connectors.sources.postgres.connection import Connection
+from dbmazz_core.connectors.sources.postgres.connection import Connection, connect, translated
+from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint, read_fingerprints
 from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection
 from dbmazz_core.connectors.sources.postgres.slots import slot_creation_blocked, slot_creation_blockers
 from dbmazz_core.lsn import Lsn
@@ -94,6 +95,21 @@ class ExportedSnapshot:
         if self._workers is not None:
             self._workers.close()
         self._replication.close()
+
+    def fingerprints(self, oids: Collection[int]) -> dict[int, Fingerprint]:
+        """What tables were as of the snapshot. To be called before `frames`.
+
+        Raises:
+            SourceError: If reading fails.
+        """
+        config = self._config
+        with (
+            connect(config.url, application_name="dbmazz snapshot", text_form=True) as connection,
+            translated(config.url, slot=config.slot, publication=config.publication),
+        ):
+            connection.execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            connection.execute(f"SET TRANSACTION SNAPSHOT '{self._name}'".encode())
+            return read_fingerprints(connection, oids)
 
     def frames(self, table: TableInfo, schema: TableSchema, config: SnapshotConfig) -> Iterator[pl.DataFrame]:
         """All rows of a table, in frames with the schema's columns in carrier dtypes, in any order.

@@ -31,12 +31,23 @@ class Relations:
 
     Args:
         captured: Which tables' changes are wanted.
+        names: Names by OID, as they were when the stream began: a table is captured whatever it is called later.
+        keep_names: Whether it also goes by that name, or by its new one.
         keys: Key columns of tables by the catalog. REPLICA IDENTITY FULL flags every column in the message, so the
             key has to come from there.
     """
 
-    def __init__(self, captured: Callable[[TableRef], bool], keys: Mapping[TableRef, tuple[str, ...]]) -> None:
+    def __init__(
+        self,
+        captured: Callable[[TableRef], bool],
+        keys: Mapping[TableRef, tuple[str, ...]],
+        names: Mapping[int, TableRef] | None = None,
+        *,
+        keep_names: bool = False,
+    ) -> None:
         self._captured = captured
+        self._names = names or {}
+        self._keep_names = keep_names
         self._keys = keys
         self._by_oid: dict[int, KnownRelation] = {}
 
@@ -55,15 +66,17 @@ class Relations:
 
     def _known(self, message: Relation) -> KnownRelation:
         # An empty namespace stands for pg_catalog (logicalrep_write_namespace).
-        table = TableRef(message.schema or "pg_catalog", message.name)
+        called = TableRef(message.schema or "pg_catalog", message.name)
+        known_as = self._names.get(message.oid, called)
+        table = known_as if self._keep_names else called
         columns = tuple(
             ColumnDef(c.name, data_type(c.type_oid, c.type_modifier), type_name(c.type_oid, c.type_modifier))
             for c in message.columns
         )
         if message.replica_identity == "f":
             names = {c.name for c in columns}
-            key = self._keys.get(table, ())
+            key = self._keys.get(known_as, ())
             key = key if names.issuperset(key) else ()
         else:
             key = tuple(c.name for c in message.columns if c.is_key)
-        return KnownRelation(message, TableSchema(table, columns, key), self._captured(table))
+        return KnownRelation(message, TableSchema(table, columns, key), self._captured(known_as))

@@ -88,3 +88,8 @@ def carrier(raw: pl.Expr, type: DataType) -> pl.Expr:
         return raw.bin.slice(2).cast(pl.String, strict=False).str.decode("hex", strict=False)
     text = raw.cast(pl.String, strict=False)
     return text if type.carrier == pl.String else text.cast(type.carrier, strict=False)
+
+
+def one_value(text: str, type: DataType) -> pl.Series:
+    """One value in the type's carrier dtype, shape (1,)."""
+    return pl.DataFrame({"text": [text.encode()]}).select(carrier(pl.col("text"), type)).to_series()
