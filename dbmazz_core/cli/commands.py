@@ -16,7 +16,6 @@ from dbmazz_core.cli.progress import shown_progress
 from dbmazz_core.cli.report import INTERRUPTED, Report
 from dbmazz_core.cli.settings import has_tables, load_settings, setting_options
 from dbmazz_core.cli.stopping import stop_on_signals
-from dbmazz_core.connectors.sources.postgres.receiver_spawn import prestart
 from dbmazz_core.errors import ConfigError, TableNotFound
 from dbmazz_core.tables import TablePattern, TableRef, parse_tables
 
@@ -128,6 +127,8 @@ def capture(report: Report, config: Path | None, **flags: str | None) -> None:
 
     The first one sets up and copies the tables by itself. SIGTERM and Ctrl-C end it at the next flush.
     """
+    from dbmazz_core.connectors.sources.postgres.receiver_spawn import prestart
+
     stop = stop_on_signals(report)
     settings = _settings(report, config, flags)
     prestart()  # while polars and DuckDB are imported
