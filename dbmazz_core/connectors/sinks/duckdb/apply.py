@@ -11,7 +11,7 @@ import polars as pl
 
 from dbmazz_core.batch import bad_value
 from dbmazz_core.connectors.sinks.duckdb.failures import destination_error
-from dbmazz_core.connectors.sinks.duckdb.values import arrow_table, expression, needs_cast
+from dbmazz_core.connectors.sinks.duckdb.values import alike, arrow_table, expression, misfit, needs_cast
 from dbmazz_core.engine.effect import COMMIT_LSN, COUNT, ORIGIN, XID, Move, NetEffect, PartialUpdate
 from dbmazz_core.errors import UnknownValue
 from dbmazz_core.lsn import Lsn
@@ -70,6 +70,7 @@ class Applier:
 
     def _merge(self, rows: pl.DataFrame) -> None:
         names = self._schema.names
+        self._clear_equal(rows, [name for name in names if name not in self._schema.key])
         set_ = ", ".join(f"{quoted(n)} = s.{quoted(n)}" for n in names if n not in self._schema.key)
         matched = f"UPDATE SET {set_}" if set_ else "DO NOTHING"
         self._run(
@@ -84,6 +85,7 @@ class Applier:
         """Set the values that were sent; every row has to be there, for it holds those that were not."""
         # With nothing to set, the key is set to itself: the count shows that the row is there.
         names = update.known or self._schema.key
+        self._clear_equal(update.frame, update.known)
         set_ = ", ".join(f"{quoted(n)} = s.{quoted(n)}" for n in names)
         source = self._source((*self._schema.key, *update.known))
         found = self._run(f"UPDATE {self._table} t SET {set_} FROM {source} WHERE {self._on_key}", update.frame)
@@ -92,6 +94,28 @@ class Applier:
                 update.frame,
                 f"SELECT s.{COMMIT_LSN}, s.{XID} FROM {self._source(self._schema.key, COMMIT_LSN, XID)} "
                 f"ANTI JOIN {self._table} t ON {self._on_key} LIMIT 1",
+            )
+
+    def _clear_equal(self, rows: pl.DataFrame, names: Sequence[str]) -> None:
+        """Set to NULL what equals the new value but is not written like it.
+
+        DuckDB leaves a value as it is where the new one equals it (tried, 1.4 and 2.0), and -0 equals 0.
+        """
+        for name in names:
+            type, column = self._types[name], quoted(name)
+            same = None if type.is_nested else alike(name, type)  # lists are written anew whatever they hold
+            if same is None or rows[name].null_count() == len(rows):
+                continue
+            equal = f"t.{column} = s.{column}"
+            if type.carrier.is_float():
+                if not (rows[name] == 0).any():
+                    continue
+                equal = f"t.{column} = 0 AND s.{column} = 0"
+            source = self._source((*self._schema.key, name))
+            self._run(
+                f"UPDATE {self._table} t SET {column} = NULL FROM {source} "
+                f"WHERE {self._on_key} AND {equal} AND NOT {same}",
+                rows,
             )
 
     def _complete(self, move: Move, number: int) -> str:
@@ -114,10 +138,9 @@ class Applier:
     def _remove(self, rows: pl.DataFrame) -> None:
         """Remove exactly as many of equal rows as were counted."""
         names = self._schema.names
-        equal = " AND ".join(f"t.{quoted(n)} IS NOT DISTINCT FROM s.{quoted(n)}" for n in names)
-        for name in [quoted(n) for n in names if self._types[n].carrier.is_float()]:
-            # 0 and -0 are equal, but not alike.
-            equal += f" AND (t.{name} IS NULL OR t.{name} <> 0 OR signbit(t.{name}) = signbit(s.{name}))"
+        conditions = [f"t.{quoted(n)} IS NOT DISTINCT FROM s.{quoted(n)}" for n in names]
+        conditions += filter(None, (alike(n, self._types[n]) for n in names))
+        equal = " AND ".join(conditions)
         self._run(
             f"DELETE FROM {self._table} WHERE rowid IN (SELECT id FROM ("
             f"SELECT t.rowid AS id, s.{COUNT} AS wanted, row_number() OVER (PARTITION BY s._dbmazz_row) AS found "
@@ -170,13 +193,10 @@ class Applier:
             for number, column in enumerate(self._schema.columns):
                 if column.name not in frame.columns or not needs_cast(column.type):
                     continue
-                value = f"s.{quoted(column.name)}"
+                value = misfit(f"s.{quoted(column.name)}", column.type)
                 position = f"{COMMIT_LSN}, {XID}" if COMMIT_LSN in frame.columns else "0, 0"
                 row = self._query(
-                    cursor,
-                    f"SELECT {value}, {position} FROM {_FRAME} s "
-                    f"WHERE {value} IS NOT NULL AND TRY_CAST({value} AS {column.type.duckdb}) IS NULL LIMIT 1",
-                    frame,
+                    cursor, f"SELECT {value} AS bad, {position} FROM {_FRAME} s WHERE bad IS NOT NULL LIMIT 1", frame
                 )
                 if row is not None:
                     raise bad_value(self._schema, number, str(row[0]), Lsn(row[1]), int(row[2]))

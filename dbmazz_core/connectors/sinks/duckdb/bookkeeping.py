@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 
 import duckdb
 
-from dbmazz_core.datatypes import DataType, Kind
 from dbmazz_core.engine.result import Checkpoint, TableState
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.schema import ColumnDef, TableSchema
@@ -87,10 +86,7 @@ def read_schema(connection: duckdb.DuckDBPyConnection, table: TableRef) -> Table
     ).fetchone()
     if row is None:
         return None
-    columns = tuple(
-        ColumnDef(c["name"], DataType(Kind(c["kind"]), c["precision"], c["scale"]), c["source_type"])
-        for c in json.loads(row[0])
-    )
+    columns = tuple(map(ColumnDef.from_dict, json.loads(row[0])))
     return TableSchema(table, columns, tuple(json.loads(row[1])))
 
 
@@ -108,16 +104,7 @@ def write_table(connection: duckdb.DuckDBPyConnection, schema: TableSchema, *, s
     connection.execute(
         "DELETE FROM _dbmazz.tables WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
     )
-    columns = [
-        {
-            "name": c.name,
-            "kind": c.type.kind.value,
-            "precision": c.type.precision,
-            "scale": c.type.scale,
-            "source_type": c.source_type,
-        }
-        for c in schema.columns
-    ]
+    columns = [column.to_dict() for column in schema.columns]
     connection.execute(
         "INSERT INTO _dbmazz.tables VALUES (?, ?, ?, 'streaming', ?, ?, ?, now())",
         [slot, table.schema, table.name, int(snapshot_lsn), json.dumps(columns), json.dumps(schema.key)],

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from dbmazz_core.connectors.sources.postgres.messages import Relation
-from dbmazz_core.connectors.sources.postgres.types import data_type, type_name
-from dbmazz_core.schema import ColumnDef, TableSchema
+from dbmazz_core.connectors.sources.postgres.types import BuiltinTypes, ColumnOfType, TypeResolver
+from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import TableRef
 
 
@@ -33,11 +33,19 @@ class Relations:
         captured: Which tables' changes are wanted.
         keys: Key columns of tables by the catalog. REPLICA IDENTITY FULL flags every column in the message, so the
             key has to come from there.
+        types: Tells the columns' types. By default the OIDs alone do, which is enough for built-in types.
     """
 
-    def __init__(self, captured: Callable[[TableRef], bool], keys: Mapping[TableRef, tuple[str, ...]]) -> None:
+    def __init__(
+        self,
+        captured: Callable[[TableRef], bool],
+        keys: Mapping[TableRef, tuple[str, ...]],
+        types: TypeResolver | None = None,
+    ) -> None:
         self._captured = captured
         self._keys = keys
+        self._offline = BuiltinTypes()
+        self._types = types or self._offline
         self._by_oid: dict[int, KnownRelation] = {}
 
     def get(self, oid: int) -> KnownRelation | None:
@@ -56,14 +64,13 @@ class Relations:
     def _known(self, message: Relation) -> KnownRelation:
         # An empty namespace stands for pg_catalog (logicalrep_write_namespace).
         table = TableRef(message.schema or "pg_catalog", message.name)
-        columns = tuple(
-            ColumnDef(c.name, data_type(c.type_oid, c.type_modifier), type_name(c.type_oid, c.type_modifier))
-            for c in message.columns
-        )
         if message.replica_identity == "f":
-            names = {c.name for c in columns}
             key = self._keys.get(table, ())
-            key = key if names.issuperset(key) else ()
+            key = key if {c.name for c in message.columns}.issuperset(key) else ()
         else:
             key = tuple(c.name for c in message.columns if c.is_key)
-        return KnownRelation(message, TableSchema(table, columns, key), self._captured(table))
+        captured = self._captured(table)
+        types = self._types if captured else self._offline  # of others nothing is read
+        described = [ColumnOfType(c.name, c.type_oid, c.type_modifier, c.name in key) for c in message.columns]
+        columns = types.columns(table, message.oid, described)
+        return KnownRelation(message, TableSchema(table, columns, key), captured)

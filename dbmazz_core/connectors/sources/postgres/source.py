@@ -24,11 +24,11 @@ from dbmazz_core.connectors.sources.postgres.replication import ReplicationConne
 from dbmazz_core.connectors.sources.postgres.server_errors import translated
 from dbmazz_core.connectors.sources.postgres.server_state import SlotState, flush_half_record, flush_lsn, slot_state
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
-from dbmazz_core.connectors.sources.postgres.types import data_type
+from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, ColumnOfType, TypePolicy
 from dbmazz_core.errors import SlotActive, SlotNotFound
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.records import CdcRecord
-from dbmazz_core.schema import ColumnDef, TableSchema
+from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import TableRef, quote_identifier
 
 #: A walsender that lost its client holds its slot for a moment; a run that follows another waits that long.
@@ -59,6 +59,7 @@ class PostgresSource:
         config: What to capture.
         messages: Whether `records` yields logical messages too.
         on_slot_wait: Called with a sentence while a slot's creation waits for open transactions.
+        types: What becomes of types where there is a choice.
     """
 
     def __init__(
@@ -67,11 +68,13 @@ class PostgresSource:
         *,
         messages: bool = True,
         on_slot_wait: Callable[[str], None] | None = None,
+        types: TypePolicy | None = None,
     ) -> None:
         self.config = config
         self.end_lsn = INVALID_LSN
         self._messages = messages
         self._on_slot_wait = on_slot_wait
+        self._types = CatalogTypes(lambda: self.connection, types, failures=self._translated)
         self._control: Connection | None = None
         self._stream: PostgresStream | None = None
         self._records: RecordStream | None = None
@@ -123,7 +126,7 @@ class PostgresSource:
         """The columns that the publication sends of each table, as schemas."""
         with self._translated():
             published = setup.published_columns(self.connection, self.config.publication, tables)
-        return {table.ref: _schema(table, published[table.ref]) for table in tables}
+        return {table.ref: self._schema(table, published[table.ref]) for table in tables}
 
     def slot(self) -> SlotState | None:
         """The replication slot, None if there is none."""
@@ -230,7 +233,7 @@ class PostgresSource:
             # The catalog has the key of today. Where it had another one, or none, changes of that time may still be to
             # come, and under REPLICA IDENTITY FULL they do not say; without a key they are right whatever it was.
             keys = {ref: key if key == schemas[ref].key else () for ref, key in keys.items() if ref in schemas}
-        relations = Relations(captured=lambda table: table in keys, keys=keys)
+        relations = Relations(captured=lambda table: table in keys, keys=keys, types=self._types)
         self._records = RecordStream(relations, lsn, dict(table_start or {}))
         messages = self._messages and self.connection.info.server_version >= 140000
         reader = StreamReader(self.config, lsn, messages=messages)
@@ -297,6 +300,11 @@ class PostgresSource:
             self._control.close()
             self._control = None
 
+    def _schema(self, table: TableInfo, names: tuple[str, ...]) -> TableSchema:
+        columns = {c.name: c for c in table.columns}
+        chosen = [ColumnOfType(n, columns[n].type_oid, columns[n].type_modifier, n in table.key) for n in names]
+        return TableSchema(table.ref, self._types.columns(table.ref, table.oid, chosen), table.key)
+
     def _await_confirmed(self, lsn: Lsn) -> None:
         """Wait until the server has taken the acknowledgement; if it does not, the checkpoint still knows."""
         deadline = time.monotonic() + CONFIRM_WAIT_S
@@ -321,11 +329,3 @@ class PostgresSource:
 
     def _translated(self) -> AbstractContextManager[None]:
         return translated(self.config.url, slot=self.config.slot, publication=self.config.publication)
-
-
-def _schema(table: TableInfo, names: tuple[str, ...]) -> TableSchema:
-    columns = {c.name: c for c in table.columns}
-    chosen = tuple(
-        ColumnDef(n, data_type(columns[n].type_oid, columns[n].type_modifier), columns[n].type_name) for n in names
-    )
-    return TableSchema(table.ref, chosen, table.key)
