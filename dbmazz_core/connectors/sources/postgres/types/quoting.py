@@ -55,7 +55,7 @@ class Texts:
         """Of a `Binary` series.
 
         Raises:
-            BadText: If quotes are not closed.
+            BadText: If quotes are not closed, or a backslash is outside of them.
         """
         is_null = texts.is_null().to_numpy()
         array = texts.fill_null(b"").rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
@@ -67,7 +67,11 @@ class Texts:
         is_quote = data == _QUOTE
         escapers = _escapers(data)
         if len(escapers):
-            is_quote[np.minimum(escapers + 1, len(data) - 1)] = False
+            # No text ends with a backslash; one would reach into the next text.
+            last = np.flatnonzero((bounds[1:] > bounds[:-1]) & (data[bounds[1:] - 1] == _BACKSLASH))
+            if len(last):
+                raise BadText(int(last[0]))
+            is_quote[escapers + 1] = False
         quotes = np.flatnonzero(is_quote)
         odd = np.flatnonzero(np.searchsorted(quotes, bounds[1:]) & 1)
         if len(odd):
