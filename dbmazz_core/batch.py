@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from dbmazz_core.datatypes import DataType
 from dbmazz_core.errors import BadValue
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.records import CdcRecord
@@ -141,12 +142,11 @@ class ChangeBatch:
         columns = []
         for number, column in enumerate(self.schema.columns):
             values = self.values(self.new, number)
-            cast = _to_natural(values, column.type.natural)
-            if cast.null_count() != values.null_count():
-                at = int((cast.is_null() & values.is_not_null()).arg_max() or 0)
-                row = int(self.new.index[at])
+            cast, lost = _to_natural(values, column.type)
+            if lost is not None:
+                row = int(self.new.index[lost])
                 raise bad_value(
-                    self.schema, number, str(values[at]), Lsn(int(self.commit_lsn[row])), int(self.xid[row])
+                    self.schema, number, str(values[lost]), Lsn(int(self.commit_lsn[row])), int(self.xid[row])
                 )
             columns.append(cast.alias(column.name))
         return pl.DataFrame(columns)
@@ -171,9 +171,23 @@ class ChangeBatch:
 _EPOCH_OFFSET_US = 946_684_800_000_000
 
 
-def _to_natural(values: pl.Series, dtype: pl.DataType) -> pl.Series:
-    if values.dtype == dtype:
-        return values
+def _to_natural(values: pl.Series, type: DataType) -> tuple[pl.Series, int | None]:
+    """Carriers in the natural dtype, and the place of the first that has none, None if all have."""
+    if type.carrier == type.natural:
+        return values, None
+    cast = pl.select(_in_lists(pl.lit(values), type.depth, type.leaf.natural)).to_series()
+    flat = pl.DataFrame({"place": pl.arange(len(values), eager=True), "text": values, "value": cast})
+    for _ in range(type.depth):
+        flat = flat.explode("text", "value")
+    lost = flat.filter(pl.col("value").is_null() & pl.col("text").is_not_null())["place"]
+    return cast, int(lost[0]) if len(lost) else None
+
+
+def _in_lists(values: pl.Expr, depth: int, dtype: pl.DataType) -> pl.Expr:
+    return values.list.eval(_in_lists(pl.element(), depth - 1, dtype)) if depth else _natural(values, dtype)
+
+
+def _natural(values: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     if isinstance(dtype, pl.Datetime):
         # A time zone in the text makes it UTC; without one it stays naive.
         form = "%Y-%m-%d %H:%M:%S%.f%#z" if dtype.time_zone else "%Y-%m-%d %H:%M:%S%.f"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 from dbmazz_core.datatypes import DataType
 from dbmazz_core.tables import TableRef
@@ -21,6 +23,15 @@ class ColumnDef:
     name: str
     type: DataType
     source_type: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The column in JSON's own types, for `from_dict`."""
+        return {"name": self.name, **self.type.to_dict(), "source_type": self.source_type}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> Self:
+        """The column that `to_dict` described."""
+        return cls(stored["name"], DataType.from_dict(stored), stored["source_type"])
 
 
 @dataclass(frozen=True, slots=True)

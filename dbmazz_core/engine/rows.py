@@ -58,7 +58,7 @@ class Rows:
         if unknown is not None:
             places = np.flatnonzero((unknown & self._old_holds(column))[chosen.rows])
             if len(places):
-                values = values.scatter(places, self.old(chosen.rows[places]).values(column))
+                values = replaced(values, places, self.old(chosen.rows[places]).values(column))
         return values
 
     def unknown(self, column: int) -> Mask | None:
@@ -101,6 +101,15 @@ class Rows:
                 whole &= ~missing
             holds[offset + batch.old.index[whole]] = True
         return holds
+
+
+def replaced(values: pl.Series, places: Indexes, by: pl.Series) -> pl.Series:
+    """The series with other values at these places. Polars scatters no lists, so they are gathered."""
+    if not values.dtype.is_nested():
+        return values.scatter(places, by)
+    index = np.arange(len(values))
+    index[places] = len(values) + np.arange(len(places))
+    return pl.concat([values, by]).gather(index)
 
 
 class Selection:

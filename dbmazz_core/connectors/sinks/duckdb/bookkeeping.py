@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 
 import duckdb
 
-from dbmazz_core.datatypes import DataType, Kind
 from dbmazz_core.engine.result import Checkpoint, TableState
 from dbmazz_core.identity import TableIdentity
 from dbmazz_core.lsn import Lsn
@@ -104,10 +103,7 @@ def read_schema(connection: duckdb.DuckDBPyConnection, table: TableRef) -> Table
     ).fetchone()
     if row is None:
         return None
-    columns = tuple(
-        ColumnDef(c["name"], DataType(Kind(c["kind"]), c["precision"], c["scale"]), c["source_type"])
-        for c in json.loads(row[0])
-    )
+    columns = tuple(map(ColumnDef.from_dict, json.loads(row[0])))
     return TableSchema(table, columns, tuple(json.loads(row[1])))
 
 
@@ -201,18 +197,7 @@ def write_table(
 
 
 def _columns(schema: TableSchema) -> str:
-    return json.dumps(
-        [
-            {
-                "name": c.name,
-                "kind": c.type.kind.value,
-                "precision": c.type.precision,
-                "scale": c.type.scale,
-                "source_type": c.source_type,
-            }
-            for c in schema.columns
-        ]
-    )
+    return json.dumps([column.to_dict() for column in schema.columns])
 
 
 def _time(epoch_us: int | None) -> datetime | None:

@@ -19,6 +19,7 @@ from dbmazz_core.connectors.sinks.duckdb import bookkeeping
 from dbmazz_core.connectors.sinks.duckdb.alter import ALTERS_MODIFIED_TABLES, alter, rename
 from dbmazz_core.connectors.sinks.duckdb.apply import Applier
 from dbmazz_core.connectors.sinks.duckdb.failures import is_locked, locked, translated
+from dbmazz_core.connectors.sinks.duckdb.values import type_name
 from dbmazz_core.engine.effect import PREFIX, NetEffect
 from dbmazz_core.engine.follow_schema import SchemaEvent
 from dbmazz_core.engine.result import Checkpoint, TableState
@@ -31,8 +32,6 @@ from dbmazz_core.tables import TableRef, quote_identifier
 
 #: Layout of the bookkeeping from which on tables' identities are recorded.
 _WITH_IDENTITY = 2
-#: DuckDB's own names of types that it also knows by a shorter one.
-_LONG_NAMES = {"TIMESTAMPTZ": "TIMESTAMP WITH TIME ZONE"}
 
 
 class DuckDBSink:
@@ -106,7 +105,7 @@ class DuckDBSink:
             found = self._columns(table)
         if schema is None:
             return None
-        expected = [(c.name, _LONG_NAMES.get(c.type.duckdb, c.type.duckdb)) for c in schema.columns]
+        expected = [(c.name, type_name(c.type)) for c in schema.columns]
         if found != expected:
             raise _conflict(table, self.path, expected, found)
         return schema

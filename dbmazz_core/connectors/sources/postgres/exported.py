@@ -131,7 +131,7 @@ class ExportedSnapshot:
                 self._config.url, self._replication.server_version, self._name, workers=config.parallel_workers
             )
         # Partitions are their root's rows; inheritance children are not their parent's.
-        query = select_query(self._connection, table.ref, schema.names, only=not table.is_partitioned)
+        query = select_query(self._connection, schema, only=not table.is_partitioned)
         ranges = (
             [PageRange(0, None)]
             if table.is_partitioned

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from dbmazz_core.connectors.sources.postgres.messages import Relation
-from dbmazz_core.connectors.sources.postgres.types import data_type, type_name
-from dbmazz_core.schema import ColumnDef, TableSchema
+from dbmazz_core.connectors.sources.postgres.types import BuiltinTypes, ColumnOfType, TypeResolver
+from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import TableRef
 
 
@@ -35,20 +35,24 @@ class Relations:
         keep_names: Whether it also goes by that name, or by its new one.
         keys: Key columns of tables by the catalog. REPLICA IDENTITY FULL flags every column in the message, so the
             key has to come from there.
+        types: Tells the columns' types. By default the OIDs alone do, which is enough for built-in types.
     """
 
     def __init__(
         self,
         captured: Callable[[TableRef], bool],
         keys: Mapping[TableRef, tuple[str, ...]],
-        names: Mapping[int, TableRef] | None = None,
+        types: TypeResolver | None = None,
         *,
+        names: Mapping[int, TableRef] | None = None,
         keep_names: bool = False,
     ) -> None:
         self._captured = captured
         self._names = names or {}
         self._keep_names = keep_names
         self._keys = keys
+        self._offline = BuiltinTypes()
+        self._types = types or self._offline
         self._by_oid: dict[int, KnownRelation] = {}
 
     def get(self, oid: int) -> KnownRelation | None:
@@ -69,14 +73,13 @@ class Relations:
         called = TableRef(message.schema or "pg_catalog", message.name)
         known_as = self._names.get(message.oid, called)
         table = known_as if self._keep_names else called
-        columns = tuple(
-            ColumnDef(c.name, data_type(c.type_oid, c.type_modifier), type_name(c.type_oid, c.type_modifier))
-            for c in message.columns
-        )
         if message.replica_identity == "f":
-            names = {c.name for c in columns}
             key = self._keys.get(known_as, ())
-            key = key if names.issuperset(key) else ()
+            key = key if {c.name for c in message.columns}.issuperset(key) else ()
         else:
             key = tuple(c.name for c in message.columns if c.is_key)
-        return KnownRelation(message, TableSchema(table, columns, key), self._captured(known_as))
+        captured = self._captured(known_as)
+        types = self._types if captured else self._offline  # of others nothing is read
+        described = [ColumnOfType(c.name, c.type_oid, c.type_modifier, c.name in key) for c in message.columns]
+        columns = types.columns(table, message.oid, described)
+        return KnownRelation(message, TableSchema(table, columns, key), captured)

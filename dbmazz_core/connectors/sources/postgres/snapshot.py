@@ -19,16 +19,31 @@ import psycopg
 import pyarrow as pa
 from psycopg import sql
 
+from dbmazz_core.batch import bad_value
 from dbmazz_core.connectors.sources.postgres.connection import session_conninfo, settings_query
 from dbmazz_core.connectors.sources.postgres.server_errors import source_error
+from dbmazz_core.connectors.sources.postgres.types import BadText, read_texts
+from dbmazz_core.datatypes import Kind
 from dbmazz_core.errors import ReplicationInterrupted
+from dbmazz_core.lsn import INVALID_LSN
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.secret_url import SecretUrl
 from dbmazz_core.tables import TableRef
 
-#: Types that ADBC delivers in the carrier dtype: boolean, bytea, bigint, smallint, integer, text, real, double
+#: Types that ADBC delivers in the carrier dtype, by OID: boolean, bytea, bigint, smallint, integer, text, real, double
 #: precision, character, character varying.
-_NATIVE = frozenset((16, 17, 20, 21, 23, 25, 700, 701, 1042, 1043))
+_NATIVE = {
+    16: Kind.BOOLEAN,
+    17: Kind.BYTES,
+    20: Kind.INT64,
+    21: Kind.INT16,
+    23: Kind.INT32,
+    25: Kind.STRING,
+    700: Kind.FLOAT32,
+    701: Kind.FLOAT64,
+    1042: Kind.STRING,
+    1043: Kind.STRING,
+}
 #: Arrow batches of that size, so that one worker holds few of them.
 _BATCH_BYTES = 8 << 20
 
@@ -53,14 +68,13 @@ def page_ranges(pages: int, estimated_rows: int, chunk_size: int) -> list[PageRa
 
 
 def select_query(
-    connection: psycopg.Connection[tuple[object, ...]], table: TableRef, names: Sequence[str], *, only: bool
+    connection: psycopg.Connection[tuple[object, ...]], schema: TableSchema, *, only: bool
 ) -> sql.Composed:
-    """The SELECT whose columns arrive in carrier dtypes.
+    """The SELECT whose columns arrive in carrier dtypes, or as text to be read.
 
     Args:
         connection: For the catalog.
-        table: Which.
-        names: Its published columns.
+        schema: The table and its published columns.
         only: Leave out inheritance children, which the publication does not take for their parent's rows either.
 
     A cast to text would not do: it trims `char(n)`, adds a netmask to `inet`, and has its own idea of `xml`; the
@@ -75,22 +89,23 @@ def select_query(
         "JOIN pg_catalog.pg_proc p ON p.oid = t.typoutput "
         "JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace "
         "WHERE s.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped",
-        [table.schema, table.name],
+        [schema.table.schema, schema.table.name],
     ).fetchall()
+    kinds = {column.name: column.type.kind for column in schema.columns}
     columns: dict[str, sql.Composable] = {}
-    for name, schema, function, type_oid in rows:
+    for name, function_schema, function, type_oid in rows:
         column = sql.Identifier(str(name))
         columns[str(name)] = (
             column
-            if type_oid in _NATIVE
+            if _NATIVE.get(int(str(type_oid))) is kinds.get(str(name))
             else sql.SQL("pg_catalog.textin({}({})) AS {}").format(
-                sql.Identifier(str(schema), str(function)), column, column
+                sql.Identifier(str(function_schema), str(function)), column, column
             )
         )
     return sql.SQL("SELECT {} FROM {}{}").format(
-        sql.SQL(", ").join(columns[name] for name in names),
+        sql.SQL(", ").join(columns[name] for name in schema.names),
         sql.SQL("ONLY " if only else ""),
-        sql.Identifier(table.schema, table.name),
+        sql.Identifier(schema.table.schema, schema.table.name),
     )
 
 
@@ -227,7 +242,17 @@ class SnapshotWorkers:
 
 
 def _in_carriers(frame: pl.DataFrame, schema: TableSchema) -> pl.DataFrame:
-    """Name the columns by the schema and make sure of their dtypes."""
-    return frame.rename(dict(zip(frame.columns, schema.names, strict=True))).cast(
-        {column.name: column.type.carrier for column in schema.columns}
-    )
+    """Name the columns by the schema and read those that came as text.
+
+    Raises:
+        BadValue: If a text is none of its column's type.
+    """
+    columns = []
+    for number, (series, column) in enumerate(zip(frame, schema.columns, strict=True)):
+        if series.dtype != column.type.carrier:
+            try:
+                series = read_texts(series.cast(pl.Binary), column.type)
+            except BadText as error:
+                raise bad_value(schema, number, series[error.place], INVALID_LSN, 0) from None
+        columns.append(series.alias(column.name))
+    return pl.DataFrame(columns)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Self
 
+import polars as pl
 import psycopg
 
 from dbmazz_core.config import SourceConfig
@@ -26,12 +27,12 @@ from dbmazz_core.connectors.sources.postgres.replication import ReplicationConne
 from dbmazz_core.connectors.sources.postgres.server_errors import translated
 from dbmazz_core.connectors.sources.postgres.server_state import SlotState, flush_half_record, flush_lsn, slot_state
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
-from dbmazz_core.connectors.sources.postgres.types import data_type, one_value
+from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, ColumnOfType, TypePolicy, read_texts
 from dbmazz_core.errors import SlotActive, SlotNotFound
 from dbmazz_core.identity import SourceTable, TableIdentity
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.records import CdcRecord
-from dbmazz_core.schema import ColumnDef, TableSchema
+from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import TablePattern, TableRef, quote_identifier
 
 #: A walsender that lost its client holds its slot for a moment; a run that follows another waits that long.
@@ -62,6 +63,7 @@ class PostgresSource:
         config: What to capture.
         messages: Whether `records` yields logical messages too.
         on_slot_wait: Called with a sentence while a slot's creation waits for open transactions.
+        types: What becomes of types where there is a choice.
     """
 
     def __init__(
@@ -70,11 +72,13 @@ class PostgresSource:
         *,
         messages: bool = True,
         on_slot_wait: Callable[[str], None] | None = None,
+        types: TypePolicy | None = None,
     ) -> None:
         self.config = config
         self.end_lsn = INVALID_LSN
         self._messages = messages
         self._on_slot_wait = on_slot_wait
+        self._types = CatalogTypes(lambda: self.connection, types, failures=self._translated)
         self._control: Connection | None = None
         self._stream: PostgresStream | None = None
         self._records: RecordStream | None = None
@@ -126,7 +130,7 @@ class PostgresSource:
         """The columns that the publication sends of each table, as schemas."""
         with self._translated():
             published = setup.published_columns(self.connection, self.config.publication, tables)
-        return {table.ref: _schema(table, published[table.ref]) for table in tables}
+        return {table.ref: self._schema(table, published[table.ref]) for table in tables}
 
     def catalog(self, tables: Collection[TableInfo]) -> dict[TableRef, SourceTable]:
         """The tables as the catalog has them: what is captured of them, and what they are."""
@@ -139,7 +143,7 @@ class PostgresSource:
             if publication is None or fingerprint is None:
                 continue
             published = publication.tables.get(table.ref)
-            schema = _schema(table, publication.columns_of(table))
+            schema = self._schema(table, publication.columns_of(table))
             types = {c.name: c.type for c in schema.columns}
             found[table.ref] = SourceTable(
                 table.ref,
@@ -148,7 +152,11 @@ class PostgresSource:
                     schema.names, key_index=table.key_index, row_filter=published.row_filter if published else None
                 ),
                 fingerprint.empty_partitions,
-                {n: one_value(text, types[n]) for n, text in fingerprint.missing.items() if n in types},
+                {
+                    n: read_texts(pl.Series([text.encode()]), types[n])
+                    for n, text in fingerprint.missing.items()
+                    if n in types
+                },
             )
         return found
 
@@ -289,7 +297,13 @@ class PostgresSource:
                 for table in tables
                 if table.ref in schemas
             }
-        relations = Relations(captured=keys.__contains__, keys=keys, names=names, keep_names=schemas is not None)
+        relations = Relations(
+            captured=keys.__contains__,
+            keys=keys,
+            types=self._types,
+            names=names,
+            keep_names=schemas is not None,
+        )
         self._records = RecordStream(relations, lsn, dict(table_start or {}))
         messages = self._messages and self.connection.info.server_version >= 140000
         reader = StreamReader(self.config, lsn, messages=messages)
@@ -361,6 +375,11 @@ class PostgresSource:
             self._control.close()
             self._control = None
 
+    def _schema(self, table: TableInfo, names: tuple[str, ...]) -> TableSchema:
+        columns = {c.name: c for c in table.columns}
+        chosen = [ColumnOfType(n, columns[n].type_oid, columns[n].type_modifier, n in table.key) for n in names]
+        return TableSchema(table.ref, self._types.columns(table.ref, table.oid, chosen), table.key)
+
     def _await_confirmed(self, lsn: Lsn) -> None:
         """Wait until the server has taken the acknowledgement; if it does not, the checkpoint still knows."""
         deadline = time.monotonic() + CONFIRM_WAIT_S
@@ -385,11 +404,3 @@ class PostgresSource:
 
     def _translated(self) -> AbstractContextManager[None]:
         return translated(self.config.url, slot=self.config.slot, publication=self.config.publication)
-
-
-def _schema(table: TableInfo, names: tuple[str, ...]) -> TableSchema:
-    columns = {c.name: c for c in table.columns}
-    chosen = tuple(
-        ColumnDef(n, data_type(columns[n].type_oid, columns[n].type_modifier), columns[n].type_name) for n in names
-    )
-    return TableSchema(table.ref, chosen, table.key)

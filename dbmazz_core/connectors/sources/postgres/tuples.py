@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from dbmazz_core.batch import Indexes, Mask, UnreadableText
 from dbmazz_core.connectors.sources.postgres.block import Int64s, MessageBlock, unaligned
-from dbmazz_core.connectors.sources.postgres.types import carrier
+from dbmazz_core.connectors.sources.postgres.types import BadText, carrier, read_texts
 from dbmazz_core.datatypes import DataType
 
 _NULL, _UNCHANGED, _TEXT = ord("n"), ord("u"), ord("t")
@@ -114,6 +114,8 @@ class TupleColumns:
     def materialize(self, numbers: Sequence[int]) -> None:
         """Make the values of columns, all in one polars query. Texts point into the block's buffer, nothing is copied.
 
+        Lists and maps are read from their texts afterwards, column by column.
+
         Raises:
             UnreadableText: If a text is none of its column's type.
         """
@@ -127,13 +129,18 @@ class TupleColumns:
             if kinds is not None:
                 inputs[f"t{number}"] = pl.Series(kinds == _TEXT)
                 raw = pl.when(pl.col(f"t{number}")).then(raw)
-            values.append(carrier(raw, self._types[number]).alias(str(number)))
+            type = self._types[number]
+            values.append((raw if type.is_nested else carrier(raw, type)).alias(str(number)))
         try:
             frame = pl.DataFrame(inputs).select(values)
         except pl.exceptions.ComputeError:  # bytes that are not UTF-8: from a database in SQL_ASCII, or damaged
             self._find_not_utf8(numbers)
             raise
         for number, series in zip(numbers, frame, strict=True):
+            if self._types[number].is_nested:
+                self._values[number] = self._nested(number, series)
+                del self._texts[number]
+                continue
             kinds = self._kinds[number]
             nulls = 0 if kinds is None else int(np.count_nonzero(kinds != _TEXT))
             if series.null_count() != nulls:
@@ -142,6 +149,12 @@ class TupleColumns:
                 raise UnreadableText(number, place, self._text(number, place))
             self._values[number] = series
             del self._texts[number]
+
+    def _nested(self, number: int, texts: pl.Series) -> pl.Series:
+        try:
+            return read_texts(texts, self._types[number])
+        except BadText as error:
+            raise UnreadableText(number, error.place, self._text(number, error.place)) from None
 
     def _find_not_utf8(self, numbers: Sequence[int]) -> None:
         for number in numbers:
