@@ -28,6 +28,7 @@ from dbmazz_core.engine.window import Window
 from dbmazz_core.errors import DestinationError, SlotError, SlotLost, TableNotFound, WrongServer
 from dbmazz_core.lsn import INVALID_LSN
 from dbmazz_core.records import Begin, CdcRecord, Commit, Heartbeat, SchemaChange
+from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import TableRef
 
 ProgressCallback = Callable[[Progress], None]
@@ -239,13 +240,16 @@ class Pipeline:
         restart = config.cleanup_on_stop and checkpoint is not None and source.slot() is None
         # What is copied anew may look as it likes, and may have been missing from the publication.
         followed = [] if restart else [ref for ref in _streaming(states) if ref not in resnapshot]
-        configured = [info.ref for info in source.tables()]
+        infos = source.tables()
+        configured = [info.ref for info in infos]
         self._known(configured, resnapshot)
+        recorded: dict[TableRef, TableSchema] = {}
         for ref in configured:
             # Before anything is changed, at the source too.
             sink.verify_owner(ref, slot=config.slot)
-            if ref in followed:
-                sink.schema(ref)
+            if ref in followed and (schema := sink.schema(ref)) is not None:
+                recorded[ref] = schema
+        source.verify_rules(infos, recorded)
         tables = {info.ref: info for info in source.setup(captured=followed).tables}
         slot = source.verify_slot(None if restart else checkpoint.lsn if checkpoint else None)
         if restart:

@@ -11,7 +11,7 @@ import duckdb
 from dbmazz_core.datatypes import DataType, Kind
 from dbmazz_core.engine.result import Checkpoint, TableState
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.schema import ColumnDef, TableSchema
+from dbmazz_core.schema import ColumnChoice, ColumnDef, TableSchema
 from dbmazz_core.tables import TableRef
 
 #: Version of the layout below; a file with a higher one was written by a newer dbmazz.
@@ -38,6 +38,7 @@ CREATE TABLE IF NOT EXISTS _dbmazz.quarantine (
 ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS mode VARCHAR DEFAULT 'mirror';
 ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS complete BOOLEAN DEFAULT true;
 ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS identity JSON;
+ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS choice JSON;
 DELETE FROM _dbmazz.layout;
 INSERT INTO _dbmazz.layout VALUES ({layout});
 """
@@ -98,16 +99,27 @@ def read_tables(connection: duckdb.DuckDBPyConnection, slot: str) -> Mapping[Tab
 
 def read_schema(connection: duckdb.DuckDBPyConnection, table: TableRef) -> TableSchema | None:
     """A table's columns and key as they were recorded."""
-    row = connection.execute(
-        "SELECT columns, key FROM _dbmazz.tables WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
-    ).fetchone()
-    if row is None:
-        return None
-    columns = tuple(
-        ColumnDef(c["name"], DataType(Kind(c["kind"]), c["precision"], c["scale"]), c["source_type"])
-        for c in json.loads(row[0])
+    # All columns: which there are depends on the layout of the file.
+    cursor = connection.execute(
+        "SELECT * FROM _dbmazz.tables WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
     )
-    return TableSchema(table, columns, tuple(json.loads(row[1])))
+    names = [column[0] for column in cursor.description or ()]
+    values = cursor.fetchone()
+    if values is None:
+        return None
+    row = dict(zip(names, values, strict=True))
+    columns = tuple(
+        ColumnDef(c["name"], DataType(Kind(c["kind"]), c["precision"], c["scale"]), c["source_type"], c.get("mask", ""))
+        for c in json.loads(row["columns"])
+    )
+    choice = json.loads(row.get("choice") or '{"include": null, "exclude": []}')
+    include, exclude = choice["include"], choice["exclude"]
+    return TableSchema(
+        table,
+        columns,
+        tuple(json.loads(row["key"])),
+        ColumnChoice(None if include is None else tuple(include), tuple(exclude)),
+    )
 
 
 def read_owner(connection: duckdb.DuckDBPyConnection, table: TableRef) -> str | None:
@@ -131,13 +143,22 @@ def write_table(connection: duckdb.DuckDBPyConnection, schema: TableSchema, *, s
             "precision": c.type.precision,
             "scale": c.type.scale,
             "source_type": c.source_type,
+            "mask": c.mask,
         }
         for c in schema.columns
     ]
     connection.execute(
-        "INSERT INTO _dbmazz.tables (slot, schema_name, table_name, state, snapshot_lsn, columns, key, updated_at) "
-        "VALUES (?, ?, ?, 'streaming', ?, ?, ?, now())",
-        [slot, table.schema, table.name, int(snapshot_lsn), json.dumps(columns), json.dumps(schema.key)],
+        "INSERT INTO _dbmazz.tables (slot, schema_name, table_name, state, snapshot_lsn, columns, key, choice, "
+        "updated_at) VALUES (?, ?, ?, 'streaming', ?, ?, ?, ?, now())",
+        [
+            slot,
+            table.schema,
+            table.name,
+            int(snapshot_lsn),
+            json.dumps(columns),
+            json.dumps(schema.key),
+            json.dumps({"include": schema.choice.include, "exclude": schema.choice.exclude}),
+        ],
     )
 
 

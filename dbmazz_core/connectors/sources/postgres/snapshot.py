@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import adbc_driver_postgresql.dbapi
@@ -22,6 +22,7 @@ from psycopg import sql
 from dbmazz_core.connectors.sources.postgres.connection import session_conninfo, settings_query
 from dbmazz_core.connectors.sources.postgres.server_errors import source_error
 from dbmazz_core.errors import ReplicationInterrupted
+from dbmazz_core.masks import Masker
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.secret_url import SecretUrl
 from dbmazz_core.tables import TableRef
@@ -29,6 +30,8 @@ from dbmazz_core.tables import TableRef
 #: Types that ADBC delivers in the carrier dtype: boolean, bytea, bigint, smallint, integer, text, real, double
 #: precision, character, character varying.
 _NATIVE = frozenset((16, 17, 20, 21, 23, 25, 700, 701, 1042, 1043))
+#: Those of them whose output function gives the text itself.
+_TEXTS = frozenset((25, 1042, 1043))
 #: Arrow batches of that size, so that one worker holds few of them.
 _BATCH_BYTES = 8 << 20
 
@@ -53,15 +56,22 @@ def page_ranges(pages: int, estimated_rows: int, chunk_size: int) -> list[PageRa
 
 
 def select_query(
-    connection: psycopg.Connection[tuple[object, ...]], table: TableRef, names: Sequence[str], *, only: bool
+    connection: psycopg.Connection[tuple[object, ...]],
+    table: TableRef,
+    names: Sequence[str],
+    *,
+    only: bool,
+    maskers: Mapping[str, Masker],
 ) -> sql.Composed:
-    """The SELECT whose columns arrive in carrier dtypes.
+    """The SELECT whose columns arrive in carrier dtypes, or as text where they are to be masked.
 
     Args:
         connection: For the catalog.
         table: Which.
-        names: Its published columns.
+        names: Its published columns that are wanted.
         only: Leave out inheritance children, which the publication does not take for their parent's rows either.
+        maskers: Masks by column. What is nulled is not even read; hashes are not made by the server, which would log
+            the key.
 
     A cast to text would not do: it trims `char(n)`, adds a netmask to `inet`, and has its own idea of `xml`; the
     output function is what the stream uses.
@@ -79,10 +89,13 @@ def select_query(
     ).fetchall()
     columns: dict[str, sql.Composable] = {}
     for name, schema, function, type_oid in rows:
-        column = sql.Identifier(str(name))
+        column, masker = sql.Identifier(str(name)), maskers.get(str(name))
+        if masker is not None and masker.mask.kind == "null":
+            columns[str(name)] = sql.SQL("NULL::pg_catalog.text AS {}").format(column)
+            continue
         columns[str(name)] = (
             column
-            if type_oid in _NATIVE
+            if type_oid in (_NATIVE if masker is None else _TEXTS)
             else sql.SQL("pg_catalog.textin({}({})) AS {}").format(
                 sql.Identifier(str(schema), str(function)), column, column
             )
@@ -132,7 +145,9 @@ class SnapshotWorkers:
             connection.close()
         self._connections.clear()
 
-    def frames(self, schema: TableSchema, query: str, ranges: Sequence[PageRange]) -> Iterator[pl.DataFrame]:
+    def frames(
+        self, schema: TableSchema, query: str, ranges: Sequence[PageRange], maskers: Mapping[str, Masker]
+    ) -> Iterator[pl.DataFrame]:
         """Read the ranges of a table; yields frames with the schema's columns in carrier dtypes, in any order."""
         todo: queue.SimpleQueue[PageRange] = queue.SimpleQueue()
         for pages in ranges:
@@ -141,7 +156,9 @@ class SnapshotWorkers:
         stopping = threading.Event()
         threads = [
             threading.Thread(
-                target=self._work, args=(connection, schema, query, todo, done, stopping), name="dbmazz-snapshot"
+                target=self._work,
+                args=(connection, schema, query, todo, done, stopping, maskers),
+                name="dbmazz-snapshot",
             )
             for connection in self._connections[: len(ranges)]
         ]
@@ -173,6 +190,7 @@ class SnapshotWorkers:
         todo: queue.SimpleQueue[PageRange],
         done: queue.Queue[pl.DataFrame | Exception | None],
         stopping: threading.Event,
+        maskers: Mapping[str, Masker],
     ) -> None:
         try:
             while not stopping.is_set():
@@ -183,7 +201,7 @@ class SnapshotWorkers:
                     for batch in cursor.fetch_record_batch():
                         frame = pl.from_arrow(batch)
                         assert isinstance(frame, pl.DataFrame)
-                        done.put(_in_carriers(frame, schema))
+                        done.put(_in_carriers(frame, schema, maskers))
                         if stopping.is_set():
                             return
         except queue.Empty:
@@ -226,8 +244,12 @@ class SnapshotWorkers:
         return error
 
 
-def _in_carriers(frame: pl.DataFrame, schema: TableSchema) -> pl.DataFrame:
-    """Name the columns by the schema and make sure of their dtypes."""
-    return frame.rename(dict(zip(frame.columns, schema.names, strict=True))).cast(
-        {column.name: column.type.carrier for column in schema.columns}
-    )
+def _in_carriers(frame: pl.DataFrame, schema: TableSchema, maskers: Mapping[str, Masker]) -> pl.DataFrame:
+    """Name the columns by the schema, mask those that are to be, and make sure of their dtypes."""
+    frame = frame.rename(dict(zip(frame.columns, schema.names, strict=True)))
+    masked = [
+        maskers[column.name].column(frame[column.name], column.type)
+        for column in schema.columns
+        if column.name in maskers
+    ]
+    return frame.with_columns(masked).cast({column.name: column.type.carrier for column in schema.columns})

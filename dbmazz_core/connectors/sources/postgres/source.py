@@ -15,6 +15,7 @@ from dbmazz_core.connectors.sources.base import TableEvent
 from dbmazz_core.connectors.sources.postgres import setup
 from dbmazz_core.connectors.sources.postgres.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo, find_tables
+from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules
 from dbmazz_core.connectors.sources.postgres.connection import Connection, connect
 from dbmazz_core.connectors.sources.postgres.exported import ExportedSnapshot
 from dbmazz_core.connectors.sources.postgres.reader import StreamReader
@@ -72,6 +73,7 @@ class PostgresSource:
         self.end_lsn = INVALID_LSN
         self._messages = messages
         self._on_slot_wait = on_slot_wait
+        self._rules = ColumnRules(config)
         self._control: Connection | None = None
         self._stream: PostgresStream | None = None
         self._records: RecordStream | None = None
@@ -120,10 +122,21 @@ class PostgresSource:
             return find_tables(self.connection, self.config.tables)
 
     def schemas(self, tables: Collection[TableInfo]) -> dict[TableRef, TableSchema]:
-        """The columns that the publication sends of each table, as schemas."""
+        """The columns that the publication sends of each table and that are captured, as schemas."""
         with self._translated():
             published = setup.published_columns(self.connection, self.config.publication, tables)
-        return {table.ref: _schema(table, published[table.ref]) for table in tables}
+        return {table.ref: self._rules.apply(_schema(table, published[table.ref]))[0] for table in tables}
+
+    def verify_rules(self, tables: Collection[TableInfo], recorded: Mapping[TableRef, TableSchema]) -> None:
+        """Raise ConfigError if a table was copied under other rules for its columns than today's.
+
+        Args:
+            tables: As the catalog has them.
+            recorded: As they were copied.
+        """
+        for table in tables:
+            if table.ref in recorded:
+                self._rules.verify_recorded(recorded[table.ref], [column.name for column in table.columns])
 
     def slot(self) -> SlotState | None:
         """The replication slot, None if there is none."""
@@ -218,6 +231,7 @@ class PostgresSource:
         Raises:
             SlotAheadOfCheckpoint: If the slot was confirmed beyond `lsn`: the changes between are gone.
             SlotActive: If another process consumes the slot.
+            ConfigError: If the rules for columns do not fit the tables.
         """
         if self.verify_slot(lsn) is None:
             raise SlotNotFound(
@@ -225,12 +239,21 @@ class PostgresSource:
                 object=self.config.slot,
                 remedy="create it: dbmazz setup",
             )
-        keys = {table.ref: table.key for table in self.tables()}
+        tables = self.tables()
+        for problem in self._rules.problems(tables):
+            raise problem
+        keys = {table.ref: table.key for table in tables}
         if schemas is not None:
             # The catalog has the key of today. Where it had another one, or none, changes of that time may still be to
             # come, and under REPLICA IDENTITY FULL they do not say; without a key they are right whatever it was.
             keys = {ref: key if key == schemas[ref].key else () for ref, key in keys.items() if ref in schemas}
-        relations = Relations(captured=lambda table: table in keys, keys=keys)
+        relations = Relations(
+            captured=lambda table: table in keys,
+            keys=keys,
+            rules=self._rules,
+            recorded=schemas,
+            columns={table.ref: [column.name for column in table.columns] for table in tables},
+        )
         self._records = RecordStream(relations, lsn, dict(table_start or {}))
         messages = self._messages and self.connection.info.server_version >= 140000
         reader = StreamReader(self.config, lsn, messages=messages)

@@ -1,5 +1,7 @@
 """Walking through many tuples at once, column by column, without Python per row.
 
+Values of columns that are not captured are passed over; nothing is made of them.
+
 A TupleData is a column count (int16), then for each column a kind byte: 'n' NULL, 'u' unchanged TOAST value that was
 not sent, or 't' with a length (int32) and that many bytes of text. All tuples of a relation have as many columns, so
 one pass a column moves every tuple's position forward together.
@@ -19,8 +21,10 @@ import pyarrow as pa
 
 from dbmazz_core.batch import Indexes, Mask, UnreadableText
 from dbmazz_core.connectors.sources.postgres.block import Int64s, MessageBlock, unaligned
+from dbmazz_core.connectors.sources.postgres.column_choice import Projection
 from dbmazz_core.connectors.sources.postgres.types import carrier
 from dbmazz_core.datatypes import DataType
+from dbmazz_core.masks import HIDDEN, Masker
 
 _NULL, _UNCHANGED, _TEXT = ord("n"), ord("u"), ord("t")
 
@@ -49,6 +53,7 @@ class TupleColumns:
         messages: Binary series of the k messages.
         starts: Offset of each message in the block's buffer, shape (k,).
         types: The columns' types.
+        maskers: How each is masked.
         kinds: By column.
         texts: By column; dropped once its values are made.
         end: Offset behind each tuple, shape (k,).
@@ -60,6 +65,7 @@ class TupleColumns:
         messages: pl.Series,
         starts: Int64s,
         types: tuple[DataType, ...],
+        maskers: tuple[Masker | None, ...],
         kinds: list[_Kinds],
         texts: dict[int, _Texts],
         end: Int64s,
@@ -68,6 +74,7 @@ class TupleColumns:
         self._messages = messages
         self._starts = starts
         self._types = types
+        self._maskers = maskers
         self._kinds = kinds
         self._texts = texts
         self._values: dict[int, pl.Series] = {}
@@ -104,6 +111,7 @@ class TupleColumns:
             self._messages.gather(places),
             self._starts[places],
             self._types,
+            self._maskers,
             [None if kinds is None else kinds[places] for kinds in self._kinds],
             {n: _Texts(where.offsets[places], where.lengths[places]) for n, where in self._texts.items()},
             self.end[places],
@@ -127,14 +135,22 @@ class TupleColumns:
             if kinds is not None:
                 inputs[f"t{number}"] = pl.Series(kinds == _TEXT)
                 raw = pl.when(pl.col(f"t{number}")).then(raw)
-            values.append(carrier(raw, self._types[number]).alias(str(number)))
+            # What is masked is masked whole, behind the query.
+            made = carrier(raw, self._types[number]) if self._maskers[number] is None else raw
+            values.append(made.alias(str(number)))
         try:
             frame = pl.DataFrame(inputs).select(values)
         except pl.exceptions.ComputeError:  # bytes that are not UTF-8: from a database in SQL_ASCII, or damaged
             self._find_not_utf8(numbers)
             raise
         for number, series in zip(numbers, frame, strict=True):
-            kinds = self._kinds[number]
+            kinds, masker = self._kinds[number], self._maskers[number]
+            if masker is not None:
+                series = masker.column(series, self._types[number])
+                if masker.mask.kind == "null":
+                    self._values[number] = series
+                    del self._texts[number]
+                    continue
             nulls = 0 if kinds is None else int(np.count_nonzero(kinds != _TEXT))
             if series.null_count() != nulls:
                 wrong = series.is_null().to_numpy() & (True if kinds is None else kinds == _TEXT)
@@ -152,6 +168,8 @@ class TupleColumns:
                     raise UnreadableText(number, place, self._text(number, place)) from None
 
     def _text(self, column: int, place: int) -> str:
+        if self._maskers[column] is not None:
+            return HIDDEN
         return self._raw(column, place).decode("utf-8", "backslashreplace")
 
     def _raw(self, column: int, place: int) -> bytes:
@@ -177,6 +195,7 @@ def walk(
     rows: Int64s,
     positions: Int64s,
     types: tuple[DataType, ...],
+    projection: Projection,
     index: Indexes,
 ) -> TupleColumns:
     """Walk through the tuples that begin at `positions`, one of each message in `rows`.
@@ -186,7 +205,8 @@ def walk(
         messages: `message_series(block)`.
         rows: Numbers of messages in the block, shape (k,).
         positions: Offset in the block's buffer of each tuple's column count, shape (k,).
-        types: The relation's column types.
+        types: Types of the wanted columns.
+        projection: Which columns these are.
         index: What `TupleColumns.index` shall be, shape (k,).
 
     Raises:
@@ -199,27 +219,33 @@ def walk(
     eight = unaligned(block.buffer, ">u8")
     try:
         counts = unaligned(block.buffer, ">u2")[positions]
-        if (counts != len(types)).any():
+        if (counts != projection.width).any():
             raise TornTuple
         position = positions + 2
-        for number in range(len(types)):
+        wanted = {number: place for place, number in enumerate(projection.numbers)}
+        for number in range(projection.width):
+            place = wanted.get(number)
             head = eight[position]
             kind = (head >> 56).astype(np.uint8)
             lengths = (head >> 24 & 0xFFFFFFFF).astype(np.int64)
             is_text = kind == _TEXT
             if is_text.all():
-                kinds.append(None)
-                texts[number] = _Texts(position + 5, lengths)
+                if place is not None:
+                    kinds.append(None)
+                    texts[place] = _Texts(position + 5, lengths)
                 position = position + lengths + 5
                 continue
             if not (is_text | (kind == _NULL) | (kind == _UNCHANGED)).all():
                 raise TornTuple
-            kinds.append(kind)
             lengths[~is_text] = 0
-            texts[number] = _Texts(np.where(is_text, position + 5, starts), lengths)
+            if place is not None:
+                kinds.append(kind)
+                texts[place] = _Texts(np.where(is_text, position + 5, starts), lengths)
             position = position + lengths + np.where(is_text, 5, 1)
     except IndexError:
         raise TornTuple from None
     if (position > ends).any():
         raise TornTuple
-    return TupleColumns(index, messages.gather(pl.Series(rows)), starts, types, kinds, texts, position)
+    return TupleColumns(
+        index, messages.gather(pl.Series(rows)), starts, types, projection.maskers, kinds, texts, position
+    )
