@@ -12,7 +12,7 @@ import pytest
 from dbmazz_core.cli.records import record_line, record_to_dict
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.errors import ConfigError
-from dbmazz_core.records import Delete, Insert, Update
+from dbmazz_core.records import Delete, Heartbeat, Insert, Update
 from dbmazz_core.table_options import column_masks, column_names
 from dbmazz_core.unchanged import UNCHANGED
 from tests.engine.lab import BOTH, Lab, toast
@@ -156,7 +156,8 @@ def test_records_and_peek_show_the_masks(lab: Lab, identity: str) -> None:
     records = list(lab.pipeline.peek(10))
     with PostgresSource(lab.config) as source:
         source.start()
-        assert list(map(repr, source.records(until=source.reachable_lsn()))) == list(map(repr, records))
+        direct = [r for r in source.records(until=source.reachable_lsn()) if not isinstance(r, Heartbeat)]
+    assert repr(direct).startswith(repr(records)[:-1])
     shown = " ".join(
         [*map(repr, records), *map(record_line, records), *(json.dumps(record_to_dict(r)) for r in records)]
     )
