@@ -23,7 +23,7 @@ from dbmazz_core.engine.result import (
     TableState,
     WindowResult,
 )
-from dbmazz_core.engine.snapshot import SnapshotRun, plan
+from dbmazz_core.engine.snapshot import SnapshotRun, plan, quarantine_of
 from dbmazz_core.engine.window import Window
 from dbmazz_core.errors import DestinationError, SlotError, SlotLost, TableNotFound, WrongServer
 from dbmazz_core.lsn import INVALID_LSN
@@ -99,7 +99,7 @@ class Pipeline:
             with create_sink(self.settings.sink) as sink:
                 run = self._snapshot_run(source, sink, tables, progress)
                 counts = run.copy()
-        return SnapshotResult(run.checkpoint.lsn, counts, time.monotonic() - started)
+        return SnapshotResult(run.checkpoint.lsn, counts, time.monotonic() - started, run.quarantined)
 
     def capture(
         self,
@@ -131,11 +131,13 @@ class Pipeline:
                 sink.mark_incomplete(settings.source.slot, [ref for ref in states if ref not in run.tables])
                 schemas = {ref: schema for ref in run.tables if (schema := sink.schema(ref)) is not None}
                 upper = source.reachable_lsn()
+                quarantine = quarantine_of(settings, sink)
                 stream = source.start_replication_from(
                     checkpoint.lsn,
                     upper_lsn=upper,
                     table_start={ref: state.snapshot_lsn or INVALID_LSN for ref, state in states.items()},
                     schemas=schemas,
+                    lenient=quarantine.wanted if quarantine else None,
                 )
                 window = Window(
                     stream,
@@ -147,6 +149,7 @@ class Pipeline:
                     limits=limits or settings.limits,
                     stop=stop,
                     progress=progress,
+                    quarantine=quarantine,
                 )
                 result = window.run()
             result.lag_bytes = max(source.server_lsn() - result.end_lsn, 0)
@@ -155,7 +158,9 @@ class Pipeline:
         if run.needed:
             result.phases["snapshot"] = copied_s
         for table, rows in copied.items():
-            result.tables.setdefault(table, TableCounts()).snapshot_rows = rows
+            counts = result.tables.setdefault(table, TableCounts())
+            counts.snapshot_rows = rows
+            counts.quarantined += run.quarantined.get(table, 0)
         result.duration_s = time.monotonic() - started
         return result
 
@@ -169,9 +174,12 @@ class Pipeline:
             with create_sink(config, read_only=True) as sink:
                 checkpoint, states = sink.checkpoint(slot), sink.tables(slot)
                 counts = sink.count_rows(states) if rows else {}
+                bad = sink.quarantined(slot)
         except DestinationError as error:
             return replace(status, destination_error=str(error))
-        tables = tuple(replace(state, rows=counts.get(ref)) for ref, state in sorted(states.items()))
+        tables = tuple(
+            replace(state, rows=counts.get(ref), quarantined=bad.get(ref, 0)) for ref, state in sorted(states.items())
+        )
         lag = max(status.server_lsn - checkpoint.lsn, 0) if checkpoint else status.lag_bytes
         return replace(status, checkpoint=checkpoint, tables=tables, lag_bytes=lag)
 

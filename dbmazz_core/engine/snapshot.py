@@ -17,8 +17,10 @@ from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.server_state import SlotState
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.engine.progress import Progress
+from dbmazz_core.engine.quarantine import Quarantine
 from dbmazz_core.engine.result import Checkpoint, TableState
 from dbmazz_core.lsn import INVALID_LSN, Lsn
+from dbmazz_core.table_options import BadValuePolicy
 from dbmazz_core.tables import TableRef
 
 #: Least time between two progress reports of a table.
@@ -36,6 +38,7 @@ class SnapshotRun:
         slot: The slot, None if it has to be made.
         fresh: Whether there was no checkpoint.
         with_rows: Whether rows are copied, or tables begin empty.
+        quarantined: Rows that went to quarantine, by table.
     """
 
     settings: Settings
@@ -48,6 +51,7 @@ class SnapshotRun:
     fresh: bool
     with_rows: bool
     progress: Callable[[Progress], None] = field(default=lambda _: None)
+    quarantined: dict[TableRef, int] = field(default_factory=dict)
 
     def forced(self) -> SnapshotRun:
         """The same, but with rows whatever DO_SNAPSHOT says: copying was asked for."""
@@ -67,15 +71,19 @@ class SnapshotRun:
                 self.checkpoint = replace(self.checkpoint, lsn=snapshot.lsn)
             schemas = self.source.schemas([self.tables[ref] for ref in self.needed])
             copied: dict[TableRef, int] = {}
+            quarantine = quarantine_of(self.settings, self.sink)
             for ref in self.needed:
                 info, schema = self.tables[ref], schemas[ref]
-                reported, rows = time.monotonic(), 0
+                reported, rows, bad = time.monotonic(), 0, 0
                 total = max(info.estimated_rows, 0)
                 self.progress(Progress("snapshot", ref, 0, total))
                 self.sink.begin()
                 try:
                     self.sink.create_table(schema, slot=self.settings.source.slot, snapshot_lsn=snapshot.lsn)
                     for frame in snapshot.frames(info, schema, self.settings.snapshot):
+                        if quarantine is not None and quarantine.wanted(ref):
+                            frame, count = quarantine.copied(schema, frame, snapshot.lsn)
+                            bad += count
                         self.sink.append(schema, frame)
                         rows += len(frame)
                         if time.monotonic() - reported >= _REPORT_S:
@@ -85,7 +93,7 @@ class SnapshotRun:
                 except BaseException:
                     self.sink.rollback()
                     raise
-                copied[ref] = rows
+                copied[ref], self.quarantined[ref] = rows, bad
                 self.progress(Progress("snapshot", ref, rows, rows))
         return copied
 
@@ -108,6 +116,14 @@ class SnapshotRun:
             self.sink.rollback()
             raise
         return {}
+
+
+def quarantine_of(settings: Settings, sink: Sink) -> Quarantine | None:
+    """Where bad rows go, None if they stop everything."""
+    policy = settings.tables.on_bad_value
+    if BadValuePolicy.QUARANTINE not in (policy.default, *(value for _, value in policy.exceptions)):
+        return None
+    return Quarantine(sink, settings.source.slot, lambda table: policy.of(table) is BadValuePolicy.QUARANTINE)
 
 
 def plan(

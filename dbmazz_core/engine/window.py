@@ -21,6 +21,7 @@ from dbmazz_core.connectors.sources.base import ChangeStream, NewSchema, StreamP
 from dbmazz_core.engine.compact import compact
 from dbmazz_core.engine.effect import NetEffect
 from dbmazz_core.engine.progress import Progress
+from dbmazz_core.engine.quarantine import Quarantine
 from dbmazz_core.engine.result import Checkpoint, StopReason, TableCounts, WindowResult
 from dbmazz_core.errors import SchemaChanged
 from dbmazz_core.lsn import Lsn
@@ -72,6 +73,7 @@ class Window:
         limits: When to end early.
         stop: Set from elsewhere to end at the next flush.
         progress: Called after each flush.
+        quarantine: Where rows with bad values go; None: they stop the window.
     """
 
     def __init__(
@@ -86,7 +88,11 @@ class Window:
         limits: WindowLimits,
         stop: Event | None = None,
         progress: Callable[[Progress], None] | None = None,
+        quarantine: Quarantine | None = None,
     ) -> None:
+        self._quarantine = quarantine
+        # Of the destination's open transaction: counted when it is committed.
+        self._quarantined: dict[TableRef, int] = {}
         self._stream = stream
         self._sink = sink
         self._checkpoint = checkpoint
@@ -244,6 +250,9 @@ class Window:
             self._sink.commit(checkpoint)
             self.result.phases["merge"] += time.perf_counter() - clock
             self._begun = self._completed = False
+            for table, count in self._quarantined.items():
+                self.result.tables[table].quarantined += count
+            self._quarantined.clear()
             self._checkpoint = checkpoint
             self._stream.confirm(lsn)  # only now
             self.result.flushes += 1
@@ -274,14 +283,25 @@ class Window:
             # Where the replica identity changes, so does what rows are found by.
             for _, run in itertools.groupby(batches, key=lambda batch: batch.schema.key):
                 clock = time.perf_counter()
-                effect = compact(list(run), truncated=truncated)
+                left = self._held(list(run), emptied=truncated)
+                effect = compact(left, truncated=truncated) if left else NetEffect(batches[0].schema, truncated)
                 truncated = False
                 compacted = time.perf_counter()
                 self._sink.apply(effect)
                 self.result.phases["compact"] += compacted - clock
                 self.result.phases["merge"] += time.perf_counter() - compacted
 
+    def _held(self, batches: list[ChangeBatch], *, emptied: bool) -> list[ChangeBatch]:
+        """What of a table's changes the destination can hold; the rest goes to quarantine, where that is wanted."""
+        if self._quarantine is None:
+            return batches
+        left, count = self._quarantine.separate(batches, emptied=emptied)
+        table = batches[0].table
+        self._quarantined[table] = self._quarantined.get(table, 0) + count
+        return left
+
     def _rollback(self) -> None:
+        self._quarantined.clear()
         if self._begun:
             self._begun = False
             self._sink.rollback()

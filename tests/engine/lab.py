@@ -11,7 +11,15 @@ from typing import Any
 import duckdb
 import pytest
 
-from dbmazz_core.config import FlushConfig, Settings, SinkConfig, SnapshotConfig, SourceConfig, WindowLimits
+from dbmazz_core.config import (
+    FlushConfig,
+    Settings,
+    SinkConfig,
+    SnapshotConfig,
+    SourceConfig,
+    TableConfig,
+    WindowLimits,
+)
 from dbmazz_core.engine.result import WindowResult
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.pipeline import Pipeline
@@ -57,7 +65,7 @@ class Lab:
                 connection.execute(statement.encode())
 
     def configured(self, **groups: Any) -> Lab:
-        """The same with other settings: `flush`, `limits`, `snapshot`, and single attributes of `source`."""
+        """The same with other settings: `flush`, `limits`, `snapshot`, `tables`, and single attributes of `source`."""
         return replace(self, settings=self.settings | groups)
 
     @property
@@ -82,6 +90,7 @@ class Lab:
                 snapshot=self.settings.get("snapshot", SnapshotConfig()),
                 flush=self.settings.get("flush", FlushConfig()),
                 limits=self.settings.get("limits", WindowLimits()),
+                tables=self.settings.get("tables", TableConfig()),
             )
         )
 

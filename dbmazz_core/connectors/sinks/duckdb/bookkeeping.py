@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import duckdb
+import polars as pl
 
 from dbmazz_core.datatypes import DataType, Kind
 from dbmazz_core.engine.result import Checkpoint, TableState
@@ -160,6 +161,31 @@ def write_table(connection: duckdb.DuckDBPyConnection, schema: TableSchema, *, s
             json.dumps({"include": schema.choice.include, "exclude": schema.choice.exclude}),
         ],
     )
+
+
+def write_quarantine(connection: duckdb.DuckDBPyConnection, table: TableRef, rows: pl.DataFrame, *, slot: str) -> None:
+    """Add rows to the quarantine; for their columns see `Sink.quarantine`."""
+    bad_rows = rows.to_arrow(compat_level=pl.CompatLevel.newest())  # noqa: F841 - DuckDB finds it
+    connection.execute(
+        "INSERT INTO _dbmazz.quarantine SELECT ?, ?, ?, commit_lsn, xid, ordinal, op, column_name, reason, "
+        "CAST(row AS JSON), now() FROM bad_rows",
+        [slot, table.schema, table.name],
+    )
+
+
+def clear_quarantine(connection: duckdb.DuckDBPyConnection, table: TableRef) -> None:
+    """Forget a table's rows in quarantine."""
+    connection.execute(
+        "DELETE FROM _dbmazz.quarantine WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
+    )
+
+
+def count_quarantine(connection: duckdb.DuckDBPyConnection, slot: str) -> Mapping[TableRef, int]:
+    """Rows in quarantine by table."""
+    rows = connection.execute(
+        "SELECT schema_name, table_name, count(*) FROM _dbmazz.quarantine WHERE slot = ? GROUP BY ALL", [slot]
+    ).fetchall()
+    return {TableRef(schema, name): int(count) for schema, name, count in rows}
 
 
 def _time(epoch_us: int | None) -> datetime | None:

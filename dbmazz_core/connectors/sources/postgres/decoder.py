@@ -171,14 +171,15 @@ def _batch(framed: FramedBlock, messages: pl.Series, rows: Int64s, known: KnownR
 
     old_index = np.flatnonzero(has_old)
     projection = known.projection
-    old = walk(block, messages, rows[old_index], marker_at[old_index] + 1, types, projection, old_index)
+    lenient = known.lenient
+    old = walk(block, messages, rows[old_index], marker_at[old_index] + 1, types, projection, old_index, lenient)
     new_at = marker_at.copy()
     new_at[old_index] = old.end
     new_index = np.flatnonzero(ops != DELETE)
     new_rows, new_at = rows[new_index], new_at[new_index]
     if (new_at >= block.ends[new_rows]).any() or (octets[new_at] != _NEW).any():
         raise TornTuple
-    new = walk(block, messages, new_rows, new_at + 1, types, projection, new_index)
+    new = walk(block, messages, new_rows, new_at + 1, types, projection, new_index, lenient)
     deleted = ops[old_index] == DELETE
     if (new.end != block.ends[new_rows]).any() or (old.end != block.ends[rows[old_index]])[deleted].any():
         raise TornTuple

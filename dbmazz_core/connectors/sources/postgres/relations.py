@@ -22,6 +22,7 @@ class KnownRelation:
         schema: The same in our words: of the columns that are captured.
         projection: Which these are among the tuples' values, and how they are masked.
         captured: Whether its changes are wanted.
+        lenient: Whether its bad values are kept apart, instead of stopping the stream.
         misfit: Why the rules for columns do not fit it. Of no concern to changes that a snapshot has.
     """
 
@@ -29,6 +30,7 @@ class KnownRelation:
     schema: TableSchema
     projection: Projection
     captured: bool
+    lenient: bool = False
     misfit: ConfigError | None = None
 
     def verify(self) -> None:
@@ -47,6 +49,7 @@ class Relations:
         rules: Which columns are captured, and how they are masked; None: all, as they are.
         recorded: Tables as they were copied; they have to have been copied under the same rules.
         columns: Column names of tables by the catalog, where nothing is recorded.
+        lenient: Of which tables bad values are kept apart; None: of none.
     """
 
     def __init__(
@@ -57,12 +60,14 @@ class Relations:
         rules: ColumnRules | None = None,
         recorded: Mapping[TableRef, TableSchema] | None = None,
         columns: Mapping[TableRef, Collection[str]] | None = None,
+        lenient: Callable[[TableRef], bool] | None = None,
     ) -> None:
         self._captured = captured
         self._keys = keys
         self._rules = rules
         self._recorded = recorded or {}
         self._columns = columns or {}
+        self._lenient = lenient or (lambda _: False)
         self._by_oid: dict[int, KnownRelation] = {}
 
     def get(self, oid: int) -> KnownRelation | None:
@@ -94,10 +99,11 @@ class Relations:
         schema, projection = TableSchema(table, columns, key), Projection.whole(len(columns))
         if not self._captured(table):
             return KnownRelation(message, schema, projection, captured=False)
+        lenient = self._lenient(table)
         if self._rules is None:
-            return KnownRelation(message, schema, projection, captured=True)
+            return KnownRelation(message, schema, projection, captured=True, lenient=lenient)
         misfit = self._misfit(self._rules, message, table, old)
-        return KnownRelation(message, *self._rules.apply(schema), captured=True, misfit=misfit)
+        return KnownRelation(message, *self._rules.apply(schema), captured=True, lenient=lenient, misfit=misfit)
 
     def _misfit(
         self, rules: ColumnRules, message: Relation, table: TableRef, old: KnownRelation | None

@@ -219,6 +219,7 @@ class PostgresSource:
         upper_lsn: Lsn | None = None,
         table_start: Mapping[TableRef, Lsn] | None = None,
         schemas: Mapping[TableRef, TableSchema] | None = None,
+        lenient: Callable[[TableRef], bool] | None = None,
     ) -> PostgresStream:
         """Stream transactions committed at or after `lsn`.
 
@@ -227,6 +228,7 @@ class PostgresSource:
             upper_lsn: Transactions committed at or after it are left for later.
             table_start: Tables whose changes start later, because their snapshot is newer.
             schemas: The tables to stream, as they were when they were copied; by default all that are configured.
+            lenient: Of which tables the change batches keep bad values apart, see `RowImages.unreadable`.
 
         Raises:
             SlotAheadOfCheckpoint: If the slot was confirmed beyond `lsn`: the changes between are gone.
@@ -253,6 +255,7 @@ class PostgresSource:
             rules=self._rules,
             recorded=schemas,
             columns={table.ref: [column.name for column in table.columns] for table in tables},
+            lenient=lenient,
         )
         self._records = RecordStream(relations, lsn, dict(table_start or {}))
         messages = self._messages and self.connection.info.server_version >= 140000
