@@ -13,9 +13,10 @@ import polars as pl
 from dbmazz_core.datatypes import DataType
 from dbmazz_core.errors import BadValue
 from dbmazz_core.lsn import Lsn
+from dbmazz_core.masks import HIDDEN
 from dbmazz_core.records import CdcRecord
 from dbmazz_core.schema import TableSchema
-from dbmazz_core.tables import TableRef
+from dbmazz_core.tables import TableRef, quoted_if_needed
 
 INSERT, UPDATE, DELETE = ord("I"), ord("U"), ord("D")
 _OPERATION_NAMES = {INSERT: "insert", UPDATE: "update", DELETE: "delete"}
@@ -44,7 +45,8 @@ class RowImages(Protocol):
     def values(self, column: int) -> pl.Series:
         """Values of a column in its carrier dtype.
 
-        Unknown values are null here; `unknown` tells them from NULL. Raises UnreadableText.
+        Unknown values are null here; `unknown` tells them from NULL. Raises UnreadableText, or, where bad values are
+        kept apart (`ON_BAD_VALUE=quarantine`), is null there and `unreadable` tells.
         """
 
     def take(self, places: Indexes) -> RowImages:
@@ -52,6 +54,15 @@ class RowImages(Protocol):
 
     def unknown(self, column: int) -> Mask | None:
         """True where the value was not sent, shape (k,); None where all were."""
+
+    def unreadable(self, column: int) -> Mask | None:
+        """True where the text is no value of the column's type, shape (k,); None where all are."""
+
+    def texts(self, column: int) -> pl.Series:
+        """PostgreSQL's texts of a column, String, masked as the values are; null for NULL and what was not sent.
+
+        Only where bad values are kept apart. Bytes that are not UTF-8 are written `\\xff`.
+        """
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -202,12 +213,14 @@ def _natural(values: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 def bad_value(schema: TableSchema, column: int, text: str, lsn: Lsn, xid: int) -> BadValue:
     """The error for a value that its column's type cannot hold."""
     definition = schema.columns[column]
-    shown = text if len(text) <= 80 else text[:77] + "..."
+    shown = HIDDEN if definition.mask else text if len(text) <= 80 else text[:77] + "..."
     # Rows that are copied come without a transaction.
     where = f" of the transaction {xid} committed at {lsn}" if xid else ""
     return BadValue(
         f"{schema.table}, column {definition.name} ({definition.source_type}): the value {shown!r}{where} cannot be "
         f"held by {definition.type}; nothing of this {'flush was applied' if xid else 'table was copied'}",
         object=f"{schema.table}.{definition.name}",
-        remedy=f"change the value in PostgreSQL and copy the table anew: dbmazz snapshot --tables '{schema.table}'",
+        remedy=f"change the value in PostgreSQL and copy the table anew: dbmazz snapshot --tables '{schema.table}'; or "
+        f"have such rows kept apart: ON_BAD_VALUE='{schema.table}=quarantine'; or keep the column as PostgreSQL's "
+        f"text: COLUMNS_AS_TEXT='{schema.table}.{quoted_if_needed(definition.name)}', and copy the table anew",
     )

@@ -26,11 +26,12 @@ from dbmazz_core.engine.result import (
     TableState,
     WindowResult,
 )
-from dbmazz_core.engine.snapshot import SnapshotRun, plan
+from dbmazz_core.engine.snapshot import SnapshotRun, plan, quarantine_of
 from dbmazz_core.engine.window import Window
 from dbmazz_core.errors import DestinationError, SlotError, SlotLost, TableNotFound, WrongServer
 from dbmazz_core.lsn import INVALID_LSN
 from dbmazz_core.records import Begin, CdcRecord, Commit, Heartbeat, SchemaChange
+from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import TableRef
 
 ProgressCallback = Callable[[Progress], None]
@@ -101,7 +102,7 @@ class Pipeline:
             with create_sink(self.settings.sink) as sink:
                 run = self._snapshot_run(source, sink, tables, progress)
                 counts = run.copy()
-        return SnapshotResult(run.checkpoint.lsn, counts, time.monotonic() - started)
+        return SnapshotResult(run.checkpoint.lsn, counts, time.monotonic() - started, run.quarantined)
 
     def capture(
         self,
@@ -142,12 +143,14 @@ class Pipeline:
                 catalog = {
                     ref: now for ref, now in after.items() if ref in before and now.identity == before[ref].identity
                 }
+                quarantine = quarantine_of(settings, sink)
                 stream = source.start_replication_from(
                     checkpoint.lsn,
                     upper_lsn=upper,
                     table_start={ref: state.snapshot_lsn or INVALID_LSN for ref, state in states.items()},
                     schemas=schemas,
                     identities=identities,
+                    lenient=quarantine.wanted if quarantine else None,
                 )
                 window = Window(
                     stream,
@@ -160,12 +163,14 @@ class Pipeline:
                     limits=limits or settings.limits,
                     stop=stop,
                     progress=progress,
+                    quarantine=quarantine,
                 )
                 result = window.run()
                 source.end_stream()
                 if result.copy_anew and result.stop_reason is not StopReason.STOP_REQUESTED:
                     again = self._prepare(source, sink, (), progress)
                     copied |= again.copy()
+                    run.quarantined |= again.quarantined
             result.lag_bytes = max(source.server_lsn() - result.end_lsn, 0)
             source.stop()
             result.copy_anew |= run.replaced
@@ -173,7 +178,9 @@ class Pipeline:
         if run.needed:
             result.phases["snapshot"] = copied_s
         for table, rows in copied.items():
-            result.tables.setdefault(table, TableCounts()).snapshot_rows = rows
+            counts = result.tables.setdefault(table, TableCounts())
+            counts.snapshot_rows = rows
+            counts.quarantined += run.quarantined.get(table, 0)
         result.duration_s = time.monotonic() - started
         return result
 
@@ -187,9 +194,12 @@ class Pipeline:
             with create_sink(config, read_only=True) as sink:
                 checkpoint, states = sink.checkpoint(slot), sink.tables(slot)
                 counts = sink.count_rows(states) if rows else {}
+                bad = sink.quarantined(slot)
         except DestinationError as error:
             return replace(status, destination_error=str(error))
-        tables = tuple(replace(state, rows=counts.get(ref)) for ref, state in sorted(states.items()))
+        tables = tuple(
+            replace(state, rows=counts.get(ref), quarantined=bad.get(ref, 0)) for ref, state in sorted(states.items())
+        )
         lag = max(status.server_lsn - checkpoint.lsn, 0) if checkpoint else status.lag_bytes
         return replace(status, checkpoint=checkpoint, tables=tables, lag_bytes=lag)
 
@@ -267,11 +277,13 @@ class Pipeline:
         followed = [ref for ref in followed if ref not in names.replaced]
         configured = [info.ref for info in infos]
         self._known(configured, resnapshot)
+        recorded: dict[TableRef, TableSchema] = {}
         for ref in configured:
             # Before anything is changed, at the source too.
             sink.verify_owner(ref, slot=config.slot)
-            if ref in followed:
-                sink.schema(ref)
+            if ref in followed and (schema := sink.schema(ref)) is not None:
+                recorded[ref] = schema
+        source.verify_rules(infos, recorded)
         tables = {info.ref: info for info in source.setup(captured=followed).tables}
         slot = source.verify_slot(None if restart else checkpoint.lsn if checkpoint else None)
         if restart:

@@ -33,7 +33,7 @@ def conform(batch: ChangeBatch, have: TableSchema, identity: TableIdentity) -> C
     new_is_update = batch.ops[batch.new.index] == UPDATE
     return replace(
         batch,
-        schema=TableSchema(batch.table, have.columns, key),
+        schema=replace(have, table=batch.table, key=key),
         new=_Conformed(batch.new, places, have, new_is_update),
         old=_Conformed(batch.old, places, have, np.ones(len(batch.old.index), dtype=np.bool_)),
     )
@@ -85,3 +85,15 @@ class _Conformed:
         if place is not None:
             return self.images.unknown(place)
         return self.keeps if self.keeps.any() else None
+
+    def unreadable(self, column: int) -> Mask | None:
+        """See `RowImages.unreadable`."""
+        place = self.places[column]
+        return None if place is None else self.images.unreadable(place)
+
+    def texts(self, column: int) -> pl.Series:
+        """See `RowImages.texts`."""
+        place = self.places[column]
+        if place is None:
+            return pl.repeat(None, len(self.index), dtype=pl.String, eager=True)
+        return self.images.texts(place)

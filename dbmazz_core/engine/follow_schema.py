@@ -180,7 +180,7 @@ def _shaped(
     for source in evolution.identity.columns:
         target = targets[source.name]
         moved.append(replace(source, target=None if target is None else renamed.get(target, target)))
-    schema = TableSchema(have.table, tuple(columns), tuple(renamed.get(name, name) for name in have.key))
+    schema = replace(have, columns=tuple(columns), key=tuple(renamed.get(name, name) for name in have.key))
     return schema, replace(evolution.identity, columns=tuple(moved))
 
 

@@ -29,6 +29,7 @@ class TableCounts:
     Attributes:
         inserts, updates, deletes, truncates: Changes received.
         snapshot_rows: Rows copied by a snapshot in this window, None where there was none.
+        quarantined: Changes and copied rows that went to quarantine, for a value that the destination cannot hold.
     """
 
     inserts: int = 0
@@ -36,6 +37,7 @@ class TableCounts:
     deletes: int = 0
     truncates: int = 0
     snapshot_rows: int | None = None
+    quarantined: int = 0
 
     @property
     def changes(self) -> int:
@@ -57,6 +59,7 @@ class TableCounts:
             "deletes": self.deletes,
             "truncates": self.truncates,
             "snapshot_rows": self.snapshot_rows,
+            "quarantined": self.quarantined,
         }
 
 
@@ -127,17 +130,22 @@ class SnapshotResult:
         lsn: The checkpoint afterwards.
         rows: Rows copied, by table.
         duration_s: Seconds.
+        quarantined: Rows that went to quarantine instead, by table.
     """
 
     lsn: Lsn
     rows: Mapping[TableRef, int]
     duration_s: float
+    quarantined: Mapping[TableRef, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As `snapshot --json` prints it."""
         return {
             "checkpoint_lsn": str(self.lsn),
-            "tables": {str(t): {"snapshot_rows": n} for t, n in sorted(self.rows.items())},
+            "tables": {
+                str(t): {"snapshot_rows": n, "quarantined": self.quarantined.get(t, 0)}
+                for t, n in sorted(self.rows.items())
+            },
             "duration_s": round(self.duration_s, 3),
         }
 
@@ -173,12 +181,14 @@ class TableState:
             changes because it was not configured.
         snapshot_lsn: Changes of transactions committed before this LSN are in the snapshot.
         rows: Rows now, None if the destination was not opened.
+        quarantined: Rows of it in `_dbmazz.quarantine`.
     """
 
     table: TableRef
     state: str
     snapshot_lsn: Lsn | None
     rows: int | None = None
+    quarantined: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +234,12 @@ class PipelineStatus:
             "checkpoint_lsn": _text(self.checkpoint.lsn if self.checkpoint else None),
             "lag_bytes": self.lag_bytes,
             "tables": {
-                str(t.table): {"state": t.state, "snapshot_lsn": _text(t.snapshot_lsn), "rows": t.rows}
+                str(t.table): {
+                    "state": t.state,
+                    "snapshot_lsn": _text(t.snapshot_lsn),
+                    "rows": t.rows,
+                    "quarantined": t.quarantined,
+                }
                 for t in self.tables
             },
             "destination_error": self.destination_error,

@@ -19,10 +19,12 @@ from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint
 from dbmazz_core.connectors.sources.postgres.server_state import SlotState
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.engine.progress import Progress
+from dbmazz_core.engine.quarantine import Quarantine
 from dbmazz_core.engine.result import Checkpoint, TableState
 from dbmazz_core.errors import SourceNotReady
 from dbmazz_core.identity import SourceTable
 from dbmazz_core.lsn import INVALID_LSN, Lsn
+from dbmazz_core.table_options import BadValuePolicy
 from dbmazz_core.tables import TableRef
 
 #: Least time between two progress reports of a table.
@@ -43,6 +45,7 @@ class SnapshotRun:
         fresh: Whether there was no checkpoint.
         with_rows: Whether rows are copied, or tables begin empty.
         replaced: Tables that are copied since another one has their name now, and what happened.
+        quarantined: Rows that went to quarantine, by table.
     """
 
     settings: Settings
@@ -56,6 +59,7 @@ class SnapshotRun:
     with_rows: bool
     progress: Callable[[Progress], None] = field(default=lambda _: None)
     replaced: dict[TableRef, str] = field(default_factory=dict)
+    quarantined: dict[TableRef, int] = field(default_factory=dict)
 
     def forced(self) -> SnapshotRun:
         """The same, but with rows whatever DO_SNAPSHOT says: copying was asked for."""
@@ -107,7 +111,8 @@ class SnapshotRun:
         after the copy the table has to be what it is in the snapshot.
         """
         info, schema = self.tables[ref], table.schema
-        reported, rows = time.monotonic(), 0
+        reported, rows, bad = time.monotonic(), 0, 0
+        quarantine = quarantine_of(self.settings, self.sink)
         total = max(info.estimated_rows, 0)
         self.progress(Progress("snapshot", ref, 0, total))
         self.sink.begin()
@@ -116,6 +121,9 @@ class SnapshotRun:
                 schema, slot=self.settings.source.slot, snapshot_lsn=snapshot.lsn, identity=table.identity
             )
             for frame in snapshot.frames(info, schema, self.settings.snapshot):
+                if quarantine is not None and quarantine.wanted(ref):
+                    frame, count = quarantine.copied(schema, frame, snapshot.lsn)
+                    bad += count
                 self.sink.append(schema, frame)
                 rows += len(frame)
                 if time.monotonic() - reported >= _REPORT_S:
@@ -129,6 +137,7 @@ class SnapshotRun:
         except BaseException:
             self.sink.rollback()
             raise
+        self.quarantined[ref] = bad
         self.progress(Progress("snapshot", ref, rows, rows))
         return rows
 
@@ -153,6 +162,14 @@ class SnapshotRun:
             self.sink.rollback()
             raise
         return {}
+
+
+def quarantine_of(settings: Settings, sink: Sink) -> Quarantine | None:
+    """Where bad rows go, None if they stop everything."""
+    policy = settings.tables.on_bad_value
+    if BadValuePolicy.QUARANTINE not in (policy.default, *(value for _, value in policy.exceptions)):
+        return None
+    return Quarantine(sink, settings.source.slot, lambda table: policy.of(table) is BadValuePolicy.QUARANTINE)
 
 
 def plan(

@@ -22,6 +22,7 @@ from dbmazz_core.engine.compact import compact
 from dbmazz_core.engine.effect import NetEffect
 from dbmazz_core.engine.follow_schema import SchemaEvent, SchemaFollower, WindowEvent
 from dbmazz_core.engine.progress import Progress
+from dbmazz_core.engine.quarantine import Quarantine
 from dbmazz_core.engine.result import Checkpoint, StopReason, TableCounts, WindowResult
 from dbmazz_core.identity import SourceTable
 from dbmazz_core.lsn import Lsn
@@ -73,6 +74,7 @@ class Window:
         limits: When to end early.
         stop: Set from elsewhere to end at the next flush.
         progress: Called after each flush.
+        quarantine: Where rows with bad values go; None: they stop the window.
     """
 
     def __init__(
@@ -88,7 +90,11 @@ class Window:
         limits: WindowLimits,
         stop: Event | None = None,
         progress: Callable[[Progress], None] | None = None,
+        quarantine: Quarantine | None = None,
     ) -> None:
+        self._quarantine = quarantine
+        # Of the destination's open transaction: counted when it is committed.
+        self._quarantined: dict[TableRef, int] = {}
         self._stream = stream
         self._sink = sink
         self._checkpoint = checkpoint
@@ -242,6 +248,9 @@ class Window:
             self._sink.commit(checkpoint)
             self.result.phases["merge"] += time.perf_counter() - clock
             self._begun = self._completed = False
+            for table, count in self._quarantined.items():
+                self.result.tables[table].quarantined += count
+            self._quarantined.clear()
             self._checkpoint = checkpoint
             self._stream.confirm(lsn)  # only now
             self.result.flushes += 1
@@ -286,7 +295,9 @@ class Window:
         # Where the replica identity changes, so does what rows are found by.
         for _, run in itertools.groupby(batches, key=lambda batch: (batch.schema.key, batch.schema.columns)):
             clock = time.perf_counter()
-            effect = compact(list(run), truncated=truncated)
+            together = list(run)
+            left = self._held(together, emptied=truncated)
+            effect = compact(left, truncated=truncated) if left else NetEffect(together[0].schema, truncated)
             truncated = False
             compacted = time.perf_counter()
             self._sink.apply(effect)
@@ -307,7 +318,17 @@ class Window:
         self._shapes[event.table] = event.schema
         self.result.schema_changes += [f"{event.table}: {step} ({action.value})" for step, action in event.steps]
 
+    def _held(self, batches: list[ChangeBatch], *, emptied: bool) -> list[ChangeBatch]:
+        """What of a table's changes the destination can hold; the rest goes to quarantine, where that is wanted."""
+        if self._quarantine is None:
+            return batches
+        left, count = self._quarantine.separate(batches, emptied=emptied)
+        table = batches[0].table
+        self._quarantined[table] = self._quarantined.get(table, 0) + count
+        return left
+
     def _rollback(self) -> None:
+        self._quarantined.clear()
         if self._begun:
             self._begun = False
             self._sink.rollback()

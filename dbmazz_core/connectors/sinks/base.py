@@ -74,6 +74,32 @@ class Sink(Protocol):
     def apply(self, effect: NetEffect) -> None:
         """Apply the net effect of changes."""
 
+    def refused(self, schema: TableSchema, frame: pl.DataFrame) -> pl.DataFrame:
+        """Values that the destination's types cannot hold.
+
+        Args:
+            schema: The table.
+            frame: Some of its columns, in carrier dtypes.
+
+        Returns:
+            Columns `row` and `column` (Int64): numbers of rows of the frame, ascending, and of the first such column
+            of each.
+        """
+
+    def missing(self, schema: TableSchema, keys: pl.DataFrame) -> pl.Series:
+        """Numbers (Int64, ascending) of the keys under which the table holds no row.
+
+        Args:
+            schema: The table.
+            keys: Its key columns in carrier dtypes.
+        """
+
+    def quarantine(self, table: TableRef, rows: pl.DataFrame, *, slot: str) -> None:
+        """Keep rows that the table cannot hold; `rows` has the columns of `engine.quarantine.ROWS`."""
+
+    def quarantined(self, slot: str) -> Mapping[TableRef, int]:
+        """How many rows of each table are kept so; tables without any are left out."""
+
     def commit(self, checkpoint: Checkpoint) -> None:
         """Make everything since `begin`, and the checkpoint, durable."""
 

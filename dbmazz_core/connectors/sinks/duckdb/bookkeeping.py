@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import duckdb
+import polars as pl
 
 from dbmazz_core.engine.result import Checkpoint, TableState
 from dbmazz_core.identity import TableIdentity
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.schema import ColumnDef, TableSchema
+from dbmazz_core.schema import ColumnChoice, ColumnDef, TableSchema
 from dbmazz_core.tables import TableRef
 
 #: Version of the layout below; a file with a higher one was written by a newer dbmazz.
@@ -38,6 +39,7 @@ CREATE TABLE IF NOT EXISTS _dbmazz.quarantine (
 ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS mode VARCHAR DEFAULT 'mirror';
 ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS complete BOOLEAN DEFAULT true;
 ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS identity JSON;
+ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS choice JSON;
 DELETE FROM _dbmazz.layout;
 INSERT INTO _dbmazz.layout VALUES ({layout});
 """
@@ -98,13 +100,24 @@ def read_tables(connection: duckdb.DuckDBPyConnection, slot: str) -> Mapping[Tab
 
 def read_schema(connection: duckdb.DuckDBPyConnection, table: TableRef) -> TableSchema | None:
     """A table's columns and key as they were recorded."""
-    row = connection.execute(
-        "SELECT columns, key FROM _dbmazz.tables WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
-    ).fetchone()
-    if row is None:
+    # All columns: which there are depends on the layout of the file.
+    cursor = connection.execute(
+        "SELECT * FROM _dbmazz.tables WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
+    )
+    names = [column[0] for column in cursor.description or ()]
+    values = cursor.fetchone()
+    if values is None:
         return None
-    columns = tuple(map(ColumnDef.from_dict, json.loads(row[0])))
-    return TableSchema(table, columns, tuple(json.loads(row[1])))
+    row = dict(zip(names, values, strict=True))
+    columns = tuple(map(ColumnDef.from_dict, json.loads(row["columns"])))
+    choice = json.loads(row.get("choice") or '{"include": null, "exclude": []}')
+    include, exclude = choice["include"], choice["exclude"]
+    return TableSchema(
+        table,
+        columns,
+        tuple(json.loads(row["key"])),
+        ColumnChoice(None if include is None else tuple(include), tuple(exclude)),
+    )
 
 
 def read_owner(connection: duckdb.DuckDBPyConnection, table: TableRef) -> str | None:
@@ -189,15 +202,48 @@ def write_table(
         "DELETE FROM _dbmazz.tables WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
     )
     connection.execute(
-        "INSERT INTO _dbmazz.tables (slot, schema_name, table_name, state, snapshot_lsn, columns, key, updated_at) "
-        "VALUES (?, ?, ?, 'streaming', ?, ?, ?, now())",
-        [slot, table.schema, table.name, int(snapshot_lsn), _columns(schema), json.dumps(schema.key)],
+        "INSERT INTO _dbmazz.tables (slot, schema_name, table_name, state, snapshot_lsn, columns, key, choice, "
+        "updated_at) VALUES (?, ?, ?, 'streaming', ?, ?, ?, ?, now())",
+        [
+            slot,
+            table.schema,
+            table.name,
+            int(snapshot_lsn),
+            _columns(schema),
+            json.dumps(schema.key),
+            json.dumps({"include": schema.choice.include, "exclude": schema.choice.exclude}),
+        ],
     )
     write_shape(connection, schema, identity)
 
 
 def _columns(schema: TableSchema) -> str:
     return json.dumps([column.to_dict() for column in schema.columns])
+
+
+def write_quarantine(connection: duckdb.DuckDBPyConnection, table: TableRef, rows: pl.DataFrame, *, slot: str) -> None:
+    """Add rows to the quarantine; for their columns see `Sink.quarantine`."""
+    bad_rows = rows.to_arrow(compat_level=pl.CompatLevel.newest())  # noqa: F841 - DuckDB finds it
+    connection.execute(
+        "INSERT INTO _dbmazz.quarantine SELECT ?, ?, ?, commit_lsn, xid, ordinal, op, column_name, reason, "
+        "CAST(row AS JSON), now() FROM bad_rows",
+        [slot, table.schema, table.name],
+    )
+
+
+def clear_quarantine(connection: duckdb.DuckDBPyConnection, table: TableRef) -> None:
+    """Forget a table's rows in quarantine."""
+    connection.execute(
+        "DELETE FROM _dbmazz.quarantine WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
+    )
+
+
+def count_quarantine(connection: duckdb.DuckDBPyConnection, slot: str) -> Mapping[TableRef, int]:
+    """Rows in quarantine by table."""
+    rows = connection.execute(
+        "SELECT schema_name, table_name, count(*) FROM _dbmazz.quarantine WHERE slot = ? GROUP BY ALL", [slot]
+    ).fetchall()
+    return {TableRef(schema, name): int(count) for schema, name, count in rows}
 
 
 def _time(epoch_us: int | None) -> datetime | None:

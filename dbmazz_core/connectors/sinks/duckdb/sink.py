@@ -19,6 +19,7 @@ from dbmazz_core.connectors.sinks.duckdb import bookkeeping
 from dbmazz_core.connectors.sinks.duckdb.alter import ALTERS_MODIFIED_TABLES, alter, rename
 from dbmazz_core.connectors.sinks.duckdb.apply import Applier
 from dbmazz_core.connectors.sinks.duckdb.failures import is_locked, locked, translated
+from dbmazz_core.connectors.sinks.duckdb.refused import missing, refused
 from dbmazz_core.connectors.sinks.duckdb.values import type_name
 from dbmazz_core.engine.effect import PREFIX, NetEffect
 from dbmazz_core.engine.follow_schema import SchemaEvent
@@ -232,6 +233,8 @@ class DuckDBSink:
             self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(table.schema)}")
             self._connection.execute(f"CREATE OR REPLACE TABLE {table.sql} ({columns})")
             bookkeeping.write_table(self._connection, schema, slot=slot, snapshot_lsn=snapshot_lsn, identity=identity)
+            # Rows that are still bad come with the copy.
+            bookkeeping.clear_quarantine(self._connection, table)
 
     def append(self, schema: TableSchema, rows: pl.DataFrame) -> None:
         """See `Sink.append`."""
@@ -241,6 +244,26 @@ class DuckDBSink:
         """See `Sink.apply`."""
         self._modified.add(effect.schema.table)
         Applier(self._connection, self.path, effect.schema).apply(effect)
+
+    def refused(self, schema: TableSchema, frame: pl.DataFrame) -> pl.DataFrame:
+        """See `Sink.refused`."""
+        with translated(self.path):
+            return refused(self._connection, schema, frame)
+
+    def missing(self, schema: TableSchema, keys: pl.DataFrame) -> pl.Series:
+        """See `Sink.missing`."""
+        with translated(self.path):
+            return missing(self._connection, schema, keys)
+
+    def quarantine(self, table: TableRef, rows: pl.DataFrame, *, slot: str) -> None:
+        """See `Sink.quarantine`."""
+        with translated(self.path):
+            bookkeeping.write_quarantine(self._connection, table, rows, slot=slot)
+
+    def quarantined(self, slot: str) -> Mapping[TableRef, int]:
+        """See `Sink.quarantined`."""
+        with translated(self.path):
+            return bookkeeping.count_quarantine(self._connection, slot) if self._layout >= 2 else {}
 
     def commit(self, checkpoint: Checkpoint) -> None:
         """See `Sink.commit`."""

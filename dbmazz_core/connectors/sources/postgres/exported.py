@@ -11,6 +11,7 @@ import polars as pl
 
 from dbmazz_core.config import SnapshotConfig, SourceConfig
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
+from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules
 from dbmazz_core.connectors.sources.postgres.connection import Connection, connect, translated
 from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint, read_fingerprints
 from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection
@@ -131,10 +132,11 @@ class ExportedSnapshot:
                 self._config.url, self._replication.server_version, self._name, workers=config.parallel_workers
             )
         # Partitions are their root's rows; inheritance children are not their parent's.
-        query = select_query(self._connection, schema, only=not table.is_partitioned)
+        maskers = ColumnRules(self._config).maskers(table.ref)
+        query = select_query(self._connection, schema, only=not table.is_partitioned, maskers=maskers)
         ranges = (
             [PageRange(0, None)]
             if table.is_partitioned
             else page_ranges(table.pages, table.estimated_rows, config.chunk_size)
         )
-        return self._workers.frames(schema, query.as_string(self._connection), ranges)
+        return self._workers.frames(schema, query.as_string(self._connection), ranges, maskers)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import adbc_driver_postgresql.dbapi
@@ -26,6 +26,7 @@ from dbmazz_core.connectors.sources.postgres.types import BadText, read_texts
 from dbmazz_core.datatypes import Kind
 from dbmazz_core.errors import ReplicationInterrupted
 from dbmazz_core.lsn import INVALID_LSN
+from dbmazz_core.masks import Masker
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.secret_url import SecretUrl
 from dbmazz_core.tables import TableRef
@@ -44,6 +45,8 @@ _NATIVE = {
     1042: Kind.STRING,
     1043: Kind.STRING,
 }
+#: Those of them whose output function gives the text itself.
+_TEXTS = frozenset((25, 1042, 1043))
 #: Arrow batches of that size, so that one worker holds few of them.
 _BATCH_BYTES = 8 << 20
 
@@ -68,14 +71,20 @@ def page_ranges(pages: int, estimated_rows: int, chunk_size: int) -> list[PageRa
 
 
 def select_query(
-    connection: psycopg.Connection[tuple[object, ...]], schema: TableSchema, *, only: bool
+    connection: psycopg.Connection[tuple[object, ...]],
+    schema: TableSchema,
+    *,
+    only: bool,
+    maskers: Mapping[str, Masker],
 ) -> sql.Composed:
-    """The SELECT whose columns arrive in carrier dtypes, or as text to be read.
+    """The SELECT whose columns arrive in carrier dtypes, or as text to be read or masked.
 
     Args:
         connection: For the catalog.
-        schema: The table and its published columns.
+        schema: The table and its published columns that are wanted.
         only: Leave out inheritance children, which the publication does not take for their parent's rows either.
+        maskers: Masks by column. What is nulled is not even read; hashes are not made by the server, which would log
+            the key.
 
     A cast to text would not do: it trims `char(n)`, adds a netmask to `inet`, and has its own idea of `xml`; the
     output function is what the stream uses.
@@ -94,10 +103,13 @@ def select_query(
     kinds = {column.name: column.type.kind for column in schema.columns}
     columns: dict[str, sql.Composable] = {}
     for name, function_schema, function, type_oid in rows:
-        column = sql.Identifier(str(name))
+        column, masker, oid = sql.Identifier(str(name)), maskers.get(str(name)), int(str(type_oid))
+        if masker is not None and masker.mask.kind == "null":
+            columns[str(name)] = sql.SQL("NULL::pg_catalog.text AS {}").format(column)
+            continue
         columns[str(name)] = (
             column
-            if _NATIVE.get(int(str(type_oid))) is kinds.get(str(name))
+            if (_NATIVE.get(oid) is kinds.get(str(name)) if masker is None else oid in _TEXTS)
             else sql.SQL("pg_catalog.textin({}({})) AS {}").format(
                 sql.Identifier(str(function_schema), str(function)), column, column
             )
@@ -147,7 +159,9 @@ class SnapshotWorkers:
             connection.close()
         self._connections.clear()
 
-    def frames(self, schema: TableSchema, query: str, ranges: Sequence[PageRange]) -> Iterator[pl.DataFrame]:
+    def frames(
+        self, schema: TableSchema, query: str, ranges: Sequence[PageRange], maskers: Mapping[str, Masker]
+    ) -> Iterator[pl.DataFrame]:
         """Read the ranges of a table; yields frames with the schema's columns in carrier dtypes, in any order."""
         todo: queue.SimpleQueue[PageRange] = queue.SimpleQueue()
         for pages in ranges:
@@ -156,7 +170,9 @@ class SnapshotWorkers:
         stopping = threading.Event()
         threads = [
             threading.Thread(
-                target=self._work, args=(connection, schema, query, todo, done, stopping), name="dbmazz-snapshot"
+                target=self._work,
+                args=(connection, schema, query, todo, done, stopping, maskers),
+                name="dbmazz-snapshot",
             )
             for connection in self._connections[: len(ranges)]
         ]
@@ -188,6 +204,7 @@ class SnapshotWorkers:
         todo: queue.SimpleQueue[PageRange],
         done: queue.Queue[pl.DataFrame | Exception | None],
         stopping: threading.Event,
+        maskers: Mapping[str, Masker],
     ) -> None:
         try:
             while not stopping.is_set():
@@ -198,7 +215,7 @@ class SnapshotWorkers:
                     for batch in cursor.fetch_record_batch():
                         frame = pl.from_arrow(batch)
                         assert isinstance(frame, pl.DataFrame)
-                        done.put(_in_carriers(frame, schema))
+                        done.put(_in_carriers(frame, schema, maskers))
                         if stopping.is_set():
                             return
         except queue.Empty:
@@ -241,15 +258,17 @@ class SnapshotWorkers:
         return error
 
 
-def _in_carriers(frame: pl.DataFrame, schema: TableSchema) -> pl.DataFrame:
-    """Name the columns by the schema and read those that came as text.
+def _in_carriers(frame: pl.DataFrame, schema: TableSchema, maskers: Mapping[str, Masker]) -> pl.DataFrame:
+    """Name the columns by the schema, mask those that are to be, and read those that came as text.
 
     Raises:
         BadValue: If a text is none of its column's type.
     """
     columns = []
     for number, (series, column) in enumerate(zip(frame, schema.columns, strict=True)):
-        if series.dtype != column.type.carrier:
+        if column.name in maskers:
+            series = maskers[column.name].column(series, column.type)
+        elif series.dtype != column.type.carrier:
             try:
                 series = read_texts(series.cast(pl.Binary), column.type)
             except BadText as error:

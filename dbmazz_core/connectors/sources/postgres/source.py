@@ -16,6 +16,7 @@ from dbmazz_core.connectors.sources.base import TableEvent
 from dbmazz_core.connectors.sources.postgres import setup
 from dbmazz_core.connectors.sources.postgres.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo, find_tables, resolve_tables
+from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules
 from dbmazz_core.connectors.sources.postgres.connection import Connection, connect
 from dbmazz_core.connectors.sources.postgres.exported import ExportedSnapshot
 from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint, read_fingerprints
@@ -78,7 +79,9 @@ class PostgresSource:
         self.end_lsn = INVALID_LSN
         self._messages = messages
         self._on_slot_wait = on_slot_wait
-        self._types = CatalogTypes(lambda: self.connection, types, failures=self._translated)
+        policy = types or TypePolicy(config.numeric_as.value, lambda table, name: name in config.as_text.of(table))
+        self._types = CatalogTypes(lambda: self.connection, policy, failures=self._translated)
+        self._rules = ColumnRules(config)
         self._control: Connection | None = None
         self._stream: PostgresStream | None = None
         self._records: RecordStream | None = None
@@ -127,7 +130,7 @@ class PostgresSource:
             return find_tables(self.connection, self.config.tables)
 
     def schemas(self, tables: Collection[TableInfo]) -> dict[TableRef, TableSchema]:
-        """The columns that the publication sends of each table, as schemas."""
+        """The columns that the publication sends of each table and that are captured, as schemas."""
         with self._translated():
             published = setup.published_columns(self.connection, self.config.publication, tables)
         return {table.ref: self._schema(table, published[table.ref]) for table in tables}
@@ -144,7 +147,8 @@ class PostgresSource:
                 continue
             published = publication.tables.get(table.ref)
             schema = self._schema(table, publication.columns_of(table))
-            types = {c.name: c.type for c in schema.columns}
+            types, maskers = {c.name: c.type for c in schema.columns}, self._rules.maskers(table.ref)
+            missing = {name: pl.Series([text.encode()]) for name, text in fingerprint.missing.items()}
             found[table.ref] = SourceTable(
                 table.ref,
                 schema,
@@ -153,8 +157,8 @@ class PostgresSource:
                 ),
                 fingerprint.empty_partitions,
                 {
-                    n: read_texts(pl.Series([text.encode()]), types[n])
-                    for n, text in fingerprint.missing.items()
+                    n: maskers[n].column(text, types[n]) if n in maskers else read_texts(text, types[n])
+                    for n, text in missing.items()
                     if n in types
                 },
             )
@@ -177,6 +181,17 @@ class PostgresSource:
                 return None
             tables = resolve_tables(self.connection, [TablePattern(*row)]).tables
         return next(iter(self.catalog(tables).values()), None)
+
+    def verify_rules(self, tables: Collection[TableInfo], recorded: Mapping[TableRef, TableSchema]) -> None:
+        """Raise ConfigError if a table was copied under other rules for its columns than today's.
+
+        Args:
+            tables: As the catalog has them.
+            recorded: As they were copied.
+        """
+        for table in tables:
+            if table.ref in recorded:
+                self._rules.verify_recorded(recorded[table.ref], [column.name for column in table.columns])
 
     def slot(self) -> SlotState | None:
         """The replication slot, None if there is none."""
@@ -260,6 +275,7 @@ class PostgresSource:
         table_start: Mapping[TableRef, Lsn] | None = None,
         schemas: Mapping[TableRef, TableSchema] | None = None,
         identities: Mapping[TableRef, TableIdentity] | None = None,
+        lenient: Callable[[TableRef], bool] | None = None,
     ) -> PostgresStream:
         """Stream transactions committed at or after `lsn`.
 
@@ -269,10 +285,12 @@ class PostgresSource:
             table_start: Tables whose changes start later, because their snapshot is newer.
             schemas: The tables to stream, as they were when they were copied; by default all that are configured.
             identities: What these were, so that they are followed under their name whatever they are called now.
+            lenient: Of which tables the change batches keep bad values apart, see `RowImages.unreadable`.
 
         Raises:
             SlotAheadOfCheckpoint: If the slot was confirmed beyond `lsn`: the changes between are gone.
             SlotActive: If another process consumes the slot.
+            ConfigError: If the rules for columns do not fit the tables.
         """
         if self.verify_slot(lsn) is None:
             raise SlotNotFound(
@@ -281,6 +299,8 @@ class PostgresSource:
                 remedy="create it: dbmazz setup",
             )
         tables = self.tables()
+        for problem in self._rules.problems(tables):
+            raise problem
         keys = {table.ref: table.key for table in tables}
         names = {table.oid: table.ref for table in tables}
         if schemas is not None:
@@ -303,6 +323,10 @@ class PostgresSource:
             types=self._types,
             names=names,
             keep_names=schemas is not None,
+            rules=self._rules,
+            recorded=schemas,
+            columns={table.ref: [column.name for column in table.columns] for table in tables},
+            lenient=lenient,
         )
         self._records = RecordStream(relations, lsn, dict(table_start or {}))
         messages = self._messages and self.connection.info.server_version >= 140000
@@ -378,7 +402,8 @@ class PostgresSource:
     def _schema(self, table: TableInfo, names: tuple[str, ...]) -> TableSchema:
         columns = {c.name: c for c in table.columns}
         chosen = [ColumnOfType(n, columns[n].type_oid, columns[n].type_modifier, n in table.key) for n in names]
-        return TableSchema(table.ref, self._types.columns(table.ref, table.oid, chosen), table.key)
+        whole = TableSchema(table.ref, self._types.columns(table.ref, table.oid, chosen), table.key)
+        return self._rules.apply(whole)[0]
 
     def _await_confirmed(self, lsn: Lsn) -> None:
         """Wait until the server has taken the acknowledgement; if it does not, the checkpoint still knows."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from dbmazz_core.config import ReplicaIdentityPolicy
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
+from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules
 from dbmazz_core.connectors.sources.postgres.findings import Finding, Situation
 from dbmazz_core.connectors.sources.postgres.publication import (
     Publication,
@@ -58,6 +59,12 @@ def table_findings(situation: Situation) -> Iterator[Finding]:
                 str(table.ref),
             )
         yield _identity_finding(situation, table)
+
+
+def column_findings(situation: Situation) -> Iterator[Finding]:
+    """Do the rules for columns fit the tables?"""
+    for problem in ColumnRules(situation.config).problems(situation.tables):
+        yield Finding.of(problem)
 
 
 def _missing_privilege(what: str, object: str, remedy: str) -> Finding:
