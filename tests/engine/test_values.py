@@ -12,7 +12,7 @@ from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, ColumnOfType, TypePolicy
 from dbmazz_core.errors import BadValue
 from tests.engine.lab import BOTH, Lab, toast
-from tests.engine.type_values import NOT_KEYS, OTHER_SPELLINGS, has_icu, literal, prepare
+from tests.engine.type_values import NEGATIVE_ZERO, NOT_KEYS, OTHER_SPELLINGS, has_icu, literal, prepare
 from tests.postgres_fixtures import SourceDatabase
 
 SPLIT = ("copied", "streamed")
@@ -169,14 +169,15 @@ def test_a_key_spelled_otherwise(lab: Lab, identity: str, changes: str) -> None:
 
 def test_a_value_that_duckdb_takes_for_the_same_is_written_all_the_same(trap: Lab) -> None:
     """DuckDB leaves out an update from -0 to 0, and from a month to 30 days."""
+    zero = NEGATIVE_ZERO
     trap.execute(
         f"CREATE TABLE t (id int PRIMARY KEY, f real, d float8, i interval, l float8[], big text);"
-        f"INSERT INTO t SELECT n, '-0', 0, '1 mon', '{{-0}}', {toast('x')} FROM generate_series(1, 3) n"
+        f"INSERT INTO t SELECT n, '{zero}', 0, '1 mon', '{{{zero}}}', {toast('x')} FROM generate_series(1, 3) n"
     )
     trap.capture_and_compare("t")
     trap.transactions(
-        "UPDATE t SET f = 0, d = '-0', i = '30 days', l = '{0}' WHERE id = 1",  # big is not sent
-        "UPDATE t SET f = 0, d = '-0', i = '30 days', l = '{0}', big = NULL WHERE id = 2",
+        f"UPDATE t SET f = 0, d = '{zero}', i = '30 days', l = '{{0}}' WHERE id = 1",  # big is not sent
+        f"UPDATE t SET f = 0, d = '{zero}', i = '30 days', l = '{{0}}', big = NULL WHERE id = 2",
         "UPDATE t SET d = 0, i = '720 hours' WHERE id = 3",
     )
     trap.capture_and_compare("t")
@@ -199,6 +200,17 @@ def test_lists_and_maps_beside_values_that_were_not_sent(trap: Lab, identity: st
         f"INSERT INTO t VALUES (7, 7, ARRAY[{toast('7')}], hstore('y', {toast('7')}));UPDATE t SET n = 70 WHERE id = 7",
         "DELETE FROM t WHERE id = 5",
     )
+    trap.capture_and_compare("t")
+
+
+def test_a_key_before_christ_moves_with_a_value_that_was_not_sent(trap: Lab) -> None:
+    """The old key finds the destination's row, in DuckDB's writing of dates BC."""
+    trap.execute(
+        "CREATE TABLE t (d date, ts timestamptz, i interval, big text, PRIMARY KEY (d, ts, i));"
+        f"INSERT INTO t SELECT '0044-03-15 BC', '0044-03-15 12:00+00 BC', '-1 day +01:00', {toast('x')}"
+    )
+    trap.capture_and_compare("t")
+    trap.execute("UPDATE t SET d = '0043-03-15 BC'")
     trap.capture_and_compare("t")
 
 

@@ -117,7 +117,8 @@ class Applier:
             if type.is_nested or name in self._schema.key:
                 continue  # lists are written anew whatever they hold
             if type.carrier.is_float() and (rows[name] == 0).any():
-                conditions.append(f"t.{column} = 0 AND s.{column} = 0 AND NOT {alike(name, type)}")
+                # Not `s.{column} = 0`: pushed down to the frame, old pyarrow cannot filter its texts by it (tried, 18).
+                conditions.append(f"t.{column} = 0 AND coalesce(s.{column}, 1) = 0 AND NOT {alike(name, type)}")
             elif type.kind is Kind.INTERVAL and rows[name].null_count() < len(rows):
                 conditions.append(f"t.{column} = s.{column} AND NOT {alike(name, type)}")
         return " OR ".join(conditions)

@@ -33,7 +33,7 @@ class BuiltinType:
     delimiter: str = ","
 
 
-_FAR_AWAY = "years before 290309 BC and beyond 294247 are not held by DuckDB: bad value"
+_FAR_AWAY = "from 294247-01-10 04:00:54.775807 on (PostgreSQL ends in 294276) DuckDB has none: bad value"
 
 FAMILIES: dict[str, tuple[BuiltinType, ...]] = {
     "boolean": (BuiltinType("boolean", 16, 1000, Kind.BOOLEAN),),
@@ -69,7 +69,7 @@ FAMILIES: dict[str, tuple[BuiltinType, ...]] = {
             1186,
             1187,
             Kind.INTERVAL,
-            "months, days and microseconds are kept apart; `infinity` (PostgreSQL 17) is not held by DuckDB: bad value",
+            "months, days and microseconds are kept apart; `infinity` (PostgreSQL 17) DuckDB has not: bad value",
         ),
     ),
     "documents": (
