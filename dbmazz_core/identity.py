@@ -45,7 +45,7 @@ class TableIdentity:
         partitions: Of a partitioned table: each leaf's OID, and its storage.
         top: Highest number that a column ever had.
         key_index: OID of the index that the key is of, 0 for none.
-        row_filter: The publication's WHERE for the table.
+        published: By which entries of the publication, and which of its rows: another text once any of that changed.
         columns: Those that are captured, in order.
     """
 
@@ -54,7 +54,7 @@ class TableIdentity:
     partitions: Mapping[int, str]
     top: int
     key_index: int
-    row_filter: str | None
+    published: str
     columns: tuple[SourceColumn, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class TableIdentity:
             "partitions": {str(oid): storage for oid, storage in self.partitions.items()},
             "top": self.top,
             "key_index": self.key_index,
-            "row_filter": self.row_filter,
+            "published": self.published,
             "columns": [[c.name, c.number, c.version, c.target] for c in self.columns],
         }
 
@@ -78,7 +78,7 @@ class TableIdentity:
             partitions={int(oid): storage for oid, storage in kept["partitions"].items()},
             top=kept["top"],
             key_index=kept["key_index"],
-            row_filter=kept["row_filter"],
+            published=kept["published"],
             columns=tuple(
                 SourceColumn(name, number, version, target) for name, number, version, target in kept["columns"]
             ),

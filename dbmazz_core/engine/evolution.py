@@ -139,8 +139,8 @@ def compare(
         return CopyAnew("changed and was dropped", SchemaChangeKind.DROP_COLUMN)
     if now.identity.oid != identity.oid:
         return CopyAnew("was dropped and created again", SchemaChangeKind.DROP_COLUMN)
-    if now.identity.row_filter != identity.row_filter:
-        return CopyAnew("has another row filter in the publication", SchemaChangeKind.DROP_COLUMN)
+    if now.identity.published != identity.published:
+        return CopyAnew("is published anew: changes may be missing, or rows", SchemaChangeKind.DROP_COLUMN)
     partitions = _partitions(identity, now)
     if partitions is not None:
         return partitions

@@ -14,6 +14,7 @@ from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules
 from dbmazz_core.connectors.sources.postgres.connection import Connection, connect, translated
 from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint, read_fingerprints
+from dbmazz_core.connectors.sources.postgres.publication import published_tables
 from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection
 from dbmazz_core.connectors.sources.postgres.slots import slot_creation_blocked, slot_creation_blockers
 from dbmazz_core.lsn import Lsn
@@ -113,7 +114,7 @@ class ExportedSnapshot:
             return read_fingerprints(connection, oids)
 
     def frames(self, table: TableInfo, schema: TableSchema, config: SnapshotConfig) -> Iterator[pl.DataFrame]:
-        """All rows of a table, in frames with the schema's columns in carrier dtypes, in any order.
+        """All rows that are published of a table, in frames with the schema's columns in carrier dtypes, in any order.
 
         Raises:
             SourceError: If reading fails.
@@ -139,4 +140,11 @@ class ExportedSnapshot:
             if table.is_partitioned
             else page_ranges(table.pages, table.estimated_rows, config.chunk_size)
         )
-        return self._workers.frames(schema, query.as_string(self._connection), ranges, maskers)
+        published = published_tables(self._connection, self._config.publication, [table]).get(table.ref)
+        return self._workers.frames(
+            schema,
+            query.as_string(self._connection),
+            ranges,
+            maskers,
+            row_filter=published.row_filter if published else None,
+        )

@@ -32,10 +32,10 @@ class Fingerprint:
     missing: Mapping[str, str]
     empty_partitions: frozenset[int]
 
-    def identity(self, names: Collection[str], *, key_index: int, row_filter: str | None) -> TableIdentity:
+    def identity(self, names: Collection[str], *, key_index: int, published: str) -> TableIdentity:
         """With the captured columns only."""
         columns = tuple(self.columns[name] for name in names)
-        return TableIdentity(self.oid, self.storage, self.partitions, self.top, key_index, row_filter, columns)
+        return TableIdentity(self.oid, self.storage, self.partitions, self.top, key_index, published, columns)
 
     def is_as(self, other: Fingerprint | None) -> bool:
         """Whether nothing of the table's shape or storage is different."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import adbc_driver_postgresql.dbapi
@@ -121,12 +121,14 @@ def select_query(
     )
 
 
-def _in_pages(query: str, pages: PageRange) -> str:
-    """Restrict a query to pages; a TID range scan reads just these (PostgreSQL 14)."""
-    if not pages.first and pages.last is None:
-        return query  # the whole table; partitioned ones have no pages of their own
-    query += f" WHERE ctid >= '({pages.first},0)'::pg_catalog.tid"
-    return query if pages.last is None else query + f" AND ctid < '({pages.last},0)'::pg_catalog.tid"
+def _in_pages(query: str, pages: PageRange, row_filter: str | None) -> str:
+    """Restrict a query to pages, with a TID range scan (PostgreSQL 14), and to the rows that are published."""
+    conditions = [f"({row_filter})"] if row_filter else []
+    if pages.first:
+        conditions.append(f"ctid >= '({pages.first},0)'::pg_catalog.tid")
+    if pages.last is not None:  # else to the end; partitioned tables have no pages of their own
+        conditions.append(f"ctid < '({pages.last},0)'::pg_catalog.tid")
+    return f"{query} WHERE {' AND '.join(conditions)}" if conditions else query
 
 
 class SnapshotWorkers:
@@ -160,9 +162,23 @@ class SnapshotWorkers:
         self._connections.clear()
 
     def frames(
-        self, schema: TableSchema, query: str, ranges: Sequence[PageRange], maskers: Mapping[str, Masker]
+        self,
+        schema: TableSchema,
+        query: str,
+        ranges: Sequence[PageRange],
+        maskers: Mapping[str, Masker],
+        *,
+        row_filter: str | None = None,
     ) -> Iterator[pl.DataFrame]:
-        """Read the ranges of a table; yields frames with the schema's columns in carrier dtypes, in any order."""
+        """Read the ranges of a table; yields frames with the schema's columns in carrier dtypes, in any order.
+
+        Args:
+            schema: The table.
+            query: Made by `select_query`.
+            ranges: Of its pages.
+            maskers: Masks by column.
+            row_filter: Only rows for which this expression is true, as in PostgreSQL's own initial copy.
+        """
         todo: queue.SimpleQueue[PageRange] = queue.SimpleQueue()
         for pages in ranges:
             todo.put(pages)
@@ -171,7 +187,15 @@ class SnapshotWorkers:
         threads = [
             threading.Thread(
                 target=self._work,
-                args=(connection, schema, query, todo, done, stopping, maskers),
+                args=(
+                    connection,
+                    schema,
+                    lambda pages: _in_pages(query, pages, row_filter),
+                    todo,
+                    done,
+                    stopping,
+                    maskers,
+                ),
                 name="dbmazz-snapshot",
             )
             for connection in self._connections[: len(ranges)]
@@ -200,7 +224,7 @@ class SnapshotWorkers:
         self,
         connection: adbc_driver_postgresql.dbapi.Connection,
         schema: TableSchema,
-        query: str,
+        query: Callable[[PageRange], str],
         todo: queue.SimpleQueue[PageRange],
         done: queue.Queue[pl.DataFrame | Exception | None],
         stopping: threading.Event,
@@ -211,7 +235,7 @@ class SnapshotWorkers:
                 pages = todo.get_nowait()
                 with connection.cursor() as cursor:
                     cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_BYTES)})
-                    cursor.execute(_in_pages(query, pages))
+                    cursor.execute(query(pages))
                     for batch in cursor.fetch_record_batch():
                         frame = pl.from_arrow(batch)
                         assert isinstance(frame, pl.DataFrame)

@@ -153,7 +153,9 @@ class PostgresSource:
                 table.ref,
                 schema,
                 fingerprint.identity(
-                    schema.names, key_index=table.key_index, row_filter=published.row_filter if published else None
+                    schema.names,
+                    key_index=table.key_index,
+                    published=f"{published.entry} {published.row_filter or ''}" if published else "",
                 ),
                 fingerprint.empty_partitions,
                 {
