@@ -155,7 +155,7 @@ class PostgresSource:
                 fingerprint.identity(
                     schema.names,
                     key_index=table.key_index,
-                    published=f"{published.entry} {published.row_filter or ''}" if published else "",
+                    published=f"{published.entry} {published.row_filter}" if published else "",
                 ),
                 fingerprint.empty_partitions,
                 {
