@@ -108,24 +108,50 @@ def _columns(
     return found, values
 
 
+#: Whether the table of a row `i` of pg_inherits was created as a partition and never attached; see `_partitions`.
+_BORN_AS_PARTITION = """
+    i.xmax = 0 AND NOT EXISTS (
+        SELECT FROM pg_catalog.pg_attribute s
+        WHERE s.attrelid = i.inhrelid AND s.attnum < 0
+          AND (s.xmin <> i.xmin OR s.xmax <> 0 OR s.cmin::text::bigint >= i.cmin::text::bigint)
+    ) AND (
+        SELECT coalesce(bool_and(a.xmax = 0 AND a.xmin = i.xmin AND a.cmin = s.cmin), false)
+        FROM pg_catalog.pg_attribute a
+        JOIN pg_catalog.pg_attribute s ON s.attrelid = a.attrelid AND s.attname = 'tableoid' AND s.attnum < 0
+        WHERE a.attrelid = i.inhrelid AND a.attnum > 0 AND NOT a.attisdropped AND NOT a.atthasdef
+    )"""
+
+
 def _partitions(connection: Connection, oids: Collection[int]) -> dict[int, dict[int, tuple[str, bool]]]:
     """Leaves by root: storage, and whether the leaf was created as a partition.
 
-    A table that is attached brings rows which never came through the stream. One that was created by CREATE TABLE ...
-    PARTITION OF did so in one command: the row of its inheritance was written by the command that wrote those of its
-    columns.
+    A table that is attached brings rows which never came through the stream. One that was created as a partition has
+    none of these, nor has what it is a partition of, up to the root. The two are told apart by who wrote the catalog
+    (measured on 14 to 18): the rows of the system columns are written once, when a table is made, and never again;
+    those of its own columns at the same time, by the same command; and the row of its inheritance by a later step of
+    it. ATTACH PARTITION writes the rows of all its own columns anew (MergeAttributesIntoExisting), at the command that
+    writes the inheritance. Where any of these rows were touched by others, even by a transaction that was rolled back
+    (it leaves its xmax, and overwrites cmin), nothing is known, and the answer is no. Columns with defaults are
+    rewritten when the default is stored; a partition all of whose columns have one counts as attached.
+
+    A table's first file is named by its OID; one that has another was truncated since, which the stream does not say of
+    a partition. (What it says nothing of, and leaves no trace: a TRUNCATE in the transaction that created the partition.)
     """
     found: dict[int, dict[int, tuple[str, bool]]] = {}
     for root, leaf, storage, created in connection.execute(
-        """
+        f"""
         WITH RECURSIVE tree AS (
-            SELECT inhparent AS root, inhrelid AS leaf FROM pg_catalog.pg_inherits WHERE inhparent = ANY (%s)
+            SELECT i.inhparent AS root, i.inhrelid AS leaf, born.so
+            FROM pg_catalog.pg_inherits i CROSS JOIN LATERAL (SELECT {_BORN_AS_PARTITION}) AS born (so)
+            WHERE i.inhparent = ANY (%s)
             UNION ALL
-            SELECT tree.root, i.inhrelid FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.leaf
+            SELECT tree.root, i.inhrelid, tree.so AND born.so
+            FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.leaf
+            CROSS JOIN LATERAL (SELECT {_BORN_AS_PARTITION}) AS born (so)
         )
-        SELECT root::bigint, leaf::bigint, c.relfilenode::text, false
+        SELECT root::bigint, leaf::bigint, c.relfilenode::text, so AND c.relfilenode = c.oid
         FROM tree JOIN pg_catalog.pg_class c ON c.oid = leaf WHERE c.relkind = 'r'
-        """,
+        """.encode(),
         (list(oids),),
     ):
         found.setdefault(root, {})[leaf] = (storage, created)
