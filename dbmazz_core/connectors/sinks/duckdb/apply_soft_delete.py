@@ -9,14 +9,15 @@ from __future__ import annotations
 import polars as pl
 
 from dbmazz_core.connectors.sinks.duckdb.by_hand import Expected
-from dbmazz_core.connectors.sinks.duckdb.shapes import DELETED, MARKS, SYNCED_AT
+from dbmazz_core.connectors.sinks.duckdb.shapes import _LIVE, DELETED, MARKS, SYNCED_AT
 from dbmazz_core.connectors.sinks.duckdb.statements import Statements
 from dbmazz_core.engine.effect import COMMIT_LSN, COMMIT_TS, COUNT, XID, Move, PartialUpdate
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.records import SourcePosition
+from dbmazz_core.table_options import Mode
 from dbmazz_core.tables import quote_identifier as quoted
 
-LIVE = f"NOT t.{DELETED}"
+_LIVE = _LIVE[Mode.SOFT_DELETE]
 _POSITION = (COMMIT_LSN, COMMIT_TS)
 _MARKS = ", ".join(name for name, _ in MARKS)
 
@@ -45,19 +46,17 @@ class SoftDeleteApplier:
         """See `RowApplier`."""
         time = f"'{position.commit_time.isoformat()}'::TIMESTAMPTZ" if position.commit_time else "NULL"
         marks = _marks(True, str(int(position.commit_lsn)), time)
-        self._do.run(f"UPDATE {self._do.table} t SET {marks} WHERE {LIVE}")
+        self._do.run(f"UPDATE {self._do.table} t SET {marks} WHERE {_LIVE}")
 
     def fetch(self, move: Move, number: int) -> str:
         """See `RowApplier`."""
-        return self._do.complete(move, number, where=LIVE)
+        return self._do.complete(move, number, where=_LIVE)
 
     def delete(self, rows: pl.DataFrame) -> None:
         """See `RowApplier`."""
         do = self._do
-        found = do.run(
-            f"UPDATE {do.table} t SET {_marks(True)} FROM {do.source(do.key, *_POSITION)} WHERE {do.on_key} AND {LIVE}",
-            rows,
-        )
+        source = do.source(do.key, *_POSITION)
+        found = do.run(f"UPDATE {do.table} t SET {_marks(True)} FROM {source} WHERE {do.on_key} AND {_LIVE}", rows)
         self._expected.check(found, do, rows, do.key)
 
     def update(self, update: PartialUpdate) -> None:
@@ -65,13 +64,13 @@ class SoftDeleteApplier:
         do = self._do
         set_ = ", ".join([*(f"{quoted(n)} = s.{quoted(n)}" for n in update.known), _marks(False)])
         source = do.source((*do.key, *update.known), *_POSITION)
-        do.replace_clinging(update, besides=[name for name, _ in MARKS], where=LIVE)
-        found = do.run(f"UPDATE {do.table} t SET {set_} FROM {source} WHERE {do.on_key} AND {LIVE}", update.frame)
+        do.replace_clinging(update, besides=[name for name, _ in MARKS], where=_LIVE)
+        found = do.run(f"UPDATE {do.table} t SET {set_} FROM {source} WHERE {do.on_key} AND {_LIVE}", update.frame)
         if found != len(update.frame):
             raise do.unknown_value(
                 do.first(
                     f"SELECT s.{COMMIT_LSN}, s.{XID} FROM {do.source(do.key, COMMIT_LSN, XID)} "
-                    f"ANTI JOIN (FROM {do.table} t WHERE {LIVE}) t ON {do.on_key} LIMIT 1",
+                    f"ANTI JOIN (FROM {do.table} t WHERE {_LIVE}) t ON {do.on_key} LIMIT 1",
                     update.frame,
                 )
             )
@@ -83,7 +82,7 @@ class SoftDeleteApplier:
             f"UPDATE {do.table} t SET {_marks(True)} FROM ("
             f"SELECT t.rowid AS id, s.*, row_number() OVER (PARTITION BY s._dbmazz_row) AS found "
             f"FROM {do.table} t JOIN (SELECT *, row_number() OVER () AS _dbmazz_row "
-            f"FROM {do.source(do.names, COUNT, *_POSITION)}) s ON {do.equal(do.names)} WHERE {LIVE}) s "
+            f"FROM {do.source(do.names, COUNT, *_POSITION)}) s ON {do.equal(do.names)} WHERE {_LIVE}) s "
             f"WHERE t.rowid = s.id AND s.found <= s.{COUNT}",
             rows,
         )
@@ -94,12 +93,12 @@ class SoftDeleteApplier:
         do = self._do
         set_ = ", ".join([*(f"{quoted(n)} = s.{quoted(n)}" for n in do.names if n not in do.key), _marks(False)])
         # In WHEN and not in ON: DuckDB 1.4 fails over a condition on `t` alone there (tried).
-        what = f"WHEN MATCHED AND {LIVE} THEN UPDATE SET {set_}"
+        what = f"WHEN MATCHED AND {_LIVE} THEN UPDATE SET {set_}"
         replaced = 0
         if clinging := do.clinging(rows, do.names):
             # Deleted, they are not matched and inserted.
             replaced = do.run(
-                f"DELETE FROM {do.table} t USING {do.source(do.names)} WHERE {do.on_key} AND {LIVE} AND ({clinging})",
+                f"DELETE FROM {do.table} t USING {do.source(do.names)} WHERE {do.on_key} AND {_LIVE} AND ({clinging})",
                 rows,
             )
         if replaced or not self._expected.complete:

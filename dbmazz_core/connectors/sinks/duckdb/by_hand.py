@@ -51,8 +51,9 @@ class Expected:
         which = self._which(statements, rows, names, times) if self.untouched else None
         if which is None:
             lsn, xid = (rows[name][0] for name in (COMMIT_LSN, XID))
-            row = f"{wanted} rows that this flush changes (the first in transaction {xid}, committed at {Lsn(lsn)})"
-            have = f"is there {found} times"
+            first = f"in transaction {xid}, committed at {Lsn(lsn)}"
+            row = f"of {wanted} rows that this flush changes, the first {first},"
+            have = f"{found} were found"
         else:
             values, lsn, xid, count, expected = which
             row = f"the row with {values} that transaction {xid} changes, committed at {Lsn(lsn)},"
@@ -84,4 +85,4 @@ class Expected:
 
 
 def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
+    return {0: "not at all", 1: "once"}.get(count, f"{count} times")

@@ -35,6 +35,9 @@ CHANGE: Columns = [
     (KNOWN_OLD, "VARCHAR[]"),
 ]
 
+#: Condition on a table `t` for the rows that the source has; of a changelog all rows, for it keeps changes.
+LIVE = {Mode.MIRROR: "true", Mode.SOFT_DELETE: f"NOT t.{DELETED}", Mode.CHANGELOG: "true"}
+
 #: DuckDB's own names of types that it also knows by a shorter one.
 _LONG_NAMES = {"TIMESTAMPTZ": "TIMESTAMP WITH TIME ZONE"}
 

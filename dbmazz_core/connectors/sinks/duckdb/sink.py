@@ -20,7 +20,7 @@ from dbmazz_core.connectors.sinks.duckdb.alter import ALTERS_MODIFIED_TABLES, al
 from dbmazz_core.connectors.sinks.duckdb.apply import RowApplier, apply_effect
 from dbmazz_core.connectors.sinks.duckdb.apply_changelog import ChangelogApplier
 from dbmazz_core.connectors.sinks.duckdb.apply_mirror import MirrorApplier
-from dbmazz_core.connectors.sinks.duckdb.apply_soft_delete import LIVE, SoftDeleteApplier
+from dbmazz_core.connectors.sinks.duckdb.apply_soft_delete import SoftDeleteApplier
 from dbmazz_core.connectors.sinks.duckdb.by_hand import Expected
 from dbmazz_core.connectors.sinks.duckdb.failures import is_locked, locked, translated
 from dbmazz_core.connectors.sinks.duckdb.refused import missing, refused
@@ -128,6 +128,13 @@ class DuckDBSink:
                     object=str(table),
                     remedy=f"ALTER TABLE {table.sql} RENAME TO ...; or DROP TABLE {table.sql}; in DuckDB, or choose "
                     "another file (SINK_URL)",
+                )
+            if owner is not None and self._is_view(table):
+                raise DestinationConflict(
+                    f"{self.path} has a view in the place of the table {table}",
+                    object=str(table),
+                    remedy=f"DROP VIEW {table.sql}; in DuckDB, then copy the table anew: "
+                    f"dbmazz snapshot --tables '{table}'",
                 )
             if owner is None and (other := self._same_but_for_case(table)):
                 raise DestinationConflict(
@@ -343,8 +350,8 @@ class DuckDBSink:
         counts: dict[TableRef, int] = {}
         with translated(self.path):
             for table in tables:
-                where = f"WHERE {LIVE}" if self._state(table).mode is Mode.SOFT_DELETE else ""
-                row = self._connection.execute(f"SELECT count(*) FROM {table.sql} t {where}").fetchone()
+                live = shapes.LIVE[self._state(table).mode]
+                row = self._connection.execute(f"SELECT count(*) FROM {table.sql} t WHERE {live}").fetchone()
                 counts[table] = int(row[0]) if row else 0
         return counts
 
@@ -367,11 +374,12 @@ class DuckDBSink:
         # Asked each time: the first row that goes to quarantine makes its table incomplete.
         untouched = schema.table not in self._touched
         lsn = state.snapshot_lsn or Lsn(0)
+        expected = Expected(state.complete, untouched, shapes.LIVE[state.mode])
         match state.mode:
             case Mode.MIRROR:
-                return MirrorApplier(statements, Expected(state.complete, untouched)), statements
+                return MirrorApplier(statements, expected), statements
             case Mode.SOFT_DELETE:
-                return SoftDeleteApplier(statements, Expected(state.complete, untouched, LIVE), lsn), statements
+                return SoftDeleteApplier(statements, expected, lsn), statements
             case Mode.CHANGELOG:
                 return ChangelogApplier(statements, lsn), statements
 
@@ -391,6 +399,14 @@ class DuckDBSink:
             [table.schema, table.name],
         ).fetchall()
         return str(rows[0][0]) if rows else None
+
+    def _is_view(self, table: TableRef) -> bool:
+        row = self._connection.execute(
+            "SELECT count(*) FROM information_schema.tables WHERE table_catalog = current_database() "
+            "AND table_schema = ? AND table_name = ? AND table_type = 'VIEW'",
+            [table.schema, table.name],
+        ).fetchone()
+        return bool(row and row[0])
 
     def _columns(self, table: TableRef) -> list[tuple[str, str]]:
         return self._connection.execute(
