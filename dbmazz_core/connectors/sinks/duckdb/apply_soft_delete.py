@@ -9,7 +9,7 @@ from __future__ import annotations
 import polars as pl
 
 from dbmazz_core.connectors.sinks.duckdb.by_hand import Expected
-from dbmazz_core.connectors.sinks.duckdb.shapes import _LIVE, DELETED, MARKS, SYNCED_AT
+from dbmazz_core.connectors.sinks.duckdb.shapes import DELETED, LIVE, MARKS, SYNCED_AT
 from dbmazz_core.connectors.sinks.duckdb.statements import Statements
 from dbmazz_core.engine.effect import COMMIT_LSN, COMMIT_TS, COUNT, XID, Move, PartialUpdate
 from dbmazz_core.lsn import Lsn
@@ -17,7 +17,7 @@ from dbmazz_core.records import SourcePosition
 from dbmazz_core.table_options import Mode
 from dbmazz_core.tables import quote_identifier as quoted
 
-_LIVE = _LIVE[Mode.SOFT_DELETE]
+_LIVE = LIVE[Mode.SOFT_DELETE]
 _POSITION = (COMMIT_LSN, COMMIT_TS)
 _MARKS = ", ".join(name for name, _ in MARKS)
 
