@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 #: Between two looks at the memory.
-_SAMPLE_S = 0.02
+_SAMPLE_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class Run:
     Attributes:
         wall_s: From start to exit.
         cpu_s: User and system time of the process and its threads.
-        peak_mb: Largest resident set of it and its children together, sampled, in MiB.
+        peak_mb: Largest memory of it and its children together, sampled, in MiB.
         stdout: What it printed.
     """
 
@@ -32,13 +33,15 @@ class Run:
 
 
 def _resident_mb(pid: int) -> float:
-    """Resident memory of a process and its children; 0 for one that has just ended."""
+    """Resident memory of a process and its children; what several share counts once. 0 for one that has just ended."""
     try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        # Proportional set size: a page that n processes map counts as 1/n for each.
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
         children = [c for task in Path(f"/proc/{pid}/task").iterdir() for c in (task / "children").read_text().split()]
-    except (OSError, IndexError):
+    except OSError:
         return 0.0
-    return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20) + sum(_resident_mb(int(child)) for child in children)
+    size = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
+    return (int(size[1]) / 1024 if size else 0.0) + sum(_resident_mb(int(child)) for child in children)
 
 
 def run(command: Sequence[str], env: Mapping[str, str]) -> Run:

@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from dbmazz_core.datatypes import DataType
 from dbmazz_core.errors import BadValue
 from dbmazz_core.lsn import Lsn
+from dbmazz_core.masks import HIDDEN
 from dbmazz_core.records import CdcRecord
 from dbmazz_core.schema import TableSchema
-from dbmazz_core.tables import TableRef
+from dbmazz_core.tables import TableRef, quoted_if_needed
 
 INSERT, UPDATE, DELETE = ord("I"), ord("U"), ord("D")
 OPERATION_NAMES = {INSERT: "insert", UPDATE: "update", DELETE: "delete"}
@@ -43,7 +45,8 @@ class RowImages(Protocol):
     def values(self, column: int) -> pl.Series:
         """Values of a column in its carrier dtype.
 
-        Unknown values are null here; `unknown` tells them from NULL. Raises UnreadableText.
+        Unknown values are null here; `unknown` tells them from NULL. Raises UnreadableText, or, where bad values are
+        kept apart (`ON_BAD_VALUE=quarantine`), is null there and `unreadable` tells.
         """
 
     def take(self, places: Indexes) -> RowImages:
@@ -51,6 +54,15 @@ class RowImages(Protocol):
 
     def unknown(self, column: int) -> Mask | None:
         """True where the value was not sent, shape (k,); None where all were."""
+
+    def unreadable(self, column: int) -> Mask | None:
+        """True where the text is no value of the column's type, shape (k,); None where all are."""
+
+    def texts(self, column: int) -> pl.Series:
+        """PostgreSQL's texts of a column, String, masked as the values are; null for NULL and what was not sent.
+
+        Only where bad values are kept apart. Bytes that are not UTF-8 are written `\\xff`.
+        """
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,12 +153,11 @@ class ChangeBatch:
         columns = []
         for number, column in enumerate(self.schema.columns):
             values = self.values(self.new, number)
-            cast = _to_natural(values, column.type.natural)
-            if cast.null_count() != values.null_count():
-                at = int((cast.is_null() & values.is_not_null()).arg_max() or 0)
-                row = int(self.new.index[at])
+            cast, lost = _to_natural(values, column.type)
+            if lost is not None:
+                row = int(self.new.index[lost])
                 raise bad_value(
-                    self.schema, number, str(values[at]), Lsn(int(self.commit_lsn[row])), int(self.xid[row])
+                    self.schema, number, str(values[lost]), Lsn(int(self.commit_lsn[row])), int(self.xid[row])
                 )
             columns.append(cast.alias(column.name))
         return pl.DataFrame(columns)
@@ -176,9 +187,23 @@ def commit_times(microseconds: Indexes) -> pl.Series:
     return pl.Series(microseconds + _EPOCH_OFFSET_US).cast(pl.Datetime("us", "UTC"))
 
 
-def _to_natural(values: pl.Series, dtype: pl.DataType) -> pl.Series:
-    if values.dtype == dtype:
-        return values
+def _to_natural(values: pl.Series, type: DataType) -> tuple[pl.Series, int | None]:
+    """Carriers in the natural dtype, and the place of the first that has none, None if all have."""
+    if type.carrier == type.natural:
+        return values, None
+    cast = pl.select(_in_lists(pl.lit(values), type.depth, type.leaf.natural)).to_series()
+    flat = pl.DataFrame({"place": pl.arange(len(values), eager=True), "text": values, "value": cast})
+    for _ in range(type.depth):
+        flat = flat.explode("text", "value")
+    lost = flat.filter(pl.col("value").is_null() & pl.col("text").is_not_null())["place"]
+    return cast, int(lost[0]) if len(lost) else None
+
+
+def _in_lists(values: pl.Expr, depth: int, dtype: pl.DataType) -> pl.Expr:
+    return values.list.eval(_in_lists(pl.element(), depth - 1, dtype)) if depth else _natural(values, dtype)
+
+
+def _natural(values: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     if isinstance(dtype, pl.Datetime):
         # A time zone in the text makes it UTC; without one it stays naive.
         form = "%Y-%m-%d %H:%M:%S%.f%#z" if dtype.time_zone else "%Y-%m-%d %H:%M:%S%.f"
@@ -193,12 +218,14 @@ def _to_natural(values: pl.Series, dtype: pl.DataType) -> pl.Series:
 def bad_value(schema: TableSchema, column: int, text: str, lsn: Lsn, xid: int) -> BadValue:
     """The error for a value that its column's type cannot hold."""
     definition = schema.columns[column]
-    shown = text if len(text) <= 80 else text[:77] + "..."
+    shown = HIDDEN if definition.mask else text if len(text) <= 80 else text[:77] + "..."
     # Rows that are copied come without a transaction.
     where = f" of the transaction {xid} committed at {lsn}" if xid else ""
     return BadValue(
         f"{schema.table}, column {definition.name} ({definition.source_type}): the value {shown!r}{where} cannot be "
         f"held by {definition.type}; nothing of this {'flush was applied' if xid else 'table was copied'}",
         object=f"{schema.table}.{definition.name}",
-        remedy=f"change the value in PostgreSQL and copy the table anew: dbmazz snapshot --tables '{schema.table}'",
+        remedy=f"change the value in PostgreSQL and copy the table anew: dbmazz snapshot --tables '{schema.table}'; or "
+        f"have such rows kept apart: ON_BAD_VALUE='{schema.table}=quarantine'; or keep the column as PostgreSQL's "
+        f"text: COLUMNS_AS_TEXT='{schema.table}.{quoted_if_needed(definition.name)}', and copy the table anew",
     )

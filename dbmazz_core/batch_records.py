@@ -11,7 +11,7 @@ from dbmazz_core.batch import DELETE, INSERT, ChangeBatch, RowImages
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.records import CdcRecord, Columns, ColumnValue, Delete, Insert, SourcePosition, Update
 from dbmazz_core.unchanged import UNCHANGED
-from dbmazz_core.values import python_value
+from dbmazz_core.values import carried_value
 
 _POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -47,10 +47,9 @@ def _images(batch: ChangeBatch, images: RowImages) -> Iterator[Columns]:
     columns: list[list[ColumnValue]] = []
     for number, column in enumerate(batch.schema.columns):
         values = batch.values(images, number)
-        if column.type.carrier == pl.String:
-            listed = [None if v is None else python_value(v, column.type) for v in values.to_list()]
-        else:
-            listed = values.to_list()
+        listed = values.to_list()
+        if column.type.is_nested or column.type.carrier == pl.String:
+            listed = [carried_value(value, column.type) for value in listed]
         unknown = images.unknown(number)
         if unknown is not None:
             listed = [UNCHANGED if u else v for v, u in zip(listed, unknown.tolist(), strict=True)]

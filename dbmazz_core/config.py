@@ -62,7 +62,7 @@ class SourceConfig:
         replica_identity: What setup does about tables' replica identity.
         cleanup_on_stop: Drop slot and publication on a graceful stop. For throw-away captures: the next one
             starts with a new snapshot.
-        include: Of tables named in it, only these columns are captured, and what the key needs.
+        include: Of tables named in it, only these columns are captured; the key's have to be among them.
         exclude: Columns that are not captured.
         masks: Columns whose values are masked before they reach the destination.
         mask_key: Secret that goes into hashes. Never shown.

@@ -14,20 +14,24 @@ from dbmazz_core.connectors.sources import create_source
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.setup import CheckReport, Finding, SetupReport
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
+from dbmazz_core.engine.follow_names import name_changes
+from dbmazz_core.engine.follow_schema import SchemaFollower
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import (
     Checkpoint,
     PipelineStatus,
     SnapshotResult,
+    StopReason,
     TableCounts,
     TableState,
     WindowResult,
 )
-from dbmazz_core.engine.snapshot import SnapshotRun, plan
+from dbmazz_core.engine.snapshot import SnapshotRun, plan, quarantine_of
 from dbmazz_core.engine.window import Window
 from dbmazz_core.errors import ConfigError, DestinationError, SlotError, SlotLost, TableNotFound, WrongServer
 from dbmazz_core.lsn import INVALID_LSN
 from dbmazz_core.records import Begin, CdcRecord, Commit, Heartbeat, SchemaChange
+from dbmazz_core.schema import TableSchema
 from dbmazz_core.table_options import Mode
 from dbmazz_core.tables import TableRef
 
@@ -99,7 +103,7 @@ class Pipeline:
             with create_sink(self.settings.sink) as sink:
                 run = self._snapshot_run(source, sink, tables, progress)
                 counts = run.copy()
-        return SnapshotResult(run.checkpoint.lsn, counts, time.monotonic() - started)
+        return SnapshotResult(run.checkpoint.lsn, counts, time.monotonic() - started, run.quarantined)
 
     def capture(
         self,
@@ -130,33 +134,55 @@ class Pipeline:
                 # The window passes over the changes of tables that are not configured any more.
                 sink.mark_incomplete(settings.source.slot, [ref for ref in states if ref not in run.tables])
                 schemas = {ref: schema for ref in run.tables if (schema := sink.schema(ref)) is not None}
-                upper = source.reachable_lsn()
+                identities = {ref: identity for ref in schemas if (identity := sink.identity(ref)) is not None}
+                follower = SchemaFollower(
+                    dict(schemas), dict(identities), source.describe, settings.tables.schema_changes
+                )
+                infos = list(run.tables.values())
+                before, upper, after = source.catalog(infos), source.reachable_lsn(), source.catalog(infos)
+                # What is alike before and behind it, is so at the bound.
+                catalog = {
+                    ref: now for ref, now in after.items() if ref in before and now.identity == before[ref].identity
+                }
+                quarantine = quarantine_of(settings, sink)
                 stream = source.start_replication_from(
                     checkpoint.lsn,
                     upper_lsn=upper,
                     table_start={ref: state.snapshot_lsn or INVALID_LSN for ref, state in states.items()},
                     schemas=schemas,
+                    identities=identities,
+                    lenient=quarantine.wanted if quarantine else None,
                 )
                 window = Window(
                     stream,
                     sink,
                     checkpoint,
                     upper,
-                    schemas,
+                    follower,
+                    catalog,
                     flush=settings.flush,
                     modes={ref: state.mode for ref, state in states.items()},
                     limits=limits or settings.limits,
                     stop=stop,
                     progress=progress,
+                    quarantine=quarantine,
                 )
                 result = window.run()
+                source.end_stream()
+                if result.copy_anew and result.stop_reason is not StopReason.STOP_REQUESTED:
+                    again = self._prepare(source, sink, (), progress)
+                    copied |= again.copy()
+                    run.quarantined |= again.quarantined
             result.lag_bytes = max(source.server_lsn() - result.end_lsn, 0)
             source.stop()
+            result.copy_anew |= run.replaced
             result.phases["receive"] = stream.receive_cpu_s
         if run.needed:
             result.phases["snapshot"] = copied_s
         for table, rows in copied.items():
-            result.tables.setdefault(table, TableCounts()).snapshot_rows = rows
+            counts = result.tables.setdefault(table, TableCounts())
+            counts.snapshot_rows = rows
+            counts.quarantined += run.quarantined.get(table, 0)
         result.duration_s = time.monotonic() - started
         return result
 
@@ -170,9 +196,12 @@ class Pipeline:
             with create_sink(config, read_only=True) as sink:
                 checkpoint, states = sink.checkpoint(slot), sink.tables(slot)
                 counts = sink.count_rows(states) if rows else {}
+                bad = sink.quarantined(slot)
         except DestinationError as error:
             return replace(status, destination_error=str(error))
-        tables = tuple(replace(state, rows=counts.get(ref)) for ref, state in sorted(states.items()))
+        tables = tuple(
+            replace(state, rows=counts.get(ref), quarantined=bad.get(ref, 0)) for ref, state in sorted(states.items())
+        )
         lag = max(status.server_lsn - checkpoint.lsn, 0) if checkpoint else status.lag_bytes
         return replace(status, checkpoint=checkpoint, tables=tables, lag_bytes=lag)
 
@@ -241,21 +270,33 @@ class Pipeline:
         restart = config.cleanup_on_stop and checkpoint is not None and source.slot() is None
         # What is copied anew may look as it likes, and may have been missing from the publication.
         followed = [] if restart else [ref for ref in _streaming(states) if ref not in resnapshot]
-        configured = [info.ref for info in source.tables()]
+        infos = source.tables()
+        names = name_changes(infos, {ref: sink.identity(ref) for ref in followed}, self.settings.tables.schema_changes)
+        if names.renamed:
+            sink.rename_tables(names.renamed, slot=config.slot)
+            states = sink.tables(config.slot)
+            followed = [ref for ref in _streaming(states) if ref not in resnapshot]
+        followed = [ref for ref in followed if ref not in names.replaced]
+        configured = [info.ref for info in infos]
         self._known(configured, resnapshot)
+        recorded: dict[TableRef, TableSchema] = {}
         for ref in configured:
             # Before anything is changed, at the source too.
             sink.verify_owner(ref, slot=config.slot)
             if ref in states and ref not in resnapshot:
                 self._verify_mode(states[ref])
-            if ref in followed:
-                sink.schema(ref)
+            if ref in followed and (schema := sink.schema(ref)) is not None:
+                recorded[ref] = schema
+        source.verify_rules(infos, recorded)
         tables = {info.ref: info for info in source.setup(captured=followed).tables}
         slot = source.verify_slot(None if restart else checkpoint.lsn if checkpoint else None)
         if restart:
             sink.mark_incomplete(config.slot)
             checkpoint, states = None, sink.tables(config.slot)
-        return plan(self.settings, source, sink, tables, states, checkpoint, slot, resnapshot, progress)
+        again = (*resnapshot, *names.replaced)
+        run = plan(self.settings, source, sink, tables, states, checkpoint, slot, again, progress)
+        run.replaced = dict.fromkeys(names.replaced, "was dropped and created again, or another took its name")
+        return run
 
     def _snapshot_run(
         self,

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 from dbmazz_core.lsn import Lsn
@@ -23,8 +24,25 @@ from dbmazz_core.tables import TableRef
 from dbmazz_core.unchanged import UNCHANGED, Unchanged
 
 #: A value of a record. What Python's own types cannot hold (`infinity`, `24:00:00`, dates BC, `NaN` where a decimal is
-#: finite by declaration) is its text; an unchanged TOAST value that PostgreSQL left out is `UNCHANGED`, never None.
-ColumnValue = None | bool | int | float | Decimal | str | bytes | date | time | datetime | UUID | Unchanged
+#: finite by declaration, intervals of months) is its text. Arrays are lists, of lists where they have more dimensions;
+#: hstore is a dict. An unchanged TOAST value that PostgreSQL left out is `UNCHANGED`, never None.
+ColumnValue = (
+    None
+    | bool
+    | int
+    | float
+    | Decimal
+    | str
+    | bytes
+    | date
+    | time
+    | datetime
+    | timedelta
+    | UUID
+    | list[Any]
+    | dict[str, str | None]
+    | Unchanged
+)
 
 Columns = Mapping[str, ColumnValue]
 

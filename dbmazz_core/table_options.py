@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import Generic, TypeVar
 
 from dbmazz_core.errors import ConfigError
-from dbmazz_core.tables import PART, TablePattern, TableRef, quote_identifier, unquote
+from dbmazz_core.tables import PART, TablePattern, TableRef, quote_identifier, quoted_if_needed, unquote
 
 
 class Mode(StrEnum):
@@ -139,8 +139,7 @@ class ColumnRef:
     name: str
 
     def __str__(self) -> str:
-        column = str(TableRef("x", self.name))[2:]
-        return f"{self.table}.{column}"
+        return f"{self.table}.{quoted_if_needed(self.name)}"
 
 
 @dataclass(frozen=True, slots=True)

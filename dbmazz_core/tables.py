@@ -43,7 +43,12 @@ class TableRef:
         return f"{quote_identifier(self.schema)}.{quote_identifier(self.name)}"
 
     def __str__(self) -> str:
-        return ".".join(p if _PLAIN.fullmatch(p) else quote_identifier(p) for p in (self.schema, self.name))
+        return ".".join(map(quoted_if_needed, (self.schema, self.name)))
+
+
+def quoted_if_needed(name: str) -> str:
+    """A name as people write it: quoted only where it has to be."""
+    return name if _PLAIN.fullmatch(name) else quote_identifier(name)
 
 
 @dataclass(frozen=True, slots=True)

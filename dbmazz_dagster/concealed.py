@@ -1,4 +1,4 @@
-"""Connection URLs given as text, kept out of what Dagster shows.
+"""Connection URLs and keys given as text, kept out of what Dagster shows.
 
 Dagster shows the values of a resource's fields: in its UI, and in whatever prints the resource. It also
 builds the resource anew from these values before a run. So the field holds the URL without its password, and
@@ -13,6 +13,7 @@ from typing import Final
 from dbmazz_core.errors import ConfigError
 from dbmazz_core.secret_url import SecretUrl
 
+_HIDDEN_SECRET: Final = "*** (secret)"
 _UNREADABLE: Final = "*** (not a connection URL)"
 
 _revealed: dict[str, str] = {}
@@ -35,8 +36,21 @@ def conceal(text: str) -> str:
     except ConfigError:
         # Not readable, so no telling where its password is. What is wrong with it, `settings()` says.
         shown = _UNREADABLE
-    if shown == text:
-        return text
+    return text if shown == text else _remember(text, shown)
+
+
+def conceal_secret(text: str) -> str:
+    """A secret as a whole hidden. Another one is told apart by a number.
+
+    >>> reveal(conceal_secret("key one")), conceal_secret("key one") == conceal_secret("key two")
+    ('key one', False)
+    >>> conceal_secret(conceal_secret("key one")) == conceal_secret("key one")
+    True
+    """
+    return text if text in _revealed or not text else _remember(text, _HIDDEN_SECRET)
+
+
+def _remember(text: str, shown: str) -> str:
     candidate, number = shown, 1
     while _revealed.setdefault(candidate, text) != text:
         number += 1
@@ -45,5 +59,5 @@ def conceal(text: str) -> str:
 
 
 def reveal(shown: str) -> str:
-    """The URL that `conceal` was given."""
+    """The URL, or the secret, that was given."""
     return _revealed.get(shown, shown)

@@ -79,11 +79,18 @@ class DbmazzResource(dg.ConfigurableResource["DbmazzResource"]):
         """Whatever prints or shows the resource shows its fields: none may hold the password."""
         return value if isinstance(value, dg.EnvVar) else concealed.conceal(value)
 
+    @field_validator("mask_key", mode="after")
+    @classmethod
+    def _conceal_key(cls, value: str | None) -> str | None:
+        """As the URL's password."""
+        return value if value is None or isinstance(value, dg.EnvVar) else concealed.conceal_secret(value)
+
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> DbmazzResource:
         """The resource that the environment describes, validated now.
 
-        From the process environment (`env` is None) the URL stays a reference, `EnvVar("SOURCE_URL")`.
+        From the process environment (`env` is None) the URL stays a reference, `EnvVar("SOURCE_URL")`, and so does
+        `MASK_KEY`.
 
         Raises:
             ConfigError: If a required variable is missing or any is malformed; `object` names it.
@@ -91,7 +98,10 @@ class DbmazzResource(dg.ConfigurableResource["DbmazzResource"]):
         settings = Settings.from_env(env)
         if env is not None:
             return cls.from_settings(settings)
-        return cls(**_changed_fields(settings) | {"source_url": dg.EnvVar("SOURCE_URL")})
+        references: dict[str, Any] = {"source_url": dg.EnvVar("SOURCE_URL")}
+        if settings.source.mask_key:
+            references["mask_key"] = dg.EnvVar("MASK_KEY")
+        return cls(**_changed_fields(settings) | references)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> DbmazzResource:
@@ -188,7 +198,7 @@ class DbmazzResource(dg.ConfigurableResource["DbmazzResource"]):
             return "true" if value else "false"
         if value is None:
             return None
-        return concealed.reveal(str(value)) if name == "source_url" else str(value)
+        return concealed.reveal(str(value)) if name in ("source_url", "mask_key") else str(value)
 
 
 def _changed_fields(settings: Settings) -> dict[str, Any]:

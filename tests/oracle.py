@@ -52,6 +52,8 @@ class _Column:
     #: Type name of pg_type, the base type of a domain, the element type of an array.
     type: str
     is_array: bool
+    #: What stands between an array's elements.
+    delimiter: str
 
 
 def assert_equal(
@@ -112,22 +114,25 @@ def _source_columns(postgres: psycopg.Connection[Row], table: str) -> tuple[list
     rows = postgres.execute(
         """
         WITH RECURSIVE base AS (
-            SELECT attnum, attname, atttypid AS oid FROM pg_attribute
+            SELECT attnum, attname, atttypid AS oid, false AS is_array FROM pg_attribute
             WHERE attrelid = %(table)s::regclass AND attnum > 0 AND NOT attisdropped
-            UNION ALL  -- a domain's type, and so on to the bottom
-            SELECT attnum, attname, typbasetype FROM base JOIN pg_type USING (oid) WHERE typtype = 'd'
+            UNION ALL  -- a domain's type, an array's elements, and so on to the bottom
+            SELECT attnum, attname, coalesce(element.oid, kind.typbasetype), is_array OR element.oid IS NOT NULL
+            FROM base JOIN pg_type kind USING (oid)
+            LEFT JOIN pg_type element ON element.typarray = kind.oid AND NOT is_array
+            WHERE kind.typtype = 'd' OR element.oid IS NOT NULL
         )
-        SELECT attname::text, coalesce(element.typname, kind.typname)::text, element.oid IS NOT NULL,
+        SELECT attname::text, kind.typname::text, is_array, kind.typdelim::text,
                coalesce(attnum = ANY (SELECT unnest(indkey) FROM pg_index
                                       WHERE indrelid = %(table)s::regclass AND indisprimary), false)
         FROM base JOIN pg_type kind USING (oid)
-        LEFT JOIN pg_type element ON element.typarray = kind.oid
         WHERE kind.typtype <> 'd'
+          AND (is_array OR NOT EXISTS (SELECT FROM pg_type WHERE typarray = kind.oid))
         ORDER BY attnum
         """,
         {"table": table},
     ).fetchall()
-    return [_Column(*row[:3]) for row in rows], [name for name, _, _, in_key in rows if in_key]
+    return [_Column(*row[:4]) for row in rows], [name for name, *_, in_key in rows if in_key]
 
 
 def _source_rows(
@@ -135,9 +140,10 @@ def _source_rows(
 ) -> Counter[Row]:
     for setting in ("TimeZone = 'UTC'", "DateStyle = 'ISO'", "IntervalStyle = 'postgres'"):
         postgres.execute(f"SET {setting}")
-    # format('%s') gives the type's output function, which a cast to text does not: it trims char(n).
+    # format('%s') gives the type's output function, which a cast to text does not: it trims char(n). A composite of
+    # NULLs IS NULL, but is distinct from it.
     values = sql.SQL(", ").join(
-        sql.SQL("CASE WHEN {0} IS NOT NULL THEN format('%s', {0}) END").format(sql.Identifier(column.name))
+        sql.SQL("CASE WHEN {0} IS DISTINCT FROM NULL THEN format('%s', {0}) END").format(sql.Identifier(column.name))
         for column in columns
     )
     query = sql.SQL("SELECT {} FROM {}").format(values, sql.SQL(table))
@@ -162,7 +168,7 @@ def _read(readers: list[Callable[[Any], Any]], row: Row) -> Row:
 def _destination_expression(name: str, kind: str) -> str:
     quoted = '"' + name.replace('"', '""') + '"'
     element, depth = _list_type(kind)
-    if element == "BLOB" or kind.startswith("MAP("):
+    if element == "BLOB" or _is_map(element):
         return quoted
     return f"CAST({quoted} AS VARCHAR{'[]' * depth})"
 
@@ -172,6 +178,10 @@ def _list_type(kind: str) -> tuple[str, int]:
     while element.endswith("[]"):
         element = element[:-2]
     return element, (len(kind) - len(element)) // 2
+
+
+def _is_map(kind: str) -> bool:
+    return kind.startswith("MAP(")
 
 
 def _is_text(kind: str) -> bool:
@@ -184,18 +194,18 @@ def _element_reader(column: _Column, kind: str) -> Callable[[str], Any]:
 
 def _source_reader(column: _Column, kind: str) -> Callable[[str], Any]:
     element_kind, depth = _list_type(kind)
-    if kind.startswith("MAP(") and column.type == "hstore":
-        return _hstore
+    read = _hstore if _is_map(element_kind) and column.type == "hstore" else _element_reader(column, element_kind)
     if column.is_array:  # of one form with the destination's only where that is a list
-        read = _element_reader(column, element_kind)
-        return (lambda text: _nested(_array(text), read)) if depth else str
+        return (lambda text: _nested(_array(text, column.delimiter), read)) if depth else str
+    if _is_map(kind):
+        return read
     return _element_reader(column, kind)
 
 
 def _destination_reader(column: _Column, kind: str) -> Callable[[Any], Any]:
     element_kind, depth = _list_type(kind)
-    if kind.startswith("MAP("):
-        return lambda value: frozenset(dict(value).items())
+    if _is_map(element_kind):
+        return lambda value: _nested(value, lambda pairs: frozenset(pairs.items()))
     if element_kind == "BLOB":
         return lambda value: _nested(value, bytes)
     if depth:
@@ -256,9 +266,10 @@ _CANONICAL: dict[str, Callable[[str], Any]] = {
 }
 
 
-def _array(text: str) -> list[Any]:
+def _array(text: str, delimiter: str) -> list[Any]:
     """Nested lists of an array's text, `{1,NULL,"a \\"b\\""}`; manual, section "Arrays"."""
-    tokens = re.finditer(r'[{}]|"((?:[^"\\]|\\.)*)"|[^{},"]+', re.sub(r"^[^{]*=", "", text), re.DOTALL)
+    token_pattern = r'[{}]|"((?:[^"\\]|\\.)*)"|[^{}"' + delimiter + "]+"
+    tokens = re.finditer(token_pattern, re.sub(r"^[^{]*=", "", text), re.DOTALL)
     stack: list[list[Any]] = [[]]
     for token in tokens:
         if token[0] == "{":

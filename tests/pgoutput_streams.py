@@ -45,6 +45,13 @@ _timestamptz = st.datetimes().map(lambda t: _fraction(datetime.isoformat(t, " ")
 )
 assert time(1, 2, 3, 500_000).isoformat() == "01:02:03.500000"
 
+
+def _quoted(text: str) -> str:
+    """As an element of an array's text."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
 #: (type OID, type modifier): texts of its values. `money` stands for all types that arrive as their text.
 TYPES: dict[tuple[int, int], st.SearchStrategy[str]] = {
     (16, -1): st.sampled_from(["t", "f"]),
@@ -64,6 +71,13 @@ TYPES: dict[tuple[int, int], st.SearchStrategy[str]] = {
     (1184, -1): _timestamptz,
     (1700, -1): st.decimals(allow_nan=False, allow_infinity=False).map(str) | st.sampled_from(["NaN", "Infinity"]),
     (1700, ((12 << 16) | 2) + 4): st.decimals("-9999999999", "9999999999", places=2).map(str) | st.just("NaN"),
+    (1266, -1): st.sampled_from(["24:00:00+15:59:59", "12:00:00.5-03", "00:00:00+00"]),
+    (1186, -1): st.sampled_from(["1 year 2 mons -3 days +04:05:06.7", "-00:00:00.1", "1 day", "-1 days -01:00:00"]),
+    (26, -1): st.integers(0, (1 << 32) - 1).map(str),
+    (1007, -1): st.lists(_integers(32) | st.just("NULL"), max_size=4).map(lambda one: f"{{{','.join(one)}}}")
+    | st.just("[2:3]={1,2}"),
+    (1009, -1): st.lists(texts.map(_quoted) | st.just("NULL"), max_size=4).map(lambda one: f"{{{','.join(one)}}}"),
+    (1182, -1): st.sampled_from(['{infinity,"0044-03-15 BC",2024-02-29}', "{}", "{NULL}"]),
     (790, -1): st.sampled_from(["$1.00", "-$2.50"]),
     (2950, -1): st.uuids().map(str),
     (3802, -1): st.sampled_from(['{"a": [1, 2]}', "{}", "null"]),

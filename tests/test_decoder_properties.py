@@ -6,6 +6,7 @@ import contextlib
 import itertools
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -23,6 +24,7 @@ from dbmazz_core.connectors.sources.postgres.relations import Relations
 from dbmazz_core.errors import BadValue, DataError, ParseError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.records import Delete, Insert, SchemaChange, Truncate, Update
+from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import TableRef
 from dbmazz_core.unchanged import UNCHANGED
 from tests import pgoutput_encoder as encode
@@ -75,12 +77,18 @@ def columnar(
     stream: Stream, blocks: list[MessageBlock], start: Lsn, table_start: dict[TableRef, Lsn], cuts: list[float]
 ) -> Story:
     story: Story = defaultdict(list)
+    described: dict[int, TableSchema] = {}
     for event in events(stream, blocks, start, table_start, cuts):
         if isinstance(event, ChangeBatch):
             records = list(event.records())
             assert len(records) == len(event)
             story[event.table] += map(repr, records)
             assert_frame_agrees(event)
+        elif isinstance(event, NewSchema):
+            # Described again as it was: no record, but an event.
+            if described.get(event.relation) != event.schema:
+                story[event.table].append(repr(replace(event, relation=0)))
+            described[event.relation] = event.schema
         else:
             story[event.table].append(repr(event))
     return story

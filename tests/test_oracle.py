@@ -152,6 +152,11 @@ SAME = [
     ("inet", "'10.0.0.0/8'", "VARCHAR", "'10.0.0.0/8'", "'10.0.0.0'"),
     ("int4range", "'[1,5)'", "VARCHAR", "'[1,5)'", "'[1,4]'"),
     ("positive", "5", "INTEGER", "5", "6"),
+    ("box[]", "'{(3,4),(1,2);(1,1),(0,0)}'", "VARCHAR[]", "['(3,4),(1,2)', '(1,1),(0,0)']", "['(3,4)', '(1,2)']"),
+    ("positive[]", "'{1,NULL}'", "INTEGER[]", "[1, NULL]", "[1]"),
+    ("timetz", "'24:00:00-03:30'", "TIMETZ", "'24:00:00-03:30'", "'24:00:00-03:30:01'"),
+    ("hstore[]", """ARRAY['a=>1'::hstore, NULL]""",
+     "MAP(VARCHAR, VARCHAR)[]", "[MAP {'a': '1'}, NULL]", "[MAP {'a': '2'}, NULL]"),
     ("hstore", """'a=>1, "b c"=>NULL'""",
      "MAP(VARCHAR, VARCHAR)", "MAP {'b c': NULL, 'a': '1'}", "MAP {'a': '1'}"),
 ]  # fmt: skip

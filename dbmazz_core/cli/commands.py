@@ -120,15 +120,20 @@ def snapshot(report: Report, config: Path | None, **flags: str | None) -> None:
 
 
 @dbmazz.command()
-@setting_options("source", "sink", "snapshot", "flush", "limits")
+@setting_options("source", "sink", "snapshot", "flush", "limits", "tables")
 @_common
 def capture(report: Report, config: Path | None, **flags: str | None) -> None:
     """Run one window: bring all changes up to now into the destination, and end.
 
     The first one sets up and copies the tables by itself. SIGTERM and Ctrl-C end it at the next flush.
     """
+    from dbmazz_core.connectors.sources.postgres.receiver_spawn import prestart
+
     stop = stop_on_signals(report)
-    pipeline = _pipeline(_settings(report, config, flags))
+    settings = _settings(report, config, flags)
+    prestart()  # while polars and DuckDB are imported
+
+    pipeline = _pipeline(settings)
     with shown_progress(report, stop) as progress:
         result = pipeline.capture(stop=stop, progress=progress)
     report.result(result.to_dict(), *_rendered(report, "window", result))

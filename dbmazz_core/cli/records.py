@@ -97,7 +97,7 @@ def _values(columns: Columns | None) -> dict[str, Any] | None:
     return {name: _value(value) for name, value in columns.items() if value is not UNCHANGED}
 
 
-def _value(value: ColumnValue) -> bool | int | float | str | None:
+def _value(value: ColumnValue) -> Any:
     """JSON's own types where they hold the value exactly, else its text; bytes as PostgreSQL writes them, `\\x00ff`."""
     match value:
         case None | bool() | int() | str():
@@ -106,6 +106,10 @@ def _value(value: ColumnValue) -> bool | int | float | str | None:
             return value
         case bytes():
             return f"\\x{value.hex()}"
+        case list():
+            return [_value(one) for one in value]
+        case dict():
+            return dict(value)
         case _:
             return str(value)
 

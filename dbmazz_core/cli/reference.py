@@ -1,4 +1,4 @@
-"""The tables of docs/cli.md and README.md, made from the code: `python -m dbmazz_core.cli.reference` writes them.
+"""The tables of the documents, made from the code: `python -m dbmazz_core.cli.reference` writes them.
 
 A test compares them with what the files hold.
 """
@@ -12,9 +12,12 @@ from pathlib import Path
 
 from dbmazz_core import errors
 from dbmazz_core.config import SETTINGS
+from dbmazz_core.connectors.sources.postgres.types.reference import short_table, types_table
 
 _ROOT = Path(__file__).parents[2]
 DOCUMENTS = (_ROOT / "docs" / "cli.md", _ROOT / "README.md")
+_CONNECTOR = _ROOT / "dbmazz_core" / "connectors" / "sources" / "postgres"
+TYPE_DOCUMENTS = (_ROOT / "docs" / "types.md", _CONNECTOR / "README.md")
 
 #: What to do, in general; the error itself has the exact statement or command.
 _REMEDIES: dict[type[errors.DbmazzError], str] = {
@@ -82,10 +85,10 @@ def error_classes() -> list[type[errors.DbmazzError]]:
 
 def filled_in(document: str) -> str:
     """A document with the tables between its markers, `<!-- settings -->` to `<!-- end -->`, made anew."""
-    tables = {"settings": settings_table(), "errors": errors_table()}
+    tables = {"settings": settings_table, "errors": errors_table, "types": types_table, "types in short": short_table}
     return re.sub(
-        r"(<!-- (settings|errors) -->\n).*?(<!-- end -->)",
-        lambda match: f"{match[1]}{tables[match[2]]}{match[3]}",
+        rf"(<!-- ({'|'.join(tables)}) -->\n).*?(<!-- end -->)",
+        lambda match: f"{match[1]}{tables[match[2]]()}{match[3]}",
         document,
         flags=re.DOTALL,
     )
@@ -111,5 +114,5 @@ def _markdown(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 
 if __name__ == "__main__":
-    for path in DOCUMENTS:
+    for path in (*DOCUMENTS, *TYPE_DOCUMENTS):
         path.write_text(filled_in(path.read_text()))

@@ -64,12 +64,16 @@ def window(result: WindowResult) -> Iterator[RenderableType]:
         f"{_count(result.transactions, 'transaction')}, {result.duration_s:.1f} s, lag {size(result.lag_bytes)}"
     )
     copied = any(counts.snapshot_rows is not None for counts in result.tables.values())
-    table = _table("table", "inserts", "updates", "deletes", "truncates", *(["rows copied"] if copied else []))
+    bad = any(counts.quarantined for counts in result.tables.values())
+    headings = [*(["rows copied"] if copied else []), *(["quarantined"] if bad else [])]
+    table = _table("table", "inserts", "updates", "deletes", "truncates", *headings)
     for ref, counts in sorted(result.tables.items()):
         numbers = [counts.inserts, counts.updates, counts.deletes, counts.truncates]
         shown = [f"{number:,}" for number in numbers]
         if copied:
             shown.append("" if counts.snapshot_rows is None else f"{counts.snapshot_rows:,}")
+        if bad:
+            shown.append(f"{counts.quarantined:,}")
         table.add_row(str(ref), *shown)
     yield table
 
@@ -77,9 +81,10 @@ def window(result: WindowResult) -> Iterator[RenderableType]:
 def snapshot(result: SnapshotResult) -> Iterator[RenderableType]:
     """Rows copied by table."""
     yield f"{_count(sum(result.rows.values()), 'row')} copied in {result.duration_s:.1f} s, checkpoint {result.lsn}"
-    table = _table("table", "rows copied")
+    bad = any(result.quarantined.values())
+    table = _table("table", "rows copied", *(["quarantined"] if bad else []))
     for ref, rows in sorted(result.rows.items()):
-        table.add_row(str(ref), f"{rows:,}")
+        table.add_row(str(ref), f"{rows:,}", *([f"{result.quarantined.get(ref, 0):,}"] if bad else []))
     yield table
 
 
@@ -104,10 +109,12 @@ def status(state: PipelineStatus) -> Iterator[RenderableType]:
     grid.add_row("lag", size(state.lag_bytes))
     yield grid
     if state.tables:
-        table = _table("table", "rows", "mode", "state", "snapshot")
+        bad = any(entry.quarantined for entry in state.tables)
+        table = _table("table", "rows", "mode", "state", "snapshot", *(["quarantined"] if bad else []))
         for entry in state.tables:
             rows = "" if entry.rows is None else f"{entry.rows:,}"
-            table.add_row(str(entry.table), rows, entry.mode.value, entry.state, str(entry.snapshot_lsn or ""))
+            more = [f"{entry.quarantined:,}"] if bad else []
+            table.add_row(str(entry.table), rows, entry.mode.value, entry.state, str(entry.snapshot_lsn or ""), *more)
         yield ""
         yield table
 

@@ -50,6 +50,8 @@ def _option(setting: Setting) -> Callable[[_F], _F]:
             "Every user of the machine can see flags in `ps`: give a password by SOURCE_URL in the environment, "
             "PGPASSWORD or ~/.pgpass instead. "
         )
+    if setting.variable == "MASK_KEY":
+        help += "Every user of the machine can see flags in `ps`: give it by MASK_KEY in the environment instead. "
     help += f"[{setting.variable}; default: {setting.default}]" if setting.default else f"[{setting.variable}]"
     if setting.default in ("true", "false"):  # the flag alone means true
         return click.option(

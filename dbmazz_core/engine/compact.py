@@ -21,7 +21,7 @@ import polars as pl
 
 from dbmazz_core.batch import DELETE, INSERT, UPDATE, ChangeBatch, Indexes, Mask
 from dbmazz_core.engine.effect import COUNT, DELETED, ORIGIN, Move, NetEffect, PartialUpdate
-from dbmazz_core.engine.rows import Rows
+from dbmazz_core.engine.rows import Rows, replaced
 from dbmazz_core.errors import UnknownValue
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.records import SourcePosition
@@ -165,11 +165,32 @@ def _codes(rows: Rows, filled: Indexes, found: Indexes) -> tuple[Indexes, Indexe
     if len(columns) == 1 and columns[0].dtype.is_integer():
         codes = columns[0].cast(pl.Int64).to_numpy()
     else:
+        # By writing: PostgreSQL sends the old key when its bytes change, also from -0 to 0.
+        columns += _signs(columns)
         frame = pl.DataFrame([column.alias(str(place)) for place, column in enumerate(columns)])
         distinct = frame.unique().with_row_index("code")
         joined = frame.join(distinct, on=frame.columns, how="left", nulls_equal=True, maintain_order="left")
         codes = joined["code"].cast(pl.Int64).to_numpy()
     return codes[: len(filled)], codes[len(filled) :]
+
+
+def _signs(columns: Sequence[pl.Series]) -> list[pl.Series]:
+    """What tells 0 and -0 apart, which are equal but not alike, in columns that can hold them."""
+    signs = []
+    for column in columns:
+        if column.dtype.is_float():
+            signs.append((column == 0) & (1 / column < 0))
+        elif column.dtype.is_nested() and (text := _as_text(column.dtype)) is not None:
+            signs.append(column.cast(text))
+    return signs
+
+
+def _as_text(dtype: pl.DataType) -> pl.DataType | None:
+    """The dtype of lists of floats with text instead; None for others."""
+    if isinstance(dtype, pl.List) and isinstance(dtype.inner, pl.DataType):
+        inner = _as_text(dtype.inner)
+        return None if inner is None else pl.List(inner)
+    return pl.String() if dtype.is_float() else None
 
 
 def _follow(pointers: Indexes) -> Indexes:
@@ -284,7 +305,7 @@ class _Partial:
             here = source < len(self.rows)
             known = self.rows.new_values(number, self.rows.new(source[here]))
             values = pl.repeat(None, len(rows), dtype=known.dtype, eager=True)
-            columns.append(values.scatter(np.flatnonzero(here), known).alias(name))
+            columns.append(replaced(values, np.flatnonzero(here), known).alias(name))
         return pl.DataFrame(columns + self.rows.marks(rows))
 
 
@@ -309,11 +330,10 @@ def _compact_multiset(rows: Rows, truncated: SourcePosition | None) -> NetEffect
         ]
     )
     origin = [series.name for series in positions]
-    # 0 and -0 are equal, but not alike.
-    floats = [column.name for column in rows.schema.columns if column.type.carrier.is_float()]
-    signs = [((pl.col(name) == 0) & (1 / pl.col(name) < 0)).alias(f"{COUNT}_{i}") for i, name in enumerate(floats)]
+    signs = [sign.alias(f"{COUNT}_{place}") for place, sign in enumerate(_signs(both.select(names).get_columns()))]
     net = (
-        both.group_by([*names, *signs])
+        both.with_columns(signs)
+        .group_by([*names, *(sign.name for sign in signs)])
         .agg(*(pl.col(name).last() for name in origin), pl.col(COUNT).sum())
         .select(*names, *origin, COUNT)
     )

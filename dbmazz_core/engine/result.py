@@ -30,6 +30,7 @@ class TableCounts:
     Attributes:
         inserts, updates, deletes, truncates: Changes received.
         snapshot_rows: Rows copied by a snapshot in this window, None where there was none.
+        quarantined: Changes and copied rows that went to quarantine, for a value that the destination cannot hold.
     """
 
     inserts: int = 0
@@ -37,6 +38,7 @@ class TableCounts:
     deletes: int = 0
     truncates: int = 0
     snapshot_rows: int | None = None
+    quarantined: int = 0
 
     @property
     def changes(self) -> int:
@@ -58,6 +60,7 @@ class TableCounts:
             "deletes": self.deletes,
             "truncates": self.truncates,
             "snapshot_rows": self.snapshot_rows,
+            "quarantined": self.quarantined,
         }
 
 
@@ -78,6 +81,8 @@ class WindowResult:
         lag_bytes: WAL bytes between the checkpoint and the server's flush LSN at the end.
         commit_time: Commit time of the last applied source transaction, None if there was none.
         tables: By table; every captured table has an entry.
+        schema_changes: What became of tables' shapes, one sentence each.
+        copy_anew: Tables that have to be copied anew, and why; `Pipeline.capture` does so at once.
         phases: Seconds spent by phase (`receive`, `decode`, `compact`, `merge`, `snapshot`), for benchmarks.
     """
 
@@ -93,6 +98,8 @@ class WindowResult:
     lag_bytes: int = 0
     commit_time: datetime | None = None
     tables: dict[TableRef, TableCounts] = field(default_factory=dict)
+    schema_changes: list[str] = field(default_factory=list)
+    copy_anew: dict[TableRef, str] = field(default_factory=dict)
     phases: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -110,6 +117,8 @@ class WindowResult:
             "lag_bytes": self.lag_bytes,
             "commit_time": self.commit_time.isoformat() if self.commit_time else None,
             "tables": {str(t): c.to_dict() for t, c in sorted(self.tables.items())},
+            "schema_changes": self.schema_changes,
+            "copied_anew": {str(t): reason for t, reason in sorted(self.copy_anew.items())},
             "phases": {name: round(seconds, 3) for name, seconds in self.phases.items()},
         }
 
@@ -122,17 +131,22 @@ class SnapshotResult:
         lsn: The checkpoint afterwards.
         rows: Rows copied, by table.
         duration_s: Seconds.
+        quarantined: Rows that went to quarantine instead, by table.
     """
 
     lsn: Lsn
     rows: Mapping[TableRef, int]
     duration_s: float
+    quarantined: Mapping[TableRef, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As `snapshot --json` prints it."""
         return {
             "checkpoint_lsn": str(self.lsn),
-            "tables": {str(t): {"snapshot_rows": n} for t, n in sorted(self.rows.items())},
+            "tables": {
+                str(t): {"snapshot_rows": n, "quarantined": self.quarantined.get(t, 0)}
+                for t, n in sorted(self.rows.items())
+            },
             "duration_s": round(self.duration_s, 3),
         }
 
@@ -168,6 +182,7 @@ class TableState:
             changes because it was not configured.
         snapshot_lsn: Changes of transactions committed before this LSN are in the snapshot.
         rows: Rows now, None if the destination was not opened: live ones in soft_delete, changes in changelog.
+        quarantined: Rows of it in `_dbmazz.quarantine`.
         mode: How it is kept.
         complete: Whether it is known to hold exactly the source's rows: it was copied with them, and none of them is in
             quarantine.
@@ -177,6 +192,7 @@ class TableState:
     state: str
     snapshot_lsn: Lsn | None
     rows: int | None = None
+    quarantined: int = 0
     mode: Mode = Mode.MIRROR
     complete: bool = False
 
@@ -230,6 +246,7 @@ class PipelineStatus:
                     "snapshot_lsn": _text(t.snapshot_lsn),
                     "rows": t.rows,
                     "complete": t.complete,
+                    "quarantined": t.quarantined,
                 }
                 for t in self.tables
             },

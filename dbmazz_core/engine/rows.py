@@ -64,7 +64,7 @@ class Rows:
         if unknown is not None:
             places = np.flatnonzero((unknown & self._old_holds(column))[chosen.rows])
             if len(places):
-                values = values.scatter(places, self.old(chosen.rows[places]).values(column))
+                values = replaced(values, places, self.old(chosen.rows[places]).values(column))
         return values
 
     def unknown(self, column: int) -> Mask | None:
@@ -117,8 +117,21 @@ class Rows:
             return self._old.present
         holds = np.zeros(len(self), dtype=np.bool_)
         for batch, offset in zip(self.batches, self._offsets, strict=False):
-            holds[offset + batch.old.index[~batch.old_is_key]] = True
+            whole = ~batch.old_is_key
+            missing = batch.old.unknown(column)  # a column that the source has no more
+            if missing is not None:
+                whole &= ~missing
+            holds[offset + batch.old.index[whole]] = True
         return holds
+
+
+def replaced(values: pl.Series, places: Indexes, by: pl.Series) -> pl.Series:
+    """The series with other values at these places. Polars scatters no lists, so they are gathered."""
+    if not values.dtype.is_nested():
+        return values.scatter(places, by)
+    index = np.arange(len(values))
+    index[places] = len(values) + np.arange(len(places))
+    return pl.concat([values, by]).gather(index)
 
 
 class Selection:

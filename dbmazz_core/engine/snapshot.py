@@ -14,16 +14,23 @@ from dataclasses import dataclass, field, replace
 from dbmazz_core.config import Settings
 from dbmazz_core.connectors.sinks.base import Sink
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
+from dbmazz_core.connectors.sources.postgres.exported import ExportedSnapshot
+from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint
 from dbmazz_core.connectors.sources.postgres.server_state import SlotState
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.engine.progress import Progress
+from dbmazz_core.engine.quarantine import Quarantine
 from dbmazz_core.engine.result import Checkpoint, TableState
+from dbmazz_core.errors import SourceNotReady
+from dbmazz_core.identity import SourceTable
 from dbmazz_core.lsn import INVALID_LSN, Lsn
-from dbmazz_core.schema import TableSchema
+from dbmazz_core.table_options import BadValuePolicy
 from dbmazz_core.tables import TableRef
 
 #: Least time between two progress reports of a table.
 _REPORT_S = 0.1
+#: How often a table that is altered while it is copied is copied again.
+_ATTEMPTS = 5
 
 
 @dataclass(slots=True)
@@ -37,6 +44,8 @@ class SnapshotRun:
         slot: The slot, None if it has to be made.
         fresh: Whether there was no checkpoint.
         with_rows: Whether rows are copied, or tables begin empty.
+        replaced: Tables that are copied since another one has their name now, and what happened.
+        quarantined: Rows that went to quarantine, by table.
     """
 
     settings: Settings
@@ -49,6 +58,8 @@ class SnapshotRun:
     fresh: bool
     with_rows: bool
     progress: Callable[[Progress], None] = field(default=lambda _: None)
+    replaced: dict[TableRef, str] = field(default_factory=dict)
+    quarantined: dict[TableRef, int] = field(default_factory=dict)
 
     def forced(self) -> SnapshotRun:
         """The same, but with rows whatever DO_SNAPSHOT says: copying was asked for."""
@@ -62,42 +73,81 @@ class SnapshotRun:
         """
         if not self.with_rows:
             return self._begin_empty()
-        make = self.source.create_slot if self.slot is None else self.source.export_snapshot
-        with make() as snapshot:
-            if self.fresh:
-                self.checkpoint = replace(self.checkpoint, lsn=snapshot.lsn)
-            schemas = self.source.schemas([self.tables[ref] for ref in self.needed])
-            copied: dict[TableRef, int] = {}
-            for ref in self.needed:
-                info, schema = self.tables[ref], schemas[ref]
-                reported, rows = time.monotonic(), 0
-                total = max(info.estimated_rows, 0)
-                self.progress(Progress("snapshot", ref, 0, total))
-                self.sink.begin()
-                try:
-                    self._create(schema, snapshot.lsn)
-                    for frame in snapshot.frames(info, schema, self.settings.snapshot):
-                        self.sink.append(schema, frame)
-                        rows += len(frame)
-                        if time.monotonic() - reported >= _REPORT_S:
-                            reported = time.monotonic()
-                            self.progress(Progress("snapshot", ref, rows, max(total, rows)))
-                    self.sink.finish_copy(schema)
-                    self.sink.commit(self.checkpoint)
-                except BaseException:
-                    self.sink.rollback()
-                    raise
-                copied[ref] = rows
-                self.progress(Progress("snapshot", ref, rows, rows))
-        return copied
+        copied: dict[TableRef, int] = {}
+        for _ in range(_ATTEMPTS):
+            make = self.source.create_slot if self.slot is None and not copied else self.source.export_snapshot
+            with make() as snapshot:
+                if self.fresh:
+                    self.checkpoint, self.fresh = replace(self.checkpoint, lsn=snapshot.lsn), False
+                self.slot = self.slot or self.source.slot()
+                left = [ref for ref in self.needed if ref not in copied]
+                as_of = snapshot.fingerprints([self.tables[ref].oid for ref in left])
+                catalog = self.source.catalog([self.tables[ref] for ref in left])
+                for ref in left:
+                    if ref in catalog:
+                        rows = self._copy_table(snapshot, ref, catalog[ref], as_of.get(self.tables[ref].oid))
+                        if rows is not None:
+                            copied[ref] = rows
+            if len(copied) == len(self.needed):
+                return copied
+            # Somebody changed their shape meanwhile.
+            again = self.source.tables()
+            self.tables = {info.ref: info for info in again if info.ref in self.tables}
+            self.needed = [ref for ref in self.needed if ref in self.tables]
+        missing = ", ".join(str(ref) for ref in self.needed if ref not in copied)
+        raise SourceNotReady(
+            f"{missing} changed shape each time while being copied",
+            object=missing,
+            remedy="run again when nobody alters or truncates the table",
+        )
 
-    def _create(self, schema: TableSchema, lsn: Lsn) -> None:
+    def _copy_table(
+        self, snapshot: ExportedSnapshot, ref: TableRef, table: SourceTable, as_of: Fingerprint | None
+    ) -> int | None:
+        """Copy a table; its rows, or None if it was altered meanwhile.
+
+        Neither columns nor rewritten rows are those of the snapshot: ALTER TABLE and TRUNCATE are not MVCC-safe, after
+        them the snapshot sees other columns, or no rows at all (PostgreSQL manual, "Caveats" of MVCC). So before and
+        after the copy the table has to be what it is in the snapshot.
+        """
+        info, schema = self.tables[ref], table.schema
+        reported, rows, bad = time.monotonic(), 0, 0
+        quarantine = quarantine_of(self.settings, self.sink)
+        total = max(info.estimated_rows, 0)
+        self.progress(Progress("snapshot", ref, 0, total))
+        self.sink.begin()
+        try:
+            self._create(table, snapshot.lsn)
+            for frame in snapshot.frames(info, schema, self.settings.snapshot):
+                if quarantine is not None and quarantine.wanted(ref):
+                    frame, count = quarantine.copied(schema, frame, snapshot.lsn)
+                    bad += count
+                self.sink.append(schema, frame)
+                rows += len(frame)
+                if time.monotonic() - reported >= _REPORT_S:
+                    reported = time.monotonic()
+                    self.progress(Progress("snapshot", ref, rows, max(total, rows)))
+            now = self.source.fingerprints([info.oid]).get(info.oid)
+            if now is None or not now.is_as(as_of) or now.columns.keys() < {*schema.names}:
+                self.sink.rollback()
+                return None
+            self.sink.finish_copy(schema)
+            self.sink.commit(self.checkpoint)
+        except BaseException:
+            self.sink.rollback()
+            raise
+        self.quarantined[ref] = bad
+        self.progress(Progress("snapshot", ref, rows, rows))
+        return rows
+
+    def _create(self, table: SourceTable, lsn: Lsn) -> None:
         self.sink.create_table(
-            schema,
+            table.schema,
             slot=self.settings.source.slot,
             snapshot_lsn=lsn,
-            mode=self.settings.tables.mode.of(schema.table),
+            mode=self.settings.tables.mode.of(table.schema.table),
             complete=self.with_rows,
+            identity=table.identity,
         )
 
     def _begin_empty(self) -> dict[TableRef, int]:
@@ -109,17 +159,25 @@ class SnapshotRun:
         elif self.fresh:
             lsn = self.slot.confirmed_flush_lsn or INVALID_LSN
         self.checkpoint = replace(self.checkpoint, lsn=lsn)
-        schemas = self.source.schemas([self.tables[ref] for ref in self.needed])
+        catalog = self.source.catalog([self.tables[ref] for ref in self.needed])
         self.sink.begin()
         try:
-            for ref in self.needed:
-                self._create(schemas[ref], lsn)
-                self.sink.finish_copy(schemas[ref])
+            for table in catalog.values():
+                self._create(table, lsn)
+                self.sink.finish_copy(table.schema)
             self.sink.commit(self.checkpoint)
         except BaseException:
             self.sink.rollback()
             raise
         return {}
+
+
+def quarantine_of(settings: Settings, sink: Sink) -> Quarantine | None:
+    """Where bad rows go, None if they stop everything."""
+    policy = settings.tables.on_bad_value
+    if BadValuePolicy.QUARANTINE not in (policy.default, *(value for _, value in policy.exceptions)):
+        return None
+    return Quarantine(sink, settings.source.slot, lambda table: policy.of(table) is BadValuePolicy.QUARANTINE)
 
 
 def plan(

@@ -7,7 +7,6 @@ memory is applied in pieces within one destination transaction, which is committ
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,15 +16,14 @@ from threading import Event
 from dbmazz_core.batch import DELETE, INSERT, UPDATE, ChangeBatch
 from dbmazz_core.config import FlushConfig, WindowLimits
 from dbmazz_core.connectors.sinks.base import Sink
-from dbmazz_core.connectors.sources.base import ChangeStream, NewSchema, StreamPart, TableEvent, Truncation
-from dbmazz_core.engine.changelog import changelog
-from dbmazz_core.engine.compact import compact
-from dbmazz_core.engine.effect import NetEffect
+from dbmazz_core.connectors.sources.base import ChangeStream, StreamPart, Truncation
+from dbmazz_core.engine.apply_events import EventApplier
+from dbmazz_core.engine.follow_schema import SchemaEvent, SchemaFollower, WindowEvent
 from dbmazz_core.engine.progress import Progress
+from dbmazz_core.engine.quarantine import Quarantine
 from dbmazz_core.engine.result import Checkpoint, StopReason, TableCounts, WindowResult
-from dbmazz_core.errors import SchemaChanged
+from dbmazz_core.identity import SourceTable
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.schema import TableSchema
 from dbmazz_core.table_options import Mode
 from dbmazz_core.tables import TableRef
 
@@ -38,8 +36,8 @@ _POLL_S = 0.2
 class _Pending:
     """Events that are not yet applied: first those of complete transactions, then those of the open one."""
 
-    complete: list[TableEvent] = field(default_factory=list)
-    open: list[TableEvent] = field(default_factory=list)
+    complete: list[WindowEvent] = field(default_factory=list)
+    open: list[WindowEvent] = field(default_factory=list)
     rows: int = 0
     complete_bytes: int = 0
     open_bytes: int = 0
@@ -47,10 +45,10 @@ class _Pending:
     end_lsn: Lsn | None = None
     commit_time: datetime | None = None
 
-    def add(self, part: StreamPart) -> None:
-        if self.since is None and part.events:
+    def add(self, part: StreamPart, events: list[WindowEvent]) -> None:
+        if self.since is None and events:
             self.since = time.monotonic()
-        self.open += part.events
+        self.open += events
         self.open_bytes += part.bytes
         if part.complete:
             self.complete += self.open
@@ -69,12 +67,14 @@ class Window:
         sink: Holds the tables.
         checkpoint: The sink's.
         upper_lsn: The bound: the server's flush LSN when the window began.
-        schemas: The captured tables as the sink has them.
+        follower: Keeps the shape of the captured tables; it has them as the sink has them.
+        catalog: The captured tables as the source's catalog has them at the upper LSN, as far as that is known.
         modes: How each is kept; `mirror` where nothing is said.
         flush: When to flush.
         limits: When to end early.
         stop: Set from elsewhere to end at the next flush.
         progress: Called after each flush.
+        quarantine: Where rows with bad values go; None: they stop the window.
     """
 
     def __init__(
@@ -83,19 +83,21 @@ class Window:
         sink: Sink,
         checkpoint: Checkpoint,
         upper_lsn: Lsn,
-        schemas: Mapping[TableRef, TableSchema],
+        follower: SchemaFollower,
+        catalog: Mapping[TableRef, SourceTable],
         *,
         flush: FlushConfig,
         limits: WindowLimits,
         modes: Mapping[TableRef, Mode] | None = None,
         stop: Event | None = None,
         progress: Callable[[Progress], None] | None = None,
+        quarantine: Quarantine | None = None,
     ) -> None:
         self._stream = stream
         self._sink = sink
         self._checkpoint = checkpoint
-        self._schemas = schemas
-        self._modes = modes or {}
+        self._follower = follower
+        self._catalog = catalog
         self._flush = flush
         self._limits = limits
         self._stop = stop or Event()
@@ -109,8 +111,9 @@ class Window:
         self._uncounted: dict[TableRef, TableCounts] = {}
         self._started = time.monotonic()
         self.result = WindowResult(checkpoint.lsn, checkpoint.lsn, upper_lsn)
-        self.result.tables = {table: TableCounts() for table in schemas}
+        self.result.tables = {table: TableCounts() for table in follower.schemas}
         self.result.phases = {"decode": 0.0, "compact": 0.0, "merge": 0.0}
+        self._applier = EventApplier(sink, checkpoint.slot, follower.schemas, modes or {}, quarantine, self.result)
 
     def run(self) -> WindowResult:
         """Read until the bound or a limit is reached; the result's LSNs, counts and phases are filled in.
@@ -122,7 +125,10 @@ class Window:
             self.result.stop_reason = self._read()
             if self._begun and not self._completed:
                 self._rollback()  # stopped in the middle of it
-            self._commit_pending(final=self.result.stop_reason is StopReason.CAUGHT_UP)
+            caught_up = self.result.stop_reason is StopReason.CAUGHT_UP
+            if caught_up:
+                self._pending.complete += self._follower.finish(self._catalog)
+            self._commit_pending(final=caught_up)
         except BaseException:
             self._rollback()
             raise
@@ -156,11 +162,15 @@ class Window:
         return max(self._pending.end_lsn or Lsn(0), self._checkpoint.lsn)
 
     def _take(self, part: StreamPart) -> None:
-        self._pending.add(part)
+        events = [event for received in part.events for event in self._follower.events(received)]
+        if self._pending.complete and any(isinstance(event, SchemaEvent) for event in events):
+            # A destination that cannot alter what the transaction has changed has it untouched then.
+            self._commit_pending(final=False)
+        self._pending.add(part, events)
         self._completed = self._begun and part.complete
         self.result.bytes += part.bytes
         self.result.transactions += part.transactions
-        for event in part.events:
+        for event in events:
             counts = self._uncounted.setdefault(event.table, TableCounts())
             if isinstance(event, ChangeBatch):
                 counts.inserts += event.count(INSERT)
@@ -169,26 +179,11 @@ class Window:
                 self._pending.rows += len(event)
             elif isinstance(event, Truncation):
                 counts.truncates += 1
-            else:
-                self._check_schema(event)
         if part.complete:
             for table, counts in self._uncounted.items():
                 self.result.tables[table].add(counts)
                 self.result.changes += counts.changes
             self._uncounted.clear()
-
-    def _check_schema(self, event: NewSchema) -> None:
-        have = self._schemas[event.schema.table]
-        # The key may differ: an effect is found by the key that its changes came with.
-        differences = have.differences(replace(event.schema, key=have.key))
-        if differences:
-            table = event.schema.table
-            raise SchemaChanged(
-                f"{table} changed in PostgreSQL: {'; '.join(differences)} (transaction {event.xid}, committed at "
-                f"{event.commit_lsn}); nothing of this flush was applied",
-                object=str(table),
-                remedy=f"copy the table anew: dbmazz snapshot --tables '{table}'",
-            )
 
     def _limit_reached(self) -> StopReason | None:
         limits, result = self._limits, self.result
@@ -249,6 +244,7 @@ class Window:
             self._sink.commit(checkpoint)
             self.result.phases["merge"] += time.perf_counter() - clock
             self._begun = self._completed = False
+            self._applier.committed()
             self._checkpoint = checkpoint
             self._stream.confirm(lsn)  # only now
             self.result.flushes += 1
@@ -259,58 +255,14 @@ class Window:
         since = time.monotonic() if pending.open else None
         self._pending = _Pending(open=pending.open, open_bytes=pending.open_bytes, rows=rows, since=since)
 
-    def _apply(self, events: list[TableEvent]) -> None:
+    def _apply(self, events: list[WindowEvent]) -> None:
         if not self._begun:
             self._sink.begin()
             self._begun = True
-        by_table: dict[TableRef, list[ChangeBatch | Truncation]] = {}
-        for event in events:
-            if not isinstance(event, NewSchema):
-                by_table.setdefault(event.table, []).append(event)
-        for table, changes in by_table.items():
-            match self._modes.get(table, Mode.MIRROR):
-                case Mode.CHANGELOG:
-                    self._append(table, changes)
-                case mode:
-                    self._merge(table, changes, soft_delete=mode is Mode.SOFT_DELETE)
-
-    def _merge(self, table: TableRef, events: list[ChangeBatch | Truncation], *, soft_delete: bool) -> None:
-        """Apply the net effect of changes."""
-        if not soft_delete:
-            # Whatever happened before the last TRUNCATE is gone.
-            last = max((i for i, event in enumerate(events) if isinstance(event, Truncation)), default=0)
-            events = events[last:]
-        truncated = None
-        # Where the replica identity changes, so does what rows are found by.
-        for _, run in itertools.groupby(events, lambda event: isinstance(event, ChangeBatch) and event.schema.key):
-            batches = []
-            for event in run:
-                if isinstance(event, Truncation):
-                    truncated = truncated or event.position
-                else:
-                    batches.append(event)
-            if batches:
-                clock = time.perf_counter()
-                effect = compact(batches, truncated=truncated, soft_delete=soft_delete)
-                truncated = None
-                compacted = time.perf_counter()
-                self._sink.apply(effect)
-                self.result.phases["compact"] += compacted - clock
-                self.result.phases["merge"] += time.perf_counter() - compacted
-        if truncated:
-            self._sink.apply(NetEffect(self._schemas[table], truncated=truncated))
-
-    def _append(self, table: TableRef, events: list[ChangeBatch | Truncation]) -> None:
-        """Append every change to a changelog."""
-        schema = self._schemas[table]
-        clock = time.perf_counter()
-        changes = changelog(schema, events)
-        made = time.perf_counter()
-        self._sink.append_changes(schema, changes)
-        self.result.phases["compact"] += made - clock
-        self.result.phases["merge"] += time.perf_counter() - made
+        self._applier.apply(events)
 
     def _rollback(self) -> None:
+        self._applier.rolled_back()
         if self._begun:
             self._begun = False
             self._sink.rollback()

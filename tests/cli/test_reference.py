@@ -9,7 +9,7 @@ import click
 import pytest
 
 from dbmazz_core.cli.commands import dbmazz
-from dbmazz_core.cli.reference import DOCUMENTS, error_classes, filled_in
+from dbmazz_core.cli.reference import DOCUMENTS, TYPE_DOCUMENTS, error_classes, filled_in
 from dbmazz_core.config import SETTINGS
 
 DOCUMENT = DOCUMENTS[0]
@@ -24,6 +24,15 @@ def test_the_tables_in_the_documents_are_current(document: Path) -> None:
         assert f"| `{setting.variable}` | `{setting.flag}` |" in text
     for kind in error_classes():
         assert f"| `{kind.__name__}` | {kind.exit_code} |" in text
+
+
+@pytest.mark.parametrize("document", TYPE_DOCUMENTS, ids=lambda path: path.name)
+def test_the_type_tables_in_the_documents_are_current(document: Path) -> None:
+    """If this fails: python -m dbmazz_core.cli.reference."""
+    text = document.read_text()
+    assert filled_in(text) == text
+    for name in ("boolean", "numeric(p,s)", "time with time zone", "interval", "oid"):
+        assert f"| `{name}` |" in text
 
 
 def test_every_command_and_exit_code_is_documented() -> None:

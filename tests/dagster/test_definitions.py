@@ -29,6 +29,7 @@ from tests.dagster.conftest import Shop, key
 
 ROOT = Path(__file__).parents[2]
 SECRET = "s3cret-w0rd"
+KEY = "k3y-of-h4shes"
 NOWHERE = {"SOURCE_URL": f"postgres://app:{SECRET}@127.0.0.1:1/shop", "TABLES": "public.orders, sales.items"}
 
 
@@ -248,7 +249,20 @@ def test_settings_survive_the_resource() -> None:
         "WINDOW_MAX_CHANGES": "5",
         "WINDOW_MAX_BYTES": "5MB",
         "WINDOW_MAX_SECONDS": "1.5",
+        "COLUMNS_INCLUDE": "a.id, b.id",
+        "COLUMNS_EXCLUDE": 'a."Top Secret"',
+        "COLUMNS_MASK": "a.mail=hash, a.phone=truncate:3, sales.b.note=null",
+        "MASK_KEY": "a key, such as this",
+        "COLUMNS_AS_TEXT": "a.tags",
+        "NUMERIC_AS": "double",
+        "MODE": "soft_delete, a=changelog, sales.*=mirror",
+        "ON_BAD_VALUE": "quarantine, a=error",
+        "SCHEMA_CHANGES": "stop, drop_column=ignore, a:change_type=apply, sales.*=ignore",
     }
+    assert {s.variable for s in SETTINGS} - given.keys() <= {
+        "SOURCE_TYPE", "SINK_TYPE", "SOURCE_SLOT_NAME", "SOURCE_PUBLICATION_NAME", "FLUSH_INTERVAL_MS",
+        "SNAPSHOT_CHUNK_SIZE", "SNAPSHOT_PARALLEL_WORKERS",
+    }  # fmt: skip
     assert DbmazzResource.from_env(given).settings() == Settings.from_env(given)
 
 
@@ -268,7 +282,8 @@ def test_variables_of_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_password_in_anything_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_URL", NOWHERE["SOURCE_URL"])
     monkeypatch.setenv("TABLES", NOWHERE["TABLES"])
-    for resource in (DbmazzResource.from_env(), DbmazzResource.from_env(NOWHERE)):
+    monkeypatch.setenv("MASK_KEY", KEY)
+    for resource in (DbmazzResource.from_env(), DbmazzResource.from_env({**NOWHERE, "MASK_KEY": KEY})):
         definitions = dg.Definitions(resources={"dbmazz": resource})
         shown = dg.serialize_value(
             importlib.import_module("dagster._core.remote_representation.external_data").RepositorySnap.from_def(
@@ -276,7 +291,10 @@ def test_no_password_in_anything_shown(monkeypatch: pytest.MonkeyPatch) -> None:
             )
         )
         assert "dbmazz_slot" in shown or "source_url" in shown
-        assert SECRET not in shown + repr(resource) + str(resource) + str(resource.model_dump())
+        said = shown + repr(resource) + str(resource) + str(resource.model_dump()) + repr(resource.settings())
+        assert SECRET not in said
+        assert KEY not in said
+        assert resource.settings().source.mask_key == KEY
 
 
 def test_an_unreadable_url_is_not_shown_either() -> None:

@@ -71,7 +71,7 @@ class Lab:
                 connection.execute(statement.encode())
 
     def configured(self, **groups: Any) -> Lab:
-        """The same with other settings: `flush`, `limits`, `snapshot`, and single attributes of `source`."""
+        """The same with other settings: `flush`, `limits`, `snapshot`, `tables`, and single attributes of `source`."""
         return replace(self, settings=self.settings | groups)
 
     @property

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import os
 import pickle
+import pwd
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
+import psycopg
 import pytest
 
 from dbmazz_core.config import SourceConfig
 from dbmazz_core.connectors.sources.postgres.reader import StreamReader
+from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.errors import ParseError, ReplicationInterrupted, SlotNotFound
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.secret_url import SecretUrl
 from dbmazz_core.tables import parse_tables
-from tests.postgres_fixtures import SourceDatabase
+from tests.engine.lab import Lab
+from tests.postgres_fixtures import MATRIX_VARIABLE, UNSAFE_BUT_FAST, SourceDatabase, create_database
 
 
 def config(database: SourceDatabase) -> SourceConfig:
@@ -114,3 +121,45 @@ def _command_line(pid: int) -> bytes:
             return file.read()
     except OSError:
         return b""
+
+
+def test_an_encrypted_connection_goes_through_libpq(tmp_path: Path) -> None:
+    """Bytes of a TLS stream mean nothing to us; libpq reads them, a little slower, with the same result."""
+    binaries = os.environ.get(MATRIX_VARIABLE)
+    if not binaries:  # the default server is built without TLS
+        pytest.skip(f"{MATRIX_VARIABLE} is not set; see `make test`")
+    directory = Path(tempfile.mkdtemp(prefix="dbmazz-tls-"))
+    directory.chmod(0o755)
+    for name in ("server.crt", "server.key"):
+        shutil.copy(Path(__file__).parents[1] / "tls" / name, directory / name)
+    (directory / "server.key").chmod(0o640 if os.geteuid() == 0 else 0o600)
+    if os.geteuid() == 0:  # PostgreSQL takes a key of root's that its own group may read
+        shutil.chown(directory / "server.key", 0, pwd.getpwnam("postgres" if _has_account("postgres") else "nobody")[3])
+    settings = UNSAFE_BUT_FAST | {
+        "ssl": "on",
+        "ssl_cert_file": str(directory / "server.crt"),
+        "ssl_key_file": str(directory / "server.key"),
+    }
+    try:
+        with EmbeddedPostgres(binaries=Path(binaries) / "16", settings=settings) as server:
+            database = create_database(server)
+            encrypted = database.url + ("&" if "?" in database.url else "?") + "sslmode=require"
+            lab = Lab(database, tmp_path / "tls.duckdb", settings={"url": encrypted})
+            database.execute("CREATE TABLE t (id int PRIMARY KEY, note text)")
+            lab.capture()
+            database.execute("INSERT INTO t SELECT i, repeat('x', i % 500) FROM generate_series(1, 20000) i")
+            database.execute("UPDATE t SET note = 'changed' WHERE id % 3 = 0")
+            assert lab.capture_and_compare("t").changes == 26666
+            with psycopg.connect(encrypted) as connection:
+                assert connection.execute("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()").fetchone() == (
+                    True,
+                )
+            database.execute(f"SELECT pg_drop_replication_slot('{lab.slot}')")
+            with pytest.raises(SlotNotFound):
+                StreamReader(lab.config, INVALID_LSN)
+    finally:
+        shutil.rmtree(directory)
+
+
+def _has_account(name: str) -> bool:
+    return any(entry.pw_name == name for entry in pwd.getpwall())

@@ -12,7 +12,7 @@ import duckdb
 import pytest
 
 from dbmazz_core.config import SnapshotConfig
-from dbmazz_core.errors import DestinationConflict, SchemaChanged, UnknownValue
+from dbmazz_core.errors import DestinationConflict, UnknownValue
 from tests.engine.lab import Lab, toast
 
 SHOP = (
@@ -216,35 +216,6 @@ def test_a_table_of_somebody_else_is_not_replaced_whatever_its_case(lab: Lab) ->
 # -- changed in the stream
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        "ALTER TABLE t ADD COLUMN more int DEFAULT 7",
-        "ALTER TABLE t DROP COLUMN n",
-        "ALTER TABLE t RENAME COLUMN n TO m",
-        "ALTER TABLE t ALTER COLUMN n TYPE bigint",
-        "ALTER TABLE t DROP COLUMN n; ALTER TABLE t ADD COLUMN n int",
-    ],
-)
-def test_a_table_that_changes_in_the_stream_stops_the_window_until_it_is_copied_again(lab: Lab, change: str) -> None:
-    lab.execute("CREATE TABLE t (id int PRIMARY KEY, n int, v text); CREATE TABLE other (id int PRIMARY KEY)")
-    lab.execute("INSERT INTO t VALUES (1, 1, 'x')")
-    lab.capture()
-    lab.transactions(
-        "INSERT INTO t VALUES (2, 2, 'y'); INSERT INTO other VALUES (1)",
-        change + "; INSERT INTO t (id, v) VALUES (3, 'z')",
-        "INSERT INTO other VALUES (2); DELETE FROM t WHERE id = 1",
-    )
-    for _ in range(2):
-        with lab.nothing_changes("public.t", "public.other"), pytest.raises(SchemaChanged, match=r"public\.t") as info:
-            lab.capture()
-        assert "dbmazz snapshot --tables 'public.t'" in info.value.remedy
-    lab.pipeline.snapshot([lab.ref("t")])
-    lab.capture_and_compare("t", "other")
-    lab.transactions("UPDATE t SET v = 'w'", "INSERT INTO other VALUES (3)")
-    lab.capture_and_compare("t", "other")
-
-
 def test_a_key_that_was_added_later_is_not_believed_of_earlier_changes(lab: Lab) -> None:
     """REPLICA IDENTITY FULL does not say in the stream what the key is; the catalog knows only today's."""
     lab.execute("CREATE TABLE t (id int NOT NULL, v int); INSERT INTO t VALUES (1, 1), (1, 2)")
@@ -271,15 +242,6 @@ def test_a_key_that_is_gone(lab: Lab) -> None:
     lab.capture_and_compare("t")
 
 
-def test_a_table_without_changes_may_change_its_columns(lab: Lab) -> None:
-    """Nothing is in the stream before its next row."""
-    lab.execute("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE other (id int PRIMARY KEY)")
-    lab.capture()
-    lab.transactions("ALTER TABLE t ADD COLUMN n int", "INSERT INTO other VALUES (1)")
-    assert lab.capture_and_compare("other").changes == 1
-
-
-@pytest.mark.xfail(strict=True, reason="the stream describes the table as it did before: see the catalog, or the OID")
 @pytest.mark.parametrize(
     "change",
     [
@@ -289,7 +251,7 @@ def test_a_table_without_changes_may_change_its_columns(lab: Lab) -> None:
         "ALTER TABLE t RENAME TO old; ALTER TABLE u RENAME TO t",
     ],
 )
-def test_a_table_that_changed_but_looks_the_same_stops_the_window(lab: Lab, change: str) -> None:
+def test_a_table_that_changed_but_looks_the_same_in_the_stream(lab: Lab, change: str) -> None:
     lab.execute("CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE u (id int PRIMARY KEY, v int)")
     lab.execute(
         "CREATE PUBLICATION dbmazz_pub FOR ALL TABLES; INSERT INTO t VALUES (1, 1); INSERT INTO u VALUES (2, 2)"
@@ -297,5 +259,6 @@ def test_a_table_that_changed_but_looks_the_same_stops_the_window(lab: Lab, chan
     lab = replace(lab, tables="public.t")
     lab.capture_and_compare("t")
     lab.transactions(change, "INSERT INTO t VALUES (3, 3)")
-    with lab.nothing_changes("public.t"), pytest.raises(SchemaChanged):
-        lab.capture()
+    lab.capture_and_compare("t")
+    lab.transactions("INSERT INTO t VALUES (4, 4)", "UPDATE t SET v = 0")
+    lab.capture_and_compare("t")

@@ -8,7 +8,9 @@ from typing import Protocol, Self
 import polars as pl
 
 from dbmazz_core.engine.effect import NetEffect
+from dbmazz_core.engine.follow_schema import SchemaEvent
 from dbmazz_core.engine.result import Checkpoint, TableState
+from dbmazz_core.identity import TableIdentity
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.table_options import Mode
@@ -54,6 +56,7 @@ class Sink(Protocol):
         snapshot_lsn: Lsn,
         mode: Mode = Mode.MIRROR,
         complete: bool = True,
+        identity: TableIdentity | None = None,
     ) -> None:
         """Create a table, or begin to copy it again; readers see the old rows until `commit`.
 
@@ -65,7 +68,24 @@ class Sink(Protocol):
                 as deleted, changes. In another one it is made anew.
             complete: Whether it is going to hold exactly the source's rows. If so, a change that does not find its
                 row is an error from then on.
+            identity: What the source's table is.
         """
+
+    def identity(self, table: TableRef) -> TableIdentity | None:
+        """What the source's table was when the destination's was last made to fit, None if that is not known."""
+
+    def evolve(self, event: SchemaEvent, *, slot: str) -> bool:
+        """Give a table another shape, in the open transaction, and record it.
+
+        Returns:
+            False if it cannot be done after what the transaction has done to the table; nothing has happened then.
+        """
+
+    def abandon(self, event: SchemaEvent, *, slot: str) -> None:
+        """Record, in the open transaction, that a table has to be copied anew, and why."""
+
+    def rename_tables(self, names: Mapping[TableRef, TableRef], *, slot: str) -> None:
+        """Give tables other names, all at once, in a transaction of its own."""
 
     def append(self, schema: TableSchema, rows: pl.DataFrame) -> None:
         """Append whole rows, in carrier dtypes (of a snapshot), after `create_table`."""
@@ -81,6 +101,32 @@ class Sink(Protocol):
 
     def append_changes(self, schema: TableSchema, changes: pl.DataFrame) -> None:
         """Append changes, as `dbmazz_core.engine.changelog` gives them, to a table in mode `changelog`."""
+
+    def refused(self, schema: TableSchema, frame: pl.DataFrame) -> pl.DataFrame:
+        """Values that the destination's types cannot hold.
+
+        Args:
+            schema: The table.
+            frame: Some of its columns, in carrier dtypes.
+
+        Returns:
+            Columns `row` and `column` (Int64): numbers of rows of the frame, ascending, and of the first such column
+            of each.
+        """
+
+    def missing(self, schema: TableSchema, keys: pl.DataFrame) -> pl.Series:
+        """Numbers (Int64, ascending) of the keys under which the table holds no row.
+
+        Args:
+            schema: The table.
+            keys: Its key columns in carrier dtypes.
+        """
+
+    def quarantine(self, table: TableRef, rows: pl.DataFrame, *, slot: str) -> None:
+        """Keep rows that the table cannot hold; `rows` has the columns of `engine.quarantine.ROWS`."""
+
+    def quarantined(self, slot: str) -> Mapping[TableRef, int]:
+        """How many rows of each table are kept so; tables without any are left out."""
 
     def commit(self, checkpoint: Checkpoint) -> None:
         """Make everything since `begin`, and the checkpoint, durable."""

@@ -23,11 +23,18 @@ class Truncation:
 
 @dataclass(frozen=True, slots=True)
 class NewSchema:
-    """A captured table is described for the first time in this stream, or looks different from here on."""
+    """A captured table is described: for the first time in this stream, or anew since something about it changed.
+
+    Attributes:
+        schema: The columns as rows have them from here on.
+        commit_lsn, xid: Of the transaction in which it is described.
+        relation: OID of the table.
+    """
 
     schema: TableSchema
     commit_lsn: Lsn
     xid: int
+    relation: int = 0
 
     @property
     def table(self) -> TableRef:

@@ -43,6 +43,7 @@ class MirrorApplier:
         # With nothing to set, the key is set to itself: the count shows that the row is there.
         set_ = ", ".join(f"{quoted(n)} = s.{quoted(n)}" for n in update.known or do.key)
         source = do.source((*do.key, *update.known))
+        do.replace_clinging(update)
         found = do.run(f"UPDATE {do.table} t SET {set_} FROM {source} WHERE {do.on_key}", update.frame)
         if found != len(update.frame):
             raise do.unknown_value(
@@ -71,9 +72,15 @@ class MirrorApplier:
         set_ = ", ".join(f"{quoted(n)} = s.{quoted(n)}" for n in do.names if n not in do.key)
         # Nothing else can have changed; the key set to itself is counted.
         set_ = set_ or ", ".join(f"{quoted(n)} = s.{quoted(n)}" for n in do.key)
+        replaced = 0
+        if clinging := do.clinging(rows, do.names):
+            # Deleted, they are not matched and inserted.
+            replaced = do.run(
+                f"DELETE FROM {do.table} t USING {do.source(do.names)} WHERE {do.on_key} AND ({clinging})", rows
+            )
         otherwise = (
             ""
-            if self._expected.complete
+            if self._expected.complete and not replaced
             else f" WHEN NOT MATCHED THEN INSERT ({', '.join(map(quoted, do.names))}) "
             f"VALUES ({', '.join('s.' + quoted(n) for n in do.names)})"
         )

@@ -69,6 +69,7 @@ class SoftDeleteApplier:
         do = self._do
         set_ = ", ".join([*(f"{quoted(n)} = s.{quoted(n)}" for n in update.known), _marks()])
         source = do.source((*do.key, *update.known), *_FATE)
+        do.replace_clinging(update, besides=[name for name, _ in MARKS], where=_LIVE)
         found = do.run(f"UPDATE {do.table} t SET {set_} FROM {source} WHERE {do.on_key} AND {_LIVE}", update.frame)
         if found != len(update.frame):
             raise do.unknown_value(
@@ -98,7 +99,14 @@ class SoftDeleteApplier:
         set_ = ", ".join([*(f"{quoted(n)} = s.{quoted(n)}" for n in do.names if n not in do.key), _marks()])
         # In WHEN and not in ON: DuckDB 1.4 fails over a condition on `t` alone there (tried).
         what = f"WHEN MATCHED AND {_LIVE} THEN UPDATE SET {set_}"
-        if not self._expected.complete:
+        replaced = 0
+        if clinging := do.clinging(rows, do.names):
+            # Deleted, they are not matched and inserted.
+            replaced = do.run(
+                f"DELETE FROM {do.table} t USING {do.source(do.names)} WHERE {do.on_key} AND {_LIVE} AND ({clinging})",
+                rows,
+            )
+        if replaced or not self._expected.complete:
             self._forget(do.source(do.key), rows)
             names, values = self._columns()
             what += f" WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({values})"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import duckdb
+import polars as pl
 
-from dbmazz_core.datatypes import DataType, Kind
 from dbmazz_core.engine.result import Checkpoint, TableState
+from dbmazz_core.identity import TableIdentity
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.schema import ColumnDef, TableSchema
+from dbmazz_core.schema import ColumnChoice, ColumnDef, TableSchema
 from dbmazz_core.table_options import Mode
 from dbmazz_core.tables import TableRef
 
@@ -39,6 +40,7 @@ CREATE TABLE IF NOT EXISTS _dbmazz.quarantine (
 ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS mode VARCHAR DEFAULT 'mirror';
 ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS complete BOOLEAN DEFAULT false;
 ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS identity JSON;
+ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS choice JSON;
 DELETE FROM _dbmazz.layout;
 INSERT INTO _dbmazz.layout VALUES ({layout});
 """
@@ -122,16 +124,24 @@ def _state(row: tuple[str, str, str, int, str, bool]) -> TableState:
 
 def read_schema(connection: duckdb.DuckDBPyConnection, table: TableRef) -> TableSchema | None:
     """A table's columns and key as they were recorded."""
-    row = connection.execute(
-        "SELECT columns, key FROM _dbmazz.tables WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
-    ).fetchone()
-    if row is None:
-        return None
-    columns = tuple(
-        ColumnDef(c["name"], DataType(Kind(c["kind"]), c["precision"], c["scale"]), c["source_type"])
-        for c in json.loads(row[0])
+    # All columns: which there are depends on the layout of the file.
+    cursor = connection.execute(
+        "SELECT * FROM _dbmazz.tables WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
     )
-    return TableSchema(table, columns, tuple(json.loads(row[1])))
+    names = [column[0] for column in cursor.description or ()]
+    values = cursor.fetchone()
+    if values is None:
+        return None
+    row = dict(zip(names, values, strict=True))
+    columns = tuple(map(ColumnDef.from_dict, json.loads(row["columns"])))
+    choice = json.loads(row.get("choice") or '{"include": null, "exclude": []}')
+    include, exclude = choice["include"], choice["exclude"]
+    return TableSchema(
+        table,
+        columns,
+        tuple(json.loads(row["key"])),
+        ColumnChoice(None if include is None else tuple(include), tuple(exclude)),
+    )
 
 
 def read_owner(connection: duckdb.DuckDBPyConnection, table: TableRef) -> str | None:
@@ -142,6 +152,66 @@ def read_owner(connection: duckdb.DuckDBPyConnection, table: TableRef) -> str | 
     return None if row is None else str(row[0])
 
 
+def read_identity(connection: duckdb.DuckDBPyConnection, table: TableRef) -> TableIdentity | None:
+    """What the source's table was; None where that was not recorded."""
+    row = connection.execute(
+        "SELECT identity FROM _dbmazz.tables WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
+    ).fetchone()
+    return TableIdentity.from_dict(json.loads(row[0])) if row and row[0] else None
+
+
+def write_shape(connection: duckdb.DuckDBPyConnection, schema: TableSchema, identity: TableIdentity | None) -> None:
+    """Record a table's columns, key and identity from here on."""
+    connection.execute(
+        "UPDATE _dbmazz.tables SET columns = ?, key = ?, identity = ?, updated_at = now() "
+        "WHERE schema_name = ? AND table_name = ?",
+        [
+            _columns(schema),
+            json.dumps(schema.key),
+            json.dumps(identity.to_dict()) if identity else None,
+            schema.table.schema,
+            schema.table.name,
+        ],
+    )
+
+
+def write_history(
+    connection: duckdb.DuckDBPyConnection,
+    schema: TableSchema,
+    *,
+    slot: str,
+    commit_lsn: Lsn,
+    xid: int,
+    entries: Sequence[tuple[str, str, str]],
+) -> None:
+    """Record what became of a table: kind, detail and action of each change, with the columns afterwards."""
+    for kind, detail, action in entries:
+        connection.execute(
+            "INSERT INTO _dbmazz.schema_history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, now())",
+            [
+                slot,
+                schema.table.schema,
+                schema.table.name,
+                int(commit_lsn),
+                xid,
+                kind,
+                detail,
+                action,
+                _columns(schema),
+                json.dumps(schema.key),
+            ],
+        )
+
+
+def rename_table(connection: duckdb.DuckDBPyConnection, old: TableRef, new: TableRef) -> None:
+    """Record a table under another name."""
+    connection.execute(
+        "UPDATE _dbmazz.tables SET schema_name = ?, table_name = ?, updated_at = now() "
+        "WHERE schema_name = ? AND table_name = ?",
+        [new.schema, new.name, old.schema, old.name],
+    )
+
+
 def write_table(
     connection: duckdb.DuckDBPyConnection,
     schema: TableSchema,
@@ -150,36 +220,58 @@ def write_table(
     snapshot_lsn: Lsn,
     mode: Mode,
     complete: bool,
+    identity: TableIdentity | None = None,
 ) -> None:
     """Record a table, replacing what was recorded of it."""
     table = schema.table
     connection.execute(
         "DELETE FROM _dbmazz.tables WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
     )
-    columns = [
-        {
-            "name": c.name,
-            "kind": c.type.kind.value,
-            "precision": c.type.precision,
-            "scale": c.type.scale,
-            "source_type": c.source_type,
-        }
-        for c in schema.columns
-    ]
     connection.execute(
-        "INSERT INTO _dbmazz.tables (slot, schema_name, table_name, state, snapshot_lsn, columns, key, updated_at, "
-        "mode, complete) VALUES (?, ?, ?, 'streaming', ?, ?, ?, now(), ?, ?)",
+        "INSERT INTO _dbmazz.tables (slot, schema_name, table_name, state, snapshot_lsn, columns, key, choice, "
+        "updated_at, mode, complete) VALUES (?, ?, ?, 'streaming', ?, ?, ?, ?, now(), ?, ?)",
         [
             slot,
             table.schema,
             table.name,
             int(snapshot_lsn),
-            json.dumps(columns),
+            _columns(schema),
             json.dumps(schema.key),
+            json.dumps({"include": schema.choice.include, "exclude": schema.choice.exclude}),
             mode.value,
             complete,
         ],
     )
+    write_shape(connection, schema, identity)
+
+
+def _columns(schema: TableSchema) -> str:
+    return json.dumps([column.to_dict() for column in schema.columns])
+
+
+def write_quarantine(connection: duckdb.DuckDBPyConnection, table: TableRef, rows: pl.DataFrame, *, slot: str) -> None:
+    """Add rows to the quarantine; for their columns see `Sink.quarantine`."""
+    bad_rows = rows.to_arrow(compat_level=pl.CompatLevel.newest())  # noqa: F841 - DuckDB finds it
+    connection.execute(
+        "INSERT INTO _dbmazz.quarantine SELECT ?, ?, ?, commit_lsn, xid, ordinal, op, column_name, reason, "
+        "CAST(row AS JSON), now() FROM bad_rows",
+        [slot, table.schema, table.name],
+    )
+
+
+def clear_quarantine(connection: duckdb.DuckDBPyConnection, table: TableRef) -> None:
+    """Forget a table's rows in quarantine."""
+    connection.execute(
+        "DELETE FROM _dbmazz.quarantine WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
+    )
+
+
+def count_quarantine(connection: duckdb.DuckDBPyConnection, slot: str) -> Mapping[TableRef, int]:
+    """Rows in quarantine by table."""
+    rows = connection.execute(
+        "SELECT schema_name, table_name, count(*) FROM _dbmazz.quarantine WHERE slot = ? GROUP BY ALL", [slot]
+    ).fetchall()
+    return {TableRef(schema, name): int(count) for schema, name, count in rows}
 
 
 def _time(epoch_us: int | None) -> datetime | None:

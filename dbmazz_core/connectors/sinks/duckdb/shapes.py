@@ -11,6 +11,7 @@ Their names begin with `_dbmazz_`, which the names of a table's own columns must
 
 from __future__ import annotations
 
+from dbmazz_core.connectors.sinks.duckdb.values import type_name
 from dbmazz_core.engine.changelog import KNOWN_OLD, OLD, OP, ORDINAL, UNCHANGED
 from dbmazz_core.engine.effect import COMMIT_LSN, COMMIT_TS, DELETED, PREFIX, XID
 from dbmazz_core.schema import TableSchema
@@ -42,7 +43,7 @@ _LONG_NAMES = {"TIMESTAMPTZ": "TIMESTAMP WITH TIME ZONE"}
 
 def columns(schema: TableSchema, mode: Mode) -> Columns:
     """The columns of a table, in the order in which they are created."""
-    own = [(c.name, c.type.duckdb) for c in schema.columns]
+    own = [(c.name, type_name(c.type)) for c in schema.columns]
     match mode:
         case Mode.MIRROR:
             return own

@@ -16,20 +16,27 @@ import polars as pl
 
 from dbmazz_core.config import SinkConfig
 from dbmazz_core.connectors.sinks.duckdb import bookkeeping, copy_again, shapes
+from dbmazz_core.connectors.sinks.duckdb.alter import ALTERS_MODIFIED_TABLES, alter, rename
 from dbmazz_core.connectors.sinks.duckdb.apply import RowApplier, apply_effect
 from dbmazz_core.connectors.sinks.duckdb.apply_changelog import ChangelogApplier
 from dbmazz_core.connectors.sinks.duckdb.apply_mirror import MirrorApplier
 from dbmazz_core.connectors.sinks.duckdb.apply_soft_delete import SoftDeleteApplier
 from dbmazz_core.connectors.sinks.duckdb.by_hand import Expected
 from dbmazz_core.connectors.sinks.duckdb.failures import is_locked, locked, translated
+from dbmazz_core.connectors.sinks.duckdb.refused import missing, refused
 from dbmazz_core.connectors.sinks.duckdb.statements import Statements
 from dbmazz_core.engine.effect import PREFIX, NetEffect
+from dbmazz_core.engine.follow_schema import SchemaEvent
 from dbmazz_core.engine.result import Checkpoint, TableState
 from dbmazz_core.errors import DestinationConflict, DestinationError
+from dbmazz_core.identity import TableIdentity
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.schema import TableSchema
-from dbmazz_core.table_options import Mode
+from dbmazz_core.table_options import Mode, SchemaAction
 from dbmazz_core.tables import TableRef, quote_identifier
+
+#: Layout of the bookkeeping from which on tables' identities are recorded.
+_WITH_IDENTITY = 2
 
 
 class DuckDBSink:
@@ -166,6 +173,69 @@ class DuckDBSink:
                 bookkeeping.create(self._connection)
                 self._layout, self._empty = bookkeeping.LAYOUT, False
 
+    def identity(self, table: TableRef) -> TableIdentity | None:
+        """See `Sink.identity`."""
+        with translated(self.path):
+            return bookkeeping.read_identity(self._connection, table) if self._layout >= _WITH_IDENTITY else None
+
+    def evolve(self, event: SchemaEvent, *, slot: str) -> bool:
+        """See `Sink.evolve`."""
+        if any(action is SchemaAction.APPLY for _, action in event.steps):
+            if event.table in self._touched and not ALTERS_MODIFIED_TABLES:
+                return False
+            _check_names(event.schema)
+        with translated(self.path):
+            alter(self._connection, self.path, event, self._state(event.table).mode)
+            bookkeeping.write_shape(self._connection, event.schema, event.identity)
+            entries = [(step.kind.value, str(step), action.value) for step, action in event.steps]
+            bookkeeping.write_history(
+                self._connection,
+                event.schema,
+                slot=slot,
+                commit_lsn=event.commit_lsn,
+                xid=event.xid,
+                entries=entries,
+            )
+        return True
+
+    def abandon(self, event: SchemaEvent, *, slot: str) -> None:
+        """See `Sink.abandon`."""
+        self.mark_incomplete(slot, [event.table])
+        with translated(self.path):
+            bookkeeping.write_history(
+                self._connection,
+                event.schema,
+                slot=slot,
+                commit_lsn=event.commit_lsn,
+                xid=event.xid,
+                entries=[("copy_anew", f"{event.table} {event.copy_anew}", "apply")],
+            )
+
+    def rename_tables(self, names: Mapping[TableRef, TableRef], *, slot: str) -> None:
+        """See `Sink.rename_tables`."""
+        for new in names.values():
+            if new not in names:
+                self.verify_owner(new, slot=slot)
+        with translated(self.path):
+            self._connection.execute("BEGIN TRANSACTION")
+            try:
+                rename(self._connection, names)
+                for old, new in names.items():
+                    schema = bookkeeping.read_schema(self._connection, new)
+                    assert schema is not None
+                    bookkeeping.write_history(
+                        self._connection,
+                        schema,
+                        slot=slot,
+                        commit_lsn=Lsn(0),
+                        xid=0,
+                        entries=[("rename_table", f"{old} was renamed to {new}", "apply")],
+                    )
+                self._connection.execute("COMMIT")
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+
     def create_table(
         self,
         schema: TableSchema,
@@ -174,6 +244,7 @@ class DuckDBSink:
         snapshot_lsn: Lsn,
         mode: Mode = Mode.MIRROR,
         complete: bool = True,
+        identity: TableIdentity | None = None,
     ) -> None:
         """See `Sink.create_table`."""
         table, columns = schema.table, shapes.columns(schema, mode)
@@ -184,8 +255,16 @@ class DuckDBSink:
         with translated(self.path):
             before, found = bookkeeping.read_state(self._connection, table), self._columns(table)
             bookkeeping.write_table(
-                self._connection, schema, slot=slot, snapshot_lsn=snapshot_lsn, mode=mode, complete=complete
+                self._connection,
+                schema,
+                slot=slot,
+                snapshot_lsn=snapshot_lsn,
+                mode=mode,
+                complete=complete,
+                identity=identity,
             )
+            # Rows that are still bad come with the copy.
+            bookkeeping.clear_quarantine(self._connection, table)
             kept = bool(found) and before is not None and before.mode is mode and mode is not Mode.MIRROR
             history = kept and mode is Mode.CHANGELOG
             if history:
@@ -229,6 +308,27 @@ class DuckDBSink:
         if not isinstance(applier, ChangelogApplier):
             raise TypeError(f"{schema.table} is no changelog: the net effect of its changes is applied")
         applier.append(changes)
+        self._touched.add(schema.table)
+
+    def refused(self, schema: TableSchema, frame: pl.DataFrame) -> pl.DataFrame:
+        """See `Sink.refused`."""
+        with translated(self.path):
+            return refused(self._connection, schema, frame)
+
+    def missing(self, schema: TableSchema, keys: pl.DataFrame) -> pl.Series:
+        """See `Sink.missing`."""
+        with translated(self.path):
+            return missing(self._connection, schema, keys)
+
+    def quarantine(self, table: TableRef, rows: pl.DataFrame, *, slot: str) -> None:
+        """See `Sink.quarantine`."""
+        with translated(self.path):
+            bookkeeping.write_quarantine(self._connection, table, rows, slot=slot)
+
+    def quarantined(self, slot: str) -> Mapping[TableRef, int]:
+        """See `Sink.quarantined`."""
+        with translated(self.path):
+            return bookkeeping.count_quarantine(self._connection, slot) if self._layout >= 2 else {}
 
     def commit(self, checkpoint: Checkpoint) -> None:
         """See `Sink.commit`."""

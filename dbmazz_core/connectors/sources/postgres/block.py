@@ -21,7 +21,7 @@ HEADER = 25
 PADDING = bytes(8)
 
 
-def unaligned(buffer: bytes | bytearray, dtype: str) -> npt.NDArray[Any]:
+def unaligned(buffer: bytes | bytearray | memoryview | Bytes, dtype: str) -> npt.NDArray[Any]:
     """View `buffer` as one item at every byte, so that fancy indexing reads items at any offset."""
     itemsize = np.dtype(dtype).itemsize
     return np.ndarray(shape=(max(len(buffer) - itemsize + 1, 0),), dtype=dtype, buffer=buffer, strides=(1,))
@@ -29,21 +29,23 @@ def unaligned(buffer: bytes | bytearray, dtype: str) -> npt.NDArray[Any]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MessageBlock:
-    """XLogData messages in the order received, laid end to end.
+    """XLogData messages in the order received, one behind the other in one buffer.
 
     Attributes:
-        buffer: All messages, each with its XLogData header, and `PADDING` behind them.
+        buffer: All messages, each with its XLogData header, and at least `PADDING` behind them.
         starts: Offset of each message in `buffer`, shape (n,), int64.
         ends: Offset behind each message, shape (n,), int64.
         types: pgoutput's type byte of each message, shape (n,), uint8.
         server_end: The last keepalive's `wal_end`: every transaction committed before it has been sent in this block
             or an earlier one. `INVALID_LSN` if no keepalive has come yet.
+        slot: Number of the shared slot that `buffer` is, see `shared_buffers`; None if it is no such.
     """
 
-    buffer: bytes | bytearray
+    buffer: bytes | bytearray | memoryview | Bytes
     starts: Int64s
     ends: Int64s
     server_end: Lsn = INVALID_LSN
+    slot: int | None = None
     types: Bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -69,11 +71,16 @@ class MessageBlock:
         """The buffer as uint8."""
         return np.frombuffer(self.buffer, dtype=np.uint8)
 
+    @property
+    def view(self) -> memoryview:
+        """The buffer, to slice without copying."""
+        return self.buffer.data if isinstance(self.buffer, np.ndarray) else memoryview(self.buffer)
+
     def message(self, index: int) -> tuple[Lsn, memoryview]:
         """WAL position and pgoutput payload of one message."""
         start, end = int(self.starts[index]), int(self.ends[index])
         wal_start = Lsn(int.from_bytes(self.buffer[start + 1 : start + 9], "big"))
-        return wal_start, memoryview(self.buffer)[start + HEADER : end]
+        return wal_start, self.view[start + HEADER : end]
 
     def __iter__(self) -> Iterator[tuple[Lsn, memoryview]]:
         return (self.message(index) for index in range(len(self)))

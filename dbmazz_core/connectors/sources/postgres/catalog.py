@@ -87,6 +87,7 @@ class TableInfo:
         replica_identity: `d` default, `n` nothing, `f` full, `i` an index.
         columns: All columns, in order.
         key: Columns to merge by; empty where nothing identifies a row and rows are a multiset.
+        key_index: OID of the index that they are of, 0 for none.
         has_usable_identity: Updates and deletes in the stream carry what finds the row, and PostgreSQL lets
             them happen while the table is published.
         estimated_rows: `reltuples`, over all partitions; -1 where never analyzed.
@@ -107,6 +108,7 @@ class TableInfo:
     replica_identity: str
     columns: tuple[CatalogColumn, ...]
     key: tuple[str, ...]
+    key_index: int
     has_usable_identity: bool
     estimated_rows: int
     pages: int
@@ -258,6 +260,7 @@ def _details(conn: Connection, relations: Sequence[dict[str, Any]]) -> tuple[Tab
                 replica_identity=r["relreplident"],
                 columns=tuple(columns.get(r["oid"], ())),
                 key=tuple(identity_index["columns"]) if identity_index else (),
+                key_index=int(identity_index["index_oid"]) if identity_index else 0,
                 has_usable_identity=(r["relreplident"] == "f" or identity_index is not None)
                 and all(_partition_is_usable(p, usable) for p in partitions.get(r["oid"], ())),
                 estimated_rows=rows,
@@ -324,7 +327,7 @@ def _indexes(conn: Connection, oids: Sequence[int]) -> dict[int, list[dict[str, 
     with conn.cursor(row_factory=dict_row) as cursor:
         cursor.execute(
             """
-            SELECT i.indrelid AS oid, c.relname AS name, i.indisprimary AS primary,
+            SELECT i.indrelid AS oid, i.indexrelid AS index_oid, c.relname AS name, i.indisprimary AS primary,
                    i.indisreplident AS replica_identity,
                    array_agg(a.attname::text ORDER BY k.position) AS columns,
                    bool_and(a.attnotnull) AS not_null

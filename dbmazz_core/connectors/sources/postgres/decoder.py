@@ -100,12 +100,13 @@ class Decoder:
             number = int(framed.transaction[index])
             commit_lsn, xid = Lsn(int(framed.commit_lsn[number])), int(framed.xid[number])
             if isinstance(message, Relation):
+                # Told also where it looks as before: the server sends it anew after changes that do not show in it.
                 old, new = self.relations.learn(message)
-                if new is not old:
-                    differs = old is None or old.schema != new.schema
-                    tell = differs and self._wanted(new, commit_lsn)
-                    event = NewSchema(new.schema, commit_lsn, xid) if tell else None
-                    cuts.setdefault(message.oid, []).append((index, old, event))
+                wanted = self._wanted(new, commit_lsn)
+                if wanted:
+                    new.verify()
+                event = NewSchema(new.schema, commit_lsn, xid, message.oid) if wanted else None
+                cuts.setdefault(message.oid, []).append((index, old, event))
             elif isinstance(message, Truncate):
                 for oid in message.relation_oids:
                     known = self._relation(oid, wal_start, "T")
@@ -144,10 +145,11 @@ class Decoder:
             rows = rows[framed.commit_lsn[framed.transaction[rows]] >= start]
             if not len(rows):
                 return
+        known.verify()
         try:
             events.append(_batch(framed, messages, rows, known))
         except TornTuple:
-            _explain(framed, rows, len(known.schema.columns))
+            _explain(framed, rows, known.projection.width)
 
 
 def _position(framed: FramedBlock, index: int) -> SourcePosition:
@@ -176,14 +178,16 @@ def _batch(framed: FramedBlock, messages: pl.Series, rows: Int64s, known: KnownR
         raise TornTuple
 
     old_index = np.flatnonzero(has_old)
-    old = walk(block, messages, rows[old_index], marker_at[old_index] + 1, types, old_index)
+    projection = known.projection
+    lenient = known.lenient
+    old = walk(block, messages, rows[old_index], marker_at[old_index] + 1, types, projection, old_index, lenient)
     new_at = marker_at.copy()
     new_at[old_index] = old.end
     new_index = np.flatnonzero(ops != DELETE)
     new_rows, new_at = rows[new_index], new_at[new_index]
     if (new_at >= block.ends[new_rows]).any() or (octets[new_at] != _NEW).any():
         raise TornTuple
-    new = walk(block, messages, new_rows, new_at + 1, types, new_index)
+    new = walk(block, messages, new_rows, new_at + 1, types, projection, new_index, lenient)
     deleted = ops[old_index] == DELETE
     if (new.end != block.ends[new_rows]).any() or (old.end != block.ends[rows[old_index]])[deleted].any():
         raise TornTuple

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from typing import Self
+from collections.abc import Callable, Collection, Iterator
+from typing import TYPE_CHECKING, Self
 
 import polars as pl
 
 from dbmazz_core.config import SnapshotConfig, SourceConfig
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
-from dbmazz_core.connectors.sources.postgres.connection import Connection
+from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules
+from dbmazz_core.connectors.sources.postgres.connection import Connection, connect, translated
+from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint, read_fingerprints
+from dbmazz_core.connectors.sources.postgres.publication import published_tables
 from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection
 from dbmazz_core.connectors.sources.postgres.slots import slot_creation_blocked, slot_creation_blockers
-from dbmazz_core.connectors.sources.postgres.snapshot import (
-    PageRange,
-    SnapshotWorkers,
-    page_ranges,
-    select_query,
-)
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.schema import TableSchema
+
+if TYPE_CHECKING:
+    from dbmazz_core.connectors.sources.postgres.snapshot import SnapshotWorkers
 
 #: Creating a slot waits for open transactions; after that long, say which, and give up in the end.
 SAY_AFTER_S = 2.0
@@ -98,22 +98,53 @@ class ExportedSnapshot:
             self._workers.close()
         self._replication.close()
 
-    def frames(self, table: TableInfo, schema: TableSchema, config: SnapshotConfig) -> Iterator[pl.DataFrame]:
-        """All rows of a table, in frames with the schema's columns in carrier dtypes, in any order.
+    def fingerprints(self, oids: Collection[int]) -> dict[int, Fingerprint]:
+        """What tables were as of the snapshot. To be called before `frames`.
 
         Raises:
             SourceError: If reading fails.
         """
+        config = self._config
+        with (
+            connect(config.url, application_name="dbmazz snapshot", text_form=True) as connection,
+            translated(config.url, slot=config.slot, publication=config.publication),
+        ):
+            connection.execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            connection.execute(f"SET TRANSACTION SNAPSHOT '{self._name}'".encode())
+            return read_fingerprints(connection, oids)
+
+    def frames(self, table: TableInfo, schema: TableSchema, config: SnapshotConfig) -> Iterator[pl.DataFrame]:
+        """All rows that are published of a table, in frames with the schema's columns in carrier dtypes, in any order.
+
+        Raises:
+            SourceError: If reading fails.
+        """
+        # Loaded when rows are copied: ADBC takes a while.
+        from dbmazz_core.connectors.sources.postgres.snapshot import (
+            PageRange,
+            SnapshotWorkers,
+            page_ranges,
+            select_query,
+        )
+
         if self._workers is None:
             # All of them are pinned before the first row is read; from then on the exporting connection may go.
             self._workers = SnapshotWorkers(
                 self._config.url, self._replication.server_version, self._name, workers=config.parallel_workers
             )
         # Partitions are their root's rows; inheritance children are not their parent's.
-        query = select_query(self._connection, table.ref, schema.names, only=not table.is_partitioned)
+        maskers = ColumnRules(self._config).maskers(table.ref)
+        query = select_query(self._connection, schema, only=not table.is_partitioned, maskers=maskers)
         ranges = (
             [PageRange(0, None)]
             if table.is_partitioned
             else page_ranges(table.pages, table.estimated_rows, config.chunk_size)
         )
-        return self._workers.frames(schema, query.as_string(self._connection), ranges)
+        published = published_tables(self._connection, self._config.publication, [table]).get(table.ref)
+        return self._workers.frames(
+            schema,
+            query.as_string(self._connection),
+            ranges,
+            maskers,
+            row_filter=published.row_filter if published else None,
+        )

@@ -1,7 +1,7 @@
 """What the receiving process and the reader say to each other over two pipes.
 
-Down (to the receiver): one line a command: `confirm <lsn>`, `keepalive`; the end of the pipe means close. Up: frames, a
-kind byte and the length of the payload, then the payload.
+Down (to the receiver): one line a command: `confirm <lsn>`, `keepalive`, `release <slot>`; the end of the pipe means
+close. Up: frames, a kind byte and the length of the payload, then the payload.
 """
 
 from __future__ import annotations
@@ -13,20 +13,26 @@ from struct import Struct
 import numpy as np
 
 from dbmazz_core.connectors.sources.postgres.block import PADDING, MessageBlock
+from dbmazz_core.connectors.sources.postgres.shared_buffers import SlotViews
 from dbmazz_core.lsn import Lsn
 
 #: Streaming has begun; a block; an exception (pickled); the end, with the receiver's CPU seconds (pickled).
 STARTED, BLOCK, ERROR, END = b"S", b"B", b"E", b"F"
+#: Number of the slot where the bytes follow in the frame.
+_NO_SLOT = 0xFFFFFFFF
 HEAD = Struct(">cQ")
-_BLOCK = Struct(">QQ")  # server_end, number of messages
+_BLOCK = Struct(">QQI4x")  # server_end, number of messages, slot
 
 
 def write_block(descriptor: int, block: MessageBlock) -> None:
-    """Write a block: its head, the messages' ends, the messages."""
-    ends = block.ends.tobytes()
-    head = HEAD.pack(BLOCK, _BLOCK.size + len(ends) + block.size) + _BLOCK.pack(block.server_end, len(block))
-    write(descriptor, head + ends)
-    write(descriptor, memoryview(block.buffer)[: block.size])
+    """Write a block: its head, where the messages start and end, and the messages unless they are in a slot."""
+    first = int(block.starts[0]) if len(block) and block.slot is None else 0
+    size = block.size if block.slot is None else 0
+    places = (block.starts - first).tobytes() + (block.ends - first).tobytes()
+    head = _BLOCK.pack(block.server_end, len(block), _NO_SLOT if block.slot is None else block.slot)
+    write(descriptor, HEAD.pack(BLOCK, len(head) + len(places) + size) + head + places)
+    if size:
+        write(descriptor, block.view[first : first + size])
 
 
 def write_object(descriptor: int, kind: bytes, value: object) -> None:
@@ -48,15 +54,15 @@ def read_frame(descriptor: int) -> tuple[bytes, bytearray]:
     return kind, _read(descriptor, size)
 
 
-def block_of(payload: bytearray) -> MessageBlock:
-    """The block in a frame, over the payload's memory."""
-    server_end, count = _BLOCK.unpack_from(payload)
-    first = _BLOCK.size + 8 * count
-    ends = np.frombuffer(payload, dtype=np.int64, count=count, offset=_BLOCK.size) + first
-    starts = np.empty_like(ends)
-    starts[:1] = first
-    starts[1:] = ends[:-1]
-    return MessageBlock(payload, starts, ends, Lsn(server_end))
+def block_of(payload: bytearray, slots: SlotViews | None) -> MessageBlock:
+    """The block in a frame, over the memory of the payload or of a slot."""
+    server_end, count, slot = _BLOCK.unpack_from(payload)
+    places = np.frombuffer(payload, dtype=np.int64, count=2 * count, offset=_BLOCK.size)
+    if slot != _NO_SLOT:
+        assert slots is not None
+        return MessageBlock(slots.view(slot), places[:count], places[count:], Lsn(server_end), slot)
+    places = places + _BLOCK.size + 16 * count
+    return MessageBlock(payload, places[:count], places[count:], Lsn(server_end))
 
 
 def _read(descriptor: int, size: int) -> bytearray:

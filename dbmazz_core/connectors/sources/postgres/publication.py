@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dbmazz_core.config import ReplicaIdentityPolicy, SourceConfig
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
@@ -25,11 +25,18 @@ class PublishedTable:
 
     Attributes:
         columns: What arrives, in the table's order; None on PostgreSQL 14: all that are not generated.
-        row_filter: Its WHERE, if it has one.
+        row_filter: Its WHERE, an expression over the table's columns, if it has one. A snapshot has to copy these rows.
+        filter_columns: The columns that the WHERE reads. The server refuses updates and deletes unless the replica
+            identity has them.
+        entry: Which catalog entries publish it, and since when. It is another one as soon as the table was taken out
+            and put in again, the publication was made anew, its operations or options were set, or the table's filter
+            or column list was; then changes may be missing from the stream, which says nothing about it.
     """
 
     columns: tuple[str, ...] | None
     row_filter: str | None
+    filter_columns: tuple[str, ...] = ()
+    entry: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +104,86 @@ def read_publication(conn: Connection, name: str) -> Publication | None:
                   ORDER BY listed.position), rowfilter"""
     else:
         details = "NULL::text[], NULL"
+    entries = _entries(conn, name)
     tables = {
-        TableRef(schema, table): PublishedTable(None if columns is None else tuple(columns), row_filter)
-        for schema, table, columns, row_filter in conn.execute(
-            f"SELECT schemaname, tablename, {details} FROM pg_catalog.pg_publication_tables "
-            "WHERE pubname = %s".encode(),
-            (name,),
+        ref: PublishedTable(None if columns is None else tuple(columns), row_filter, *entries[ref])
+        for ref, columns, row_filter in (
+            (TableRef(schema, table), *more)
+            for schema, table, *more in conn.execute(
+                f"SELECT schemaname, tablename, {details} FROM pg_catalog.pg_publication_tables "
+                "WHERE pubname = %s".encode(),
+                (name,),
+            )
         )
+        if ref in entries  # not dropped between the two queries
     }
     owner, owned, *publishes, via_root, generated_columns = row
     operations = frozenset(o for o, published in zip(OPERATIONS, publishes, strict=True) if published)
     return Publication(name, owner, owned, operations, via_root, generated_columns, tables)
+
+
+def _entries(conn: Connection, name: str) -> dict[TableRef, tuple[tuple[str, ...], str]]:
+    """Of each published table, the columns of its row filter and its `PublishedTable.entry`.
+
+    A table is in by itself, by a partitioned table above it, by its schema or as one of all. The rows of
+    pg_publication_rel and pg_publication_namespace are never changed, only deleted and inserted with a new OID (also
+    by ALTER PUBLICATION ... SET TABLE with another filter or list); that of pg_publication is changed by SET (...).
+    """
+    if conn.info.server_version >= _COLUMN_LISTS_VERSION:
+        schemas = """
+            SELECT n.oid FROM pg_catalog.pg_publication_namespace n
+            WHERE n.pnpubid = p.oid AND n.pnnspid = ANY (up.schemas)"""
+        # A Var of the expression's one table; pg_depend has those of the column list as well.
+        filters = """
+            ARRAY(SELECT a.attname::text
+                  FROM pg_catalog.pg_publication_rel r
+                  CROSS JOIN LATERAL regexp_matches(r.prqual::text, '\\{VAR :varno \\d+ :varattno (\\d+)', 'g') AS v
+                  JOIN pg_catalog.pg_attribute a ON a.attrelid = r.prrelid AND a.attnum = v[1]::int
+                  WHERE r.prpubid = p.oid AND r.prrelid = c.oid AND t.rowfilter IS NOT NULL
+                  GROUP BY a.attnum, a.attname ORDER BY a.attnum)"""
+    else:
+        schemas = "SELECT NULL::oid WHERE false"
+        filters = "'{}'::text[]"
+    rows = conn.execute(
+        f"""
+        SELECT t.schemaname, t.tablename, {filters},
+               concat_ws(' ', p.oid, p.xmin, (
+                   SELECT string_agg(entry::text, ' ' ORDER BY entry::text) FROM (
+                       SELECT r.oid FROM pg_catalog.pg_publication_rel r
+                       WHERE r.prpubid = p.oid AND r.prrelid = ANY (up.relations)
+                       UNION ALL {schemas}) AS entries (entry)))
+        FROM pg_catalog.pg_publication p
+        JOIN pg_catalog.pg_publication_tables t ON t.pubname = p.pubname
+        JOIN pg_catalog.pg_namespace s ON s.nspname = t.schemaname
+        JOIN pg_catalog.pg_class c ON c.relnamespace = s.oid AND c.relname = t.tablename
+        CROSS JOIN LATERAL (
+            SELECT array_agg(a.oid), array_agg(a.relnamespace) FROM pg_catalog.pg_class a
+            WHERE a.oid = c.oid OR a.oid IN (SELECT relid FROM pg_catalog.pg_partition_ancestors(c.oid))
+        ) AS up (relations, schemas)
+        WHERE p.pubname = %s
+        """.encode(),
+        (name,),
+    )
+    return {TableRef(schema, table): (tuple(columns), entry) for schema, table, columns, entry in rows}
+
+
+def published_tables(conn: Connection, name: str, tables: Iterable[TableInfo]) -> dict[TableRef, PublishedTable]:
+    """What is in force of each table: columns, row filter, and an `entry` that tells whether it was so all along.
+
+    Read it *before* the snapshot that a table is copied from is made, and keep the entry with the copy: if it is
+    another one later, changes may be missing and the table has to be copied anew.
+
+    Returns:
+        `columns` filled in on every version. A table that the publication lacks is left out.
+    """
+    publication = read_publication(conn, name)
+    if publication is None:
+        return {}
+    return {
+        t.ref: replace(publication.tables[t.ref], columns=publication.columns_of(t))
+        for t in tables
+        if t.ref in publication.tables
+    }
 
 
 def published_columns(conn: Connection, name: str, tables: Iterable[TableInfo]) -> dict[TableRef, tuple[str, ...]]:

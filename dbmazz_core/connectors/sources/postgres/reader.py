@@ -7,13 +7,14 @@ import fcntl
 import pickle
 import select
 import subprocess
-import sys
 import time
 
 from dbmazz_core.config import SourceConfig
+from dbmazz_core.connectors.sources.postgres import receiver_spawn
 from dbmazz_core.connectors.sources.postgres.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.frames import BLOCK, END, ERROR, block_of, read_frame, write
 from dbmazz_core.connectors.sources.postgres.receiver_process import Request
+from dbmazz_core.connectors.sources.postgres.shared_buffers import SlotViews
 from dbmazz_core.errors import ReplicationInterrupted
 from dbmazz_core.lsn import Lsn
 
@@ -43,13 +44,11 @@ class StreamReader:
         self.receive_cpu_s = 0.0
         self.confirmed_lsn = start_lsn
         self._slot = config.slot
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", Request.__module__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            start_new_session=True,  # Ctrl-C in the terminal is for us alone
-        )
+        self._closed = False
+        spawned = receiver_spawn.take()
+        self._process = spawned.process
+        self._slots = None if spawned.memory is None else SlotViews(spawned.memory, self._release)
+        spawned.close()
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._down, self._up = self._process.stdin.fileno(), self._process.stdout.fileno()
@@ -86,6 +85,7 @@ class StreamReader:
 
     def close(self) -> None:
         """Have the last acknowledgement sent, and end the stream. Idempotent."""
+        self._closed = True
         if self._process.poll() is None:
             assert self._process.stdin is not None
             self._process.stdin.close()
@@ -115,7 +115,11 @@ class StreamReader:
             ) from None
         if kind == ERROR:
             raise pickle.loads(payload)
-        return block_of(payload) if kind == BLOCK else None
+        return block_of(payload, self._slots) if kind == BLOCK else None
+
+    def _release(self, slot: int) -> None:
+        if not self._closed:
+            self._tell(f"release {slot}\n".encode())
 
     def _tell(self, command: bytes) -> None:
         # A receiver that is gone has said why, or its pipe has ended: the next read raises that.

@@ -2,7 +2,7 @@
 
 It runs in a process of its own (`receiver_process`), which `reader.StreamReader` starts and reads from.
 
-The thread is the only user of the libpq connection once streaming has begun. It sends a standby status update well
+The thread is the only user of the connection once streaming has begun. It sends a standby status update well
 inside `wal_sender_timeout`, and at once when the server asks or when the confirmed LSN moves, whatever the consumer is
 busy with and even while the queue is full. What it acknowledges is only ever what `confirm` was told.
 """
@@ -19,11 +19,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import psycopg
-from psycopg import pq
 
-from dbmazz_core.connectors.sources.postgres.block import HEADER, MessageBlock
-from dbmazz_core.connectors.sources.postgres.messages import PrimaryKeepalive
-from dbmazz_core.connectors.sources.postgres.parser import build_standby_status_update, parse_copy_data
+from dbmazz_core.connectors.sources.postgres.block import MessageBlock
+from dbmazz_core.connectors.sources.postgres.parser import build_standby_status_update
+from dbmazz_core.connectors.sources.postgres.transport import Chunk, Transport
 from dbmazz_core.errors import ReplicationInterrupted
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 
@@ -53,6 +52,7 @@ class StreamReceiver:
     def __init__(
         self,
         connection: ReplicationConnection,
+        transport: Transport,
         start_lsn: Lsn,
         *,
         wal_sender_timeout_s: float,
@@ -61,14 +61,13 @@ class StreamReceiver:
         self.received_bytes = 0
         self.receive_cpu_s = 0.0
         self._connection = connection
-        self._pgconn = connection.pgconn
-        self._pgconn.nonblocking = 1
+        self._transport = transport
         self._confirmed = start_lsn
-        self._server_end = INVALID_LSN
         self._interval = min(STATUS_INTERVAL_S, wal_sender_timeout_s / 4 or STATUS_INTERVAL_S)
         self._status_due = time.monotonic()  # at once: the server's timeout counts from here
         self._reply_wanted = False
-        self._queue: deque[MessageBlock] = deque()
+        self._queue: deque[Chunk] = deque()
+        self._announced = INVALID_LSN
         self._queued = 0
         self._queue_bytes = max(queue_bytes, 1)
         self._changed = threading.Condition()
@@ -93,18 +92,21 @@ class StreamReceiver:
         """
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._ended, timeout)
-            if self._queue:
-                block = self._queue.popleft()
-                self._queued -= block.size
-                self._changed.notify_all()
-                return block
-            if self._ended:
-                raise self._failure or ReplicationInterrupted(
-                    f"the replication stream of slot {self._connection.slot} was closed",
-                    object=self._connection.slot,
-                    remedy="run again: capture resumes at the checkpoint",
-                )
+            if not self._queue:
+                if self._ended:
+                    raise self._failure or self._end_of_stream()
+                return None
+            chunk = self._queue.popleft()
+            self._queued -= chunk.size
+            self._changed.notify_all()
+        block = self._transport.read(chunk)
+        if self._transport.reply_requested:
+            self._wake()
+        if not len(block) and block.server_end == self._announced:
             return None
+        self._announced = block.server_end
+        self.received_bytes += block.size
+        return block
 
     def confirm(self, lsn: Lsn) -> None:
         """Acknowledge everything before `lsn` as durable; sent at once. An LSN behind the last one is ignored."""
@@ -157,7 +159,7 @@ class StreamReceiver:
         try:
             self._pump()
             self._send_status()
-        except psycopg.Error as error:
+        except (psycopg.Error, OSError) as error:
             self._failure = self._interrupted(str(error))
         except Exception as error:  # noqa: BLE001 - whatever it is, the consumer gets it
             self._failure = error
@@ -168,93 +170,67 @@ class StreamReceiver:
                 self._changed.notify_all()
 
     def _pump(self) -> None:
-        get, consume = self._pgconn.get_copy_data, self._pgconn.consume_input
-        poller = select.poll()
-        poller.register(self._pgconn.socket, select.POLLIN)
+        transport, poller = self._transport, select.poll()
+        poller.register(transport.fileno(), select.POLLIN)
         poller.register(self._wake_in, select.POLLIN)
-        messages: list[memoryview] = []
-        size, seen, looked, gathering_since = 0, 0, False, 0.0
-        announced = INVALID_LSN
+        first = 0.0
         while not self._closing:
-            length, data = get(1)
-            if length > HEADER:
-                messages.append(data)
-                size += length
-                if size < BLOCK_BYTES:
+            came = transport.gather()
+            if not transport.ended and transport.gathered < BLOCK_BYTES:
+                if came:
                     continue
-            elif length > 0:
-                self._keepalive(bytes(data))
-                continue
-            elif length < 0:
-                self._hand_over(messages)
-                raise self._end_of_stream()
-            elif len(messages) > seen:  # something came since the last look, so more may have come meanwhile
-                seen = len(messages)
-                consume()
-                continue
-            elif not looked:
-                looked = True
-                consume()
-                continue
-            else:  # all that has come is read
-                looked = False
-                if not messages and self._server_end == announced:
-                    self._answer(poller.poll(max(self._status_due - time.monotonic(), 0) * 1000))
+                # All that has come is read.
+                wait_s = LINGER_S if transport.gathered else max(self._status_due - time.monotonic(), 0)
+                ready = poller.poll(wait_s * 1000)
+                self._answer(ready)
+                if not transport.gathered:
                     continue
-                if messages and (ready := poller.poll(LINGER_S * 1000)):
-                    self._answer(ready)
-                    gathering_since = gathering_since or time.monotonic()
-                    if time.monotonic() - gathering_since < GATHER_MAX_S:
+                if ready:
+                    first = first or time.monotonic()
+                    if time.monotonic() - first < GATHER_MAX_S:
                         time.sleep(GATHER_S)
                         continue
-            announced = self._server_end
-            self._hand_over(messages)
-            messages, size, seen, gathering_since = [], 0, 0, 0.0
-            self._answer(())
+            first = 0.0
+            self._hand_over(transport.take())
+            if transport.ended:
+                return
 
     def _answer(self, ready: Sequence[tuple[int, int]]) -> None:
         """Empty the wake-up pipe, and send a status update where one is due."""
         if any(descriptor == self._wake_in for descriptor, _ in ready):
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_in, 4096)
-        if self._reply_wanted or time.monotonic() >= self._status_due:
+        if self._reply_wanted or self._transport.reply_requested or time.monotonic() >= self._status_due:
+            self._transport.reply_requested = False
             self._send_status()
 
-    def _keepalive(self, data: bytes) -> None:
-        message = parse_copy_data(data)
-        assert isinstance(message, PrimaryKeepalive)
-        self._server_end = max(self._server_end, message.wal_end)
-        if message.reply_requested:
-            self._send_status()
-
-    def _hand_over(self, messages: list[memoryview]) -> None:
-        block = MessageBlock.join(messages, self._server_end)
-        messages.clear()
-        self.received_bytes += block.size
+    def _hand_over(self, chunk: Chunk) -> None:
         with self._changed:
             while self._queued >= self._queue_bytes and not self._closing:
                 self._changed.wait(max(self._status_due - time.monotonic(), 0.0))
                 self._answer(())
-            self._queue.append(block)
-            self._queued += block.size
+            self._queue.append(chunk)
+            self._queued += chunk.size
             self._changed.notify_all()
+        self._answer(())
 
     def _send_status(self) -> None:
         reply, self._reply_wanted = self._reply_wanted, False
         self._status_due = time.monotonic() + self._interval
-        self._pgconn.put_copy_data(build_standby_status_update(self._confirmed, reply_requested=reply))
+        gone = self._transport.send(build_standby_status_update(self._confirmed, reply_requested=reply))
         deadline = time.monotonic() + self._interval
-        while self._pgconn.flush() == 1:  # the socket takes no more: a server that does not read, or a stalled network
+        while not gone:  # the socket takes no more: a server that does not read, or a stalled network
             poller = select.poll()
-            poller.register(self._pgconn.socket, select.POLLOUT)
+            poller.register(self._transport.fileno(), select.POLLOUT)
             poller.poll(100)
             if time.monotonic() > deadline:
                 raise self._interrupted("the server does not read our status updates")
+            gone = self._transport.flush()
 
     def _end_of_stream(self) -> Exception:
-        result = self._pgconn.get_result()
-        if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
-            return self._connection.error(result)
+        end = self._transport.last_words
+        if end.message is not None:
+            return self._connection.source_error(end.sqlstate, end.message)
         return self._interrupted("the server ended the stream")
 
     def _interrupted(self, detail: str) -> ReplicationInterrupted:

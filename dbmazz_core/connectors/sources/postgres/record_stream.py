@@ -15,6 +15,7 @@ from dbmazz_core.connectors.sources.postgres.parser import parse, pg_time, requi
 from dbmazz_core.connectors.sources.postgres.relations import KnownRelation, Relations
 from dbmazz_core.errors import ParseError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
+from dbmazz_core.masks import HIDDEN
 from dbmazz_core.records import (
     UNCHANGED,
     Begin,
@@ -31,7 +32,6 @@ from dbmazz_core.records import (
     Truncate,
     Update,
 )
-from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import TableRef
 from dbmazz_core.values import python_value
 
@@ -98,6 +98,7 @@ class RecordStream:
             case m.Relation():
                 old, new = self.relations.learn(message)
                 if new is not old and self._wanted(new):
+                    new.verify()
                     before = old.schema if old else None
                     if before != new.schema:
                         yield SchemaChange(new.schema.table, before, new.schema, self._position)
@@ -114,17 +115,20 @@ class RecordStream:
                 self._count()
                 known = self._known(message.relation_oid, lsn)
                 if self._wanted(known):
+                    known.verify()
                     yield self._change(message, known, lsn)
 
     def _change(self, message: m.Insert | m.Update | m.Delete, known: KnownRelation, lsn: Lsn) -> CdcRecord:
         table = known.schema.table
         match message:
             case m.Insert():
-                require_whole(message.new, message, lsn)
-                return Insert(table, self._columns(known, message.new, lsn), self._position)
+                wanted = self._wanted_values(known, message.new, lsn)
+                require_whole(wanted, message, lsn)
+                return Insert(table, self._columns(known, wanted, lsn), self._position)
             case m.Update():
                 old = self._old_columns(known, message, lsn) if message.old else None
-                return Update(table, old, self._columns(known, message.new, lsn), self._position)
+                new = self._columns(known, self._wanted_values(known, message.new, lsn), lsn)
+                return Update(table, old, new, self._position)
             case m.Delete():
                 return Delete(table, self._old_columns(known, message, lsn), self._position)
 
@@ -141,27 +145,37 @@ class RecordStream:
             raise ParseError(f"relation {oid} was not described before", message_type="?", offset=1, lsn=lsn)
         return known
 
-    def _columns(self, known: KnownRelation, values: m.TupleData, lsn: Lsn) -> dict[str, ColumnValue]:
-        columns = known.schema.columns
-        if len(values) != len(columns):
+    def _wanted_values(self, known: KnownRelation, values: m.TupleData, lsn: Lsn) -> m.TupleData:
+        """The values of the captured columns."""
+        projection = known.projection
+        if len(values) != projection.width:
             raise ParseError(
-                f"a tuple of {len(values)} columns for {known.schema.table}, which has {len(columns)}",
+                f"a tuple of {len(values)} columns for {known.schema.table}, which has {projection.width}",
                 message_type="?",
                 offset=6,
                 lsn=lsn,
             )
+        return tuple(values[number] for number in projection.numbers)
+
+    def _columns(self, known: KnownRelation, values: m.TupleData, lsn: Lsn) -> dict[str, ColumnValue]:
         found: dict[str, ColumnValue] = {}
-        for number, (column, value) in enumerate(zip(columns, values, strict=True)):
+        for number, (column, value) in enumerate(zip(known.schema.columns, values, strict=True)):
             if value is None or value is UNCHANGED:
                 found[column.name] = value
             elif isinstance(value, bytes):
-                found[column.name] = self._value(known.schema, number, value)
+                found[column.name] = self._value(known, number, value)
             else:
                 raise ParseError("a binary value, which was not asked for", message_type="?", offset=6, lsn=lsn)
         return found
 
-    def _value(self, schema: TableSchema, number: int, raw: bytes) -> ColumnValue:
+    def _value(self, known: KnownRelation, number: int, raw: bytes) -> ColumnValue:
+        schema, masker = known.schema, known.projection.maskers[number]
         type = schema.columns[number].type
+        if masker is not None:
+            try:
+                return masker.text(raw)
+            except UnicodeDecodeError:
+                raise bad_value(schema, number, HIDDEN, self._position.commit_lsn, self._position.xid) from None
         text = raw.decode("utf-8", "backslashreplace")
         value = python_value(text, type)
         # Text stands for values that Python lacks; of these types it has them all.
@@ -172,8 +186,9 @@ class RecordStream:
     def _old_columns(self, known: KnownRelation, message: m.Update | m.Delete, lsn: Lsn) -> Columns:
         old = message.old
         assert old is not None
-        require_whole(old.values, message, lsn)
-        found = self._columns(known, old.values, lsn)
+        wanted = self._wanted_values(known, old.values, lsn)
+        require_whole(wanted, message, lsn)
+        found = self._columns(known, wanted, lsn)
         if isinstance(old, m.OldKey):
             # The other columns were not sent; their NULL on the wire means nothing.
             keys = {c.name for c in known.message.columns if c.is_key}

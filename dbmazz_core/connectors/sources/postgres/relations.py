@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
+from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules, Projection
 from dbmazz_core.connectors.sources.postgres.messages import Relation
-from dbmazz_core.connectors.sources.postgres.types import data_type, type_name
-from dbmazz_core.schema import ColumnDef, TableSchema
+from dbmazz_core.connectors.sources.postgres.types import BuiltinTypes, ColumnOfType, TypeResolver
+from dbmazz_core.errors import ConfigError
+from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import TableRef
 
 
@@ -17,13 +19,24 @@ class KnownRelation:
 
     Attributes:
         message: What the stream said last.
-        schema: The same in our words.
+        schema: The same in our words: of the columns that are captured.
+        projection: Which these are among the tuples' values, and how they are masked.
         captured: Whether its changes are wanted.
+        lenient: Whether its bad values are kept apart, instead of stopping the stream.
+        misfit: Why the rules for columns do not fit it. Of no concern to changes that a snapshot has.
     """
 
     message: Relation
     schema: TableSchema
+    projection: Projection
     captured: bool
+    lenient: bool = False
+    misfit: ConfigError | None = None
+
+    def verify(self) -> None:
+        """Raise ConfigError if the rules for columns do not fit: before any of its changes is looked at."""
+        if self.misfit is not None:
+            raise self.misfit
 
 
 class Relations:
@@ -31,13 +44,40 @@ class Relations:
 
     Args:
         captured: Which tables' changes are wanted.
+        names: Names by OID, as they were when the stream began: a table is captured whatever it is called later.
+        keep_names: Whether it also goes by that name, or by its new one.
         keys: Key columns of tables by the catalog. REPLICA IDENTITY FULL flags every column in the message, so the
             key has to come from there.
+        types: Tells the columns' types. By default the OIDs alone do, which is enough for built-in types.
+        rules: Which columns are captured, and how they are masked; None: all, as they are.
+        recorded: Tables as they were copied; they have to have been copied under the same rules.
+        columns: Column names of tables by the catalog, where nothing is recorded.
+        lenient: Of which tables bad values are kept apart; None: of none.
     """
 
-    def __init__(self, captured: Callable[[TableRef], bool], keys: Mapping[TableRef, tuple[str, ...]]) -> None:
+    def __init__(
+        self,
+        captured: Callable[[TableRef], bool],
+        keys: Mapping[TableRef, tuple[str, ...]],
+        types: TypeResolver | None = None,
+        *,
+        names: Mapping[int, TableRef] | None = None,
+        keep_names: bool = False,
+        rules: ColumnRules | None = None,
+        recorded: Mapping[TableRef, TableSchema] | None = None,
+        columns: Mapping[TableRef, Collection[str]] | None = None,
+        lenient: Callable[[TableRef], bool] | None = None,
+    ) -> None:
         self._captured = captured
+        self._names = names or {}
+        self._keep_names = keep_names
         self._keys = keys
+        self._offline = BuiltinTypes()
+        self._types = types or self._offline
+        self._rules = rules
+        self._recorded = recorded or {}
+        self._columns = columns or {}
+        self._lenient = lenient or (lambda _: False)
         self._by_oid: dict[int, KnownRelation] = {}
 
     def get(self, oid: int) -> KnownRelation | None:
@@ -49,21 +89,42 @@ class Relations:
         old = self._by_oid.get(message.oid)
         if old is not None and old.message == message:
             return old, old
-        new = self._known(message)
+        new = self._known(message, old)
         self._by_oid[message.oid] = new
         return old, new
 
-    def _known(self, message: Relation) -> KnownRelation:
+    def _known(self, message: Relation, old: KnownRelation | None) -> KnownRelation:
         # An empty namespace stands for pg_catalog (logicalrep_write_namespace).
-        table = TableRef(message.schema or "pg_catalog", message.name)
-        columns = tuple(
-            ColumnDef(c.name, data_type(c.type_oid, c.type_modifier), type_name(c.type_oid, c.type_modifier))
-            for c in message.columns
-        )
+        called = TableRef(message.schema or "pg_catalog", message.name)
+        known_as = self._names.get(message.oid, called)
+        table = known_as if self._keep_names else called
         if message.replica_identity == "f":
-            names = {c.name for c in columns}
-            key = self._keys.get(table, ())
-            key = key if names.issuperset(key) else ()
+            key = self._keys.get(known_as, ())
+            key = key if {c.name for c in message.columns}.issuperset(key) else ()
         else:
             key = tuple(c.name for c in message.columns if c.is_key)
-        return KnownRelation(message, TableSchema(table, columns, key), self._captured(table))
+        captured = self._captured(known_as)
+        types = self._types if captured else self._offline  # of others nothing is read
+        described = [ColumnOfType(c.name, c.type_oid, c.type_modifier, c.name in key) for c in message.columns]
+        columns = types.columns(table, message.oid, described)
+        schema, projection = TableSchema(table, columns, key), Projection.whole(len(columns))
+        if not captured:
+            return KnownRelation(message, schema, projection, captured=False)
+        lenient = self._lenient(table)
+        if self._rules is None:
+            return KnownRelation(message, schema, projection, captured=True, lenient=lenient)
+        misfit = self._misfit(self._rules, message, table, old)
+        return KnownRelation(message, *self._rules.apply(schema), captured=True, lenient=lenient, misfit=misfit)
+
+    def _misfit(
+        self, rules: ColumnRules, message: Relation, table: TableRef, old: KnownRelation | None
+    ) -> ConfigError | None:
+        recorded = self._recorded.get(table)
+        known = old.schema.names if old else recorded.names if recorded else self._columns.get(table)
+        try:
+            rules.verify_described(message, table, known)
+            if recorded is not None:
+                rules.verify_recorded(recorded, [column.name for column in message.columns])
+        except ConfigError as error:
+            return error
+        return None

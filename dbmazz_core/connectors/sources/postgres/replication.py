@@ -20,6 +20,8 @@ from psycopg import pq
 
 from dbmazz_core.connectors.sources.postgres.connection import connect_replication, source_error
 from dbmazz_core.connectors.sources.postgres.receiver import StreamReceiver
+from dbmazz_core.connectors.sources.postgres.shared_buffers import SlotPool
+from dbmazz_core.connectors.sources.postgres.transport import LibpqTransport, opened
 from dbmazz_core.errors import SlotActive
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.secret_url import SecretUrl
@@ -140,7 +142,14 @@ class ReplicationConnection:
         (row,) = self._rows(result)
         return CreatedSlot(row[0], Lsn.parse(row[1]), row[2])
 
-    def start(self, start_lsn: Lsn, *, messages: bool = False, queue_bytes: int = 8 << 20) -> StreamReceiver:
+    def start(
+        self,
+        start_lsn: Lsn,
+        *,
+        messages: bool = False,
+        queue_bytes: int = 32 << 20,
+        slots: SlotPool | None = None,
+    ) -> StreamReceiver:
         """Start streaming transactions that commit at or after `start_lsn`, protocol version 1.
 
         Args:
@@ -148,6 +157,7 @@ class ReplicationConnection:
                 nothing about it: whoever calls has to compare them first.
             messages: Whether logical messages (`pg_logical_emit_message`) are sent.
             queue_bytes: Bytes of messages held for the consumer before the reader stops reading.
+            slots: Shared memory to read into.
         """
         # Options' values are string literals in the replication grammar; names inside are SQL identifiers.
         publications = quote_identifier(self.publication).replace("'", "''")
@@ -158,13 +168,27 @@ class ReplicationConnection:
         timeout_ms = self._setting_ms("wal_sender_timeout")
         deadline = time.monotonic() + SLOT_RELEASE_WAIT_S
         while True:
-            result = self.pgconn.exec_(command.encode())
-            if result.status == pq.ExecStatus.COPY_BOTH:
-                return StreamReceiver(self, start_lsn, wal_sender_timeout_s=timeout_ms / 1000, queue_bytes=queue_bytes)
-            error = self.error(result)
-            if not isinstance(error, SlotActive) or time.monotonic() >= deadline:
-                raise error
-            time.sleep(0.1)
+            self.pgconn.send_query(command.encode())
+            try:
+                transport = opened(self.pgconn, slots or SlotPool(None)) or self._through_libpq()
+            except SlotActive:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.1)
+            except OSError as error:
+                raise self.source_error(None, str(error)) from None
+            else:
+                return StreamReceiver(
+                    self, transport, start_lsn, wal_sender_timeout_s=timeout_ms / 1000, queue_bytes=queue_bytes
+                )
+
+    def _through_libpq(self) -> LibpqTransport:
+        result = self.pgconn.get_result()
+        if result is not None and result.status == pq.ExecStatus.COPY_BOTH:
+            return LibpqTransport(self.pgconn)
+        while self.pgconn.get_result() is not None:
+            pass
+        raise self.error(result)
 
     def error(self, result: pq.abc.PGresult | None = None) -> Exception:
         """The connection's last failure as one of our errors."""
@@ -173,9 +197,11 @@ class ReplicationConnection:
             sqlstate = result.error_field(pq.DiagnosticField.SQLSTATE)
             message = result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message
         text = (message or self.pgconn.error_message).decode("utf-8", "replace").strip()
-        return source_error(
-            sqlstate.decode() if sqlstate else None, text, self.url, slot=self.slot, publication=self.publication
-        )
+        return self.source_error(sqlstate.decode() if sqlstate else None, text)
+
+    def source_error(self, sqlstate: str | None, text: str) -> Exception:
+        """What the server said as one of our errors."""
+        return source_error(sqlstate, text, self.url, slot=self.slot, publication=self.publication)
 
     def _query(self, command: str) -> list[list[str]]:
         return self._rows(self.pgconn.exec_(command.encode()))

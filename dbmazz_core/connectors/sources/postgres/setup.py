@@ -33,7 +33,11 @@ from dbmazz_core.connectors.sources.postgres.slots import (
     slot_creation_blockers,
     verify_slot,
 )
-from dbmazz_core.connectors.sources.postgres.table_checks import publication_findings, table_findings
+from dbmazz_core.connectors.sources.postgres.table_checks import (
+    column_findings,
+    publication_findings,
+    table_findings,
+)
 from dbmazz_core.errors import MissingPrivilege, SlotMismatch, SourceError, SourceNotReady
 from dbmazz_core.tables import TableRef, quote_identifier
 
@@ -88,6 +92,7 @@ def _source_findings(situation: Situation) -> Iterator[Finding]:
     yield from server_findings(situation)
     yield from table_findings(situation)
     yield from publication_findings(situation)
+    yield from column_findings(situation)
 
 
 @dataclass(frozen=True, slots=True)

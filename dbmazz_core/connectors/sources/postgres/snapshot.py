@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import adbc_driver_postgresql.dbapi
@@ -19,16 +19,34 @@ import psycopg
 import pyarrow as pa
 from psycopg import sql
 
+from dbmazz_core.batch import bad_value
 from dbmazz_core.connectors.sources.postgres.connection import session_conninfo, settings_query
 from dbmazz_core.connectors.sources.postgres.server_errors import source_error
+from dbmazz_core.connectors.sources.postgres.types import BadText, read_texts
+from dbmazz_core.datatypes import Kind
 from dbmazz_core.errors import ReplicationInterrupted
+from dbmazz_core.lsn import INVALID_LSN
+from dbmazz_core.masks import Masker
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.secret_url import SecretUrl
 from dbmazz_core.tables import TableRef
 
-#: Types that ADBC delivers in the carrier dtype: boolean, bytea, bigint, smallint, integer, text, real, double
+#: Types that ADBC delivers in the carrier dtype, by OID: boolean, bytea, bigint, smallint, integer, text, real, double
 #: precision, character, character varying.
-_NATIVE = frozenset((16, 17, 20, 21, 23, 25, 700, 701, 1042, 1043))
+_NATIVE = {
+    16: Kind.BOOLEAN,
+    17: Kind.BYTES,
+    20: Kind.INT64,
+    21: Kind.INT16,
+    23: Kind.INT32,
+    25: Kind.STRING,
+    700: Kind.FLOAT32,
+    701: Kind.FLOAT64,
+    1042: Kind.STRING,
+    1043: Kind.STRING,
+}
+#: Those of them whose output function gives the text itself.
+_TEXTS = frozenset((25, 1042, 1043))
 #: Arrow batches of that size, so that one worker holds few of them.
 _BATCH_BYTES = 8 << 20
 
@@ -53,15 +71,20 @@ def page_ranges(pages: int, estimated_rows: int, chunk_size: int) -> list[PageRa
 
 
 def select_query(
-    connection: psycopg.Connection[tuple[object, ...]], table: TableRef, names: Sequence[str], *, only: bool
+    connection: psycopg.Connection[tuple[object, ...]],
+    schema: TableSchema,
+    *,
+    only: bool,
+    maskers: Mapping[str, Masker],
 ) -> sql.Composed:
-    """The SELECT whose columns arrive in carrier dtypes.
+    """The SELECT whose columns arrive in carrier dtypes, or as text to be read or masked.
 
     Args:
         connection: For the catalog.
-        table: Which.
-        names: Its published columns.
+        schema: The table and its published columns that are wanted.
         only: Leave out inheritance children, which the publication does not take for their parent's rows either.
+        maskers: Masks by column. What is nulled is not even read; hashes are not made by the server, which would log
+            the key.
 
     A cast to text would not do: it trims `char(n)`, adds a netmask to `inet`, and has its own idea of `xml`; the
     output function is what the stream uses.
@@ -75,31 +98,37 @@ def select_query(
         "JOIN pg_catalog.pg_proc p ON p.oid = t.typoutput "
         "JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace "
         "WHERE s.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped",
-        [table.schema, table.name],
+        [schema.table.schema, schema.table.name],
     ).fetchall()
+    kinds = {column.name: column.type.kind for column in schema.columns}
     columns: dict[str, sql.Composable] = {}
-    for name, schema, function, type_oid in rows:
-        column = sql.Identifier(str(name))
+    for name, function_schema, function, type_oid in rows:
+        column, masker, oid = sql.Identifier(str(name)), maskers.get(str(name)), int(str(type_oid))
+        if masker is not None and masker.mask.kind == "null":
+            columns[str(name)] = sql.SQL("NULL::pg_catalog.text AS {}").format(column)
+            continue
         columns[str(name)] = (
             column
-            if type_oid in _NATIVE
+            if (_NATIVE.get(oid) is kinds.get(str(name)) if masker is None else oid in _TEXTS)
             else sql.SQL("pg_catalog.textin({}({})) AS {}").format(
-                sql.Identifier(str(schema), str(function)), column, column
+                sql.Identifier(str(function_schema), str(function)), column, column
             )
         )
     return sql.SQL("SELECT {} FROM {}{}").format(
-        sql.SQL(", ").join(columns[name] for name in names),
+        sql.SQL(", ").join(columns[name] for name in schema.names),
         sql.SQL("ONLY " if only else ""),
-        sql.Identifier(table.schema, table.name),
+        sql.Identifier(schema.table.schema, schema.table.name),
     )
 
 
-def _in_pages(query: str, pages: PageRange) -> str:
-    """Restrict a query to pages; a TID range scan reads just these (PostgreSQL 14)."""
-    if not pages.first and pages.last is None:
-        return query  # the whole table; partitioned ones have no pages of their own
-    query += f" WHERE ctid >= '({pages.first},0)'::pg_catalog.tid"
-    return query if pages.last is None else query + f" AND ctid < '({pages.last},0)'::pg_catalog.tid"
+def _in_pages(query: str, pages: PageRange, row_filter: str | None) -> str:
+    """Restrict a query to pages, with a TID range scan (PostgreSQL 14), and to the rows that are published."""
+    conditions = [f"({row_filter})"] if row_filter else []
+    if pages.first:
+        conditions.append(f"ctid >= '({pages.first},0)'::pg_catalog.tid")
+    if pages.last is not None:  # else to the end; partitioned tables have no pages of their own
+        conditions.append(f"ctid < '({pages.last},0)'::pg_catalog.tid")
+    return f"{query} WHERE {' AND '.join(conditions)}" if conditions else query
 
 
 class SnapshotWorkers:
@@ -132,8 +161,24 @@ class SnapshotWorkers:
             connection.close()
         self._connections.clear()
 
-    def frames(self, schema: TableSchema, query: str, ranges: Sequence[PageRange]) -> Iterator[pl.DataFrame]:
-        """Read the ranges of a table; yields frames with the schema's columns in carrier dtypes, in any order."""
+    def frames(
+        self,
+        schema: TableSchema,
+        query: str,
+        ranges: Sequence[PageRange],
+        maskers: Mapping[str, Masker],
+        *,
+        row_filter: str | None = None,
+    ) -> Iterator[pl.DataFrame]:
+        """Read the ranges of a table; yields frames with the schema's columns in carrier dtypes, in any order.
+
+        Args:
+            schema: The table.
+            query: Made by `select_query`.
+            ranges: Of its pages.
+            maskers: Masks by column.
+            row_filter: Only rows for which this expression is true, as in PostgreSQL's own initial copy.
+        """
         todo: queue.SimpleQueue[PageRange] = queue.SimpleQueue()
         for pages in ranges:
             todo.put(pages)
@@ -141,7 +186,17 @@ class SnapshotWorkers:
         stopping = threading.Event()
         threads = [
             threading.Thread(
-                target=self._work, args=(connection, schema, query, todo, done, stopping), name="dbmazz-snapshot"
+                target=self._work,
+                args=(
+                    connection,
+                    schema,
+                    lambda pages: _in_pages(query, pages, row_filter),
+                    todo,
+                    done,
+                    stopping,
+                    maskers,
+                ),
+                name="dbmazz-snapshot",
             )
             for connection in self._connections[: len(ranges)]
         ]
@@ -169,21 +224,22 @@ class SnapshotWorkers:
         self,
         connection: adbc_driver_postgresql.dbapi.Connection,
         schema: TableSchema,
-        query: str,
+        query: Callable[[PageRange], str],
         todo: queue.SimpleQueue[PageRange],
         done: queue.Queue[pl.DataFrame | Exception | None],
         stopping: threading.Event,
+        maskers: Mapping[str, Masker],
     ) -> None:
         try:
             while not stopping.is_set():
                 pages = todo.get_nowait()
                 with connection.cursor() as cursor:
                     cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_BYTES)})
-                    cursor.execute(_in_pages(query, pages))
+                    cursor.execute(query(pages))
                     for batch in cursor.fetch_record_batch():
                         frame = pl.from_arrow(batch)
                         assert isinstance(frame, pl.DataFrame)
-                        done.put(_in_carriers(frame, schema))
+                        done.put(_in_carriers(frame, schema, maskers))
                         if stopping.is_set():
                             return
         except queue.Empty:
@@ -226,8 +282,20 @@ class SnapshotWorkers:
         return error
 
 
-def _in_carriers(frame: pl.DataFrame, schema: TableSchema) -> pl.DataFrame:
-    """Name the columns by the schema and make sure of their dtypes."""
-    return frame.rename(dict(zip(frame.columns, schema.names, strict=True))).cast(
-        {column.name: column.type.carrier for column in schema.columns}
-    )
+def _in_carriers(frame: pl.DataFrame, schema: TableSchema, maskers: Mapping[str, Masker]) -> pl.DataFrame:
+    """Name the columns by the schema, mask those that are to be, and read those that came as text.
+
+    Raises:
+        BadValue: If a text is none of its column's type.
+    """
+    columns = []
+    for number, (series, column) in enumerate(zip(frame, schema.columns, strict=True)):
+        if column.name in maskers:
+            series = maskers[column.name].column(series, column.type)
+        elif series.dtype != column.type.carrier:
+            try:
+                series = read_texts(series.cast(pl.Binary), column.type)
+            except BadText as error:
+                raise bad_value(schema, number, series[error.place], INVALID_LSN, 0) from None
+        columns.append(series.alias(column.name))
+    return pl.DataFrame(columns)

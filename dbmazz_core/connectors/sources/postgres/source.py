@@ -8,15 +8,19 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Self
 
+import polars as pl
 import psycopg
 
 from dbmazz_core.config import SourceConfig
 from dbmazz_core.connectors.sources.base import TableEvent
 from dbmazz_core.connectors.sources.postgres import setup
 from dbmazz_core.connectors.sources.postgres.block import MessageBlock
-from dbmazz_core.connectors.sources.postgres.catalog import TableInfo, find_tables
+from dbmazz_core.connectors.sources.postgres.catalog import TableInfo, find_tables, resolve_tables
+from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules
 from dbmazz_core.connectors.sources.postgres.connection import Connection, connect
 from dbmazz_core.connectors.sources.postgres.exported import ExportedSnapshot
+from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint, read_fingerprints
+from dbmazz_core.connectors.sources.postgres.publication import read_publication
 from dbmazz_core.connectors.sources.postgres.reader import StreamReader
 from dbmazz_core.connectors.sources.postgres.record_stream import RecordStream
 from dbmazz_core.connectors.sources.postgres.relations import Relations
@@ -24,12 +28,13 @@ from dbmazz_core.connectors.sources.postgres.replication import ReplicationConne
 from dbmazz_core.connectors.sources.postgres.server_errors import translated
 from dbmazz_core.connectors.sources.postgres.server_state import SlotState, flush_half_record, flush_lsn, slot_state
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
-from dbmazz_core.connectors.sources.postgres.types import data_type
+from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, ColumnOfType, TypePolicy, read_texts
 from dbmazz_core.errors import SlotActive, SlotNotFound
+from dbmazz_core.identity import SourceTable, TableIdentity
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.records import CdcRecord
-from dbmazz_core.schema import ColumnDef, TableSchema
-from dbmazz_core.tables import TableRef, quote_identifier
+from dbmazz_core.schema import TableSchema
+from dbmazz_core.tables import TablePattern, TableRef, quote_identifier
 
 #: A walsender that lost its client holds its slot for a moment; a run that follows another waits that long.
 SLOT_RELEASE_WAIT_S = 5.0
@@ -59,6 +64,7 @@ class PostgresSource:
         config: What to capture.
         messages: Whether `records` yields logical messages too.
         on_slot_wait: Called with a sentence while a slot's creation waits for open transactions.
+        types: What becomes of types where there is a choice.
     """
 
     def __init__(
@@ -67,11 +73,15 @@ class PostgresSource:
         *,
         messages: bool = True,
         on_slot_wait: Callable[[str], None] | None = None,
+        types: TypePolicy | None = None,
     ) -> None:
         self.config = config
         self.end_lsn = INVALID_LSN
         self._messages = messages
         self._on_slot_wait = on_slot_wait
+        policy = types or TypePolicy(config.numeric_as.value, lambda table, name: name in config.as_text.of(table))
+        self._types = CatalogTypes(lambda: self.connection, policy, failures=self._translated)
+        self._rules = ColumnRules(config)
         self._control: Connection | None = None
         self._stream: PostgresStream | None = None
         self._records: RecordStream | None = None
@@ -91,7 +101,7 @@ class PostgresSource:
     def connection(self) -> Connection:
         """An ordinary connection, for catalog queries."""
         if self._control is None or self._control.closed:
-            self._control = connect(self.config.url)
+            self._control = connect(self.config.url, text_form=True)
         return self._control
 
     def validate(self) -> setup.CheckReport:
@@ -120,10 +130,70 @@ class PostgresSource:
             return find_tables(self.connection, self.config.tables)
 
     def schemas(self, tables: Collection[TableInfo]) -> dict[TableRef, TableSchema]:
-        """The columns that the publication sends of each table, as schemas."""
+        """The columns that the publication sends of each table and that are captured, as schemas."""
         with self._translated():
             published = setup.published_columns(self.connection, self.config.publication, tables)
-        return {table.ref: _schema(table, published[table.ref]) for table in tables}
+        return {table.ref: self._schema(table, published[table.ref]) for table in tables}
+
+    def catalog(self, tables: Collection[TableInfo]) -> dict[TableRef, SourceTable]:
+        """The tables as the catalog has them: what is captured of them, and what they are."""
+        with self._translated():
+            publication = read_publication(self.connection, self.config.publication)
+            fingerprints = self.fingerprints([table.oid for table in tables])
+        found: dict[TableRef, SourceTable] = {}
+        for table in tables:
+            fingerprint = fingerprints.get(table.oid)
+            if publication is None or fingerprint is None:
+                continue
+            published = publication.tables.get(table.ref)
+            schema = self._schema(table, publication.columns_of(table))
+            types, maskers = {c.name: c.type for c in schema.columns}, self._rules.maskers(table.ref)
+            missing = {name: pl.Series([text.encode()]) for name, text in fingerprint.missing.items()}
+            found[table.ref] = SourceTable(
+                table.ref,
+                schema,
+                fingerprint.identity(
+                    schema.names,
+                    key_index=table.key_index,
+                    published=f"{published.entry} {published.row_filter}" if published else "",
+                ),
+                fingerprint.empty_partitions,
+                {
+                    n: maskers[n].column(text, types[n]) if n in maskers else read_texts(text, types[n])
+                    for n, text in missing.items()
+                    if n in types
+                },
+            )
+        return found
+
+    def fingerprints(self, oids: Collection[int]) -> dict[int, Fingerprint]:
+        """What the tables with these OIDs are."""
+        with self._translated():
+            return read_fingerprints(self.connection, oids)
+
+    def describe(self, oid: int) -> SourceTable | None:
+        """A table by its OID, as the catalog has it now; None if it is gone, or cannot be captured any more."""
+        with self._translated():
+            row = self.connection.execute(
+                "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c "
+                "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s",
+                (oid,),
+            ).fetchone()
+            if row is None:
+                return None
+            tables = resolve_tables(self.connection, [TablePattern(*row)]).tables
+        return next(iter(self.catalog(tables).values()), None)
+
+    def verify_rules(self, tables: Collection[TableInfo], recorded: Mapping[TableRef, TableSchema]) -> None:
+        """Raise ConfigError if a table was copied under other rules for its columns than today's.
+
+        Args:
+            tables: As the catalog has them.
+            recorded: As they were copied.
+        """
+        for table in tables:
+            if table.ref in recorded:
+                self._rules.verify_recorded(recorded[table.ref], [column.name for column in table.columns])
 
     def slot(self) -> SlotState | None:
         """The replication slot, None if there is none."""
@@ -206,6 +276,8 @@ class PostgresSource:
         upper_lsn: Lsn | None = None,
         table_start: Mapping[TableRef, Lsn] | None = None,
         schemas: Mapping[TableRef, TableSchema] | None = None,
+        identities: Mapping[TableRef, TableIdentity] | None = None,
+        lenient: Callable[[TableRef], bool] | None = None,
     ) -> PostgresStream:
         """Stream transactions committed at or after `lsn`.
 
@@ -214,10 +286,13 @@ class PostgresSource:
             upper_lsn: Transactions committed at or after it are left for later.
             table_start: Tables whose changes start later, because their snapshot is newer.
             schemas: The tables to stream, as they were when they were copied; by default all that are configured.
+            identities: What these were, so that they are followed under their name whatever they are called now.
+            lenient: Of which tables the change batches keep bad values apart, see `RowImages.unreadable`.
 
         Raises:
             SlotAheadOfCheckpoint: If the slot was confirmed beyond `lsn`: the changes between are gone.
             SlotActive: If another process consumes the slot.
+            ConfigError: If the rules for columns do not fit the tables.
         """
         if self.verify_slot(lsn) is None:
             raise SlotNotFound(
@@ -225,12 +300,36 @@ class PostgresSource:
                 object=self.config.slot,
                 remedy="create it: dbmazz setup",
             )
-        keys = {table.ref: table.key for table in self.tables()}
+        tables = self.tables()
+        for problem in self._rules.problems(tables):
+            raise problem
+        keys = {table.ref: table.key for table in tables}
+        names = {table.oid: table.ref for table in tables}
         if schemas is not None:
             # The catalog has the key of today. Where it had another one, or none, changes of that time may still be to
-            # come, and under REPLICA IDENTITY FULL they do not say; without a key they are right whatever it was.
-            keys = {ref: key if key == schemas[ref].key else () for ref, key in keys.items() if ref in schemas}
-        relations = Relations(captured=lambda table: table in keys, keys=keys)
+            # come, and under REPLICA IDENTITY FULL they do not say; without a key they are right whatever it was. The
+            # same index all the while is the same key.
+            known = identities or {}
+            names = {identity.oid: ref for ref, identity in known.items()}
+            keys = {
+                table.ref: table.key
+                if table.key == schemas[table.ref].key
+                and (table.ref not in known or table.key_index == known[table.ref].key_index)
+                else ()
+                for table in tables
+                if table.ref in schemas
+            }
+        relations = Relations(
+            captured=keys.__contains__,
+            keys=keys,
+            types=self._types,
+            names=names,
+            keep_names=schemas is not None,
+            rules=self._rules,
+            recorded=schemas,
+            columns={table.ref: [column.name for column in table.columns] for table in tables},
+            lenient=lenient,
+        )
         self._records = RecordStream(relations, lsn, dict(table_start or {}))
         messages = self._messages and self.connection.info.server_version >= 140000
         reader = StreamReader(self.config, lsn, messages=messages)
@@ -280,13 +379,18 @@ class PostgresSource:
 
         With `cleanup_on_stop`, slot and publication are dropped.
         """
-        if self._stream is not None:
-            self._await_confirmed(self._stream.reader.confirmed_lsn)
-            self._stream.close()
-            self._stream = None
-            if self.config.cleanup_on_stop:
-                self.teardown()
+        if self.end_stream() and self.config.cleanup_on_stop:
+            self.teardown()
         self.close()
+
+    def end_stream(self) -> bool:
+        """End the stream so that the last acknowledgement arrives; whether there was one. The source stays usable."""
+        if self._stream is None:
+            return False
+        self._await_confirmed(self._stream.reader.confirmed_lsn)
+        self._stream.close()
+        self._stream = None
+        return True
 
     def close(self) -> None:
         """Close all connections at once. What was not confirmed comes again."""
@@ -296,6 +400,12 @@ class PostgresSource:
         if self._control is not None:
             self._control.close()
             self._control = None
+
+    def _schema(self, table: TableInfo, names: tuple[str, ...]) -> TableSchema:
+        columns = {c.name: c for c in table.columns}
+        chosen = [ColumnOfType(n, columns[n].type_oid, columns[n].type_modifier, n in table.key) for n in names]
+        whole = TableSchema(table.ref, self._types.columns(table.ref, table.oid, chosen), table.key)
+        return self._rules.apply(whole)[0]
 
     def _await_confirmed(self, lsn: Lsn) -> None:
         """Wait until the server has taken the acknowledgement; if it does not, the checkpoint still knows."""
@@ -321,11 +431,3 @@ class PostgresSource:
 
     def _translated(self) -> AbstractContextManager[None]:
         return translated(self.config.url, slot=self.config.slot, publication=self.config.publication)
-
-
-def _schema(table: TableInfo, names: tuple[str, ...]) -> TableSchema:
-    columns = {c.name: c for c in table.columns}
-    chosen = tuple(
-        ColumnDef(n, data_type(columns[n].type_oid, columns[n].type_modifier), columns[n].type_name) for n in names
-    )
-    return TableSchema(table.ref, chosen, table.key)

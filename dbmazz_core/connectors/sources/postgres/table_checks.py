@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from dbmazz_core.config import ReplicaIdentityPolicy
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
+from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules
 from dbmazz_core.connectors.sources.postgres.findings import Finding, Situation
 from dbmazz_core.connectors.sources.postgres.publication import (
     Publication,
+    PublishedTable,
     create_publication,
     identity_steps,
     publish_all_operations,
@@ -58,6 +60,12 @@ def table_findings(situation: Situation) -> Iterator[Finding]:
                 str(table.ref),
             )
         yield _identity_finding(situation, table)
+
+
+def column_findings(situation: Situation) -> Iterator[Finding]:
+    """Do the rules for columns fit the tables?"""
+    for problem in ColumnRules(situation.config).problems(situation.tables):
+        yield Finding.of(problem)
 
 
 def _missing_privilege(what: str, object: str, remedy: str) -> Finding:
@@ -203,17 +211,12 @@ def _narrowed(situation: Situation, publication: Publication, table: TableInfo) 
     if published is None:
         return
     name, object = quote_identifier(publication.name), str(table.ref)
+    is_full = bool(identity_steps([table], situation.config.replica_identity)) or table.replica_identity == "f"
     if published.row_filter is not None:
-        yield Finding(
-            "warning",
-            f"publication {name} publishes only rows of {table.ref} WHERE {published.row_filter}; a snapshot "
-            "copies all rows",
-            object,
-        )
+        yield _filtered(publication, table, published, is_full=is_full)
     arriving = set(publication.columns_of(table))
     missing = [c for c in table.columns if c.name not in arriving]
     listed = [c.name for c in missing if not c.generated]
-    is_full = bool(identity_steps([table], situation.config.replica_identity)) or table.replica_identity == "f"
     if listed:
         what = f"publication {name} leaves out columns {', '.join(listed)} of {table.ref}"
         # pub_collist_contains_invalid_column: the server then refuses UPDATE and DELETE on the table.
@@ -222,6 +225,9 @@ def _narrowed(situation: Situation, publication: Publication, table: TableInfo) 
         )
         if is_full:
             what += ", which does not go together with REPLICA IDENTITY FULL: the server refuses its updates"
+            yield Finding.of(ReplicaIdentityInsufficient(what, object=object, remedy=remedy))
+        elif key := [c for c in listed if c in table.key]:
+            what += f", of which {', '.join(key)} identify its rows: the server refuses its updates and deletes"
             yield Finding.of(ReplicaIdentityInsufficient(what, object=object, remedy=remedy))
         else:
             yield Finding("warning", what, object)
@@ -234,6 +240,33 @@ def _narrowed(situation: Situation, publication: Publication, table: TableInfo) 
             yield Finding.of(ReplicaIdentityInsufficient(what, object=object, remedy=remedy))
         else:
             yield Finding("warning", what, object)
+
+
+def _filtered(publication: Publication, table: TableInfo, published: PublishedTable, *, is_full: bool) -> Finding:
+    """A row filter: a snapshot copies the same rows; the replica identity has to tell whether an old row was one."""
+    name, object = quote_identifier(publication.name), str(table.ref)
+    what = f"publication {name} publishes only rows of {table.ref} WHERE {published.row_filter}"
+    full = " ".join(s.sql for s in identity_steps([table], ReplicaIdentityPolicy.FULL))
+    # pub_rf_contains_invalid_column: the server then refuses UPDATE and DELETE on the table.
+    outside = [] if is_full else [c for c in published.filter_columns if c not in table.key]
+    if outside:
+        return Finding.of(
+            ReplicaIdentityInsufficient(
+                f"{what}, and {', '.join(outside)} is not part of its replica identity: the server refuses its "
+                "updates and deletes",
+                object=object,
+                remedy=full,
+            )
+        )
+    if is_full:
+        return Finding("ok", what, object)
+    # An update that moves a row into the filter is sent as an insert, without what lies unchanged out of line.
+    return Finding(
+        "warning",
+        f"{what}; a row that an update of {', '.join(published.filter_columns) or 'its key'} moves into it arrives "
+        f"without its large unchanged values, which stops the capture: {full} has them sent",
+        object,
+    )
 
 
 def _not_owned(tables: Sequence[TableInfo]) -> list[TableInfo]:

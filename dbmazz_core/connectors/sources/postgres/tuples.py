@@ -1,5 +1,7 @@
 """Walking through many tuples at once, column by column, without Python per row.
 
+Values of columns that are not captured are passed over; nothing is made of them.
+
 A TupleData is a column count (int16), then for each column a kind byte: 'n' NULL, 'u' unchanged TOAST value that was
 not sent, or 't' with a length (int32) and that many bytes of text. All tuples of a relation have as many columns, so
 one pass a column moves every tuple's position forward together.
@@ -19,8 +21,10 @@ import pyarrow as pa
 
 from dbmazz_core.batch import Indexes, Mask, UnreadableText
 from dbmazz_core.connectors.sources.postgres.block import Int64s, MessageBlock, unaligned
-from dbmazz_core.connectors.sources.postgres.types import carrier
+from dbmazz_core.connectors.sources.postgres.column_choice import Projection
+from dbmazz_core.connectors.sources.postgres.types import BadText, carrier, read_texts
 from dbmazz_core.datatypes import DataType
+from dbmazz_core.masks import HIDDEN, Masker, utf8
 
 _NULL, _UNCHANGED, _TEXT = ord("n"), ord("u"), ord("t")
 
@@ -49,9 +53,11 @@ class TupleColumns:
         messages: Binary series of the k messages.
         starts: Offset of each message in the block's buffer, shape (k,).
         types: The columns' types.
+        maskers: How each is masked.
         kinds: By column.
         texts: By column; dropped once its values are made.
         end: Offset behind each tuple, shape (k,).
+        lenient: Whether bad values are kept apart (`unreadable`, `texts`) instead of raising UnreadableText.
     """
 
     def __init__(
@@ -60,17 +66,22 @@ class TupleColumns:
         messages: pl.Series,
         starts: Int64s,
         types: tuple[DataType, ...],
+        maskers: tuple[Masker | None, ...],
         kinds: list[_Kinds],
         texts: dict[int, _Texts],
         end: Int64s,
+        lenient: bool = False,
     ) -> None:
         self._index = index
         self._messages = messages
         self._starts = starts
         self._types = types
+        self._maskers = maskers
         self._kinds = kinds
         self._texts = texts
+        self._lenient = lenient
         self._values: dict[int, pl.Series] = {}
+        self._unreadable: dict[int, Mask] = {}
         self.end = end
 
     @property
@@ -92,6 +103,24 @@ class TupleColumns:
         mask: Mask = kinds == _UNCHANGED
         return mask if mask.any() else None
 
+    def unreadable(self, column: int) -> Mask | None:
+        """See `RowImages.unreadable`."""
+        self.values(column)
+        return self._unreadable.get(column)
+
+    def texts(self, column: int) -> pl.Series:
+        """See `RowImages.texts`."""
+        if not self._lenient:
+            raise RuntimeError("texts are kept only where bad values are kept apart")
+        raw, masker = self._raw_values(column), self._maskers[column]
+        if masker is not None:
+            return masker.column(raw, self._types[column]).cast(pl.String)
+        texts = utf8(raw)
+        if texts.null_count() == raw.null_count():
+            return texts
+        shown = [None if value is None else value.decode("utf-8", "backslashreplace") for value in raw.to_list()]
+        return pl.Series(texts.name, shown, dtype=pl.String)
+
     def lacks_values(self, among: Mask | None = None) -> bool:
         """Whether any value was not sent, in the tuples where `among` is true (None: in all)."""
         masks = (self.unknown(number) for number, kinds in enumerate(self._kinds) if kinds is not None)
@@ -104,15 +133,20 @@ class TupleColumns:
             self._messages.gather(places),
             self._starts[places],
             self._types,
+            self._maskers,
             [None if kinds is None else kinds[places] for kinds in self._kinds],
             {n: _Texts(where.offsets[places], where.lengths[places]) for n, where in self._texts.items()},
             self.end[places],
+            self._lenient,
         )
         taken._values = {number: values.gather(places) for number, values in self._values.items()}
+        taken._unreadable = {number: mask[places] for number, mask in self._unreadable.items()}
         return taken
 
     def materialize(self, numbers: Sequence[int]) -> None:
         """Make the values of columns, all in one polars query. Texts point into the block's buffer, nothing is copied.
+
+        Lists and maps are read from their texts afterwards, column by column.
 
         Raises:
             UnreadableText: If a text is none of its column's type.
@@ -120,38 +154,73 @@ class TupleColumns:
         inputs = {"m": self._messages}
         values: list[pl.Expr] = []
         for number in numbers:
-            where, kinds = self._texts[number], self._kinds[number]
-            inputs[f"o{number}"] = pl.Series(where.offsets - self._starts)
-            inputs[f"l{number}"] = pl.Series(where.lengths)
-            raw = pl.col("m").bin.slice(pl.col(f"o{number}"), pl.col(f"l{number}"))
-            if kinds is not None:
-                inputs[f"t{number}"] = pl.Series(kinds == _TEXT)
-                raw = pl.when(pl.col(f"t{number}")).then(raw)
-            values.append(carrier(raw, self._types[number]).alias(str(number)))
+            raw, type = self._slices(number, inputs), self._types[number]
+            # What is masked is masked whole, and what is nested read, behind the query.
+            made = raw if type.is_nested or self._maskers[number] is not None else carrier(raw, type)
+            values.append(made.alias(str(number)))
         try:
             frame = pl.DataFrame(inputs).select(values)
         except pl.exceptions.ComputeError:  # bytes that are not UTF-8: from a database in SQL_ASCII, or damaged
-            self._find_not_utf8(numbers)
-            raise
+            frame = pl.DataFrame([self._readable(number) for number in numbers])
         for number, series in zip(numbers, frame, strict=True):
-            kinds = self._kinds[number]
-            nulls = 0 if kinds is None else int(np.count_nonzero(kinds != _TEXT))
-            if series.null_count() != nulls:
-                wrong = series.is_null().to_numpy() & (True if kinds is None else kinds == _TEXT)
+            self._take_in(number, series)
+
+    def _take_in(self, number: int, series: pl.Series) -> None:
+        """Keep the values of a column, after a look at whether all of its texts became one."""
+        kinds, masker = self._kinds[number], self._maskers[number]
+        if masker is not None:
+            series = masker.column(series, self._types[number])
+        elif self._types[number].is_nested:
+            series = self._nested(number, series)
+        nulls = 0 if kinds is None else int(np.count_nonzero(kinds != _TEXT))
+        nulled = masker is not None and masker.mask.kind == "null"
+        if not nulled and series.null_count() != nulls:
+            wrong: Mask = series.is_null().to_numpy() & (True if kinds is None else kinds == _TEXT)
+            if not self._lenient:
                 place = int(wrong.argmax())
                 raise UnreadableText(number, place, self._text(number, place))
-            self._values[number] = series
+            self._unreadable[number] = wrong
+        self._values[number] = series
+        if not self._lenient:
             del self._texts[number]
 
-    def _find_not_utf8(self, numbers: Sequence[int]) -> None:
-        for number in numbers:
-            for place in range(len(self._index)):
-                try:
-                    self._raw(number, place).decode()
-                except UnicodeDecodeError:
-                    raise UnreadableText(number, place, self._text(number, place)) from None
+    def _nested(self, number: int, texts: pl.Series) -> pl.Series:
+        while True:
+            try:
+                return read_texts(texts, self._types[number])
+            except BadText as error:
+                if not self._lenient:
+                    raise UnreadableText(number, error.place, self._text(number, error.place)) from None
+                texts = texts.scatter(error.place, None)
+
+    def _slices(self, number: int, inputs: dict[str, pl.Series]) -> pl.Expr:
+        """A column's texts as an expression, `Binary`, null for what is no text; adds what it needs to `inputs`."""
+        where, kinds = self._texts[number], self._kinds[number]
+        inputs[f"o{number}"] = pl.Series(where.offsets - self._starts)
+        inputs[f"l{number}"] = pl.Series(where.lengths)
+        raw = pl.col("m").bin.slice(pl.col(f"o{number}"), pl.col(f"l{number}"))
+        if kinds is None:
+            return raw
+        inputs[f"t{number}"] = pl.Series(kinds == _TEXT)
+        return pl.when(pl.col(f"t{number}")).then(raw)
+
+    def _raw_values(self, number: int) -> pl.Series:
+        inputs = {"m": self._messages}
+        raw = self._slices(number, inputs).alias(str(number))
+        return pl.DataFrame(inputs).select(raw).to_series()
+
+    def _readable(self, number: int) -> pl.Series:
+        """A column's values where bytes may be no UTF-8; null for those."""
+        raw = self._raw_values(number)
+        if self._maskers[number] is not None or self._types[number].is_nested:
+            return raw
+        valid = pl.DataFrame([raw.alias("raw"), utf8(raw).is_not_null().alias("valid")])
+        made = carrier(pl.when("valid").then("raw"), self._types[number])
+        return valid.select(made.alias(str(number))).to_series()
 
     def _text(self, column: int, place: int) -> str:
+        if self._maskers[column] is not None:
+            return HIDDEN
         return self._raw(column, place).decode("utf-8", "backslashreplace")
 
     def _raw(self, column: int, place: int) -> bytes:
@@ -177,7 +246,9 @@ def walk(
     rows: Int64s,
     positions: Int64s,
     types: tuple[DataType, ...],
+    projection: Projection,
     index: Indexes,
+    lenient: bool = False,
 ) -> TupleColumns:
     """Walk through the tuples that begin at `positions`, one of each message in `rows`.
 
@@ -186,8 +257,10 @@ def walk(
         messages: `message_series(block)`.
         rows: Numbers of messages in the block, shape (k,).
         positions: Offset in the block's buffer of each tuple's column count, shape (k,).
-        types: The relation's column types.
+        types: Types of the wanted columns.
+        projection: Which columns these are.
         index: What `TupleColumns.index` shall be, shape (k,).
+        lenient: See `TupleColumns`.
 
     Raises:
         TornTuple: If a tuple runs past its message, or has other kinds or another number of columns.
@@ -199,27 +272,33 @@ def walk(
     eight = unaligned(block.buffer, ">u8")
     try:
         counts = unaligned(block.buffer, ">u2")[positions]
-        if (counts != len(types)).any():
+        if (counts != projection.width).any():
             raise TornTuple
         position = positions + 2
-        for number in range(len(types)):
+        wanted = {number: place for place, number in enumerate(projection.numbers)}
+        for number in range(projection.width):
+            place = wanted.get(number)
             head = eight[position]
             kind = (head >> 56).astype(np.uint8)
             lengths = (head >> 24 & 0xFFFFFFFF).astype(np.int64)
             is_text = kind == _TEXT
             if is_text.all():
-                kinds.append(None)
-                texts[number] = _Texts(position + 5, lengths)
+                if place is not None:
+                    kinds.append(None)
+                    texts[place] = _Texts(position + 5, lengths)
                 position = position + lengths + 5
                 continue
             if not (is_text | (kind == _NULL) | (kind == _UNCHANGED)).all():
                 raise TornTuple
-            kinds.append(kind)
             lengths[~is_text] = 0
-            texts[number] = _Texts(np.where(is_text, position + 5, starts), lengths)
+            if place is not None:
+                kinds.append(kind)
+                texts[place] = _Texts(np.where(is_text, position + 5, starts), lengths)
             position = position + lengths + np.where(is_text, 5, 1)
     except IndexError:
         raise TornTuple from None
     if (position > ends).any():
         raise TornTuple
-    return TupleColumns(index, messages.gather(pl.Series(rows)), starts, types, kinds, texts, position)
+    return TupleColumns(
+        index, messages.gather(pl.Series(rows)), starts, types, projection.maskers, kinds, texts, position, lenient
+    )

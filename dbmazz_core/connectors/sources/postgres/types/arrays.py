@@ -1,0 +1,182 @@
+"""Array text to lists, all values of a column at once.
+
+`{1,NULL,"a \\"b\\""}`, nested for more dimensions, with `[2:4]=` in front where a lower bound is not 1. The signs
+between the elements are found in the bytes of all texts together; what is left when they are taken out are the
+elements' texts, one flat series that the element type's own conversion reads; the signs tell where lists begin.
+
+Source: PostgreSQL's `array_out` (arrayfuncs.c), manual section "Array Input and Output Syntax".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from dbmazz_core.connectors.sources.postgres.types.quoting import BadText, Flags, Places, Texts
+from dbmazz_core.datatypes import DataType
+
+_OPEN, _CLOSE, _QUOTE, _BRACKET = b'{}"['
+_IN_BOUNDS = np.isin(np.arange(256), np.frombuffer(b"0123456789[]:+-", dtype=np.uint8))
+
+
+def read_arrays(
+    texts: pl.Series, type: DataType, read_elements: Callable[[pl.Series, DataType], pl.Series]
+) -> pl.Series:
+    """Array texts, a `Binary` series, as lists.
+
+    Lower bounds are dropped. An empty array is an empty list, whatever its type's dimensions.
+
+    Args:
+        texts: One text an array.
+        type: As many lists, one in the other, as the arrays have dimensions.
+        read_elements: Makes a flat series of values from a flat series of texts.
+
+    Raises:
+        BadText: If one of them is no such array: it is malformed, has other dimensions, or an element does not fit.
+    """
+    leaf, depth = type.leaf, type.depth
+    every = Texts.of(texts)
+    begins, prefix = _begins(every)
+    signs = _signs(every, begins, ord(type.delimiter), depth)
+    starts, stops = signs.elements
+    is_null = _nulls(every, starts, stops)
+    keep = np.ones(len(every.data), dtype=np.bool_)
+    keep[signs.at] = False
+    keep[every.quotes] = False
+    keep[every.escapers] = False
+    if prefix is not None:
+        keep[prefix] = False
+    flat = every.series(keep, starts, stops, is_null)
+    try:
+        values = read_elements(flat, leaf)
+    except BadText as error:
+        raise BadText(int(every.text_of(starts[error.place : error.place + 1])[0])) from None
+    return _nested(every, signs, starts, values, depth).alias(texts.name)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Signs:
+    """Braces and delimiters that are not quoted.
+
+    Attributes:
+        at: Their places, ascending, shape (k,).
+        opens: Which are opening braces.
+        level: How many braces are open behind each.
+        elements: Where the elements begin and where they end.
+    """
+
+    at: Places
+    opens: Flags
+    level: Places
+    elements: tuple[Places, Places]
+
+
+def _begins(every: Texts) -> tuple[Places, Places | None]:
+    """Where the braces of each text begin, and the places of the bounds before them."""
+    begins, ends = every.bounds[:-1], every.bounds[1:]
+    firsts = every.data[np.minimum(begins, len(every.data) - 1)] if len(every.data) else np.empty(0, dtype=np.uint8)
+    bounded = np.flatnonzero((firsts == _BRACKET) & (ends > begins)) if len(firsts) else np.empty(0, dtype=np.int64)
+    if not len(bounded):
+        return begins, None
+    equals = np.flatnonzero(every.data == ord("="))
+    following = np.searchsorted(equals, begins[bounded])
+    at = np.append(equals, len(every.data))[following]
+    missing = np.flatnonzero(at >= ends[bounded])
+    if len(missing):
+        raise BadText(int(bounded[missing[0]]))
+    lengths = at + 1 - begins[bounded]
+    prefix = np.repeat(begins[bounded] - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
+    signs = np.delete(prefix, np.cumsum(lengths) - 1)  # all but the equals sign
+    wrong = signs[~_IN_BOUNDS[every.data[signs]]]
+    if len(wrong):
+        raise BadText(int(every.text_of(wrong[:1])[0]))
+    begins = begins.copy()
+    begins[bounded] = at + 1
+    return begins, prefix
+
+
+def _signs(every: Texts, begins: Places, delimiter: int, depth: int) -> _Signs:
+    data, ends = every.data, every.bounds[1:]
+    is_sign = (data == _OPEN) | (data == _CLOSE) | (data == delimiter)
+    if every.inside is not None:
+        is_sign &= ~every.inside
+    at = np.flatnonzero(is_sign)
+    text = every.text_of(at)
+    before = at < begins[text]  # a colon among the bounds, where elements are delimited by colons
+    if before.any():
+        at, text = at[~before], text[~before]
+    _require(~every.is_null & (ends - begins < 2), np.arange(len(ends)))
+    there = np.flatnonzero(~every.is_null)
+    _require((data[begins[there]] != _OPEN) | (data[ends[there] - 1] != _CLOSE), there)
+    sign = data[at]
+    opens, closes = sign == _OPEN, sign == _CLOSE
+    level = np.cumsum(opens.astype(np.int64) - closes)
+    # A text is one pair of braces, and what it holds.
+    _require((level < 0) | (level > depth) | ((level == 0) != (at == ends[text] - 1)), text)
+    here, next_, same = slice(None, -1), slice(1, None), text[1:] == text[:-1]
+    # An element is between an opening brace or a delimiter, and a delimiter or a closing brace; on the innermost level.
+    is_element = same & ~closes[here] & ~opens[next_]
+    adjacent = at[next_] == at[here] + 1
+    is_empty = is_element & adjacent & opens[here] & closes[next_] & (at[here] == begins[text[here]])
+    is_empty &= level[next_] == 0
+    is_element &= ~is_empty
+    wrong = is_element & (adjacent | (level[here] != depth))
+    wrong |= same & ~is_element & ~adjacent
+    wrong |= same & closes[here] & opens[next_]
+    _require(wrong, text[here])
+    element = np.flatnonzero(is_element)
+    starts, stops = at[element] + 1, at[element + 1]
+    if len(every.quotes):
+        first, behind = np.searchsorted(every.quotes, starts), np.searchsorted(every.quotes, stops)
+        quoted = data[starts] == _QUOTE
+        last = every.quotes[np.maximum(behind - 1, 0)]
+        _require((behind - first != 2 * quoted) | (quoted & (last != stops - 1)), text[element])
+    return _Signs(at, opens, level, (starts, stops))
+
+
+def _require(wrong: Flags, text: Places) -> None:
+    """Raise for the first text that something is wrong with."""
+    if wrong.any():
+        raise BadText(int(text[wrong.argmax()]))
+
+
+def _nulls(every: Texts, starts: Places, stops: Places) -> Flags:
+    """Which elements are the word NULL without quotes."""
+    is_null: Flags = stops - starts == 4
+    candidates = np.flatnonzero(is_null)
+    for place, letter in enumerate(b"NULL"):
+        candidates = candidates[every.data[starts[candidates] + place] == letter]
+    is_null[:] = False
+    is_null[candidates] = True
+    return is_null
+
+
+def _nested(every: Texts, signs: _Signs, starts: Places, values: pl.Series, depth: int) -> pl.Series:
+    """Lists around the values, from the innermost to the texts themselves."""
+    array = values.rechunk().to_arrow(compat_level=pl.CompatLevel.newest())
+    children = starts
+    for level in range(depth, 1, -1):
+        parents = signs.at[signs.opens & (signs.level == level)]
+        offsets = np.append(np.searchsorted(children, parents), len(children))
+        array = _lists(array, offsets, None)
+        children = parents
+    array = _lists(array, np.searchsorted(children, every.bounds), every.is_null)
+    series = pl.from_arrow(array)
+    assert isinstance(series, pl.Series)
+    return series
+
+
+def _lists(array: pa.Array, offsets: Places, is_null: Flags | None) -> pa.Array:
+    valid = None
+    if is_null is not None and is_null.any():
+        valid = pa.py_buffer(np.packbits(~is_null, bitorder="little"))
+    return pa.LargeListArray.from_buffers(
+        pa.large_list(array.type),
+        len(offsets) - 1,
+        [valid, pa.py_buffer(np.ascontiguousarray(offsets, dtype=np.int64))],
+        children=[array],
+    )

@@ -1,0 +1,47 @@
+"""The text of any type as a series in its carrier dtype."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from dbmazz_core.connectors.sources.postgres.types.arrays import read_arrays
+from dbmazz_core.connectors.sources.postgres.types.hstore import read_hstores
+from dbmazz_core.connectors.sources.postgres.types.quoting import BadText
+from dbmazz_core.connectors.sources.postgres.types.scalars import carrier
+from dbmazz_core.datatypes import DataType, Kind
+
+__all__ = ["BadText", "read_texts"]
+
+
+def read_texts(texts: pl.Series, type: DataType) -> pl.Series:
+    """Texts, a `Binary` series, as values in the type's carrier dtype, of the same length.
+
+    >>> matrix = DataType.list_of(DataType(Kind.INT32), depth=2)
+    >>> read_texts(pl.Series([b"{{1,NULL},{3,4}}", None]), matrix).to_list()
+    [[[1, None], [3, 4]], None]
+
+    Raises:
+        BadText: If one of them is no value of the type; says which.
+    """
+    match type.kind:
+        case Kind.LIST:
+            return read_arrays(texts, type, read_texts)
+        case Kind.MAP:
+            return read_hstores(texts)
+    try:
+        values = texts.to_frame("v").select(carrier(pl.col("v"), type)).to_series()
+    except pl.exceptions.ComputeError:
+        raise BadText(_not_utf8(texts)) from None
+    if values.null_count() != texts.null_count():
+        raise BadText(int((values.is_null() & texts.is_not_null()).arg_max() or 0))
+    return values
+
+
+def _not_utf8(texts: pl.Series) -> int:
+    """The first text that is not UTF-8: from a database in SQL_ASCII, or damaged."""
+    for place, raw in enumerate(texts.to_list()):
+        try:
+            (raw or b"").decode()
+        except UnicodeDecodeError:
+            return place
+    raise AssertionError("all texts are UTF-8")

@@ -1,0 +1,249 @@
+"""From a column's type OID to its core type: the built-in types by their OIDs, all others by the catalog.
+
+Neither a Relation message nor a column's `atttypid` says what a domain is over, what an array holds or which OID an
+extension's type got in this database; `pg_type` does. It is asked once for each OID.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol
+
+from dbmazz_core.connectors.sources.postgres.connection import Connection
+from dbmazz_core.connectors.sources.postgres.types.builtin import BY_ARRAY_OID, BY_OID, NUMERIC_OID, BuiltinType
+from dbmazz_core.connectors.sources.postgres.types.numeric import UnboundedNumeric, numeric_type, precision_and_scale
+from dbmazz_core.datatypes import DataType, Kind
+from dbmazz_core.schema import ColumnDef
+from dbmazz_core.tables import TableRef
+
+TEXT = DataType(Kind.STRING)
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnOfType:
+    """A column as the catalog and a Relation message describe it.
+
+    Attributes:
+        name: `attname`.
+        type_oid: `atttypid`.
+        type_modifier: `atttypmod`.
+        is_key: Whether it is part of what identifies a row.
+    """
+
+    name: str
+    type_oid: int
+    type_modifier: int
+    is_key: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TypePolicy:
+    """What the user chose where there is a choice.
+
+    Attributes:
+        unbounded_numeric: What a numeric that no DECIMAL holds becomes: its text, exactly, or the nearest double. In a
+            key it is text in any case: two keys may have the same nearest double.
+        as_text: Whether a column, by table and name, is kept as PostgreSQL's text whatever its type is.
+    """
+
+    unbounded_numeric: UnboundedNumeric = "text"
+    as_text: Callable[[TableRef, str], bool] = lambda _table, _column: False
+
+    def numeric(self, column: ColumnOfType) -> UnboundedNumeric:
+        """`unbounded_numeric` for a column."""
+        return "text" if column.is_key else self.unbounded_numeric
+
+
+class TypeResolver(Protocol):
+    """Tells the core types of a relation's columns."""
+
+    def columns(self, table: TableRef, relation_oid: int, columns: Sequence[ColumnOfType]) -> tuple[ColumnDef, ...]:
+        """The columns in our words, in the same order.
+
+        Args:
+            table: The relation's name.
+            relation_oid: Its `pg_class.oid`, for how many dimensions its arrays are declared with.
+            columns: As the stream or the catalog describes them.
+        """
+
+
+class BuiltinTypes:
+    """Resolves by OID alone, without a server: built-in types and their arrays of one dimension; all else is text.
+
+    >>> [column] = BuiltinTypes().columns(TableRef("public", "t"), 0, [ColumnOfType("a", 1007, -1)])
+    >>> str(column.type), column.source_type
+    ('List{Int32}', 'integer[]')
+    """
+
+    def __init__(self, policy: TypePolicy | None = None) -> None:
+        self._policy = policy or TypePolicy()
+
+    def columns(self, table: TableRef, relation_oid: int, columns: Sequence[ColumnOfType]) -> tuple[ColumnDef, ...]:
+        """See `TypeResolver.columns`."""
+        return tuple(
+            ColumnDef(
+                c.name,
+                TEXT if self._policy.as_text(table, c.name) else self._type(c),
+                builtin_name(c.type_oid, c.type_modifier),
+            )
+            for c in columns
+        )
+
+    def _type(self, column: ColumnOfType) -> DataType:
+        unbounded = self._policy.numeric(column)
+        if array := BY_ARRAY_OID.get(column.type_oid):
+            element = builtin_type(array.oid, column.type_modifier, unbounded) or TEXT
+            return DataType.list_of(element, delimiter=array.delimiter)
+        return builtin_type(column.type_oid, column.type_modifier, unbounded) or TEXT
+
+
+def builtin_type(type_oid: int, type_modifier: int, unbounded: UnboundedNumeric = "text") -> DataType | None:
+    """The core type of a built-in type that is no array; None for others."""
+    if type_oid == NUMERIC_OID:
+        return numeric_type(type_modifier, unbounded)
+    entry = BY_OID.get(type_oid)
+    return DataType(entry.kind) if entry else None
+
+
+def builtin_name(type_oid: int, type_modifier: int) -> str:
+    """PostgreSQL's name of a type as far as the OID alone tells."""
+    entry: BuiltinType | None = BY_OID.get(type_oid)
+    if entry is None:
+        array = BY_ARRAY_OID.get(type_oid)
+        return f"{builtin_name(array.oid, type_modifier)}[]" if array else f"type with OID {type_oid}"
+    if type_oid == NUMERIC_OID and type_modifier >= 0:
+        precision, scale = precision_and_scale(type_modifier)
+        return f"numeric({precision},{scale})"
+    return entry.name
+
+
+@dataclass(frozen=True, slots=True)
+class _Type:
+    """What `pg_type` says.
+
+    Attributes:
+        base: Of a domain: OID of what it is over, else 0.
+        base_modifier: Its type modifier.
+        dimensions: Of a domain over an array: declared dimensions.
+        element: Of an array: OID of its elements, else 0.
+        delimiter: What stands between elements of arrays.
+        is_hstore: Whether it is the extension's hstore.
+    """
+
+    base: int
+    base_modifier: int
+    dimensions: int
+    element: int
+    delimiter: str
+    is_hstore: bool
+
+
+class CatalogTypes:
+    """Resolves with the catalog of a database, asked over an ordinary connection.
+
+    A type that does not exist any more, because a Relation message tells of the past, is text.
+
+    Args:
+        connection: Gives the connection when it is needed.
+        policy: What the user chose.
+        failures: Around the queries: turns psycopg's errors into others.
+    """
+
+    def __init__(
+        self,
+        connection: Callable[[], Connection],
+        policy: TypePolicy | None = None,
+        *,
+        failures: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self._connection = connection
+        self._failures = failures
+        self._policy = policy or TypePolicy()
+        self._types: dict[int, _Type | None] = {}
+
+    def columns(self, table: TableRef, relation_oid: int, columns: Sequence[ColumnOfType]) -> tuple[ColumnDef, ...]:
+        """See `TypeResolver.columns`."""
+        with self._failures():
+            self._learn({c.type_oid for c in columns} - BY_OID.keys() - self._types.keys())
+            described = self._describe(relation_oid, columns)
+        return tuple(
+            ColumnDef(
+                column.name,
+                TEXT
+                if self._policy.as_text(table, column.name)
+                else self._type(column.type_oid, column.type_modifier, dimensions, self._policy.numeric(column)),
+                source_type,
+            )
+            for column, (source_type, dimensions) in zip(columns, described, strict=True)
+        )
+
+    def _describe(self, relation_oid: int, columns: Sequence[ColumnOfType]) -> list[tuple[str, int]]:
+        """PostgreSQL's names of the columns' types, and how many dimensions they are declared with (0: no array)."""
+        rows = self._connection().execute(
+            """
+            SELECT pg_catalog.format_type(c.oid, c.modifier), coalesce(a.attndims, 0)
+            FROM unnest(%s::text[], %s::oid[], %s::int4[]) WITH ORDINALITY AS c (name, oid, modifier, place)
+            LEFT JOIN pg_catalog.pg_attribute a
+                ON a.attrelid = %s AND a.attname = c.name AND a.attnum > 0 AND NOT a.attisdropped
+            ORDER BY c.place
+            """,
+            (
+                [c.name for c in columns],
+                [c.type_oid for c in columns],
+                [c.type_modifier for c in columns],
+                relation_oid,
+            ),
+        )
+        return [
+            (f"type with OID {column.type_oid}" if name == "???" else name, dimensions)
+            for column, (name, dimensions) in zip(columns, rows, strict=True)
+        ]
+
+    def _learn(self, oids: Iterable[int]) -> None:
+        """Ask for types, for what domains among them are over and what arrays hold, and so on."""
+        wanted = sorted(oids)
+        if not wanted:
+            return
+        rows = self._connection().execute(
+            """
+            WITH RECURSIVE wanted (oid) AS (
+                SELECT unnest(%s::oid[])
+                UNION
+                SELECT other FROM wanted
+                JOIN pg_catalog.pg_type t USING (oid)
+                CROSS JOIN LATERAL (VALUES (t.typelem), (t.typbasetype)) AS others (other)
+                WHERE other <> 0
+            )
+            SELECT t.oid, t.typbasetype, t.typtypmod, t.typndims, coalesce(e.oid, 0), t.typdelim,
+                   t.typname = 'hstore' AND EXISTS (
+                       SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension x ON x.oid = d.refobjid
+                       WHERE d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND d.objid = t.oid
+                         AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.deptype = 'e'
+                         AND x.extname = 'hstore')
+            FROM wanted JOIN pg_catalog.pg_type t USING (oid)
+            -- A true array: point, int2vector and others have elements too, but a text form of their own.
+            LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND e.typarray = t.oid
+            """,
+            [wanted],
+        )
+        self._types |= dict.fromkeys(wanted)
+        self._types |= {oid: _Type(*facts) for oid, *facts in rows}
+
+    def _type(self, oid: int, modifier: int, dimensions: int, unbounded: UnboundedNumeric) -> DataType:
+        builtin = builtin_type(oid, modifier, unbounded)
+        if builtin is not None:
+            return builtin
+        found = self._types.get(oid)
+        if found is None:
+            return TEXT
+        if found.base:
+            # A column of a domain has no dimensions of its own.
+            return self._type(found.base, found.base_modifier, found.dimensions, unbounded)
+        if found.element:
+            element = self._type(found.element, modifier, 0, unbounded)
+            # Elements that are arrays again, by a domain over one, are text in the array's text.
+            inner = TEXT if element.element is not None else element
+            return DataType.list_of(inner, depth=max(dimensions, 1), delimiter=found.delimiter)
+        return DataType(Kind.MAP) if found.is_hstore else TEXT

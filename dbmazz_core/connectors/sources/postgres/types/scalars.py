@@ -1,0 +1,23 @@
+"""From text to single values, as polars expressions: many columns go through one query."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from dbmazz_core.datatypes import DataType, Kind
+
+
+def carrier(raw: pl.Expr, type: DataType) -> pl.Expr:
+    """Turn texts, a `Binary` expression, into the type's carrier dtype; what is no such value becomes null.
+
+    Args:
+        raw: PostgreSQL's text forms.
+        type: Of values that hold no others; for lists and maps see `read.read_texts`.
+    """
+    if type.kind is Kind.BOOLEAN:
+        return pl.when(raw == pl.lit(b"t")).then(True).when(raw == pl.lit(b"f")).then(False)
+    if type.kind is Kind.BYTES:
+        # bytea_output = hex: backslash, x, then two digits a byte
+        return raw.bin.slice(2).cast(pl.String, strict=False).str.decode("hex", strict=False)
+    text = raw.cast(pl.String, strict=False)
+    return text if type.carrier == pl.String else text.cast(type.carrier, strict=False)

@@ -1,0 +1,99 @@
+"""Batches for a destination that does not have the source's columns: where schema changes are ignored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+
+from dbmazz_core.batch import UPDATE, ChangeBatch, Indexes, Mask, RowImages, UnreadableText
+from dbmazz_core.identity import TableIdentity
+from dbmazz_core.schema import TableSchema
+
+
+def conform(batch: ChangeBatch, have: TableSchema, identity: TableIdentity) -> ChangeBatch:
+    """The batch with the destination's columns.
+
+    A column that the source lost keeps its value where a row is updated and is NULL in new rows; one that is not
+    carried is left out; one whose type changed is cast.
+
+    Args:
+        batch: As the source sent it.
+        have: The destination's columns.
+        identity: Whose columns' targets say where each goes.
+    """
+    sources = {c.target: place for place, c in enumerate(identity.columns) if c.target is not None}
+    theirs = [(c.name, c.type) for c in batch.schema.columns]
+    if [(c.name, c.type) for c in have.columns] == theirs and list(sources) == [name for name, _ in theirs]:
+        return batch
+    places = tuple(sources.get(name) for name in have.names)
+    targets = {c.name: c.target for c in identity.columns}
+    key = tuple(targets[name] or "" for name in batch.schema.key)
+    new_is_update = batch.ops[batch.new.index] == UPDATE
+    return replace(
+        batch,
+        schema=replace(have, table=batch.table, key=key),
+        new=_Conformed(batch.new, places, have, new_is_update),
+        old=_Conformed(batch.old, places, have, np.ones(len(batch.old.index), dtype=np.bool_)),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Conformed:
+    """Implements `dbmazz_core.batch.RowImages`.
+
+    Attributes:
+        images: The source's.
+        places: By column of the destination: which of the source's it is, None for one that the source lost.
+        schema: The destination's columns.
+        keeps: Images in which a lost column is not known, rather than NULL.
+    """
+
+    images: RowImages
+    places: tuple[int | None, ...]
+    schema: TableSchema
+    keeps: Mask
+
+    @property
+    def index(self) -> Indexes:
+        """See `RowImages.index`."""
+        return self.images.index
+
+    def values(self, column: int) -> pl.Series:
+        """See `RowImages.values`."""
+        place, dtype = self.places[column], self.schema.columns[column].type.carrier
+        if place is None:
+            return pl.repeat(None, len(self.index), dtype=dtype, eager=True)
+        values = self.images.values(place)
+        if values.dtype == dtype:
+            return values
+        cast = values.cast(dtype, strict=False)
+        wrong = cast.is_null() & values.is_not_null()
+        if wrong.any():
+            at = int(wrong.arg_max() or 0)
+            raise UnreadableText(column, at, str(values[at]))
+        return cast
+
+    def take(self, places: Indexes) -> RowImages:
+        """See `RowImages.take`."""
+        return _Conformed(self.images.take(places), self.places, self.schema, self.keeps[places])
+
+    def unknown(self, column: int) -> Mask | None:
+        """See `RowImages.unknown`."""
+        place = self.places[column]
+        if place is not None:
+            return self.images.unknown(place)
+        return self.keeps if self.keeps.any() else None
+
+    def unreadable(self, column: int) -> Mask | None:
+        """See `RowImages.unreadable`."""
+        place = self.places[column]
+        return None if place is None else self.images.unreadable(place)
+
+    def texts(self, column: int) -> pl.Series:
+        """See `RowImages.texts`."""
+        place = self.places[column]
+        if place is None:
+            return pl.repeat(None, len(self.index), dtype=pl.String, eager=True)
+        return self.images.texts(place)

@@ -1,0 +1,279 @@
+"""What became of a table between two looks at it: steps that can be taken in place, or that it has to be copied anew.
+
+The stream describes a table by the names and types of its columns, ahead of the first row that comes after a change.
+The catalog numbers columns, but it is that of now, and more changes may have come since. Together they prove what
+happened, or they do not; then the table is copied anew, which is right whatever happened.
+
+What is certain:
+
+- A column keeps its number through renames; a new column gets a number above all that were given before. So a name
+  that the catalog has under the recorded number is that column, under a higher one a new column.
+- As long as no higher number was given, there is no new column, and a new name is a rename.
+- As long as the table's storage is the same, no value was rewritten: types changed in name only, and rows that are
+  older than a column have the value that the catalog keeps for them, or NULL.
+- With other storage but the same versions of all columns, it was TRUNCATE (which the stream tells), VACUUM FULL or the
+  like: the values are what they were.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import polars as pl
+
+from dbmazz_core.datatypes import DataType, Kind
+from dbmazz_core.identity import SourceColumn, SourceTable, TableIdentity
+from dbmazz_core.schema import ColumnDef, TableSchema
+from dbmazz_core.table_options import SchemaChangeKind
+from dbmazz_core.tables import quote_identifier
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AddColumn:
+    """A column is new. Rows that were there before have the value `missing`, of its carrier dtype; None: NULL."""
+
+    column: ColumnDef
+    missing: pl.Series | None
+
+    kind = SchemaChangeKind.ADD_COLUMN
+
+    def __str__(self) -> str:
+        default = "" if self.missing is None else f" with {self.missing[0]!r} in older rows"
+        return f"column {quote_identifier(self.column.name)} {self.column.source_type} was added{default}"
+
+
+@dataclass(frozen=True, slots=True)
+class DropColumn:
+    """A column is gone."""
+
+    name: str
+
+    kind = SchemaChangeKind.DROP_COLUMN
+
+    def __str__(self) -> str:
+        return f"column {quote_identifier(self.name)} was dropped"
+
+
+@dataclass(frozen=True, slots=True)
+class RenameColumn:
+    """A column has another name."""
+
+    old: str
+    new: str
+
+    kind = SchemaChangeKind.RENAME_COLUMN
+
+    def __str__(self) -> str:
+        return f"column {quote_identifier(self.old)} was renamed to {quote_identifier(self.new)}"
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeType:
+    """A column has another type, and no value had to be rewritten for it."""
+
+    name: str
+    old: ColumnDef
+    new: ColumnDef
+
+    kind = SchemaChangeKind.CHANGE_TYPE
+
+    def __str__(self) -> str:
+        return f"column {quote_identifier(self.name)} was {self.old.source_type} and is {self.new.source_type}"
+
+
+SchemaStep = AddColumn | DropColumn | RenameColumn | ChangeType
+
+
+@dataclass(frozen=True, slots=True)
+class Evolution:
+    """What happened to a table, in place.
+
+    Attributes:
+        steps: In this order; empty where only what the table is has to be recorded.
+        identity: What the table is from here on; its columns' targets are the destination's columns of before.
+        seen: The source's columns from here on.
+    """
+
+    steps: tuple[SchemaStep, ...]
+    identity: TableIdentity
+    seen: TableSchema
+
+
+@dataclass(frozen=True, slots=True)
+class CopyAnew:
+    """What happened cannot be told, or cannot be done in place.
+
+    Attributes:
+        reason: A sentence without its subject, the table.
+        kind: The kind of change that it is, as far as one can tell.
+    """
+
+    reason: str
+    kind: SchemaChangeKind
+
+
+def compare(
+    have: TableSchema,
+    identity: TableIdentity | None,
+    seen: TableSchema,
+    now: SourceTable | None,
+    *,
+    settled: bool = False,
+) -> Evolution | CopyAnew:
+    """Find out what became of a table.
+
+    Args:
+        have: The destination's columns, and the key.
+        identity: What the table was when the destination was last made to fit; None where that was not recorded.
+        seen: The captured columns as the stream describes them, or as the catalog has them.
+        now: The catalog's table, looked up after that; None if it is gone.
+        settled: Whether `now` is neither older nor newer than `seen`. Else storage and versions may tell of a change
+            that the stream comes to later, and are kept as they were until then.
+    """
+    if identity is None:
+        return _without_identity(have, seen, now)
+    if now is None:
+        if [c.name for c in identity.columns] == list(seen.names):
+            return Evolution((), identity, seen)
+        return CopyAnew("changed and was dropped", SchemaChangeKind.DROP_COLUMN)
+    if now.identity.oid != identity.oid:
+        return CopyAnew("was dropped and created again", SchemaChangeKind.DROP_COLUMN)
+    if now.identity.published != identity.published:
+        return CopyAnew("is published anew: changes may be missing, or rows", SchemaChangeKind.DROP_COLUMN)
+    partitions = _partitions(identity, now)
+    if partitions is not None:
+        return partitions
+    columns = _numbered(identity, seen, now, settled=settled)
+    if isinstance(columns, CopyAnew):
+        return columns
+    return _steps(have, identity, seen, now, columns, settled=settled)
+
+
+def _without_identity(have: TableSchema, seen: TableSchema, now: SourceTable | None) -> Evolution | CopyAnew:
+    same = [(c.name, c.type) for c in have.columns] == [(c.name, c.type) for c in seen.columns]
+    if same and now is not None and now.schema.names == seen.names:
+        return Evolution((), now.identity, seen)
+    return CopyAnew("changed, and was copied by a version of dbmazz that did not record what it was", _ANY)
+
+
+def _partitions(identity: TableIdentity, now: SourceTable) -> CopyAnew | None:
+    """Rows of a partition that is attached, detached, dropped or truncated come and go without a word."""
+    before, after = identity.partitions, now.identity.partitions
+    if gone := [oid for oid in before if oid not in after]:
+        return CopyAnew(f"lost {len(gone)} of its partitions", SchemaChangeKind.DROP_COLUMN)
+    if any(after[oid] != storage for oid, storage in before.items()):
+        return CopyAnew("had a partition truncated or rewritten", SchemaChangeKind.CHANGE_TYPE)
+    if any(oid not in before and oid not in now.empty_partitions for oid in after):
+        return CopyAnew("had a table attached as a partition", SchemaChangeKind.ADD_COLUMN)
+    return None
+
+
+_ANY = SchemaChangeKind.CHANGE_TYPE
+
+
+def _numbered(
+    identity: TableIdentity, seen: TableSchema, now: SourceTable, *, settled: bool
+) -> list[SourceColumn] | CopyAnew:
+    """The columns seen, with the numbers that they have in the catalog."""
+    before = {c.name: c for c in identity.columns}
+    today = {c.name: c for c in now.identity.columns}
+    known = {c.number for c in identity.columns}
+    # Numbers that were given since to columns of which nothing is left.
+    vanished = now.identity.top - identity.top - sum(c.number > identity.top for c in now.identity.columns)
+    found: list[SourceColumn] = []
+    for place, name in enumerate(seen.names):
+        column = today.get(name)
+        if column is None and name in before and not vanished:
+            column = before[name]  # dropped or renamed later
+        elif column is None:
+            # Renamed or dropped again later. Without any new number it can only be a renamed one.
+            if now.identity.top != identity.top or len(seen.names) != len(identity.columns):
+                return CopyAnew(f"has had a column {quote_identifier(name)} of which nothing is left", _ANY)
+            column = replace(identity.columns[place], name=name)
+        elif not settled and name in before and before[name].number != column.number:
+            return CopyAnew(
+                f"had column {quote_identifier(name)} dropped and added again", SchemaChangeKind.DROP_COLUMN
+            )
+        elif column.number not in known and column.number <= identity.top:
+            return CopyAnew(
+                f"has column {quote_identifier(name)}, which was not captured before", SchemaChangeKind.ADD_COLUMN
+            )
+        found.append(column)
+    if any(first.number >= second.number for first, second in pairwise(found)):
+        return CopyAnew("had columns exchange their names", SchemaChangeKind.RENAME_COLUMN)
+    return found
+
+
+def _steps(
+    have: TableSchema,
+    identity: TableIdentity,
+    seen: TableSchema,
+    now: SourceTable,
+    columns: list[SourceColumn],
+    *,
+    settled: bool,
+) -> Evolution | CopyAnew:
+    before = {c.number: c for c in identity.columns}
+    today = {c.number: c for c in now.identity.columns}
+    definitions = {c.name: c for c in have.columns}
+    storage_changed = now.identity.storage != identity.storage
+    steps: list[SchemaStep] = []
+    kept: list[SourceColumn] = []
+    numbers = {c.number for c in columns}
+    for old in identity.columns:
+        if old.number not in numbers:
+            if old.number in today:
+                return CopyAnew(f"was published for a while without column {quote_identifier(old.name)}", _ANY)
+            if old.target is not None:
+                steps.append(DropColumn(old.target))
+    for column, definition in zip(columns, seen.columns, strict=True):
+        old_column = before.get(column.number)
+        if old_column is None:
+            if storage_changed:
+                return CopyAnew(
+                    f"got column {quote_identifier(column.name)} and was rewritten", SchemaChangeKind.ADD_COLUMN
+                )
+            steps.append(AddColumn(definition, now.missing.get(column.name)))
+            kept.append(replace(column, target=definition.name))
+            continue
+        version = today[column.number].version if column.number in today else old_column.version
+        kept_version = version if settled else old_column.version
+        if storage_changed and version != old_column.version:
+            return CopyAnew(
+                f"was rewritten when column {quote_identifier(column.name)} changed", SchemaChangeKind.CHANGE_TYPE
+            )
+        target = old_column.target
+        if target is not None:
+            old_definition = definitions[target]
+            # Where the destination kept an older name, it keeps it.
+            if target == old_column.name != definition.name:
+                steps.append(RenameColumn(target, definition.name))
+            if old_definition.type != definition.type:
+                if not _relabels(old_definition.type, definition.type):
+                    return CopyAnew(
+                        f"has column {quote_identifier(definition.name)} as {definition.source_type}, which was "
+                        f"{old_definition.source_type}",
+                        SchemaChangeKind.CHANGE_TYPE,
+                    )
+                steps.append(ChangeType(definition.name, old_definition, definition))
+        kept.append(SourceColumn(definition.name, column.number, kept_version, target))
+    after = replace(
+        identity,
+        storage=now.identity.storage if settled else identity.storage,
+        partitions=now.identity.partitions if settled else identity.partitions,
+        top=now.identity.top if settled else max([identity.top, *numbers]),
+        columns=tuple(kept),
+    )
+    return Evolution(tuple(steps), after, seen)
+
+
+def _relabels(old: DataType, new: DataType) -> bool:
+    """Whether the destination's values become the source's by a cast, where the source rewrote nothing."""
+    match old.kind, new.kind:
+        case Kind.DECIMAL, Kind.DECIMAL:
+            return old.scale == new.scale
+        case (Kind.DECIMAL, Kind.STRING) | (Kind.TIMESTAMP, Kind.TIMESTAMPTZ) | (Kind.TIMESTAMPTZ, Kind.TIMESTAMP):
+            return True
+        case _:
+            return False

@@ -1,0 +1,64 @@
+"""Tables that go by another name, or that took another's, since they were last looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
+from dbmazz_core.errors import SchemaChanged
+from dbmazz_core.identity import TableIdentity
+from dbmazz_core.table_options import SchemaAction, SchemaChangeKind, SchemaPolicy
+from dbmazz_core.tables import TableRef
+
+
+@dataclass(frozen=True, slots=True)
+class NameChanges:
+    """What became of names.
+
+    Attributes:
+        renamed: Old name to new name, of tables that are followed.
+        replaced: Names under which another table is found than the one that was copied.
+    """
+
+    renamed: Mapping[TableRef, TableRef]
+    replaced: frozenset[TableRef]
+
+
+def name_changes(
+    configured: Iterable[TableInfo],
+    followed: Mapping[TableRef, TableIdentity | None],
+    policy: SchemaPolicy,
+) -> NameChanges:
+    """Compare the catalog's names with the destination's.
+
+    Args:
+        configured: The tables that are to be captured, as the catalog has them.
+        followed: The destination's tables that are captured, each with what it was.
+        policy: What is done about it.
+
+    Raises:
+        SchemaChanged: If the policy is not to apply it.
+    """
+    names = {table.oid: table.ref for table in configured}
+    moved = {
+        old: names[identity.oid]
+        for old, identity in followed.items()
+        if identity is not None and names.get(identity.oid, old) != old
+    }
+    # A name that stays in use by the table that had it, though that is not captured any more, is not free.
+    renamed = {old: new for old, new in moved.items() if new not in followed or new in moved}
+    found = {new: old for old, new in renamed.items()}
+    replaced = set()
+    for oid, ref in names.items():
+        identity = followed.get(found.get(ref, ref))
+        if identity is not None and identity.oid != oid:
+            replaced.add(ref)
+    for old, new in renamed.items():
+        if policy.of(old, SchemaChangeKind.RENAME_TABLE) is not SchemaAction.APPLY:
+            raise SchemaChanged(
+                f"{old} was renamed to {new} in PostgreSQL; nothing was applied",
+                object=str(old),
+                remedy=f"rename it back: ALTER TABLE {new.sql} RENAME TO ...; or have it follow: SCHEMA_CHANGES=apply",
+            )
+    return NameChanges(renamed, frozenset(replaced))

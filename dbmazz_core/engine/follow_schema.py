@@ -1,0 +1,198 @@
+"""Keeping the destination's tables in the source's shape while a window runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from dbmazz_core.batch import ChangeBatch
+from dbmazz_core.connectors.sources.base import NewSchema, TableEvent
+from dbmazz_core.engine.conform import conform
+from dbmazz_core.engine.evolution import (
+    AddColumn,
+    ChangeType,
+    CopyAnew,
+    DropColumn,
+    Evolution,
+    RenameColumn,
+    SchemaStep,
+    compare,
+)
+from dbmazz_core.errors import SchemaChanged
+from dbmazz_core.identity import SourceColumn, SourceTable, TableIdentity
+from dbmazz_core.lsn import Lsn
+from dbmazz_core.schema import ColumnDef, TableSchema
+from dbmazz_core.table_options import SchemaAction, SchemaPolicy
+from dbmazz_core.tables import TableRef
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaEvent:
+    """A table's shape changes here.
+
+    Attributes:
+        table: Which.
+        steps: What the destination has to do, in this order, each with what the policy made of it.
+        schema: The destination's columns, and the key, from here on.
+        identity: What the source's table is from here on.
+        copy_anew: Why the table has to be copied anew instead; None if it need not.
+        commit_lsn, xid: Of the transaction; 0 where it is not known.
+    """
+
+    table: TableRef
+    steps: tuple[tuple[SchemaStep, SchemaAction], ...]
+    schema: TableSchema
+    identity: TableIdentity | None
+    copy_anew: str | None
+    commit_lsn: Lsn
+    xid: int
+
+
+#: What a window applies.
+WindowEvent = TableEvent | SchemaEvent
+
+
+@dataclass(slots=True)
+class SchemaFollower:
+    """Turns what the stream and the catalog say of tables into what the destination has to do.
+
+    Attributes:
+        schemas: The destination's tables, as they are behind the events that went through here.
+        identities: What the source's tables are, likewise; tables without one were copied by an older version.
+        describe: Looks a table up in the source's catalog, by OID.
+        policy: What is done about changes.
+        abandoned: Tables that have to be copied anew, and why: their events are left out.
+    """
+
+    schemas: dict[TableRef, TableSchema]
+    identities: dict[TableRef, TableIdentity]
+    describe: Callable[[int], SourceTable | None]
+    policy: SchemaPolicy
+    abandoned: dict[TableRef, str] = field(default_factory=dict)
+
+    def events(self, event: TableEvent) -> list[WindowEvent]:
+        """What to apply for an event of the stream.
+
+        Raises:
+            SchemaChanged: If the policy says so.
+        """
+        if event.table in self.abandoned:
+            return []
+        if isinstance(event, NewSchema):
+            return self._compared(event.schema, self.describe(event.relation), event.commit_lsn, event.xid)
+        if isinstance(event, ChangeBatch) and event.table in self.identities:
+            return [conform(event, self.schemas[event.table], self.identities[event.table])]
+        return [event]
+
+    def finish(self, catalog: Mapping[TableRef, SourceTable]) -> list[WindowEvent]:
+        """What is left to do once everything up to the window's bound is in: changes that no row came after, and keys.
+
+        Args:
+            catalog: As it was at the bound.
+        """
+        found: list[WindowEvent] = []
+        for table, now in catalog.items():
+            if table not in self.schemas or table in self.abandoned:
+                continue
+            found += self._compared(replace(now.schema, table=table), now, Lsn(0), 0, settled=True)
+            if table not in self.abandoned:
+                found += self._key(table, now)
+        return found
+
+    def _key(self, table: TableRef, now: SourceTable) -> list[WindowEvent]:
+        """Rows that come from here on are found by the key of today."""
+        have, identity = self.schemas[table], self.identities.get(table)
+        if identity is None or identity.oid != now.identity.oid:
+            return []
+        targets = {c.name: c.target for c in identity.columns}
+        key = tuple(targets.get(name) or "" for name in now.schema.key)
+        if (key, now.identity.key_index) == (have.key, identity.key_index) or not {*have.names}.issuperset(key):
+            return []
+        schema, after = replace(have, key=key), replace(identity, key_index=now.identity.key_index)
+        self.schemas[table], self.identities[table] = schema, after
+        return [SchemaEvent(table, (), schema, after, None, Lsn(0), 0)]
+
+    def _compared(
+        self, seen: TableSchema, now: SourceTable | None, commit_lsn: Lsn, xid: int, *, settled: bool = False
+    ) -> list[WindowEvent]:
+        table, have = seen.table, self.schemas[seen.table]
+        identity = self.identities.get(table)
+        result = compare(have, identity, seen, now, settled=settled)
+        if isinstance(result, CopyAnew):
+            if self.policy.of(table, result.kind) is SchemaAction.STOP:
+                raise _stopped(table, result.reason, commit_lsn, xid)
+            self.abandoned[table] = result.reason
+            return [SchemaEvent(table, (), have, identity, result.reason, commit_lsn, xid)]
+        chosen = self._chosen(have, result, commit_lsn, xid)
+        schema, after = _shaped(have, result, chosen)
+        self.schemas[table], self.identities[table] = schema, after
+        if identity == after and schema == have:
+            return []
+        return [SchemaEvent(table, chosen, schema, after, None, commit_lsn, xid)]
+
+    def _chosen(
+        self, have: TableSchema, evolution: Evolution, commit_lsn: Lsn, xid: int
+    ) -> tuple[tuple[SchemaStep, SchemaAction], ...]:
+        chosen: list[tuple[SchemaStep, SchemaAction]] = []
+        for step in evolution.steps:
+            action = self.policy.of(have.table, step.kind)
+            if action is SchemaAction.STOP:
+                raise _stopped(have.table, str(step), commit_lsn, xid)
+            in_key = isinstance(step, DropColumn) and (step.name in have.key or not have.key)
+            # Without it rows could not be found any more.
+            chosen.append((step, SchemaAction.APPLY if in_key else action))
+        return tuple(chosen)
+
+
+def _shaped(
+    have: TableSchema,
+    evolution: Evolution,
+    chosen: tuple[tuple[SchemaStep, SchemaAction], ...],
+) -> tuple[TableSchema, TableIdentity]:
+    """The destination's columns after the steps, and where each of the source's goes."""
+    columns: list[ColumnDef] = list(have.columns)
+    targets = {c.name: c.target for c in evolution.identity.columns}
+    renamed: dict[str, str] = {}
+    added: list[ColumnDef] = []
+    for step, action in chosen:
+        apply = action is SchemaAction.APPLY
+        match step:
+            case AddColumn(column):
+                added.append(column)
+                if not apply:
+                    targets[column.name] = None
+            case DropColumn(name) if apply:
+                columns = [c for c in columns if c.name != name]
+            case RenameColumn(old, new) if apply:
+                renamed[old] = new
+            case ChangeType(name, old_definition, new) if apply:
+                columns = [replace(new, name=c.name) if c.name == old_definition.name else c for c in columns]
+    columns = [replace(c, name=renamed.get(c.name, c.name)) for c in columns]
+    columns += [column for column in added if targets[column.name] is not None]
+    came = {column.name for column in added}
+    definitions = {c.name: c for c in evolution.seen.columns}
+    # The source's own name of a type may change where ours does not.
+    columns = [
+        replace(c, source_type=definitions[c.name].source_type)
+        if c.name in definitions and definitions[c.name].type == c.type
+        else c
+        for c in columns
+    ]
+    moved: list[SourceColumn] = []
+    for source in evolution.identity.columns:
+        target = targets[source.name]
+        if source.name in came:
+            moved.append(replace(source, target=target))
+            continue
+        moved.append(replace(source, target=None if target is None else renamed.get(target, target)))
+    schema = replace(have, columns=tuple(columns), key=tuple(renamed.get(name, name) for name in have.key))
+    return schema, replace(evolution.identity, columns=tuple(moved))
+
+
+def _stopped(table: TableRef, what: str, commit_lsn: Lsn, xid: int) -> SchemaChanged:
+    where = f" (transaction {xid}, committed at {commit_lsn})" if xid else ""
+    return SchemaChanged(
+        f"{table} changed in PostgreSQL: {what}{where}; nothing of this flush was applied",
+        object=str(table),
+        remedy=f"copy the table anew: dbmazz snapshot --tables '{table}'; or have it follow: SCHEMA_CHANGES=apply",
+    )

@@ -1,0 +1,105 @@
+"""What a table *is* in the source, behind its names: how a change of it is told from another one that looks alike.
+
+A relation's description in the stream has names and types only. A column that was dropped and one that was added under
+its name look the same there; so do a table and the one that was created after it, or a column before and after its
+values were rewritten. The catalog numbers them (PostgreSQL manual, "pg_attribute", "pg_class").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from dbmazz_core.schema import TableSchema
+from dbmazz_core.tables import TableRef
+
+
+@dataclass(frozen=True, slots=True)
+class SourceColumn:
+    """A column of the source.
+
+    Attributes:
+        name: Its name there.
+        number: Never given to another column of the table (`attnum`).
+        version: Differs once its definition was changed (`xmin` of its row in `pg_attribute`).
+        target: The destination's column; None: it is not carried there.
+    """
+
+    name: str
+    number: int
+    version: str
+    target: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TableIdentity:
+    """A table of the source.
+
+    Attributes:
+        oid: Never another table's while this one lives.
+        storage: Differs once the rows were written anew as a whole (`relfilenode`): by TRUNCATE, VACUUM FULL, or an
+            ALTER TABLE that rewrites values. Empty for a partitioned table.
+        partitions: Of a partitioned table: each leaf's OID, and its storage.
+        top: Highest number that a column ever had.
+        key_index: OID of the index that the key is of, 0 for none.
+        published: By which entries of the publication, and which of its rows: another text once any of that changed.
+        columns: Those that are captured, in order.
+    """
+
+    oid: int
+    storage: str
+    partitions: Mapping[int, str]
+    top: int
+    key_index: int
+    published: str
+    columns: tuple[SourceColumn, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the destination's bookkeeping keeps it."""
+        return {
+            "oid": self.oid,
+            "storage": self.storage,
+            "partitions": {str(oid): storage for oid, storage in self.partitions.items()},
+            "top": self.top,
+            "key_index": self.key_index,
+            "published": self.published,
+            "columns": [[c.name, c.number, c.version, c.target] for c in self.columns],
+        }
+
+    @classmethod
+    def from_dict(cls, kept: Mapping[str, Any]) -> TableIdentity:
+        """The inverse of `to_dict`."""
+        return cls(
+            oid=kept["oid"],
+            storage=kept["storage"],
+            partitions={int(oid): storage for oid, storage in kept["partitions"].items()},
+            top=kept["top"],
+            key_index=kept["key_index"],
+            published=kept["published"],
+            columns=tuple(
+                SourceColumn(name, number, version, target) for name, number, version, target in kept["columns"]
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SourceTable:
+    """A table as the source's catalog has it now.
+
+    Attributes:
+        table: Its name.
+        schema: The columns that are captured, and the key.
+        identity: What it is.
+        empty_partitions: Leaves that were created as partitions, so that all their rows came through the stream.
+        missing: By column: the value, in its carrier dtype, shape (1,), that rows have which were there before the
+            column. Columns that are NULL there are left out.
+    """
+
+    table: TableRef
+    schema: TableSchema
+    identity: TableIdentity
+    empty_partitions: frozenset[int] = frozenset()
+    missing: Mapping[str, pl.Series] = field(default_factory=dict)
