@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +13,7 @@ import pytest
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.table_options import Mode
 from tests.engine.lab import Lab, toast
+from tests.engine.worker_process import Worker
 from tests.fix_proxy import Proxy
 from tests.postgres_fixtures import UNSAFE_BUT_FAST, create_database
 
@@ -39,38 +37,6 @@ def work(lab: Lab, transactions: int = 40, size: int = 300) -> None:
             f"DELETE FROM bag WHERE ctid IN (SELECT ctid FROM bag WHERE x = {n % 10} LIMIT 20)"
         )
     lab.transactions(*statements)
-
-
-class Worker:
-    """A capture in a process of its own."""
-
-    def __init__(self, lab: Lab, *, url: str | None = None, **environment: str) -> None:
-        settings = {
-            "SOURCE_URL": url or lab.database.url,
-            "TABLES": "public.*",
-            "SOURCE_SLOT_NAME": lab.slot,
-            "SINK_URL": str(lab.path),
-            "FLUSH_SIZE": "500",
-            "SNAPSHOT_CHUNK_SIZE": "200",
-            "PATH": os.environ["PATH"],
-        }
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.engine.worker"],
-            env=settings | environment,
-            cwd=Path(__file__).parents[2],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def end(self, timeout: float = 60) -> tuple[int, str]:
-        """Exit code and what it said."""
-        out, err = self.process.communicate(timeout=timeout)
-        return self.process.returncode, out + err
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.communicate()
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
