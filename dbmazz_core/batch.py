@@ -19,7 +19,7 @@ from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import TableRef, quoted_if_needed
 
 INSERT, UPDATE, DELETE = ord("I"), ord("U"), ord("D")
-_OPERATION_NAMES = {INSERT: "insert", UPDATE: "update", DELETE: "delete"}
+OPERATION_NAMES = {INSERT: "insert", UPDATE: "update", DELETE: "delete"}
 
 Indexes = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -129,11 +129,11 @@ class ChangeBatch:
         """
         count = len(self)
         parts: dict[str, pl.Series] = {
-            "op": pl.Series(self.ops).replace_strict(_OPERATION_NAMES, return_dtype=pl.String),
+            "op": pl.Series(self.ops).replace_strict(OPERATION_NAMES, return_dtype=pl.String),
             "commit_lsn": pl.Series(self.commit_lsn),
             "xid": pl.Series(self.xid),
             "ordinal": pl.Series(self.ordinal),
-            "commit_time": pl.Series(self.commit_time + _EPOCH_OFFSET_US).cast(pl.Datetime("us", "UTC")),
+            "commit_time": commit_times(self.commit_time),
         }
         for name, images in (("new", self.new), ("old", self.old)):
             struct = pl.DataFrame(
@@ -180,6 +180,11 @@ class ChangeBatch:
 
 #: Microseconds from 1970-01-01 to 2000-01-01, PostgreSQL's epoch.
 _EPOCH_OFFSET_US = 946_684_800_000_000
+
+
+def commit_times(microseconds: Indexes) -> pl.Series:
+    """Commit times as PostgreSQL counts them, from 2000-01-01 UTC, as Datetime."""
+    return pl.Series(microseconds + _EPOCH_OFFSET_US).cast(pl.Datetime("us", "UTC"))
 
 
 def _to_natural(values: pl.Series, type: DataType) -> tuple[pl.Series, int | None]:

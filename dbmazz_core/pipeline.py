@@ -28,10 +28,11 @@ from dbmazz_core.engine.result import (
 )
 from dbmazz_core.engine.snapshot import SnapshotRun, plan, quarantine_of
 from dbmazz_core.engine.window import Window
-from dbmazz_core.errors import DestinationError, SlotError, SlotLost, TableNotFound, WrongServer
+from dbmazz_core.errors import ConfigError, DestinationError, SlotError, SlotLost, TableNotFound, WrongServer
 from dbmazz_core.lsn import INVALID_LSN
 from dbmazz_core.records import Begin, CdcRecord, Commit, Heartbeat, SchemaChange
 from dbmazz_core.schema import TableSchema
+from dbmazz_core.table_options import Mode
 from dbmazz_core.tables import TableRef
 
 ProgressCallback = Callable[[Progress], None]
@@ -160,6 +161,7 @@ class Pipeline:
                     follower,
                     catalog,
                     flush=settings.flush,
+                    modes={ref: state.mode for ref, state in states.items()},
                     limits=limits or settings.limits,
                     stop=stop,
                     progress=progress,
@@ -281,6 +283,8 @@ class Pipeline:
         for ref in configured:
             # Before anything is changed, at the source too.
             sink.verify_owner(ref, slot=config.slot)
+            if ref in states and ref not in resnapshot:
+                self._verify_mode(states[ref])
             if ref in followed and (schema := sink.schema(ref)) is not None:
                 recorded[ref] = schema
         source.verify_rules(infos, recorded)
@@ -336,6 +340,19 @@ class Pipeline:
                 remedy="correct SOURCE_URL, or choose another file (SINK_URL) for this server",
             )
         return checkpoint
+
+    def _verify_mode(self, state: TableState) -> None:
+        """A table is not made anew in another mode unless that is asked for: a history might go."""
+        ref, wanted = state.table, self.settings.tables.mode.of(state.table)
+        if state.mode is wanted:
+            return
+        gone = {Mode.MIRROR: "", Mode.SOFT_DELETE: " without the deleted rows", Mode.CHANGELOG: " without its history"}
+        raise ConfigError(
+            f"{ref} is kept in mode {state.mode} in {self.settings.sink.url}, and MODE asks for {wanted}",
+            object="MODE",
+            remedy=f"make the table anew{gone[state.mode]}: dbmazz snapshot --tables '{ref}'; "
+            f'or leave it as it is: MODE="{ref}={state.mode}"',
+        )
 
     @staticmethod
     def _known(tables: Sequence[TableRef], chosen: Sequence[TableRef]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import dagster as dg
 
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
-from dbmazz_core.engine.result import StopReason, TableCounts, WindowResult
+from dbmazz_core.engine.result import StopReason, TableCounts, TableState, WindowResult
 from dbmazz_core.lsn import Lsn
 
 #: GraphQL's Int: Dagster's UI gets no number for a greater one, and plots nothing.
@@ -17,9 +17,12 @@ _MAX_INT: Final = 2**31 - 1
 
 
 def table_metadata(
-    result: WindowResult, counts: TableCounts, rows: int | None, schema: dg.TableSchema | None
+    result: WindowResult, counts: TableCounts, state: TableState | None, schema: dg.TableSchema | None
 ) -> dict[str, Any]:
-    """Metadata of a table's materialization: its own counts, then the window's figures."""
+    """Metadata of a table's materialization: its own counts, then the window's figures.
+
+    The row count is that of `TableState`: live rows in mode soft_delete, changes in mode changelog.
+    """
     own: dict[str, Any] = {
         "inserts": number(counts.inserts),
         "updates": number(counts.updates),
@@ -29,8 +32,10 @@ def table_metadata(
         own["truncates"] = number(counts.truncates)
     if counts.snapshot_rows is not None:
         own["snapshot_rows"] = number(counts.snapshot_rows)
-    if rows is not None:
-        own["dagster/row_count"] = rows
+    if state is not None:
+        own["mode"] = state.mode.value
+        if state.rows is not None:
+            own["dagster/row_count"] = state.rows
     if schema is not None:
         own["dagster/column_schema"] = schema
     return {**own, **_window_metadata(result)}

@@ -13,7 +13,7 @@ import dagster as dg
 
 from dbmazz_core.config import Settings
 from dbmazz_core.engine.progress import Progress
-from dbmazz_core.engine.result import PipelineStatus, StopReason, TableCounts, WindowResult
+from dbmazz_core.engine.result import PipelineStatus, StopReason, TableCounts, TableState, WindowResult
 from dbmazz_core.errors import DbmazzError
 from dbmazz_core.pipeline import Pipeline
 from dbmazz_core.tables import TableRef, parse_tables
@@ -157,12 +157,12 @@ class _Report:
         self._context = context
         self._assets = assets
         self._result = result
-        self._rows: Mapping[TableRef, int] = {}
+        self._states: Mapping[TableRef, TableState] = {}
         self._schemas: Mapping[TableRef, dg.TableSchema] = {}
         # The window is committed; what only decorates its report must not fail it.
         try:
             status: PipelineStatus = pipeline.status()
-            self._rows = {state.table: state.rows for state in status.tables if state.rows is not None}
+            self._states = {state.table: state for state in status.tables}
             if status.destination_error:
                 context.log.warning(f"no row counts: {status.destination_error}")
             self._schemas = {info.ref: column_schema(info) for info in pipeline.tables()}
@@ -179,7 +179,7 @@ class _Report:
                 context.log.warning(f"{table} was captured but has no asset: reload the definitions")
                 continue
             selected = key in context.selected_asset_keys
-            metadata = table_metadata(result, counts, self._rows.get(table), self._schemas.get(table))
+            metadata = table_metadata(result, counts, self._states.get(table), self._schemas.get(table))
             if _touched(counts) or (selected and (unchanged == "materialize" or self._never_seen(key))):
                 yield dg.MaterializeResult(asset_key=key, metadata=metadata)
             elif selected:

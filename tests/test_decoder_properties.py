@@ -67,7 +67,7 @@ def plain(stream: Stream, blocks: list[MessageBlock], start: Lsn, table_start: d
                     story[record.table].append(repr(record))
                 case Truncate(tables, _, _, position):
                     for table in tables:
-                        story[table].append(repr(Truncation(table, position.commit_lsn)))
+                        story[table].append(repr(Truncation(table, position)))
                 case SchemaChange(table, _, new, position):
                     story[table].append(repr(NewSchema(new, position.commit_lsn, position.xid)))
     return story

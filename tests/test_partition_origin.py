@@ -62,7 +62,8 @@ ATTACHED = {
     ],
     "attached, and a change of its columns rolled back": [
         f"{ALONE}; {FILL}; {ATTACH}",
-        "SAVEPOINT a; ALTER TABLE r ALTER id TYPE bigint, ALTER p SET STATISTICS 5; ROLLBACK TO a",
+        "SAVEPOINT a; ALTER TABLE r ALTER id TYPE bigint, ALTER p SET STATISTICS 5, ALTER v TYPE varchar;"
+        " ROLLBACK TO a",
     ],
     "attached, and a detaching of several steps rolled back": [
         f"{ALONE}; {FILL}; {ATTACH}",

@@ -110,11 +110,11 @@ def status(state: PipelineStatus) -> Iterator[RenderableType]:
     yield grid
     if state.tables:
         bad = any(entry.quarantined for entry in state.tables)
-        table = _table("table", "rows", "state", "snapshot", *(["quarantined"] if bad else []))
+        table = _table("table", "rows", "mode", "state", "snapshot", *(["quarantined"] if bad else []))
         for entry in state.tables:
             rows = "" if entry.rows is None else f"{entry.rows:,}"
             more = [f"{entry.quarantined:,}"] if bad else []
-            table.add_row(str(entry.table), rows, entry.state, str(entry.snapshot_lsn or ""), *more)
+            table.add_row(str(entry.table), rows, entry.mode.value, entry.state, str(entry.snapshot_lsn or ""), *more)
         yield ""
         yield table
 

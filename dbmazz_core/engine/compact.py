@@ -24,22 +24,26 @@ from dbmazz_core.engine.effect import COUNT, ORIGIN, Move, NetEffect, PartialUpd
 from dbmazz_core.engine.rows import Rows, replaced
 from dbmazz_core.errors import UnknownValue
 from dbmazz_core.lsn import Lsn
+from dbmazz_core.records import SourcePosition
 
 _NONE = -1
 
 
-def compact(batches: Sequence[ChangeBatch], *, truncated: bool = False) -> NetEffect:
+def compact(
+    batches: Sequence[ChangeBatch], *, truncated: SourcePosition | None = None, commit_ts: bool = False
+) -> NetEffect:
     """The net effect of change batches of one table under one schema, in stream order.
 
     Args:
         batches: At least one.
-        truncated: Whether the table is emptied first.
+        truncated: Where the TRUNCATE came from that empties the table first, if one does.
+        commit_ts: Whether the frames hold `COMMIT_TS` too.
 
     Raises:
         BadValue: If a value is none of its column's type.
         UnknownValue: If a value that was not sent cannot be found: only in tables without a key.
     """
-    rows = Rows(batches)
+    rows = Rows(batches, commit_ts=commit_ts)
     if (rows.ops == INSERT).all():
         # By the source's own uniqueness no two of them share a key.
         return NetEffect(rows.schema, truncated, appends=rows.new_frame(np.arange(len(rows))))
@@ -219,7 +223,9 @@ class _Partial:
     sources: dict[int, Indexes]
     root: Indexes
 
-    def effect(self, truncated: bool, appends: Indexes, upserts: Indexes, deletes: pl.DataFrame) -> NetEffect:
+    def effect(
+        self, truncated: SourcePosition | None, appends: Indexes, upserts: Indexes, deletes: pl.DataFrame
+    ) -> NetEffect:
         count = len(self.rows)
         open_columns = {c: source[self.chosen] == count for c, source in self.sources.items()}
         masks = np.stack(list(open_columns.values()), axis=1)
@@ -291,7 +297,7 @@ class _Partial:
         return pl.DataFrame(columns + self.rows.positions(rows))
 
 
-def _compact_multiset(rows: Rows, truncated: bool) -> NetEffect:
+def _compact_multiset(rows: Rows, truncated: SourcePosition | None) -> NetEffect:
     """Tables without a key: rows are counted, equal ones are alike, so only the sums matter and not the order."""
     came = np.flatnonzero(rows.ops != DELETE)
     went = np.flatnonzero(rows.ops != INSERT)
@@ -311,13 +317,13 @@ def _compact_multiset(rows: Rows, truncated: bool) -> NetEffect:
             gone.with_columns(pl.lit(-1, pl.Int64).alias(COUNT)),
         ]
     )
-    lsn, xid = positions[0].name, positions[1].name
+    origin = [series.name for series in positions]
     signs = [sign.alias(f"{COUNT}_{place}") for place, sign in enumerate(_signs(both.select(names).get_columns()))]
     net = (
         both.with_columns(signs)
         .group_by([*names, *(sign.name for sign in signs)])
-        .agg(pl.col(lsn).last(), pl.col(xid).last(), pl.col(COUNT).sum())
-        .select(*names, lsn, xid, COUNT)
+        .agg(*(pl.col(name).last() for name in origin), pl.col(COUNT).sum())
+        .select(*names, *origin, COUNT)
     )
     more = net.filter(pl.col(COUNT) > 0)
     repeated = np.repeat(np.arange(len(more)), more[COUNT].to_numpy())
@@ -330,7 +336,7 @@ def _compact_multiset(rows: Rows, truncated: bool) -> NetEffect:
 
 
 def _no_old_row(rows: Rows, at: Indexes) -> UnknownValue:
-    lsn, xid = (series[0] for series in rows.positions(at[:1]))
+    lsn, xid = (series[0] for series in rows.positions(at[:1])[:2])
     table = rows.schema.table
     return UnknownValue(
         f"{table} has no key and a change of transaction {xid} committed at {Lsn(lsn)} does not say which row "

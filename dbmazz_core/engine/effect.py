@@ -6,13 +6,17 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from dbmazz_core.records import SourcePosition
 from dbmazz_core.schema import TableSchema
 
 #: Of all names that are not the table's own.
 PREFIX = "_dbmazz_"
-#: Columns beside the table's own in frames of an effect, for error messages: where a row's last change came from.
+#: Columns beside the table's own in frames of an effect: where a row's last change came from. For error messages, and
+#: for tables that keep them.
 COMMIT_LSN = "_dbmazz_commit_lsn"
 XID = "_dbmazz_xid"
+#: When it was committed (Datetime us, UTC): only where it was asked for.
+COMMIT_TS = "_dbmazz_commit_ts"
 #: How many equal rows, in `NetEffect.removals`.
 COUNT = "_dbmazz_count"
 #: Prefix of the key columns in `Move.frame` that say where the row was.
@@ -49,13 +53,13 @@ class Move:
 class NetEffect:
     """What happened to a table, reduced to one effect a key.
 
-    To apply, in this order: empty the table if `truncated`; fetch what `moves` lack; delete `deletes`; set
+    To apply, in this order: empty the table if it was `truncated`; fetch what `moves` lack; delete `deletes`; set
     `updates`; merge `upserts`; append `appends` and the completed `moves`. Tables without a key have `removals` (each
     removes exactly `COUNT` of equal rows) and `appends` only.
 
     Attributes:
         schema: The table.
-        truncated: Whether it was emptied first.
+        truncated: Where the last TRUNCATE came from if the table was emptied first.
         appends: Whole rows whose keys the destination cannot hold.
         upserts: Whole rows whose keys the destination holds (or, without a snapshot, may hold).
         updates: Rows with unknown values, same key.
@@ -65,7 +69,7 @@ class NetEffect:
     """
 
     schema: TableSchema
-    truncated: bool = False
+    truncated: SourcePosition | None = None
     appends: pl.DataFrame | None = None
     upserts: pl.DataFrame | None = None
     updates: tuple[PartialUpdate, ...] = field(default=())

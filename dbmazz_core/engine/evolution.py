@@ -144,7 +144,7 @@ def compare(
     partitions = _partitions(identity, now)
     if partitions is not None:
         return partitions
-    columns = _numbered(identity, seen, now)
+    columns = _numbered(identity, seen, now, settled=settled)
     if isinstance(columns, CopyAnew):
         return columns
     return _steps(have, identity, seen, now, columns, settled=settled)
@@ -172,7 +172,9 @@ def _partitions(identity: TableIdentity, now: SourceTable) -> CopyAnew | None:
 _ANY = SchemaChangeKind.CHANGE_TYPE
 
 
-def _numbered(identity: TableIdentity, seen: TableSchema, now: SourceTable) -> list[SourceColumn] | CopyAnew:
+def _numbered(
+    identity: TableIdentity, seen: TableSchema, now: SourceTable, *, settled: bool
+) -> list[SourceColumn] | CopyAnew:
     """The columns seen, with the numbers that they have in the catalog."""
     before = {c.name: c for c in identity.columns}
     today = {c.name: c for c in now.identity.columns}
@@ -189,7 +191,7 @@ def _numbered(identity: TableIdentity, seen: TableSchema, now: SourceTable) -> l
             if now.identity.top != identity.top or len(seen.names) != len(identity.columns):
                 return CopyAnew(f"has had a column {quote_identifier(name)} of which nothing is left", _ANY)
             column = replace(identity.columns[place], name=name)
-        elif name in before and before[name].number != column.number:
+        elif not settled and name in before and before[name].number != column.number:
             return CopyAnew(
                 f"had column {quote_identifier(name)} dropped and added again", SchemaChangeKind.DROP_COLUMN
             )

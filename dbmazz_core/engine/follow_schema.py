@@ -161,13 +161,13 @@ def _shaped(
     columns: list[ColumnDef] = list(have.columns)
     targets = {c.name: c.target for c in evolution.identity.columns}
     renamed: dict[str, str] = {}
+    added: list[ColumnDef] = []
     for step, action in chosen:
         apply = action is SchemaAction.APPLY
         match step:
             case AddColumn(column):
-                if apply:
-                    columns.append(column)
-                else:
+                added.append(column)
+                if not apply:
                     targets[column.name] = None
             case DropColumn(name) if apply:
                 columns = [c for c in columns if c.name != name]
@@ -176,6 +176,8 @@ def _shaped(
             case ChangeType(name, old_definition, new) if apply:
                 columns = [replace(new, name=c.name) if c.name == old_definition.name else c for c in columns]
     columns = [replace(c, name=renamed.get(c.name, c.name)) for c in columns]
+    columns += [column for column in added if targets[column.name] is not None]
+    came = {column.name for column in added}
     definitions = {c.name: c for c in evolution.seen.columns}
     # The source's own name of a type may change where ours does not.
     columns = [
@@ -187,6 +189,9 @@ def _shaped(
     moved: list[SourceColumn] = []
     for source in evolution.identity.columns:
         target = targets[source.name]
+        if source.name in came:
+            moved.append(replace(source, target=target))
+            continue
         moved.append(replace(source, target=None if target is None else renamed.get(target, target)))
     schema = replace(have, columns=tuple(columns), key=tuple(renamed.get(name, name) for name in have.key))
     return schema, replace(evolution.identity, columns=tuple(moved))

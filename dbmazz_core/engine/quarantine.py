@@ -55,12 +55,15 @@ class Quarantine:
     slot: str
     wanted: Callable[[TableRef], bool]
 
-    def separate(self, batches: Sequence[ChangeBatch], *, emptied: bool) -> tuple[list[ChangeBatch], int]:
+    def separate(
+        self, batches: Sequence[ChangeBatch], *, emptied: bool, history: bool = False
+    ) -> tuple[list[ChangeBatch], int]:
         """What is left of a table's changes, and how many went to quarantine.
 
         Args:
             batches: Under one schema, in stream order; at least one.
             emptied: Whether the table is emptied ahead of them.
+            history: Whether every change is kept, so that values which were not sent are those of an earlier one.
         """
         schema = batches[0].schema
         if not self.wanted(schema.table):
@@ -71,7 +74,7 @@ class Quarantine:
             kept, rows = self._without_bad_values(batch)
             left += [kept] if len(kept) else []
             bad += [rows] if len(rows) else []
-        if left and schema.key:
+        if left and schema.key and not history:
             left, rows = self._without_lost(left, emptied=emptied, any_bad=bool(bad))
             bad += [rows] if len(rows) else []
         return left, self._keep(schema.table, bad)

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from dbmazz_core.lsn import Lsn
+from dbmazz_core.table_options import Mode
 from dbmazz_core.tables import TableRef
 
 
@@ -180,8 +181,11 @@ class TableState:
         state: `streaming` once its snapshot is in; `snapshotting` before, and again once a window has passed over its
             changes because it was not configured.
         snapshot_lsn: Changes of transactions committed before this LSN are in the snapshot.
-        rows: Rows now, None if the destination was not opened.
+        rows: Rows now, None if the destination was not opened: live ones in soft_delete, changes in changelog.
         quarantined: Rows of it in `_dbmazz.quarantine`.
+        mode: How it is kept.
+        complete: Whether it is known to hold exactly the source's rows: it was copied with them, and none of them is in
+            quarantine.
     """
 
     table: TableRef
@@ -189,6 +193,8 @@ class TableState:
     snapshot_lsn: Lsn | None
     rows: int | None = None
     quarantined: int = 0
+    mode: Mode = Mode.MIRROR
+    complete: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,8 +242,10 @@ class PipelineStatus:
             "tables": {
                 str(t.table): {
                     "state": t.state,
+                    "mode": t.mode.value,
                     "snapshot_lsn": _text(t.snapshot_lsn),
                     "rows": t.rows,
+                    "complete": t.complete,
                     "quarantined": t.quarantined,
                 }
                 for t in self.tables

@@ -8,12 +8,16 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from dbmazz_core.batch import ChangeBatch, Indexes, Mask, RowImages
-from dbmazz_core.engine.effect import COMMIT_LSN, XID
+from dbmazz_core.batch import ChangeBatch, Indexes, Mask, RowImages, commit_times
+from dbmazz_core.engine.effect import COMMIT_LSN, COMMIT_TS, XID
 
 
 class Rows:
     """Batches of one table under one schema, as if they were one.
+
+    Args:
+        batches: At least one.
+        commit_ts: Whether positions hold the commit time too.
 
     Attributes:
         schema: The schema.
@@ -21,8 +25,9 @@ class Rows:
         key: Numbers of the key columns.
     """
 
-    def __init__(self, batches: Sequence[ChangeBatch]) -> None:
+    def __init__(self, batches: Sequence[ChangeBatch], *, commit_ts: bool = False) -> None:
         self.batches = list(batches)
+        self._commit_ts = commit_ts
         self.schema = batches[0].schema
         self.ops = np.concatenate([batch.ops for batch in batches])
         names = self.schema.names
@@ -70,10 +75,14 @@ class Rows:
         return missing if missing.any() else None
 
     def positions(self, rows: Indexes) -> list[pl.Series]:
-        """Commit LSN and transaction of rows."""
+        """Commit LSN and transaction of rows, and the commit time if it was asked for."""
         lsn = np.concatenate([batch.commit_lsn for batch in self.batches])
         xid = np.concatenate([batch.xid for batch in self.batches])
-        return [pl.Series(COMMIT_LSN, lsn[rows]), pl.Series(XID, xid[rows])]
+        positions = [pl.Series(COMMIT_LSN, lsn[rows]), pl.Series(XID, xid[rows])]
+        if self._commit_ts:
+            times = np.concatenate([batch.commit_time for batch in self.batches])
+            positions.append(commit_times(times[rows]).alias(COMMIT_TS))
+        return positions
 
     def new_frame(self, rows: Indexes) -> pl.DataFrame:
         """Whole new images of rows, and their positions."""

@@ -117,9 +117,7 @@ class SnapshotRun:
         self.progress(Progress("snapshot", ref, 0, total))
         self.sink.begin()
         try:
-            self.sink.create_table(
-                schema, slot=self.settings.source.slot, snapshot_lsn=snapshot.lsn, identity=table.identity
-            )
+            self._create(table, snapshot.lsn)
             for frame in snapshot.frames(info, schema, self.settings.snapshot):
                 if quarantine is not None and quarantine.wanted(ref):
                     frame, count = quarantine.copied(schema, frame, snapshot.lsn)
@@ -133,6 +131,7 @@ class SnapshotRun:
             if now is None or not now.is_as(as_of) or now.columns.keys() < {*schema.names}:
                 self.sink.rollback()
                 return None
+            self.sink.finish_copy(schema)
             self.sink.commit(self.checkpoint)
         except BaseException:
             self.sink.rollback()
@@ -140,6 +139,16 @@ class SnapshotRun:
         self.quarantined[ref] = bad
         self.progress(Progress("snapshot", ref, rows, rows))
         return rows
+
+    def _create(self, table: SourceTable, lsn: Lsn) -> None:
+        self.sink.create_table(
+            table.schema,
+            slot=self.settings.source.slot,
+            snapshot_lsn=lsn,
+            mode=self.settings.tables.mode.of(table.schema.table),
+            complete=self.with_rows,
+            identity=table.identity,
+        )
 
     def _begin_empty(self) -> dict[TableRef, int]:
         """Make the tables without rows: only what changes from the slot's position on will be in them."""
@@ -154,9 +163,8 @@ class SnapshotRun:
         self.sink.begin()
         try:
             for table in catalog.values():
-                self.sink.create_table(
-                    table.schema, slot=self.settings.source.slot, snapshot_lsn=lsn, identity=table.identity
-                )
+                self._create(table, lsn)
+                self.sink.finish_copy(table.schema)
             self.sink.commit(self.checkpoint)
         except BaseException:
             self.sink.rollback()

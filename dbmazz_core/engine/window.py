@@ -7,7 +7,6 @@ memory is applied in pieces within one destination transaction, which is committ
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,14 +17,14 @@ from dbmazz_core.batch import DELETE, INSERT, UPDATE, ChangeBatch
 from dbmazz_core.config import FlushConfig, WindowLimits
 from dbmazz_core.connectors.sinks.base import Sink
 from dbmazz_core.connectors.sources.base import ChangeStream, StreamPart, Truncation
-from dbmazz_core.engine.compact import compact
-from dbmazz_core.engine.effect import NetEffect
+from dbmazz_core.engine.apply_events import EventApplier
 from dbmazz_core.engine.follow_schema import SchemaEvent, SchemaFollower, WindowEvent
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.quarantine import Quarantine
 from dbmazz_core.engine.result import Checkpoint, StopReason, TableCounts, WindowResult
 from dbmazz_core.identity import SourceTable
 from dbmazz_core.lsn import Lsn
+from dbmazz_core.table_options import Mode
 from dbmazz_core.tables import TableRef
 
 _EVERYTHING = 1 << 62
@@ -70,6 +69,7 @@ class Window:
         upper_lsn: The bound: the server's flush LSN when the window began.
         follower: Keeps the shape of the captured tables; it has them as the sink has them.
         catalog: The captured tables as the source's catalog has them at the upper LSN, as far as that is known.
+        modes: How each is kept; `mirror` where nothing is said.
         flush: When to flush.
         limits: When to end early.
         stop: Set from elsewhere to end at the next flush.
@@ -88,13 +88,11 @@ class Window:
         *,
         flush: FlushConfig,
         limits: WindowLimits,
+        modes: Mapping[TableRef, Mode] | None = None,
         stop: Event | None = None,
         progress: Callable[[Progress], None] | None = None,
         quarantine: Quarantine | None = None,
     ) -> None:
-        self._quarantine = quarantine
-        # Of the destination's open transaction: counted when it is committed.
-        self._quarantined: dict[TableRef, int] = {}
         self._stream = stream
         self._sink = sink
         self._checkpoint = checkpoint
@@ -105,9 +103,6 @@ class Window:
         self._stop = stop or Event()
         self._progress = progress or (lambda _: None)
         self._pending = _Pending()
-        # As the sink has them, with what was applied; and tables that have to be copied anew.
-        self._shapes = dict(follower.schemas)
-        self._given_up: set[TableRef] = set()
         # Of a source transaction too large for memory: whether the destination's transaction is open with part of it
         # applied, and whether its COMMIT has come since.
         self._begun = False
@@ -118,6 +113,7 @@ class Window:
         self.result = WindowResult(checkpoint.lsn, checkpoint.lsn, upper_lsn)
         self.result.tables = {table: TableCounts() for table in follower.schemas}
         self.result.phases = {"decode": 0.0, "compact": 0.0, "merge": 0.0}
+        self._applier = EventApplier(sink, checkpoint.slot, follower.schemas, modes or {}, quarantine, self.result)
 
     def run(self) -> WindowResult:
         """Read until the bound or a limit is reached; the result's LSNs, counts and phases are filled in.
@@ -248,9 +244,7 @@ class Window:
             self._sink.commit(checkpoint)
             self.result.phases["merge"] += time.perf_counter() - clock
             self._begun = self._completed = False
-            for table, count in self._quarantined.items():
-                self.result.tables[table].quarantined += count
-            self._quarantined.clear()
+            self._applier.committed()
             self._checkpoint = checkpoint
             self._stream.confirm(lsn)  # only now
             self.result.flushes += 1
@@ -265,70 +259,10 @@ class Window:
         if not self._begun:
             self._sink.begin()
             self._begun = True
-        by_table: dict[TableRef, list[WindowEvent]] = {}
-        for event in events:
-            by_table.setdefault(event.table, []).append(event)
-        for table, table_events in by_table.items():
-            self._apply_to(table, table_events)
-
-    def _apply_to(self, table: TableRef, events: list[WindowEvent]) -> None:
-        """Apply a table's events, in order, as far as it need not be copied anew."""
-        batches: list[ChangeBatch] = []
-        truncated = False
-        for event in events:
-            if table in self._given_up:
-                return
-            match event:
-                case ChangeBatch():
-                    batches.append(event)
-                case Truncation():
-                    batches, truncated = [], True  # whatever happened before it is gone
-                case SchemaEvent():
-                    self._apply_changes(table, batches, truncated=truncated)
-                    batches, truncated = [], False
-                    self._reshape(event)
-        self._apply_changes(table, batches, truncated=truncated)
-
-    def _apply_changes(self, table: TableRef, batches: list[ChangeBatch], *, truncated: bool) -> None:
-        if truncated and not batches:
-            self._sink.apply(NetEffect(self._shapes[table], truncated=True))
-        # Where the replica identity changes, so does what rows are found by.
-        for _, run in itertools.groupby(batches, key=lambda batch: (batch.schema.key, batch.schema.columns)):
-            clock = time.perf_counter()
-            together = list(run)
-            left = self._held(together, emptied=truncated)
-            effect = compact(left, truncated=truncated) if left else NetEffect(together[0].schema, truncated)
-            truncated = False
-            compacted = time.perf_counter()
-            self._sink.apply(effect)
-            self.result.phases["compact"] += compacted - clock
-            self.result.phases["merge"] += time.perf_counter() - compacted
-
-    def _reshape(self, event: SchemaEvent) -> None:
-        """Change a table's shape, or give it up for this window where that has to be done by copying it anew."""
-        slot = self._checkpoint.slot
-        if event.copy_anew is None and not self._sink.evolve(event, slot=slot):
-            steps = "; ".join(str(step) for step, _ in event.steps)
-            event = replace(event, copy_anew=f"changed in a transaction that had changed its rows: {steps}")
-        if event.copy_anew is not None:
-            self._sink.abandon(event, slot=slot)
-            self._given_up.add(event.table)
-            self.result.copy_anew[event.table] = event.copy_anew
-            return
-        self._shapes[event.table] = event.schema
-        self.result.schema_changes += [f"{event.table}: {step} ({action.value})" for step, action in event.steps]
-
-    def _held(self, batches: list[ChangeBatch], *, emptied: bool) -> list[ChangeBatch]:
-        """What of a table's changes the destination can hold; the rest goes to quarantine, where that is wanted."""
-        if self._quarantine is None:
-            return batches
-        left, count = self._quarantine.separate(batches, emptied=emptied)
-        table = batches[0].table
-        self._quarantined[table] = self._quarantined.get(table, 0) + count
-        return left
+        self._applier.apply(events)
 
     def _rollback(self) -> None:
-        self._quarantined.clear()
+        self._applier.rolled_back()
         if self._begun:
             self._begun = False
             self._sink.rollback()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dbmazz_core.config import FlushConfig
+from dbmazz_core.table_options import Mode
 from tests.engine.lab import Lab
 from tests.postgres_fixtures import SourceDatabase
 
@@ -16,15 +17,25 @@ def lab(database: SourceDatabase, duckdb_path: Path) -> Lab:
     return Lab(database, duckdb_path)
 
 
-@pytest.fixture(params=["one flush", "many flushes"])
+@pytest.fixture(params=["one flush", "many flushes", "soft_delete", "changelog"])
 def trap(request: pytest.FixtureRequest, lab: Lab) -> Lab:
-    """Changes meet each other in one batch, or, flushed after every transaction, a filled destination."""
-    return lab if request.param == "one flush" else lab.configured(flush=FlushConfig(size=1))
+    """Changes meet each other in one batch, or, flushed after every transaction, a filled destination; in all modes."""
+    match request.param:
+        case "one flush":
+            return lab
+        case "changelog":
+            return lab.kept(Mode.CHANGELOG)
+        case mode:
+            lab = lab.configured(flush=FlushConfig(size=1))
+            return lab.kept(Mode.SOFT_DELETE) if mode == "soft_delete" else lab
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Under REPLICA IDENTITY FULL nothing is taken from the destination: one flush tells as much as many."""
-    items[:] = [item for item in items if not {"FULL", "many flushes"} <= parameters(item)]
+    items[:] = [item for item in items if "FULL" not in (found := parameters(item)) or not found & SLOW]
+
+
+SLOW = {"many flushes", "soft_delete"}
 
 
 def parameters(item: pytest.Item) -> set[object]:

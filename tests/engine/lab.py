@@ -24,7 +24,9 @@ from dbmazz_core.engine.result import WindowResult
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.pipeline import Pipeline
 from dbmazz_core.secret_url import SecretUrl
+from dbmazz_core.table_options import ByTable, Mode
 from dbmazz_core.tables import TableRef, parse_tables
+from tests.fold import folded
 from tests.oracle import assert_equal
 from tests.postgres_fixtures import SourceDatabase
 
@@ -33,6 +35,10 @@ TOAST = "(SELECT string_agg(md5({0}::text || i), '') FROM generate_series(1, 200
 
 
 BOTH = pytest.mark.parametrize("identity", ["DEFAULT", "FULL"])
+
+
+#: Columns of a table in mode `soft_delete` behind its own.
+MARKS = ("_dbmazz_deleted", "_dbmazz_commit_lsn", "_dbmazz_commit_ts", "_dbmazz_synced_at")
 
 
 def toast(seed: object) -> str:
@@ -98,10 +104,28 @@ class Lab:
         """Run one window."""
         return self.pipeline.capture(**arguments)
 
+    @property
+    def mode(self) -> Mode:
+        """How tables are kept; one mode for all."""
+        config: TableConfig = self.settings.get("tables", TableConfig())
+        return config.mode.default
+
+    def kept(self, mode: Mode) -> Lab:
+        """The same in another mode."""
+        return self.configured(tables=TableConfig(mode=ByTable(mode)))
+
     def assert_equal(self, *tables: str) -> None:
-        """The oracle, for tables by name."""
-        for table in tables:
-            assert_equal(self.database, self.path, table if "." in table else f"public.{table}")
+        """The oracle, for tables by name: for what is live, and what the changes come to."""
+        for name in tables:
+            table = name if "." in name else f"public.{name}"
+            match self.mode:
+                case Mode.MIRROR:
+                    assert_equal(self.database, self.path, table)
+                case Mode.SOFT_DELETE:
+                    assert_equal(self.database, self.path, table, where="NOT _dbmazz_deleted", ignore=MARKS)
+                case Mode.CHANGELOG:
+                    with folded(self.path, table) as (connection, copy):
+                        assert_equal(self.database, connection, table, as_table=copy)
 
     def capture_and_compare(self, *tables: str) -> WindowResult:
         """Run one window, then the oracle."""

@@ -10,6 +10,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
@@ -20,19 +21,24 @@ from hypothesis import strategies as st
 from dbmazz_core.batch import ChangeBatch
 from dbmazz_core.config import SinkConfig
 from dbmazz_core.connectors.sinks.duckdb import DuckDBSink
+from dbmazz_core.connectors.sources.base import Truncation
 from dbmazz_core.connectors.sources.postgres.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.decoder import Decoder
 from dbmazz_core.connectors.sources.postgres.framing import frame
 from dbmazz_core.connectors.sources.postgres.messages import Relation, RelationColumn
 from dbmazz_core.connectors.sources.postgres.relations import Relations
+from dbmazz_core.engine.changelog import changelog
 from dbmazz_core.engine.compact import compact
 from dbmazz_core.engine.effect import NetEffect
 from dbmazz_core.engine.result import Checkpoint
 from dbmazz_core.lsn import Lsn
+from dbmazz_core.records import SourcePosition
 from dbmazz_core.schema import TableSchema
+from dbmazz_core.table_options import Mode
 from dbmazz_core.tables import TableRef
 from dbmazz_core.unchanged import UNCHANGED
 from tests import pgoutput_encoder as encode
+from tests.fold import fold
 
 TABLE = TableRef("public", "t")
 OID, INT, TEXT = 77, 23, 25
@@ -175,14 +181,14 @@ def steps(draw: st.DrawFn, model: Model) -> None:
             model.truncate()
 
 
-def batches(shape: Shape, changes: list[bytes], cuts: list[int]) -> list[ChangeBatch]:
+def batches(shape: Shape, changes: list[bytes], cuts: list[int], lsn: int) -> list[ChangeBatch]:
     """The changes as the decoder gives them, in several batches."""
     decoder, found, open_transaction = Decoder(shape.relations()), [], None
     bounds = sorted({0, len(changes), *(cut % (len(changes) + 1) for cut in cuts)})
     parts = [changes[a:b] for a, b in itertools.pairwise(bounds)]
-    parts[0] = [encode.begin(10, 0, 1), shape.description, *parts[0]]
+    parts[0] = [encode.begin(lsn, 0, 1), shape.description, *parts[0]]
     for part in parts:
-        framed = frame(MessageBlock.join([encode.xlogdata(10, 10, payload) for payload in part]), open_transaction)
+        framed = frame(MessageBlock.join([encode.xlogdata(lsn, lsn, payload) for payload in part]), open_transaction)
         open_transaction = framed.open
         found += decoder.decode(framed, 0, len(framed.block))
     return [event for event in found if isinstance(event, ChangeBatch)]
@@ -193,15 +199,36 @@ class Destination:
     sink: DuckDBSink
     path: Path
 
-    def create(self, shape: Shape) -> None:
-        self.sink.create_table(shape.schema, slot="s", snapshot_lsn=Lsn(1))
+    def create(self, shape: Shape, mode: Mode) -> None:
+        # Made in another mode first, so that no history is carried over.
+        other = Mode.SOFT_DELETE if mode is Mode.MIRROR else Mode.MIRROR
+        self.sink.create_table(shape.schema, slot="s", snapshot_lsn=Lsn(1), mode=other)
+        self.sink.create_table(shape.schema, slot="s", snapshot_lsn=Lsn(1), mode=mode)
 
-    def rows(self, shape: Shape) -> Counter[Row]:
+    def apply(self, shape: Shape, mode: Mode, events: list[ChangeBatch | Truncation]) -> None:
+        """As the window does."""
+        if mode is Mode.CHANGELOG:
+            self.sink.append_changes(shape.schema, changelog(shape.schema, events))
+            return
+        at = max((i for i, event in enumerate(events) if isinstance(event, Truncation)), default=-1)
+        found = [event for event in events[at + 1 :] if isinstance(event, ChangeBatch)]
+        last = events[at] if at >= 0 else None
+        truncated = last.position if isinstance(last, Truncation) else None
+        self.sink.apply(
+            compact(found, truncated=truncated, commit_ts=mode is Mode.SOFT_DELETE)
+            if found
+            else NetEffect(shape.schema, truncated=truncated)
+        )
+
+    def rows(self, shape: Shape, mode: Mode) -> Counter[Row]:
         with duckdb.connect(str(self.path)) as connection:
-            found = connection.execute(
-                f"SELECT {', '.join(f'c{i}::VARCHAR' for i in range(len(shape.types)))} FROM public.t"
-            )
-            return Counter(tuple(None if v is None else v.encode() for v in row) for row in found.fetchall())
+            if mode is Mode.CHANGELOG:
+                _, rows = fold(connection, "public.t", shape.key_names)
+            else:
+                values = ", ".join(f"c{i}::VARCHAR" for i in range(len(shape.types)))
+                where = "NOT _dbmazz_deleted" if mode is Mode.SOFT_DELETE else "true"
+                rows = connection.execute(f"SELECT {values} FROM public.t WHERE {where}").fetchall()
+            return Counter(tuple(None if v is None else v.encode() for v in row) for row in rows)
 
 
 @pytest.fixture(scope="module")
@@ -212,24 +239,28 @@ def destination(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Destinatio
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.sampled_from(SHAPES), st.data())
+@given(st.sampled_from(SHAPES), st.sampled_from(Mode), st.data())
 def test_any_changes_in_any_batches_leave_what_the_source_has(
-    destination: Destination, shape: Shape, data: st.DataObject
+    destination: Destination, shape: Shape, mode: Mode, data: st.DataObject
 ) -> None:
+    """In every mode; and since the tables are complete, every change finds its row."""
     model = Model(shape)
     checkpoint = Checkpoint("s", Lsn(1), "1", 1, "d")
     destination.sink.rollback()  # what a failed example left
     destination.sink.begin()
-    destination.create(shape)
-    for _ in range(data.draw(st.integers(1, 4), label="flushes")):
+    destination.create(shape, mode)
+    for flush in range(data.draw(st.integers(1, 4), label="flushes")):
         model = replace(model, truncated=False, changes=[])
         for _ in range(data.draw(st.integers(0, 25), label="changes")):
             data.draw(steps(model))
         if model.changes or model.truncated:
             cuts = data.draw(st.lists(st.integers(0, 30), max_size=4))
+            lsn = 10 + flush
+            events: list[ChangeBatch | Truncation] = []
+            if model.truncated:
+                events.append(Truncation(TABLE, SourcePosition(Lsn(lsn), 0, 1, datetime(2000, 1, 1, tzinfo=UTC))))
             if model.changes:
-                destination.sink.apply(compact(batches(shape, model.changes, cuts), truncated=model.truncated))
-            else:
-                destination.sink.apply(NetEffect(shape.schema, truncated=True))
+                events += batches(shape, model.changes, cuts, lsn)
+            destination.apply(shape, mode, events)
     destination.sink.commit(checkpoint)
-    assert destination.rows(shape) == Counter(model.rows)
+    assert destination.rows(shape, mode) == Counter(model.rows)

@@ -363,3 +363,13 @@ def test_a_table_that_is_altered_while_it_is_copied(lab: Lab) -> None:
 
 def following(lab: Lab, rule: str) -> Lab:
     return lab.configured(tables=TableConfig(schema_changes=schema_policy("SCHEMA_CHANGES", rule)))
+
+
+@BOTH
+def test_a_new_column_takes_the_name_of_a_renamed_one(lab: Lab, identity: str) -> None:
+    lab.execute(START.format(identity=identity))
+    lab.capture_and_compare("t")
+    lab.transactions("ALTER TABLE t RENAME n TO m; ALTER TABLE t ADD COLUMN n text DEFAULT 'new'")
+    assert not copied_anew(lab.capture_and_compare("t"))
+    lab.transactions("UPDATE t SET n = 'x', m = 1 WHERE id < 5", "DELETE FROM t WHERE id = 6")
+    assert not copied_anew(lab.capture_and_compare("t"))

@@ -200,8 +200,9 @@ def test_a_unique_index_as_replica_identity(trap: Lab) -> None:
     )
 
 
+@pytest.mark.parametrize("trap", ["one flush", "many flushes", "soft_delete"], indirect=True)
 def test_the_replica_identity_changes_in_the_stream(trap: Lab) -> None:
-    """Changes of one flush name their rows by different keys."""
+    """Changes of one flush name their rows by different keys. A changelog does not tell which one it was."""
     run(
         trap,
         "CREATE TABLE t (id int PRIMARY KEY, code text NOT NULL UNIQUE, n int, big text);"

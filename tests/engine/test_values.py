@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from dbmazz_core.batch import ChangeBatch
+from dbmazz_core.connectors.sources.base import NewSchema
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, ColumnOfType, TypePolicy
 from dbmazz_core.errors import BadValue
@@ -288,6 +290,32 @@ def test_what_the_catalog_says_of_types(lab: Lab) -> None:
     assert resolved() == types
     assert resolved(TypePolicy(unbounded_numeric="double"))["numeric"] == "Float64"
     assert set(resolved(TypePolicy(as_text=lambda table, _: table == lab.ref("t"))).values()) == {"String"}
+
+
+@BOTH
+def test_the_stream_and_the_catalog_agree_on_types(lab: Lab, identity: str) -> None:
+    """A Relation message names OIDs only; what it comes to is what the catalog says, by any policy."""
+    types = list(prepare(lab.database))
+    lab.execute(
+        "CREATE TABLE t (id numeric PRIMARY KEY, n numeric, "
+        + ", ".join(f"c{n} {type}" for n, type in enumerate(types))
+        + f"); ALTER TABLE t REPLICA IDENTITY {identity}"
+    )
+    policy = TypePolicy(unbounded_numeric="double", as_text=lambda _, name: name == "c3")
+    with PostgresSource(lab.config, types=policy) as source:
+        source.start()
+        lab.execute("INSERT INTO t (id, n) VALUES (1.0, 1.0), (1.00000000000000000001, 1.00000000000000000001)")
+        events = list(source.batches(until=source.reachable_lsn()))
+        ((_, schema),) = source.schemas(source.tables()).items()
+    described, batch = events
+    assert isinstance(described, NewSchema)
+    assert described.schema == schema
+    # Doubles that are equal must not make two keys one.
+    assert [str(column.type) for column in schema.columns[:2]] == ["String", "Float64"]
+    assert str(schema.columns[5].type) == "String"
+    assert isinstance(batch, ChangeBatch)
+    assert batch.values(batch.new, 0).to_list() == ["1.0", "1.00000000000000000001"]
+    assert batch.values(batch.new, 1).to_list() == [1.0, 1.0]
 
 
 def test_the_roles_own_settings_do_not_change_values(lab: Lab) -> None:

@@ -13,6 +13,7 @@ from dbmazz_core.engine.result import Checkpoint, TableState
 from dbmazz_core.identity import TableIdentity
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.schema import TableSchema
+from dbmazz_core.table_options import Mode
 from dbmazz_core.tables import TableRef
 
 
@@ -48,9 +49,27 @@ class Sink(Protocol):
         """Start the transaction that holds everything until `commit`. Only one at a time."""
 
     def create_table(
-        self, schema: TableSchema, *, slot: str, snapshot_lsn: Lsn, identity: TableIdentity | None = None
+        self,
+        schema: TableSchema,
+        *,
+        slot: str,
+        snapshot_lsn: Lsn,
+        mode: Mode = Mode.MIRROR,
+        complete: bool = True,
+        identity: TableIdentity | None = None,
     ) -> None:
-        """Create a table, or replace it, empty; readers see the old rows until `commit`."""
+        """Create a table, or begin to copy it again; readers see the old rows until `commit`.
+
+        Args:
+            schema: The table.
+            slot: The slot that feeds it.
+            snapshot_lsn: Changes of transactions committed before this LSN are in the rows that are appended.
+            mode: How it is kept. In the mode that it had, what the mode keeps is carried over: rows that are marked
+                as deleted, changes. In another one it is made anew.
+            complete: Whether it is going to hold exactly the source's rows. If so, a change that does not find its
+                row is an error from then on.
+            identity: What the source's table is.
+        """
 
     def identity(self, table: TableRef) -> TableIdentity | None:
         """What the source's table was when the destination's was last made to fit, None if that is not known."""
@@ -69,10 +88,19 @@ class Sink(Protocol):
         """Give tables other names, all at once, in a transaction of its own."""
 
     def append(self, schema: TableSchema, rows: pl.DataFrame) -> None:
-        """Append whole rows, in carrier dtypes (of a snapshot)."""
+        """Append whole rows, in carrier dtypes (of a snapshot), after `create_table`."""
+
+    def finish_copy(self, schema: TableSchema) -> None:
+        """The rows of the snapshot are all there; between `create_table` and `commit`."""
 
     def apply(self, effect: NetEffect) -> None:
-        """Apply the net effect of changes."""
+        """Apply the net effect of changes on a table in mode `mirror`, or `soft_delete` (with commit times).
+
+        Raises DestinationConflict if the table is complete and lacks a row that is changed, or has it twice.
+        """
+
+    def append_changes(self, schema: TableSchema, changes: pl.DataFrame) -> None:
+        """Append changes, as `dbmazz_core.engine.changelog` gives them, to a table in mode `changelog`."""
 
     def refused(self, schema: TableSchema, frame: pl.DataFrame) -> pl.DataFrame:
         """Values that the destination's types cannot hold.
@@ -107,4 +135,4 @@ class Sink(Protocol):
         """Forget everything since `begin`; nothing happens without one."""
 
     def count_rows(self, tables: Iterable[TableRef]) -> Mapping[TableRef, int]:
-        """Rows that tables hold now."""
+        """Rows that tables hold now: in `soft_delete` those that are not marked, in `changelog` changes."""

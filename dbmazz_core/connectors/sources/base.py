@@ -8,6 +8,7 @@ from typing import Protocol
 
 from dbmazz_core.batch import ChangeBatch
 from dbmazz_core.lsn import Lsn
+from dbmazz_core.records import SourcePosition
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import TableRef
 
@@ -17,7 +18,7 @@ class Truncation:
     """A captured table was emptied here."""
 
     table: TableRef
-    commit_lsn: Lsn
+    position: SourcePosition
 
 
 @dataclass(frozen=True, slots=True)

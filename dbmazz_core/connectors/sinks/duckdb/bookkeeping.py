@@ -13,6 +13,7 @@ from dbmazz_core.engine.result import Checkpoint, TableState
 from dbmazz_core.identity import TableIdentity
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.schema import ColumnChoice, ColumnDef, TableSchema
+from dbmazz_core.table_options import Mode
 from dbmazz_core.tables import TableRef
 
 #: Version of the layout below; a file with a higher one was written by a newer dbmazz.
@@ -37,7 +38,7 @@ CREATE TABLE IF NOT EXISTS _dbmazz.quarantine (
     xid UINTEGER NOT NULL, ordinal BIGINT NOT NULL, op VARCHAR NOT NULL, column_name VARCHAR NOT NULL,
     reason VARCHAR NOT NULL, row JSON NOT NULL, quarantined_at TIMESTAMPTZ NOT NULL);
 ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS mode VARCHAR DEFAULT 'mirror';
-ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS complete BOOLEAN DEFAULT true;
+ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS complete BOOLEAN DEFAULT false;
 ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS identity JSON;
 ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS choice JSON;
 DELETE FROM _dbmazz.layout;
@@ -92,10 +93,33 @@ def write_checkpoint(connection: duckdb.DuckDBPyConnection, checkpoint: Checkpoi
 
 def read_tables(connection: duckdb.DuckDBPyConnection, slot: str) -> Mapping[TableRef, TableState]:
     """The tables that a slot feeds."""
-    rows = connection.execute(
-        "SELECT schema_name, table_name, state, snapshot_lsn FROM _dbmazz.tables WHERE slot = ?", [slot]
-    ).fetchall()
-    return {TableRef(s, n): TableState(TableRef(s, n), state, Lsn(lsn)) for s, n, state, lsn in rows}
+    rows = connection.execute(f"{_states(connection)} WHERE slot = ?", [slot]).fetchall()
+    return {state.table: state for state in map(_state, rows)}
+
+
+def read_state(connection: duckdb.DuckDBPyConnection, table: TableRef) -> TableState | None:
+    """A table's state and mode, whichever slot feeds it."""
+    row = connection.execute(
+        f"{_states(connection)} WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
+    ).fetchone()
+    return None if row is None else _state(row)
+
+
+def _states(connection: duckdb.DuckDBPyConnection) -> str:
+    """The query for `_state`. A file opened read-only may still have layout 1, which knew mirrors only, and not
+    whether they were complete."""
+    added = (
+        """mode, complete AND NOT EXISTS (
+            FROM _dbmazz.quarantine q WHERE q.schema_name = t.schema_name AND q.table_name = t.table_name)"""
+        if layout(connection) >= 2
+        else "'mirror', false"
+    )
+    return f"SELECT schema_name, table_name, state, snapshot_lsn, {added} FROM _dbmazz.tables t"
+
+
+def _state(row: tuple[str, str, str, int, str, bool]) -> TableState:
+    schema, name, state, lsn, mode, complete = row
+    return TableState(TableRef(schema, name), state, Lsn(lsn), mode=Mode(mode), complete=complete)
 
 
 def read_schema(connection: duckdb.DuckDBPyConnection, table: TableRef) -> TableSchema | None:
@@ -194,6 +218,8 @@ def write_table(
     *,
     slot: str,
     snapshot_lsn: Lsn,
+    mode: Mode,
+    complete: bool,
     identity: TableIdentity | None = None,
 ) -> None:
     """Record a table, replacing what was recorded of it."""
@@ -203,7 +229,7 @@ def write_table(
     )
     connection.execute(
         "INSERT INTO _dbmazz.tables (slot, schema_name, table_name, state, snapshot_lsn, columns, key, choice, "
-        "updated_at) VALUES (?, ?, ?, 'streaming', ?, ?, ?, ?, now())",
+        "updated_at, mode, complete) VALUES (?, ?, ?, 'streaming', ?, ?, ?, ?, now(), ?, ?)",
         [
             slot,
             table.schema,
@@ -212,6 +238,8 @@ def write_table(
             _columns(schema),
             json.dumps(schema.key),
             json.dumps({"include": schema.choice.include, "exclude": schema.choice.exclude}),
+            mode.value,
+            complete,
         ],
     )
     write_shape(connection, schema, identity)

@@ -61,6 +61,14 @@ def destination_error(path: str, error: duckdb.Error) -> DestinationError:
             object=path,
             remedy="undo the change made by hand, or copy the table anew: dbmazz snapshot --tables <table>",
         )
+    if isinstance(error, duckdb.ConstraintException):
+        # The tables have no constraints of ours: the source's own hold for what comes.
+        return DestinationConflict(
+            f"a constraint that dbmazz did not make refuses rows in {path}: {_first_line(text)}",
+            object=path,
+            remedy="drop the constraint or unique index in DuckDB, or copy its table anew: "
+            "dbmazz snapshot --tables <table>",
+        )
     return DestinationError(
         f"DuckDB cannot write {path}: {_first_line(text)}",
         object=path,

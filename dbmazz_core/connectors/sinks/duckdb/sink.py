@@ -15,12 +15,16 @@ import duckdb
 import polars as pl
 
 from dbmazz_core.config import SinkConfig
-from dbmazz_core.connectors.sinks.duckdb import bookkeeping
+from dbmazz_core.connectors.sinks.duckdb import bookkeeping, copy_again, shapes
 from dbmazz_core.connectors.sinks.duckdb.alter import ALTERS_MODIFIED_TABLES, alter, rename
-from dbmazz_core.connectors.sinks.duckdb.apply import Applier
+from dbmazz_core.connectors.sinks.duckdb.apply import RowApplier, apply_effect
+from dbmazz_core.connectors.sinks.duckdb.apply_changelog import ChangelogApplier
+from dbmazz_core.connectors.sinks.duckdb.apply_mirror import MirrorApplier
+from dbmazz_core.connectors.sinks.duckdb.apply_soft_delete import SoftDeleteApplier
+from dbmazz_core.connectors.sinks.duckdb.by_hand import Expected
 from dbmazz_core.connectors.sinks.duckdb.failures import is_locked, locked, translated
 from dbmazz_core.connectors.sinks.duckdb.refused import missing, refused
-from dbmazz_core.connectors.sinks.duckdb.values import type_name
+from dbmazz_core.connectors.sinks.duckdb.statements import Statements
 from dbmazz_core.engine.effect import PREFIX, NetEffect
 from dbmazz_core.engine.follow_schema import SchemaEvent
 from dbmazz_core.engine.result import Checkpoint, TableState
@@ -28,7 +32,7 @@ from dbmazz_core.errors import DestinationConflict, DestinationError
 from dbmazz_core.identity import TableIdentity
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.schema import TableSchema
-from dbmazz_core.table_options import SchemaAction
+from dbmazz_core.table_options import Mode, SchemaAction
 from dbmazz_core.tables import TableRef, quote_identifier
 
 #: Layout of the bookkeeping from which on tables' identities are recorded.
@@ -50,7 +54,9 @@ class DuckDBSink:
     def __init__(self, config: SinkConfig, *, read_only: bool = False) -> None:
         self.path = config.url
         self._in_transaction = False
-        self._modified: set[TableRef] = set()
+        # Tables that the open transaction has written to, and those being copied again: their columns before.
+        self._touched: set[TableRef] = set()
+        self._before: dict[TableRef, shapes.Columns] = {}
         self._created = not read_only and not Path(config.url).exists()
         self._connection = _connect(config, read_only)
         with translated(self.path):
@@ -103,11 +109,12 @@ class DuckDBSink:
         """See `Sink.schema`."""
         with translated(self.path):
             schema = None if self._empty else bookkeeping.read_schema(self._connection, table)
+            state = None if self._empty else bookkeeping.read_state(self._connection, table)
             found = self._columns(table)
-        if schema is None:
+        if schema is None or state is None:
             return None
-        expected = [(c.name, type_name(c.type)) for c in schema.columns]
-        if found != expected:
+        expected = shapes.columns(schema, state.mode)
+        if shapes.comparable(found) != shapes.comparable(expected):
             raise _conflict(table, self.path, expected, found)
         return schema
 
@@ -121,6 +128,13 @@ class DuckDBSink:
                     object=str(table),
                     remedy=f"ALTER TABLE {table.sql} RENAME TO ...; or DROP TABLE {table.sql}; in DuckDB, or choose "
                     "another file (SINK_URL)",
+                )
+            if owner is not None and self._is_view(table):
+                raise DestinationConflict(
+                    f"{self.path} has a view in the place of the table {table}",
+                    object=str(table),
+                    remedy=f"DROP VIEW {table.sql}; in DuckDB, then copy the table anew: "
+                    f"dbmazz snapshot --tables '{table}'",
                 )
             if owner is None and (other := self._same_but_for_case(table)):
                 raise DestinationConflict(
@@ -153,7 +167,8 @@ class DuckDBSink:
         with translated(self.path):
             self._connection.execute("BEGIN TRANSACTION")
             self._in_transaction = True
-            self._modified.clear()
+            self._touched.clear()
+            self._before.clear()
             if self._layout < bookkeeping.LAYOUT:
                 bookkeeping.create(self._connection)
                 self._layout, self._empty = bookkeeping.LAYOUT, False
@@ -166,11 +181,11 @@ class DuckDBSink:
     def evolve(self, event: SchemaEvent, *, slot: str) -> bool:
         """See `Sink.evolve`."""
         if any(action is SchemaAction.APPLY for _, action in event.steps):
-            if event.table in self._modified and not ALTERS_MODIFIED_TABLES:
+            if event.table in self._touched and not ALTERS_MODIFIED_TABLES:
                 return False
             _check_names(event.schema)
         with translated(self.path):
-            alter(self._connection, self.path, event)
+            alter(self._connection, self.path, event, self._state(event.table).mode)
             bookkeeping.write_shape(self._connection, event.schema, event.identity)
             entries = [(step.kind.value, str(step), action.value) for step, action in event.steps]
             bookkeeping.write_history(
@@ -222,28 +237,77 @@ class DuckDBSink:
                 raise
 
     def create_table(
-        self, schema: TableSchema, *, slot: str, snapshot_lsn: Lsn, identity: TableIdentity | None = None
+        self,
+        schema: TableSchema,
+        *,
+        slot: str,
+        snapshot_lsn: Lsn,
+        mode: Mode = Mode.MIRROR,
+        complete: bool = True,
+        identity: TableIdentity | None = None,
     ) -> None:
         """See `Sink.create_table`."""
-        table = schema.table
+        table, columns = schema.table, shapes.columns(schema, mode)
         _check_names(schema)
         self.verify_owner(table, slot=slot)
+        self._touched.add(table)
+        statements = Statements(self._connection, self.path, schema)
         with translated(self.path):
-            columns = ", ".join(f"{quote_identifier(c.name)} {c.type.duckdb}" for c in schema.columns)
-            self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(table.schema)}")
-            self._connection.execute(f"CREATE OR REPLACE TABLE {table.sql} ({columns})")
-            bookkeeping.write_table(self._connection, schema, slot=slot, snapshot_lsn=snapshot_lsn, identity=identity)
+            before, found = bookkeeping.read_state(self._connection, table), self._columns(table)
+            bookkeeping.write_table(
+                self._connection,
+                schema,
+                slot=slot,
+                snapshot_lsn=snapshot_lsn,
+                mode=mode,
+                complete=complete,
+                identity=identity,
+            )
             # Rows that are still bad come with the copy.
             bookkeeping.clear_quarantine(self._connection, table)
+            kept = bool(found) and before is not None and before.mode is mode and mode is not Mode.MIRROR
+            history = kept and mode is Mode.CHANGELOG
+            if history:
+                copy_again.verify_later(statements, snapshot_lsn)
+            if not (history and shapes.comparable(found) == shapes.comparable(columns)):
+                if kept:
+                    copy_again.set_aside(self._connection, table)
+                self._replace(table, columns)
+                if history:
+                    copy_again.carry_history(statements, found)
+                    copy_again.forget(self._connection)
+            if history:
+                ChangelogApplier(statements, snapshot_lsn).empty()
+            elif kept:
+                self._before[table] = found
 
     def append(self, schema: TableSchema, rows: pl.DataFrame) -> None:
         """See `Sink.append`."""
-        Applier(self._connection, self.path, schema).append(rows)
+        self._applier(schema)[0].copy(rows)
+
+    def finish_copy(self, schema: TableSchema) -> None:
+        """See `Sink.finish_copy`."""
+        before = self._before.pop(schema.table, None)
+        if before is not None:
+            lsn = self._state(schema.table).snapshot_lsn
+            with translated(self.path):
+                copy_again.carry_marked(Statements(self._connection, self.path, schema), before, lsn or Lsn(0))
+                copy_again.forget(self._connection)
 
     def apply(self, effect: NetEffect) -> None:
         """See `Sink.apply`."""
-        self._modified.add(effect.schema.table)
-        Applier(self._connection, self.path, effect.schema).apply(effect)
+        applier, statements = self._applier(effect.schema)
+        if isinstance(applier, ChangelogApplier):
+            raise TypeError(f"{effect.schema.table} is a changelog: its changes are appended")
+        apply_effect(effect, applier, statements)
+        self._touched.add(effect.schema.table)
+
+    def append_changes(self, schema: TableSchema, changes: pl.DataFrame) -> None:
+        """See `Sink.append_changes`."""
+        applier, _ = self._applier(schema)
+        if not isinstance(applier, ChangelogApplier):
+            raise TypeError(f"{schema.table} is no changelog: the net effect of its changes is applied")
+        applier.append(changes)
 
     def refused(self, schema: TableSchema, frame: pl.DataFrame) -> pl.DataFrame:
         """See `Sink.refused`."""
@@ -286,9 +350,43 @@ class DuckDBSink:
         counts: dict[TableRef, int] = {}
         with translated(self.path):
             for table in tables:
-                row = self._connection.execute(f"SELECT count(*) FROM {table.sql}").fetchone()
+                live = shapes.LIVE[self._state(table).mode]
+                row = self._connection.execute(f"SELECT count(*) FROM {table.sql} t WHERE {live}").fetchone()
                 counts[table] = int(row[0]) if row else 0
         return counts
+
+    def _state(self, table: TableRef) -> TableState:
+        """What is recorded of one of our tables."""
+        with translated(self.path):
+            state = bookkeeping.read_state(self._connection, table)
+        if state is None:
+            raise DestinationConflict(
+                f"{self.path} does not know the table {table} any more",
+                object=str(table),
+                remedy=f"copy the table anew: dbmazz snapshot --tables '{table}'",
+            )
+        return state
+
+    def _applier(self, schema: TableSchema) -> tuple[RowApplier | ChangelogApplier, Statements]:
+        """What writes to a table, by its mode."""
+        state = self._state(schema.table)
+        statements = Statements(self._connection, self.path, schema)
+        # Asked each time: the first row that goes to quarantine makes its table incomplete.
+        untouched = schema.table not in self._touched
+        lsn = state.snapshot_lsn or Lsn(0)
+        expected = Expected(state.complete, untouched, shapes.LIVE[state.mode])
+        match state.mode:
+            case Mode.MIRROR:
+                return MirrorApplier(statements, expected), statements
+            case Mode.SOFT_DELETE:
+                return SoftDeleteApplier(statements, expected, lsn), statements
+            case Mode.CHANGELOG:
+                return ChangelogApplier(statements, lsn), statements
+
+    def _replace(self, table: TableRef, columns: shapes.Columns) -> None:
+        listed = ", ".join(f"{quote_identifier(name)} {type}" for name, type in columns)
+        self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(table.schema)}")
+        self._connection.execute(f"CREATE OR REPLACE TABLE {table.sql} ({listed})")
 
     def _same_but_for_case(self, table: TableRef) -> str | None:
         """A schema or table that CREATE OR REPLACE would take for this one."""
@@ -301,6 +399,14 @@ class DuckDBSink:
             [table.schema, table.name],
         ).fetchall()
         return str(rows[0][0]) if rows else None
+
+    def _is_view(self, table: TableRef) -> bool:
+        row = self._connection.execute(
+            "SELECT count(*) FROM information_schema.tables WHERE table_catalog = current_database() "
+            "AND table_schema = ? AND table_name = ? AND table_type = 'VIEW'",
+            [table.schema, table.name],
+        ).fetchone()
+        return bool(row and row[0])
 
     def _columns(self, table: TableRef) -> list[tuple[str, str]]:
         return self._connection.execute(
@@ -353,9 +459,8 @@ def _check_names(schema: TableSchema) -> None:
             )
 
 
-def _conflict(
-    table: TableRef, path: str, expected: list[tuple[str, str]], found: list[tuple[str, str]]
-) -> DestinationConflict:
+def _conflict(table: TableRef, path: str, expected: shapes.Columns, found: shapes.Columns) -> DestinationConflict:
+    expected, found = ([*own, *ours] for own, ours in map(shapes.comparable, (expected, found)))
     if not found:
         what = "is gone"
     else:

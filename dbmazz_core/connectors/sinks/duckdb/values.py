@@ -10,6 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from dbmazz_core.datatypes import DataType, Kind
+from dbmazz_core.engine.changelog import OLD
 from dbmazz_core.engine.effect import ORIGIN
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import quote_identifier
@@ -43,8 +44,7 @@ _LONG_NAMES = {Kind.TIMESTAMPTZ: "TIMESTAMP WITH TIME ZONE", Kind.TIMETZ: "TIME 
 
 def arrow_table(schema: TableSchema, frame: pl.DataFrame) -> pa.Table:
     """The frame as Arrow, sharing its memory, with dates and intervals written so that DuckDB reads them."""
-    types = {column.name: column.type for column in schema.columns}
-    types |= {ORIGIN + name: types[name] for name in schema.key}
+    types = {prefix + column.name: column.type for prefix in ("", ORIGIN, OLD) for column in schema.columns}
     fixed = [
         _rewritten(pl.col(series.name), types[series.name])
         for series in frame

@@ -18,12 +18,13 @@ from dbmazz_core.connectors.sources.base import NewSchema, TableEvent, Truncatio
 from dbmazz_core.connectors.sources.postgres.block import HEADER, Int64s, unaligned
 from dbmazz_core.connectors.sources.postgres.framing import FramedBlock
 from dbmazz_core.connectors.sources.postgres.messages import Insert, Relation, Truncate
-from dbmazz_core.connectors.sources.postgres.parser import parse, require_whole
+from dbmazz_core.connectors.sources.postgres.parser import parse, pg_time, require_whole
 from dbmazz_core.connectors.sources.postgres.relations import KnownRelation, Relations
 from dbmazz_core.connectors.sources.postgres.table_errors import unidentified_rows, value_left_out
 from dbmazz_core.connectors.sources.postgres.tuples import TornTuple, message_series, walk
 from dbmazz_core.errors import ParseError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
+from dbmazz_core.records import SourcePosition
 from dbmazz_core.tables import TableRef
 from dbmazz_core.unchanged import UNCHANGED
 
@@ -118,7 +119,8 @@ class Decoder:
                 for oid in message.relation_oids:
                     known = self._relation(oid, wal_start, "T")
                     if self._wanted(known, commit_lsn):
-                        cuts.setdefault(oid, []).append((index, known, Truncation(known.schema.table, commit_lsn)))
+                        position = _position(framed, index)
+                        cuts.setdefault(oid, []).append((index, known, Truncation(known.schema.table, position)))
         return cuts
 
     def _wanted(self, known: KnownRelation, commit_lsn: Lsn) -> bool:
@@ -156,6 +158,13 @@ class Decoder:
             events.append(_batch(framed, messages, rows, known))
         except TornTuple:
             _explain(framed, rows, known)
+
+
+def _position(framed: FramedBlock, index: int) -> SourcePosition:
+    number = int(framed.transaction[index])
+    commit_time = pg_time(int(framed.commit_time[number]), lsn=framed.block.message(index)[0])
+    commit_lsn, xid = Lsn(int(framed.commit_lsn[number])), int(framed.xid[number])
+    return SourcePosition(commit_lsn, int(framed.ordinal[index]), xid, commit_time)
 
 
 def _not_described(oid: int, lsn: Lsn, message_type: str) -> ParseError:

@@ -134,8 +134,9 @@ def _partitions(connection: Connection, oids: Collection[int]) -> dict[int, dict
     (it leaves its xmax, and overwrites cmin), nothing is known, and the answer is no. Columns with defaults are
     rewritten when the default is stored; a partition all of whose columns have one counts as attached.
 
-    A table's first file is named by its OID; one that has another was truncated since, which the stream does not say of
-    a partition. (Without any trace is only a TRUNCATE in the very transaction that created the partition.)
+    A table's first file is named by its OID; one that has another was truncated since, which the stream does not say
+    of a partition. (What it says nothing of, and leaves no trace: a TRUNCATE in the transaction that created the
+    partition.)
     """
     found: dict[int, dict[int, tuple[str, bool]]] = {}
     for root, leaf, storage, created in connection.execute(

@@ -1,0 +1,57 @@
+"""Mode `changelog`: every change is appended, and nothing is ever changed."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from dbmazz_core.connectors.sinks.duckdb.shapes import CHANGE, SYNCED_AT
+from dbmazz_core.connectors.sinks.duckdb.statements import FRAME, Statements
+from dbmazz_core.engine.changelog import KNOWN_OLD, OLD, OP, ORDINAL, UNCHANGED
+from dbmazz_core.engine.effect import COMMIT_LSN
+from dbmazz_core.lsn import Lsn
+from dbmazz_core.tables import quote_identifier as quoted
+
+#: Places of a copy within its LSN: ahead of the changes of a transaction that was committed just there, which count
+#: from 1. The copied rows have one place, for they have no order.
+_EMPTIED, _COPIED = -1, 0
+
+
+class ChangelogApplier:
+    """Appends changes, and the rows of a copy.
+
+    Args:
+        statements: Of the table.
+        snapshot_lsn: Position of copied rows.
+    """
+
+    def __init__(self, statements: Statements, snapshot_lsn: Lsn) -> None:
+        self._do = statements
+        self._snapshot_lsn = snapshot_lsn
+
+    def append(self, changes: pl.DataFrame) -> None:
+        """Append changes, as `dbmazz_core.engine.changelog` gives them."""
+        do = self._do
+        names = [name for name, _ in CHANGE if name != SYNCED_AT]
+        columns = [*names, SYNCED_AT, *(quoted(n) for n in do.names), *(quoted(OLD + n) for n in do.names)]
+        values = [
+            *(f"s.{name}" for name in names),
+            "now()",
+            *(do.value(n) for n in do.names),
+            *(do.value(n, prefix=OLD) for n in do.names),
+        ]
+        do.run(f"INSERT INTO {do.table} ({', '.join(columns)}) SELECT {', '.join(values)} FROM {FRAME} s", changes)
+
+    def copy(self, rows: pl.DataFrame) -> None:
+        """Append copied rows."""
+        do = self._do
+        self._insert("snapshot", _COPIED, f"FROM {do.source(do.names)}", rows)
+
+    def empty(self) -> None:
+        """Append that the table is empty, before it is copied anew."""
+        self._insert("truncate", _EMPTIED, "", None)
+
+    def _insert(self, op: str, ordinal: int, source: str, rows: pl.DataFrame | None) -> None:
+        own = [quoted(n) for n in self._do.names] if rows is not None else []
+        columns = [OP, COMMIT_LSN, ORDINAL, SYNCED_AT, UNCHANGED, KNOWN_OLD, *own]
+        values = [f"'{op}'", str(int(self._snapshot_lsn)), str(ordinal), "now()", "[]", "[]", *(f"s.{n}" for n in own)]
+        self._do.run(f"INSERT INTO {self._do.table} ({', '.join(columns)}) SELECT {', '.join(values)} {source}", rows)

@@ -1,0 +1,62 @@
+"""Which columns a table has in DuckDB, by mode.
+
+| mode          | columns                                                                            |
+|---------------|------------------------------------------------------------------------------------|
+| `mirror`      | the table's own                                                                    |
+| `soft_delete` | the table's own, then `MARKS`                                                      |
+| `changelog`   | `CHANGE`, the table's own (the row after), the same with the prefix `OLD` (before) |
+
+Their names begin with `_dbmazz_`, which the names of a table's own columns must not.
+"""
+
+from __future__ import annotations
+
+from dbmazz_core.connectors.sinks.duckdb.values import type_name
+from dbmazz_core.engine.changelog import KNOWN_OLD, OLD, OP, ORDINAL, UNCHANGED
+from dbmazz_core.engine.effect import COMMIT_LSN, COMMIT_TS, PREFIX, XID
+from dbmazz_core.schema import TableSchema
+from dbmazz_core.table_options import Mode
+
+DELETED = PREFIX + "deleted"
+SYNCED_AT = PREFIX + "synced_at"
+
+#: Column names and DuckDB's types.
+Columns = list[tuple[str, str]]
+
+MARKS: Columns = [(DELETED, "BOOLEAN"), (COMMIT_LSN, "UBIGINT"), (COMMIT_TS, "TIMESTAMPTZ"), (SYNCED_AT, "TIMESTAMPTZ")]
+CHANGE: Columns = [
+    (OP, "VARCHAR"),
+    (COMMIT_LSN, "UBIGINT"),
+    (COMMIT_TS, "TIMESTAMPTZ"),
+    (XID, "UINTEGER"),
+    (ORDINAL, "BIGINT"),
+    (SYNCED_AT, "TIMESTAMPTZ"),
+    (UNCHANGED, "VARCHAR[]"),
+    (KNOWN_OLD, "VARCHAR[]"),
+]
+
+#: Condition on a table `t` for the rows that the source has; of a changelog all rows, for it keeps changes.
+LIVE = {Mode.MIRROR: "true", Mode.SOFT_DELETE: f"NOT t.{DELETED}", Mode.CHANGELOG: "true"}
+
+#: DuckDB's own names of types that it also knows by a shorter one.
+_LONG_NAMES = {"TIMESTAMPTZ": "TIMESTAMP WITH TIME ZONE"}
+
+
+def columns(schema: TableSchema, mode: Mode) -> Columns:
+    """The columns of a table, in the order in which they are created."""
+    own = [(c.name, type_name(c.type)) for c in schema.columns]
+    match mode:
+        case Mode.MIRROR:
+            return own
+        case Mode.SOFT_DELETE:
+            return [*own, *MARKS]
+        case Mode.CHANGELOG:
+            return [*CHANGE, *own, *((OLD + name, type) for name, type in own)]
+
+
+def comparable(found: Columns) -> tuple[Columns, Columns]:
+    """A table's own columns in their order, and those of dbmazz in any order (a column that was added later comes
+    behind them), with types as `information_schema` spells them."""
+    spelled = [(name, _LONG_NAMES.get(type, type)) for name, type in found]
+    own = [column for column in spelled if not column[0].startswith(PREFIX)]
+    return own, sorted(column for column in spelled if column[0].startswith(PREFIX))

@@ -1,0 +1,164 @@
+"""What happened to each table, in order, into the destination's open transaction."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from dbmazz_core.batch import ChangeBatch
+from dbmazz_core.connectors.sinks.base import Sink
+from dbmazz_core.connectors.sources.base import Truncation
+from dbmazz_core.engine.changelog import changelog
+from dbmazz_core.engine.compact import compact
+from dbmazz_core.engine.effect import NetEffect
+from dbmazz_core.engine.follow_schema import SchemaEvent, WindowEvent
+from dbmazz_core.engine.quarantine import Quarantine
+from dbmazz_core.engine.result import WindowResult
+from dbmazz_core.records import SourcePosition
+from dbmazz_core.schema import TableSchema
+from dbmazz_core.table_options import Mode
+from dbmazz_core.tables import TableRef
+
+#: Changes of rows, in stream order.
+_Changes = list[ChangeBatch | Truncation]
+
+
+class EventApplier:
+    """Applies events of tables; of each in stream order, the tables one after the other.
+
+    Args:
+        sink: Where to, with a transaction begun.
+        slot: Whose tables these are.
+        shapes: The tables as the sink has them.
+        modes: How each is kept; `mirror` where nothing is said.
+        quarantine: Where rows with bad values go; None: they stop the window.
+        result: Takes the phases' seconds, and what became of tables' shapes.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        slot: str,
+        shapes: Mapping[TableRef, TableSchema],
+        modes: Mapping[TableRef, Mode],
+        quarantine: Quarantine | None,
+        result: WindowResult,
+    ) -> None:
+        self._sink = sink
+        self._slot = slot
+        self._shapes = dict(shapes)
+        self._modes = modes
+        self._quarantine = quarantine
+        self._result = result
+        # Tables that have to be copied anew: the window passes over the rest of their events.
+        self._given_up: set[TableRef] = set()
+        # Of the destination's open transaction: counted when it is committed.
+        self._quarantined: dict[TableRef, int] = {}
+
+    def apply(self, events: Sequence[WindowEvent]) -> None:
+        """Apply events.
+
+        Raises:
+            DbmazzError: What was applied since the transaction began has to be rolled back.
+        """
+        by_table: dict[TableRef, list[WindowEvent]] = {}
+        for event in events:
+            by_table.setdefault(event.table, []).append(event)
+        for table, table_events in by_table.items():
+            changes: _Changes = []
+            for event in table_events:
+                if isinstance(event, SchemaEvent):
+                    self._apply_changes(table, changes)
+                    changes = []
+                    self._reshape(event)
+                elif isinstance(event, ChangeBatch | Truncation):
+                    changes.append(event)
+            self._apply_changes(table, changes)
+
+    def committed(self) -> None:
+        """The destination's transaction is durable."""
+        for table, count in self._quarantined.items():
+            self._result.tables[table].quarantined += count
+        self._quarantined.clear()
+
+    def rolled_back(self) -> None:
+        """It is not, and never will be."""
+        self._quarantined.clear()
+
+    def _apply_changes(self, table: TableRef, changes: _Changes) -> None:
+        if not changes or table in self._given_up:
+            return
+        if self._modes.get(table) is Mode.CHANGELOG:
+            self._append(table, changes)
+        else:
+            self._merge(table, changes)
+
+    def _merge(self, table: TableRef, changes: _Changes) -> None:
+        """The net effect, on a table that holds the source's rows."""
+        batches: list[ChangeBatch] = []
+        truncated: SourcePosition | None = None
+        for change in changes:
+            if isinstance(change, Truncation):
+                batches, truncated = [], change.position  # whatever happened before it is gone
+            else:
+                batches.append(change)
+        if truncated and not batches:
+            self._sink.apply(NetEffect(self._shapes[table], truncated=truncated))
+        commit_ts = self._modes.get(table) is Mode.SOFT_DELETE
+        # Where the replica identity changes, so does what rows are found by.
+        for _, run in itertools.groupby(batches, key=lambda batch: (batch.schema.key, batch.schema.columns)):
+            clock = time.perf_counter()
+            together = list(run)
+            left = self._held(together, emptied=truncated is not None)
+            effect = (
+                compact(left, truncated=truncated, commit_ts=commit_ts)
+                if left
+                else NetEffect(together[0].schema, truncated)
+            )
+            truncated = None
+            compacted = time.perf_counter()
+            self._sink.apply(effect)
+            self._count(clock, compacted)
+
+    def _append(self, table: TableRef, changes: _Changes) -> None:
+        """Every change, to a changelog."""
+        schema, clock = self._shapes[table], time.perf_counter()
+        held: _Changes = []
+        for change in changes:
+            held += [change] if isinstance(change, Truncation) else self._held([change], emptied=False, history=True)
+        if not held:
+            return
+        rows = changelog(schema, held)
+        made = time.perf_counter()
+        self._sink.append_changes(schema, rows)
+        self._count(clock, made)
+
+    def _held(self, batches: list[ChangeBatch], *, emptied: bool, history: bool = False) -> list[ChangeBatch]:
+        """What of a table's changes the destination can hold; the rest goes to quarantine, where that is wanted."""
+        if self._quarantine is None:
+            return batches
+        left, count = self._quarantine.separate(batches, emptied=emptied, history=history)
+        table = batches[0].table
+        self._quarantined[table] = self._quarantined.get(table, 0) + count
+        return left
+
+    def _reshape(self, event: SchemaEvent) -> None:
+        """Change a table's shape, or give it up for this window where that has to be done by copying it anew."""
+        if event.table in self._given_up:
+            return
+        if event.copy_anew is None and not self._sink.evolve(event, slot=self._slot):
+            steps = "; ".join(str(step) for step, _ in event.steps)
+            event = replace(event, copy_anew=f"changed in a transaction that had changed its rows: {steps}")
+        if event.copy_anew is not None:
+            self._sink.abandon(event, slot=self._slot)
+            self._given_up.add(event.table)
+            self._result.copy_anew[event.table] = event.copy_anew
+            return
+        self._shapes[event.table] = event.schema
+        self._result.schema_changes += [f"{event.table}: {step} ({action.value})" for step, action in event.steps]
+
+    def _count(self, started: float, compacted: float) -> None:
+        self._result.phases["compact"] += compacted - started
+        self._result.phases["merge"] += time.perf_counter() - compacted

@@ -1,0 +1,113 @@
+"""Changes as rows of a changelog: one row a change, with the row before and after as far as PostgreSQL sent them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from dbmazz_core.batch import DELETE, OPERATION_NAMES, ChangeBatch, Indexes, Mask
+from dbmazz_core.connectors.sources.base import Truncation
+from dbmazz_core.engine.effect import COMMIT_LSN, COMMIT_TS, PREFIX, XID
+from dbmazz_core.engine.rows import Rows
+from dbmazz_core.schema import TableSchema
+
+OP = PREFIX + "op"
+ORDINAL = PREFIX + "ordinal"
+UNCHANGED = PREFIX + "unchanged"
+#: Not `_dbmazz_old_known`: a table may have a column `known`.
+KNOWN_OLD = PREFIX + "known_old"
+#: Prefix of the columns that hold the row before.
+OLD = PREFIX + "old_"
+
+_POSITION = {
+    COMMIT_LSN: pl.UInt64(),
+    COMMIT_TS: pl.Datetime("us", "UTC"),
+    XID: pl.UInt32(),
+    ORDINAL: pl.Int64(),
+}
+
+
+def changelog(schema: TableSchema, events: Iterable[ChangeBatch | Truncation]) -> pl.DataFrame:
+    """Changes of one table under one set of columns, in stream order.
+
+    Columns: `OP` (String: insert, update, delete, truncate), `COMMIT_LSN` (UInt64), `COMMIT_TS` (Datetime us UTC),
+    `XID` (UInt32), `ORDINAL` (Int64), `UNCHANGED` (List of String: columns whose new value was not sent and is not in
+    the row before either; unknown is not NULL), the table's own columns (the row after, in carrier dtypes; null for
+    delete and truncate), `OLD` + each of their names (the row before), `KNOWN_OLD` (List of String: which of these
+    were sent: all under REPLICA IDENTITY FULL, else those of the key where it changed or the row was deleted).
+
+    Raises:
+        BadValue: If a value is none of its column's type.
+    """
+    frames = [_changes(event) if isinstance(event, ChangeBatch) else _truncate(schema, event) for event in events]
+    return pl.concat(frames, rechunk=False)
+
+
+def _changes(batch: ChangeBatch) -> pl.DataFrame:
+    rows, count = Rows([batch], commit_ts=True), len(batch)
+    names = batch.schema.names
+    after, before = np.flatnonzero(batch.ops != DELETE), np.flatnonzero(rows.has_old)
+    new, old = rows.new(after), rows.old(before)
+    at, at_old = _places(after, count), _places(before, count)
+    unknown = {name: mask for i, name in enumerate(names) if (mask := rows.unknown(i)) is not None}
+    known = np.zeros(count, dtype=np.uint32)
+    known[batch.old.index] = np.where(batch.old_is_key, 1, 2)
+    lsn, xid, time = rows.positions(np.arange(count))
+    return pl.DataFrame(
+        [
+            pl.Series(OP, batch.ops).replace_strict(OPERATION_NAMES, return_dtype=pl.String),
+            lsn,
+            time,
+            xid,
+            pl.Series(ORDINAL, batch.ordinal),
+            _listed(unknown, count).alias(UNCHANGED),
+            *(_spread(rows.new_values(i, new), at).alias(name) for i, name in enumerate(names)),
+            *(_spread(old.values(i), at_old).alias(OLD + name) for i, name in enumerate(names)),
+            _lists([[], list(batch.schema.key), list(names)], known).alias(KNOWN_OLD),
+        ]
+    )
+
+
+def _truncate(schema: TableSchema, event: Truncation) -> pl.DataFrame:
+    position = event.position
+    values = (int(position.commit_lsn), position.commit_time, position.xid, position.ordinal)
+    none = _lists([[]], np.zeros(1, dtype=np.uint32))
+    return pl.DataFrame(
+        [
+            pl.Series(OP, ["truncate"]),
+            *(pl.Series(name, [value], type) for (name, type), value in zip(_POSITION.items(), values, strict=True)),
+            none.alias(UNCHANGED),
+            *(pl.Series(column.name, [None], column.type.carrier) for column in schema.columns),
+            *(pl.Series(OLD + column.name, [None], column.type.carrier) for column in schema.columns),
+            none.alias(KNOWN_OLD),
+        ]
+    )
+
+
+def _places(rows: Indexes, count: int) -> pl.Series | None:
+    """By row, its place among `rows`, or null; None where all are there."""
+    if len(rows) == count:
+        return None
+    return pl.repeat(None, count, dtype=pl.UInt32, eager=True).scatter(rows, np.arange(len(rows), dtype=np.uint32))
+
+
+def _spread(values: pl.Series, places: pl.Series | None) -> pl.Series:
+    return values if places is None else values.gather(places)
+
+
+def _listed(masks: dict[str, Mask], count: int) -> pl.Series:
+    """By row, the names whose mask is true there."""
+    if not masks:
+        return _lists([[]], np.zeros(count, dtype=np.uint32))
+    # Few combinations, many rows: each combination's list is made once.
+    patterns, member_of = np.unique(np.stack(list(masks.values()), axis=1), axis=0, return_inverse=True)
+    lists = [[name for name, on in zip(masks, row, strict=True) if on] for row in patterns.tolist()]
+    return _lists(lists, member_of.reshape(-1))
+
+
+def _lists(lists: Sequence[Sequence[str]], chosen: npt.NDArray[Any]) -> pl.Series:
+    return pl.Series(lists, dtype=pl.List(pl.String)).gather(chosen.astype(np.uint32))
