@@ -204,3 +204,15 @@ def test_a_value_left_out_where_nobody_has_it_is_refused_by_both(kind: str) -> N
     for decode in (plain, lambda *arguments: columnar(*arguments, [])):
         with pytest.raises(UnknownValue if kind == "insert" else ParseError, match=r"leaves a value out|left out"):
             decode(stream, stream.blocks([]), INVALID_LSN, {})
+
+
+@pytest.mark.parametrize("type_oid", [20, 25, 1700])
+def test_bytes_that_are_no_text_among_others_are_a_bad_value_to_both(type_oid: int) -> None:
+    table = Table(1, "d", ((True, "id", (type_oid, -1)),))
+    stream = Stream([NOT_IN_THE_STREAM, table])
+    inserts = [encode.insert(1, [value]) for value in (b"1", b"\x80", b"2")]
+    for payload in (encode.begin(100, 0, 7), table.description, *inserts, encode.commit(100, 101, 0)):
+        stream.add(100, payload)
+    for decode in (plain, lambda *arguments: columnar(*arguments, [])):
+        with pytest.raises(BadValue, match=r"\\x80"):
+            decode(stream, stream.blocks([]), INVALID_LSN, {})
