@@ -21,7 +21,7 @@ from dbmazz_core.connectors.sources.postgres.decoder import Decoder
 from dbmazz_core.connectors.sources.postgres.framing import frame
 from dbmazz_core.connectors.sources.postgres.record_stream import RecordStream
 from dbmazz_core.connectors.sources.postgres.relations import Relations
-from dbmazz_core.errors import BadValue, DataError, ParseError
+from dbmazz_core.errors import BadValue, DataError, ParseError, UnknownValue
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.records import Delete, Insert, SchemaChange, Truncate, Update
 from dbmazz_core.schema import TableSchema
@@ -163,10 +163,10 @@ def test_corrupted_bytes_are_refused_or_understood_alike(stream: Stream, sizes: 
     for decode in (plain, lambda *arguments: columnar(*arguments, [])):
         try:
             outcomes.append(decode(stream, blocks, INVALID_LSN, {}))
-        except (ParseError, BadValue) as error:
+        except (ParseError, BadValue, UnknownValue) as error:
             outcomes.append(error)
     told, columns = outcomes
-    if isinstance(told, ParseError) or isinstance(columns, ParseError):
+    if isinstance(told, ParseError | UnknownValue) or isinstance(columns, ParseError | UnknownValue):
         # A message may be torn and a value unreadable at once; which is said first depends on who looks.
         assert isinstance(told, DataError)
         assert isinstance(columns, DataError)
@@ -189,8 +189,8 @@ def corrupted(draw: st.DrawFn, payload: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["insert", "old row", "old key", "delete"])
-def test_a_value_left_out_where_it_is_always_sent_is_refused_by_both(kind: str) -> None:
-    """Only an update's new tuple leaves values out; found nowhere, an insert's would become NULL."""
+def test_a_value_left_out_where_nobody_has_it_is_refused_by_both(kind: str) -> None:
+    """An update's new tuple leaves values out, and an insert's that was an update before a row filter looked at it."""
     table = Table(1, "d", ((True, "id", (23, -1)), (False, "note", (25, -1))))
     message = {
         "insert": encode.insert(1, [b"1", UNCHANGED]),
@@ -202,5 +202,17 @@ def test_a_value_left_out_where_it_is_always_sent_is_refused_by_both(kind: str) 
     for payload in (encode.begin(100, 0, 7), table.description, message, encode.commit(100, 101, 0)):
         stream.add(100, payload)
     for decode in (plain, lambda *arguments: columnar(*arguments, [])):
-        with pytest.raises(ParseError, match="leaves a value out"):
+        with pytest.raises(UnknownValue if kind == "insert" else ParseError, match=r"leaves a value out|left out"):
+            decode(stream, stream.blocks([]), INVALID_LSN, {})
+
+
+@pytest.mark.parametrize("type_oid", [20, 25, 1700])
+def test_bytes_that_are_no_text_among_others_are_a_bad_value_to_both(type_oid: int) -> None:
+    table = Table(1, "d", ((True, "id", (type_oid, -1)),))
+    stream = Stream([NOT_IN_THE_STREAM, table])
+    inserts = [encode.insert(1, [value]) for value in (b"1", b"\x80", b"2")]
+    for payload in (encode.begin(100, 0, 7), table.description, *inserts, encode.commit(100, 101, 0)):
+        stream.add(100, payload)
+    for decode in (plain, lambda *arguments: columnar(*arguments, [])):
+        with pytest.raises(BadValue, match=r"\\x80"):
             decode(stream, stream.blocks([]), INVALID_LSN, {})

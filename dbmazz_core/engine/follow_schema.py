@@ -22,7 +22,7 @@ from dbmazz_core.errors import SchemaChanged
 from dbmazz_core.identity import SourceColumn, SourceTable, TableIdentity
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.schema import ColumnDef, TableSchema
-from dbmazz_core.table_options import SchemaAction, SchemaPolicy
+from dbmazz_core.table_options import SchemaAction, SchemaChangeKind, SchemaPolicy
 from dbmazz_core.tables import TableRef
 
 
@@ -79,7 +79,11 @@ class SchemaFollower:
         if event.table in self.abandoned:
             return []
         if isinstance(event, NewSchema):
-            return self._compared(event.schema, self.describe(event.relation), event.commit_lsn, event.xid)
+            now = self.describe(event.relation)
+            if event.partition and now is not None and event.partition not in now.identity.partitions:
+                gone = CopyAnew("had a partition for a while, and lost its rows with it", SchemaChangeKind.DROP_COLUMN)
+                return self._copy_anew(event.table, gone, event.commit_lsn, event.xid)
+            return self._compared(event.schema, now, event.commit_lsn, event.xid)
         if isinstance(event, ChangeBatch) and event.table in self.identities:
             return [conform(event, self.schemas[event.table], self.identities[event.table])]
         return [event]
@@ -119,16 +123,20 @@ class SchemaFollower:
         identity = self.identities.get(table)
         result = compare(have, identity, seen, now, settled=settled)
         if isinstance(result, CopyAnew):
-            if self.policy.of(table, result.kind) is SchemaAction.STOP:
-                raise _stopped(table, result.reason, commit_lsn, xid)
-            self.abandoned[table] = result.reason
-            return [SchemaEvent(table, (), have, identity, result.reason, commit_lsn, xid)]
+            return self._copy_anew(table, result, commit_lsn, xid)
         chosen = self._chosen(have, result, commit_lsn, xid)
         schema, after = _shaped(have, result, chosen)
         self.schemas[table], self.identities[table] = schema, after
         if identity == after and schema == have:
             return []
         return [SchemaEvent(table, chosen, schema, after, None, commit_lsn, xid)]
+
+    def _copy_anew(self, table: TableRef, why: CopyAnew, commit_lsn: Lsn, xid: int) -> list[WindowEvent]:
+        if self.policy.of(table, why.kind) is SchemaAction.STOP:
+            raise _stopped(table, why.reason, commit_lsn, xid)
+        self.abandoned[table] = why.reason
+        have, identity = self.schemas[table], self.identities.get(table)
+        return [SchemaEvent(table, (), have, identity, why.reason, commit_lsn, xid)]
 
     def _chosen(
         self, have: TableSchema, evolution: Evolution, commit_lsn: Lsn, xid: int

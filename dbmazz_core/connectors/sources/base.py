@@ -29,12 +29,14 @@ class NewSchema:
         schema: The columns as rows have them from here on.
         commit_lsn, xid: Of the transaction in which it is described.
         relation: OID of the table.
+        partition: OID of a partition that shows up here for the first time; 0: none does.
     """
 
     schema: TableSchema
     commit_lsn: Lsn
     xid: int
     relation: int = 0
+    partition: int = 0
 
     @property
     def table(self) -> TableRef:

@@ -20,11 +20,13 @@ from dbmazz_core.connectors.sources.postgres.framing import FramedBlock
 from dbmazz_core.connectors.sources.postgres.messages import Insert, Relation, Truncate
 from dbmazz_core.connectors.sources.postgres.parser import parse, pg_time, require_whole
 from dbmazz_core.connectors.sources.postgres.relations import KnownRelation, Relations
+from dbmazz_core.connectors.sources.postgres.table_errors import unidentified_rows, value_left_out
 from dbmazz_core.connectors.sources.postgres.tuples import TornTuple, message_series, walk
 from dbmazz_core.errors import ParseError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.records import SourcePosition
 from dbmazz_core.tables import TableRef
+from dbmazz_core.unchanged import UNCHANGED
 
 _RELATION, _TRUNCATE = ord("R"), ord("T")
 #: Framing has read these.
@@ -68,7 +70,7 @@ class Decoder:
         # Byte1 type, Int32 relation OID
         short = framed.block.ends[rows] - framed.block.starts[rows] < HEADER + 5
         if short.any():
-            _explain(framed, rows[short], 0)
+            _explain(framed, rows[short], None)
         oids = unaligned(framed.block.buffer, ">u4")[framed.block.starts[rows] + HEADER + 1]
         messages = message_series(framed.block) if len(rows) else pl.Series(dtype=pl.Binary)
         for oid in dict.fromkeys([*cuts, *np.unique(oids).tolist()]):
@@ -107,7 +109,13 @@ class Decoder:
                     new.verify()
                 event = NewSchema(new.schema, commit_lsn, xid, message.oid) if wanted else None
                 cuts.setdefault(message.oid, []).append((index, old, event))
+                if partition := self.relations.learn_partition(message):
+                    root, event = partition.now, None
+                    if partition.is_new and self._wanted(root, commit_lsn):
+                        event = NewSchema(root.schema, commit_lsn, xid, root.message.oid, message.oid)
+                    cuts.setdefault(root.message.oid, []).append((index, partition.before, event))
             elif isinstance(message, Truncate):
+                self.relations.learn_truncated(message.relation_oids)
                 for oid in message.relation_oids:
                     known = self._relation(oid, wal_start, "T")
                     if self._wanted(known, commit_lsn):
@@ -149,7 +157,7 @@ class Decoder:
         try:
             events.append(_batch(framed, messages, rows, known))
         except TornTuple:
-            _explain(framed, rows, known.projection.width)
+            _explain(framed, rows, known)
 
 
 def _position(framed: FramedBlock, index: int) -> SourcePosition:
@@ -168,6 +176,9 @@ def _batch(framed: FramedBlock, messages: pl.Series, rows: Int64s, known: KnownR
     types = tuple(column.type for column in schema.columns)
     octets = block.bytes
     ops = block.types[rows]
+    partition = known.old_rows.unidentified
+    if partition is not None and (found := ops != INSERT).any():
+        raise unidentified_rows(schema.table, partition, *_transaction(framed, int(rows[found.argmax()])))
     # Byte1 type, Int32 relation OID, then 'N' new tuple, or 'K' / 'O' old tuple (and 'N' new tuple, for an update)
     marker_at = block.starts[rows] + HEADER + 5
     if (marker_at >= block.ends[rows]).any():
@@ -192,7 +203,7 @@ def _batch(framed: FramedBlock, messages: pl.Series, rows: Int64s, known: KnownR
     if (new.end != block.ends[new_rows]).any() or (old.end != block.ends[rows[old_index]])[deleted].any():
         raise TornTuple
     if old.lacks_values() or new.lacks_values(ops[new_index] == INSERT):
-        raise TornTuple  # only an update leaves values out, and only new ones
+        raise TornTuple  # only an update leaves values out, and only new ones; `_explain` knows the exception
 
     transaction = framed.transaction[rows]
     batch = ChangeBatch(
@@ -204,7 +215,7 @@ def _batch(framed: FramedBlock, messages: pl.Series, rows: Int64s, known: KnownR
         commit_time=framed.commit_time[transaction],
         new=new,
         old=old,
-        old_is_key=marker[old_index] == _KEY,
+        old_is_key=(marker[old_index] == _KEY) | known.old_rows.key_only,
     )
     # Now, while the block is in the processor's cache; of old images mostly the key alone is ever looked at.
     for images, wanted in ((new, range(len(types))), (old, [schema.names.index(name) for name in schema.key])):
@@ -215,8 +226,15 @@ def _batch(framed: FramedBlock, messages: pl.Series, rows: Int64s, known: KnownR
     return batch
 
 
-def _explain(framed: FramedBlock, rows: Int64s, columns: int) -> None:
+def _transaction(framed: FramedBlock, index: int) -> tuple[Lsn, int]:
+    """Commit LSN and id of a message's transaction."""
+    number = framed.transaction[index]
+    return Lsn(int(framed.commit_lsn[number])), int(framed.xid[number])
+
+
+def _explain(framed: FramedBlock, rows: Int64s, known: KnownRelation | None) -> None:
     """Find the torn message with the plain parser, which says what is wrong and where."""
+    columns = known.projection.width if known else 0
     for index in rows.tolist():
         lsn, payload = framed.block.message(index)
         message = parse(payload, lsn)
@@ -229,6 +247,8 @@ def _explain(framed: FramedBlock, rows: Int64s, columns: int) -> None:
                     offset=6,
                     lsn=lsn,
                 )
-        for image in (getattr(message, "old", None), message.new if isinstance(message, Insert) else None):
-            require_whole(getattr(image, "values", image) or (), message, lsn)
+        old = getattr(message, "old", None)
+        require_whole(old.values if old else (), message, lsn)
+        if known and isinstance(message, Insert) and any(message.new[n] is UNCHANGED for n in known.projection.numbers):
+            raise value_left_out(known.schema.table, *_transaction(framed, index))
     raise ParseError("the columnar decoder cannot read it", message_type="?", offset=0, lsn=INVALID_LSN)

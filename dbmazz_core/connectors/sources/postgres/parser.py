@@ -181,14 +181,13 @@ class _Reader:
 
 
 def require_whole(values: TupleData, message: CdcMessage, lsn: Lsn) -> None:
-    """Refuse a value that was not sent where PostgreSQL always sends it: in an insert, and in every old tuple.
+    """Refuse a value that was not sent where PostgreSQL always sends it: in every old tuple.
 
     The format would allow it, but the value could be found nowhere; taking it for NULL would lose it.
     """
     if any(value is UNCHANGED for value in values):
         name = type(message).__name__
-        where = "its new tuple" if isinstance(message, Insert) else "its old tuple"
-        raise ParseError(f"{name} leaves a value out in {where}", message_type=name[0], offset=6, lsn=lsn)
+        raise ParseError(f"{name} leaves a value out in its old tuple", message_type=name[0], offset=6, lsn=lsn)
 
 
 def _begin(reader: _Reader) -> Begin:

@@ -13,6 +13,7 @@ from dbmazz_core.connectors.sources.postgres import messages as m
 from dbmazz_core.connectors.sources.postgres.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.parser import parse, pg_time, require_whole
 from dbmazz_core.connectors.sources.postgres.relations import KnownRelation, Relations
+from dbmazz_core.connectors.sources.postgres.table_errors import unidentified_rows, value_left_out
 from dbmazz_core.errors import ParseError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.masks import HIDDEN
@@ -97,6 +98,7 @@ class RecordStream:
                     yield Commit(position, message.end_lsn)
             case m.Relation():
                 old, new = self.relations.learn(message)
+                self.relations.learn_partition(message)
                 if new is not old and self._wanted(new):
                     new.verify()
                     before = old.schema if old else None
@@ -104,6 +106,7 @@ class RecordStream:
                         yield SchemaChange(new.schema.table, before, new.schema, self._position)
             case m.Truncate(oids, cascade, restart):
                 self._count()
+                self.relations.learn_truncated(oids)
                 tables = tuple(r.schema.table for r in (self._known(oid, lsn) for oid in oids) if self._wanted(r))
                 if tables:
                     yield Truncate(tables, cascade, restart, self._position)
@@ -119,11 +122,14 @@ class RecordStream:
                     yield self._change(message, known, lsn)
 
     def _change(self, message: m.Insert | m.Update | m.Delete, known: KnownRelation, lsn: Lsn) -> CdcRecord:
-        table = known.schema.table
+        table, partition = known.schema.table, known.old_rows.unidentified
+        if partition is not None and not isinstance(message, m.Insert):
+            raise unidentified_rows(table, partition, self._position.commit_lsn, self._position.xid)
         match message:
             case m.Insert():
                 wanted = self._wanted_values(known, message.new, lsn)
-                require_whole(wanted, message, lsn)
+                if any(value is UNCHANGED for value in wanted):
+                    raise value_left_out(table, self._position.commit_lsn, self._position.xid)
                 return Insert(table, self._columns(known, wanted, lsn), self._position)
             case m.Update():
                 old = self._old_columns(known, message, lsn) if message.old else None
@@ -189,8 +195,10 @@ class RecordStream:
         wanted = self._wanted_values(known, old.values, lsn)
         require_whole(wanted, message, lsn)
         found = self._columns(known, wanted, lsn)
+        # The other columns were not sent; their NULL on the wire means nothing.
+        if known.old_rows.key_only:
+            return {name: value for name, value in found.items() if name in known.schema.key}
         if isinstance(old, m.OldKey):
-            # The other columns were not sent; their NULL on the wire means nothing.
             keys = {c.name for c in known.message.columns if c.is_key}
             return {name: value for name, value in found.items() if name in keys}
         return found

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules, Projection
 from dbmazz_core.connectors.sources.postgres.messages import Relation
+from dbmazz_core.connectors.sources.postgres.partitions import WHOLE, OldRows, Partitions
 from dbmazz_core.connectors.sources.postgres.types import BuiltinTypes, ColumnOfType, TypeResolver
 from dbmazz_core.errors import ConfigError
 from dbmazz_core.schema import TableSchema
@@ -24,6 +25,7 @@ class KnownRelation:
         captured: Whether its changes are wanted.
         lenient: Whether its bad values are kept apart, instead of stopping the stream.
         misfit: Why the rules for columns do not fit it. Of no concern to changes that a snapshot has.
+        old_rows: What its old rows are worth, where they come from partitions.
     """
 
     message: Relation
@@ -32,11 +34,26 @@ class KnownRelation:
     captured: bool
     lenient: bool = False
     misfit: ConfigError | None = None
+    old_rows: OldRows = WHOLE
 
     def verify(self) -> None:
         """Raise ConfigError if the rules for columns do not fit: before any of its changes is looked at."""
         if self.misfit is not None:
             raise self.misfit
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionOf:
+    """What a partition's description tells of its root.
+
+    Attributes:
+        before, now: What was known of the root, and what is from here on.
+        is_new: Whether the partition was not known when the stream began.
+    """
+
+    before: KnownRelation
+    now: KnownRelation
+    is_new: bool
 
 
 class Relations:
@@ -53,6 +70,7 @@ class Relations:
         recorded: Tables as they were copied; they have to have been copied under the same rules.
         columns: Column names of tables by the catalog, where nothing is recorded.
         lenient: Of which tables bad values are kept apart; None: of none.
+        partitions: OIDs of captured partitioned tables, each with those of the partitions that are known already.
     """
 
     def __init__(
@@ -67,6 +85,7 @@ class Relations:
         recorded: Mapping[TableRef, TableSchema] | None = None,
         columns: Mapping[TableRef, Collection[str]] | None = None,
         lenient: Callable[[TableRef], bool] | None = None,
+        partitions: Mapping[int, Collection[int]] | None = None,
     ) -> None:
         self._captured = captured
         self._names = names or {}
@@ -78,6 +97,7 @@ class Relations:
         self._recorded = recorded or {}
         self._columns = columns or {}
         self._lenient = lenient or (lambda _: False)
+        self._partitions = Partitions(partitions or {})
         self._by_oid: dict[int, KnownRelation] = {}
 
     def get(self, oid: int) -> KnownRelation | None:
@@ -89,9 +109,25 @@ class Relations:
         old = self._by_oid.get(message.oid)
         if old is not None and old.message == message:
             return old, old
-        new = self._known(message, old)
-        self._by_oid[message.oid] = new
+        self._by_oid[message.oid] = new = self._with_old_rows(self._known(message, old))
         return old, new
+
+    def learn_partition(self, message: Relation) -> PartitionOf | None:
+        """Take in that the relation just learned may be a partition; what that tells of its root."""
+        root = self._partitions.described(message, captured=self._by_oid[message.oid].captured)
+        if root is None:
+            return None
+        before = self._by_oid[root]
+        self._by_oid[root] = now = self._with_old_rows(before)
+        return PartitionOf(before, now, self._partitions.is_new(message.oid))
+
+    def learn_truncated(self, oids: Collection[int]) -> None:
+        """Take in that relations were truncated under their own names."""
+        for root in self._partitions.truncated(oids):
+            self._by_oid[root] = self._with_old_rows(self._by_oid[root])
+
+    def _with_old_rows(self, known: KnownRelation) -> KnownRelation:
+        return replace(known, old_rows=self._partitions.old_rows(known.message, known.schema))
 
     def _known(self, message: Relation, old: KnownRelation | None) -> KnownRelation:
         # An empty namespace stands for pg_catalog (logicalrep_write_namespace).

@@ -329,6 +329,8 @@ class PostgresSource:
             recorded=schemas,
             columns={table.ref: [column.name for column in table.columns] for table in tables},
             lenient=lenient,
+            partitions={table.oid: () for table in tables if table.is_partitioned}
+            | {identity.oid: identity.partitions for identity in (identities or {}).values() if identity.partitions},
         )
         self._records = RecordStream(relations, lsn, dict(table_start or {}))
         messages = self._messages and self.connection.info.server_version >= 140000

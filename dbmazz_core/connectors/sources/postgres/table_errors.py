@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 from dbmazz_core.connectors.sources.postgres.connection import Connection
-from dbmazz_core.errors import TableNotFound, TableNotSupported
+from dbmazz_core.errors import ReplicaIdentityInsufficient, TableNotFound, TableNotSupported, UnknownValue
+from dbmazz_core.lsn import Lsn
 from dbmazz_core.tables import TablePattern, TableRef, quote_identifier
 
 #: PostgreSQL keeps names that begin with `pg_` for itself.
@@ -82,6 +83,31 @@ def not_supported(ref: TableRef, what: str) -> TableNotSupported:
     else:
         reason, remedy = "it has no rows of its own that change", "capture the tables that it reads from"
     return TableNotSupported(f"{ref} is {what}: {reason}", object=str(ref), remedy=remedy)
+
+
+def value_left_out(ref: TableRef, lsn: Lsn, xid: int) -> UnknownValue:
+    """An insert without some of its values.
+
+    It was an update that moved a row into the publication's row filter: the server turns it into an insert, and sends
+    what it has, which is "unchanged" for values that it keeps out of line (pgoutput.c, pgoutput_row_filter).
+    """
+    return UnknownValue(
+        f"{ref}: transaction {xid} committed at {lsn} moved a row into the publication's row filter, and PostgreSQL "
+        "left out its unchanged TOAST values; nothing of this flush was applied",
+        object=str(ref),
+        remedy=f"ALTER TABLE {ref.sql} REPLICA IDENTITY FULL; then copy it anew: dbmazz snapshot --tables '{ref}'",
+    )
+
+
+def unidentified_rows(ref: TableRef, partition: TableRef, lsn: Lsn, xid: int) -> ReplicaIdentityInsufficient:
+    """An update or delete of a partition's row comes without the key of the partitioned table."""
+    return ReplicaIdentityInsufficient(
+        f"{ref}: its partition {partition} has a replica identity that does not tell which rows of {ref} transaction "
+        f"{xid} committed at {lsn} updates or deletes; nothing of this flush was applied",
+        object=str(partition),
+        remedy=f"ALTER TABLE {partition.sql} REPLICA IDENTITY FULL; then copy the table anew: "
+        f"dbmazz snapshot --tables '{ref}'",
+    )
 
 
 def partition_of_captured(ref: TableRef, root: TableRef) -> TableNotSupported:

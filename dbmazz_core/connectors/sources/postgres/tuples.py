@@ -214,9 +214,9 @@ class TupleColumns:
         raw = self._raw_values(number)
         if self._maskers[number] is not None or self._types[number].is_nested:
             return raw
-        valid = pl.DataFrame([raw.alias("raw"), utf8(raw).is_not_null().alias("valid")])
-        made = carrier(pl.when("valid").then("raw"), self._types[number])
-        return valid.select(made.alias(str(number))).to_series()
+        # To text and back: a null that hides bytes would be looked at by the next cast.
+        valid = utf8(raw).cast(pl.Binary).alias("raw").to_frame()
+        return valid.select(carrier(pl.col("raw"), self._types[number]).alias(str(number))).to_series()
 
     def _text(self, column: int, place: int) -> str:
         if self._maskers[column] is not None:

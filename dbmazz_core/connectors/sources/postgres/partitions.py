@@ -1,0 +1,95 @@
+"""Partitions whose changes come under the name of their root, and what their replica identities do to it.
+
+A partition has a replica identity of its own, and it is what the old tuples of its changes hold. The server sends them
+under the root's name all the same: with the root's letter in front (K or O), and NULL for every column that the
+partition's identity lacks (pgoutput.c and proto.c; seen on 14 to 18). But it describes the partition, right behind its
+root, before the first change that comes from it (maybe_send_schema), and that tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from dbmazz_core.connectors.sources.postgres.messages import Relation
+from dbmazz_core.schema import TableSchema
+from dbmazz_core.tables import TableRef
+
+
+@dataclass(frozen=True, slots=True)
+class OldRows:
+    """What the old rows of a relation are worth.
+
+    Attributes:
+        key_only: They hold the key and nothing else, whatever their letter says: of REPLICA IDENTITY FULL is only the
+            root, not all of the partitions.
+        unidentified: A partition whose replica identity lacks the root's key, so that nothing can be known of the rows
+            that it updates and deletes. In the stream they look like those of all other partitions.
+    """
+
+    key_only: bool = False
+    unidentified: TableRef | None = None
+
+
+#: Of a relation without partitions, or with nothing wrong about them.
+WHOLE = OldRows()
+
+
+class Partitions:
+    """Remembers how the partitions of captured tables were described.
+
+    Args:
+        roots: OIDs of the captured partitioned tables, each with those of the partitions that are known already.
+    """
+
+    def __init__(self, roots: Mapping[int, Collection[int]]) -> None:
+        self._known = {oid for partitions in roots.values() for oid in partitions}
+        self._described: dict[int, dict[int, Relation]] = {root: {} for root in roots}
+        self._ahead: Relation | None = None
+
+    def described(self, message: Relation, *, captured: bool) -> int | None:
+        """Take in a Relation message; the root's OID if it is of a partition.
+
+        Args:
+            message: Whichever relation it is of.
+            captured: Whether it is captured under its own name.
+        """
+        ahead = self._ahead
+        self._ahead = message if message.oid in self._described else None
+        if ahead is None or self._ahead is not None or captured:
+            return None
+        if {c.name for c in message.columns} != {c.name for c in ahead.columns}:
+            return None
+        self._described[ahead.oid][message.oid] = message
+        return ahead.oid
+
+    def truncated(self, oids: Collection[int]) -> list[int]:
+        """Take in that relations were truncated by name, so none of these is a partition; roots that it concerns.
+
+        Truncated together, they are described one behind the other too.
+        """
+        concerned = []
+        for root, partitions in self._described.items():
+            if not partitions.keys().isdisjoint(oids):
+                self._described[root] = {oid: m for oid, m in partitions.items() if oid not in oids}
+                concerned.append(root)
+        return concerned
+
+    def is_new(self, oid: int) -> bool:
+        """Whether a partition was not known when the stream began."""
+        return oid not in self._known
+
+    def old_rows(self, root: Relation, schema: TableSchema) -> OldRows:
+        """What old rows of a relation are worth, by the partitions that were described so far."""
+        # Without any identity the server refuses updates and deletes, so that none come from it.
+        identities = {
+            TableRef(p.schema, p.name): {c.name for c in p.columns if c.is_key}
+            for p in self._described.get(root.oid, {}).values()
+            if p.replica_identity != "f"
+        }
+        partial = {ref: columns for ref, columns in identities.items() if columns}
+        lacking = [ref for ref, columns in partial.items() if not schema.key or not columns.issuperset(schema.key)]
+        return OldRows(
+            key_only=root.replica_identity == "f" and bool(partial),
+            unidentified=lacking[0] if lacking else None,
+        )
