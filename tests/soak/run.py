@@ -166,7 +166,9 @@ class Run:
                     self._change(session, change)
                 else:
                     self._mark(session, change)
-            except _REFUSED_WITH_DDL if self.ddl else _REFUSED as error:
+            except _REFUSED_WITH_DDL as error:
+                if not self.ddl and not isinstance(error, _REFUSED):
+                    raise
                 self._refused(session, error)
         if session.open and step.end:
             self._end(session, step.end)
