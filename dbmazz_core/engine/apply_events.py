@@ -97,30 +97,35 @@ class EventApplier:
 
     def _merge(self, table: TableRef, changes: _Changes) -> None:
         """The net effect, on a table that holds the source's rows."""
-        batches: list[ChangeBatch] = []
+        soft_delete = self._modes.get(table) is Mode.SOFT_DELETE
+        if not soft_delete:
+            # Whatever happened before the last TRUNCATE is gone.
+            last = max((at for at, change in enumerate(changes) if isinstance(change, Truncation)), default=0)
+            changes = changes[last:]
         truncated: SourcePosition | None = None
-        for change in changes:
-            if isinstance(change, Truncation):
-                batches, truncated = [], change.position  # whatever happened before it is gone
-            else:
-                batches.append(change)
-        if truncated and not batches:
-            self._sink.apply(NetEffect(self._shapes[table], truncated=truncated))
-        commit_ts = self._modes.get(table) is Mode.SOFT_DELETE
         # Where the replica identity changes, so does what rows are found by.
-        for _, run in itertools.groupby(batches, key=lambda batch: (batch.schema.key, batch.schema.columns)):
+        for _, run in itertools.groupby(changes, _found_by):
+            batches: list[ChangeBatch] = []
+            for change in run:
+                if isinstance(change, Truncation):
+                    truncated = truncated or change.position
+                else:
+                    batches.append(change)
+            if not batches:
+                continue
             clock = time.perf_counter()
-            together = list(run)
-            left = self._held(together, emptied=truncated is not None)
+            left = self._held(batches, emptied=truncated is not None)
             effect = (
-                compact(left, truncated=truncated, commit_ts=commit_ts)
+                compact(left, truncated=truncated, soft_delete=soft_delete)
                 if left
-                else NetEffect(together[0].schema, truncated)
+                else NetEffect(batches[0].schema, truncated)
             )
             truncated = None
             compacted = time.perf_counter()
             self._sink.apply(effect)
             self._count(clock, compacted)
+        if truncated:
+            self._sink.apply(NetEffect(self._shapes[table], truncated))
 
     def _append(self, table: TableRef, changes: _Changes) -> None:
         """Every change, to a changelog."""
@@ -162,3 +167,8 @@ class EventApplier:
     def _count(self, started: float, compacted: float) -> None:
         self._result.phases["compact"] += compacted - started
         self._result.phases["merge"] += time.perf_counter() - compacted
+
+
+def _found_by(change: ChangeBatch | Truncation) -> tuple[object, ...] | None:
+    """What changes that are compacted together have in common; None for what is not compacted."""
+    return (change.schema.key, change.schema.columns) if isinstance(change, ChangeBatch) else None

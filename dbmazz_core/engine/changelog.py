@@ -48,7 +48,7 @@ def changelog(schema: TableSchema, events: Iterable[ChangeBatch | Truncation]) -
 
 
 def _changes(batch: ChangeBatch) -> pl.DataFrame:
-    rows, count = Rows([batch], commit_ts=True), len(batch)
+    rows, count = Rows([batch], soft_delete=True), len(batch)
     names = batch.schema.names
     after, before = np.flatnonzero(batch.ops != DELETE), np.flatnonzero(rows.has_old)
     new, old = rows.new(after), rows.old(before)

@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 
 from dbmazz_core.batch import DELETE, INSERT, UPDATE, ChangeBatch, Indexes, Mask
-from dbmazz_core.engine.effect import COUNT, ORIGIN, Move, NetEffect, PartialUpdate
+from dbmazz_core.engine.effect import COUNT, DELETED, ORIGIN, Move, NetEffect, PartialUpdate
 from dbmazz_core.engine.rows import Rows, replaced
 from dbmazz_core.errors import UnknownValue
 from dbmazz_core.lsn import Lsn
@@ -30,29 +30,32 @@ _NONE = -1
 
 
 def compact(
-    batches: Sequence[ChangeBatch], *, truncated: SourcePosition | None = None, commit_ts: bool = False
+    batches: Sequence[ChangeBatch], *, truncated: SourcePosition | None = None, soft_delete: bool = False
 ) -> NetEffect:
     """The net effect of change batches of one table under one schema, in stream order.
 
     Args:
         batches: At least one.
         truncated: Where the TRUNCATE came from that empties the table first, if one does.
-        commit_ts: Whether the frames hold `COMMIT_TS` too.
+        soft_delete: Whether rows that went are kept: see `NetEffect`.
 
     Raises:
         BadValue: If a value is none of its column's type.
         UnknownValue: If a value that was not sent cannot be found: only in tables without a key.
     """
-    rows = Rows(batches, commit_ts=commit_ts)
+    rows = Rows(batches, soft_delete=soft_delete)
     if (rows.ops == INSERT).all():
         # By the source's own uniqueness no two of them share a key.
         return NetEffect(rows.schema, truncated, appends=rows.new_frame(np.arange(len(rows))))
     if not rows.key:
         return _compact_multiset(rows, truncated)
     touches = _touches(rows)
-    final, present = touches.last_fill, touches.first_found
+    final, present = touches.kept, touches.first_found
     stays = final != _NONE
     chosen = final[stays]
+    if soft_delete:
+        went = stays & (touches.last_fill == _NONE)
+        rows.bury(final[went], touches.row[touches.last_touch[went]])
     appends, upserts = np.sort(chosen[~present[stays]]), np.sort(chosen[present[stays]])
     deletes = touches.key_frame(touches.last_touch[~stays & present])
     partial = _partial(rows, touches, chosen)
@@ -74,6 +77,8 @@ class _Touches:
     Attributes:
         rows: The changes.
         last_fill: By key: the row that fills it in the end, or -1 if it is empty.
+        kept: By key: the row that the destination keeps: `last_fill`, and in mode `soft_delete` the row that filled it
+            last if it is empty in the end.
         last_touch: By key: number of the touch that came last.
         first_found: By key: whether it was filled before the first touch.
         previous: By row, for updates: the row that had filled the key it found, or -1 if the destination has it.
@@ -85,6 +90,7 @@ class _Touches:
 
     rows: Rows
     last_fill: Indexes
+    kept: Indexes
     last_touch: Indexes
     first_found: Mask
     previous: Indexes
@@ -132,9 +138,15 @@ def _touches(rows: Rows) -> _Touches:
     previous = np.full(count, _NONE)
     finding = finds[order]
     previous[row[order][finding]] = before[finding]
+    last_fill = kept = fills[order[ends]]
+    if rows.soft_delete:
+        # The last touch of the key, up to its end, that filled it.
+        filling = np.maximum.accumulate(np.where(fills[order] != _NONE, np.arange(len(order)), _NONE))[ends]
+        kept = np.where(filling >= starts, fills[order[filling]], _NONE)
     return _Touches(
         rows=rows,
-        last_fill=fills[order[ends]],
+        last_fill=last_fill,
+        kept=kept,
         last_touch=order[ends],
         first_found=finds[order[starts]],
         previous=previous,
@@ -271,7 +283,7 @@ class _Partial:
         return stays
 
     def _replaced(self, rows: Indexes, frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
-        held = np.isin(rows, self.touches.last_fill[self.touches.first_found])
+        held = np.isin(rows, self.touches.kept[self.touches.first_found])
         return frame.filter(pl.Series(held)).select(columns)
 
     def _origin(self, rows: Indexes) -> pl.DataFrame:
@@ -294,7 +306,7 @@ class _Partial:
             known = self.rows.new_values(number, self.rows.new(source[here]))
             values = pl.repeat(None, len(rows), dtype=known.dtype, eager=True)
             columns.append(replaced(values, np.flatnonzero(here), known).alias(name))
-        return pl.DataFrame(columns + self.rows.positions(rows))
+        return pl.DataFrame(columns + self.rows.marks(rows))
 
 
 def _compact_multiset(rows: Rows, truncated: SourcePosition | None) -> NetEffect:
@@ -313,7 +325,7 @@ def _compact_multiset(rows: Rows, truncated: SourcePosition | None) -> NetEffect
     gone = pl.DataFrame([old.values(i).alias(name) for i, name in enumerate(names)] + positions)
     both = pl.concat(
         [
-            rows.new_frame(came).with_columns(pl.lit(1, pl.Int64).alias(COUNT)),
+            rows.new_frame(came).select(gone.columns).with_columns(pl.lit(1, pl.Int64).alias(COUNT)),
             gone.with_columns(pl.lit(-1, pl.Int64).alias(COUNT)),
         ]
     )
@@ -326,6 +338,8 @@ def _compact_multiset(rows: Rows, truncated: SourcePosition | None) -> NetEffect
         .select(*names, *origin, COUNT)
     )
     more = net.filter(pl.col(COUNT) > 0)
+    if rows.soft_delete:
+        more = more.with_columns(pl.lit(False).alias(DELETED))
     repeated = np.repeat(np.arange(len(more)), more[COUNT].to_numpy())
     return NetEffect(
         rows.schema,

@@ -15,8 +15,9 @@ PREFIX = "_dbmazz_"
 #: for tables that keep them.
 COMMIT_LSN = "_dbmazz_commit_lsn"
 XID = "_dbmazz_xid"
-#: When it was committed (Datetime us, UTC): only where it was asked for.
+#: For tables in mode `soft_delete` only: when it was committed (Datetime us, UTC), and whether the row is deleted.
 COMMIT_TS = "_dbmazz_commit_ts"
+DELETED = "_dbmazz_deleted"
 #: How many equal rows, in `NetEffect.removals`.
 COUNT = "_dbmazz_count"
 #: Prefix of the key columns in `Move.frame` that say where the row was.
@@ -56,6 +57,9 @@ class NetEffect:
     To apply, in this order: empty the table if it was `truncated`; fetch what `moves` lack; delete `deletes`; set
     `updates`; merge `upserts`; append `appends` and the completed `moves`. Tables without a key have `removals` (each
     removes exactly `COUNT` of equal rows) and `appends` only.
+
+    For mode `soft_delete` rows that came, or changed, and went are among the frames too, with `DELETED` true: what went
+    keeps the values that it had in the end, wherever flushes end.
 
     Attributes:
         schema: The table.

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from dbmazz_core.batch import ChangeBatch, Indexes, Mask, RowImages, commit_times
-from dbmazz_core.engine.effect import COMMIT_LSN, COMMIT_TS, XID
+from dbmazz_core.engine.effect import COMMIT_LSN, COMMIT_TS, DELETED, XID
 
 
 class Rows:
@@ -17,7 +17,7 @@ class Rows:
 
     Args:
         batches: At least one.
-        commit_ts: Whether positions hold the commit time too.
+        soft_delete: Whether positions hold the commit time too, and new images whether they went.
 
     Attributes:
         schema: The schema.
@@ -25,9 +25,10 @@ class Rows:
         key: Numbers of the key columns.
     """
 
-    def __init__(self, batches: Sequence[ChangeBatch], *, commit_ts: bool = False) -> None:
+    def __init__(self, batches: Sequence[ChangeBatch], *, soft_delete: bool = False) -> None:
         self.batches = list(batches)
-        self._commit_ts = commit_ts
+        self.soft_delete = soft_delete
+        self._gone_by: Indexes | None = None
         self.schema = batches[0].schema
         self.ops = np.concatenate([batch.ops for batch in batches])
         names = self.schema.names
@@ -79,16 +80,28 @@ class Rows:
         lsn = np.concatenate([batch.commit_lsn for batch in self.batches])
         xid = np.concatenate([batch.xid for batch in self.batches])
         positions = [pl.Series(COMMIT_LSN, lsn[rows]), pl.Series(XID, xid[rows])]
-        if self._commit_ts:
+        if self.soft_delete:
             times = np.concatenate([batch.commit_time for batch in self.batches])
             positions.append(commit_times(times[rows]).alias(COMMIT_TS))
         return positions
 
+    def bury(self, rows: Indexes, by: Indexes) -> None:
+        """Rows whose new images went again, each by a later row."""
+        self._gone_by = np.full(len(self), -1)
+        self._gone_by[rows] = by
+
+    def marks(self, rows: Indexes) -> list[pl.Series]:
+        """Positions of new images, and for mode `soft_delete` whether they went: then it is when they did."""
+        if not self.soft_delete:
+            return self.positions(rows)
+        by = np.full(len(rows), -1) if self._gone_by is None else self._gone_by[rows]
+        return [*self.positions(np.where(by < 0, rows, by)), pl.Series(DELETED, by >= 0)]
+
     def new_frame(self, rows: Indexes) -> pl.DataFrame:
-        """Whole new images of rows, and their positions."""
+        """Whole new images of rows, and their marks."""
         chosen = self.new(rows)
         columns = [self.new_values(i, chosen).alias(name) for i, name in enumerate(self.schema.names)]
-        return pl.DataFrame(columns + self.positions(rows))
+        return pl.DataFrame(columns + self.marks(rows))
 
     def key_values(self, old: Indexes, new: Indexes, back: Indexes) -> list[pl.Series]:
         """Key columns of old images and new ones, laid one after the other, then gathered by `back`."""

@@ -165,6 +165,30 @@ def test_cleanup_on_stop_leaves_nothing_behind_and_starts_over(
         assert_equal(shop, duckdb_path, table)
 
 
+def test_modes_by_table(dbmazz: Dbmazz, shop: SourceDatabase, duckdb_path: Path) -> None:
+    dbmazz.variables["MODE"] = "changelog, public.items=soft_delete"
+    dbmazz.run("capture")
+    shop.execute("DELETE FROM items WHERE id <= 20; UPDATE orders SET note = 'new' WHERE id <= 5")
+    dbmazz.run("capture")
+    marks = ("_dbmazz_deleted", "_dbmazz_commit_lsn", "_dbmazz_commit_ts", "_dbmazz_synced_at")
+    assert_equal(shop, duckdb_path, "public.items", where="NOT _dbmazz_deleted", ignore=marks)
+    tables = dbmazz.json("status")["tables"]
+    found = {name: (table["mode"], table["rows"], table["complete"]) for name, table in tables.items()}
+    assert found == {"public.items": ("soft_delete", 100, True), "public.orders": ("changelog", 55, True)}
+    lines = [line.split() for line in dbmazz.run("status").stdout.splitlines()]
+    assert ["table", "rows", "mode", "state", "snapshot"] in lines
+    assert any(line[:4] == ["public.items", "100", "soft_delete", "streaming"] for line in lines)
+
+    error = dbmazz.json("capture", "--mode", "mirror, public.items=soft_delete", code=2)
+    assert (error["error"], error["object"]) == ("ConfigError", "MODE")
+    assert "public.orders is kept in mode changelog" in error["what"]
+    assert "dbmazz snapshot --tables 'public.orders'" in error["remedy"]
+    dbmazz.variables["MODE"] = "mirror, public.items=soft_delete"
+    dbmazz.run("snapshot", "--tables", "public.orders")
+    dbmazz.run("capture")
+    assert_equal(shop, duckdb_path, "public.orders")
+
+
 def test_snapshot_of_some_tables_leaves_the_others(dbmazz: Dbmazz, shop: SourceDatabase, duckdb_path: Path) -> None:
     dbmazz.run("capture")
     with duckdb.connect(str(duckdb_path)) as duck:

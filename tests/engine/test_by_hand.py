@@ -120,10 +120,10 @@ def test_a_row_without_a_key_was_deleted(
 
 def test_a_row_is_missing_in_a_transaction_too_large_for_memory(start: Callable[[Mode], Lab]) -> None:
     """An earlier piece has changed the table, so that what is committed does not tell which row it is."""
-    lab = start(Mode.MIRROR).configured(flush=FlushConfig(max_bytes=100_000))
+    lab = start(Mode.MIRROR).configured(flush=FlushConfig(max_bytes=1_000_000))
     by_hand(lab, "DELETE FROM public.t WHERE id = 2")
     lab.transactions(
-        "INSERT INTO t SELECT i, repeat('x', 100), i FROM generate_series(100, 20000) i; DELETE FROM t WHERE id = 2"
+        "INSERT INTO t SELECT i, repeat('x', 300), i FROM generate_series(100, 40000) i; DELETE FROM t WHERE id = 2"
     )
     conflict(
         lab, r"public\.t in .* by hand: of 1 rows that this flush changes, the first in transaction \d+,.* 0 were found"

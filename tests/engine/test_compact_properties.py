@@ -9,8 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
@@ -18,21 +17,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dbmazz_core.batch import ChangeBatch
-from dbmazz_core.config import SinkConfig
+from dbmazz_core.config import FlushConfig, SinkConfig, WindowLimits
 from dbmazz_core.connectors.sinks.duckdb import DuckDBSink
-from dbmazz_core.connectors.sources.base import Truncation
+from dbmazz_core.connectors.sources.base import StreamPart, TableEvent
 from dbmazz_core.connectors.sources.postgres.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.decoder import Decoder
 from dbmazz_core.connectors.sources.postgres.framing import frame
 from dbmazz_core.connectors.sources.postgres.messages import Relation, RelationColumn
 from dbmazz_core.connectors.sources.postgres.relations import Relations
-from dbmazz_core.engine.changelog import changelog
-from dbmazz_core.engine.compact import compact
-from dbmazz_core.engine.effect import NetEffect
 from dbmazz_core.engine.result import Checkpoint
+from dbmazz_core.engine.window import Window
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.records import SourcePosition
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.table_options import Mode
 from dbmazz_core.tables import TableRef
@@ -103,11 +98,16 @@ def is_out_of_line(value: bytes | None) -> bool:
 
 @dataclass(slots=True)
 class Model:
-    """A PostgreSQL table and the changes that it sends."""
+    """A PostgreSQL table and the changes that it sends.
+
+    Attributes:
+        rows: What is in it.
+        gone: By key that is not in it any more: the last row that was.
+    """
 
     shape: Shape
     rows: list[Row] = field(default_factory=list)
-    truncated: bool = False
+    gone: dict[Row, Row] = field(default_factory=dict)
     changes: list[bytes] = field(default_factory=list)
 
     def key(self, row: Row) -> Row:
@@ -120,11 +120,13 @@ class Model:
     def insert(self, row: Row) -> None:
         if self.takes(row):
             self.rows.append(row)
+            self.gone.pop(self.key(row), None)
             self.changes.append(encode.insert(OID, row))
 
     def delete(self, at: int) -> None:
         if self.rows:
             old = self.rows.pop(at % len(self.rows))
+            self.gone[self.key(old)] = old
             self.changes.append(encode.delete(OID, **self.old(old, sent_by="delete")))
 
     def update(self, at: int, wanted: Row, changed: Sequence[bool]) -> None:
@@ -136,14 +138,16 @@ class Model:
         if self.key(new) != self.key(old) and not self.takes(new):
             return
         self.rows[place] = new
+        self.gone[self.key(old)] = old
+        self.gone.pop(self.key(new), None)
         sent = [UNCHANGED if n == o and is_out_of_line(n) else n for n, o in zip(new, old, strict=True)]
         moved = "key" if self.key(new) != self.key(old) else "update"
         self.changes.append(encode.update(OID, sent, **self.old(old, sent_by=moved)))
 
     def truncate(self) -> None:
+        self.gone |= {self.key(row): row for row in self.rows}
         self.rows.clear()
-        self.changes.clear()
-        self.truncated = True
+        self.changes.append(encode.truncate([OID]))
 
     def old(self, row: Row, *, sent_by: str) -> dict[str, encode.Row]:
         if self.shape.identity == "f":
@@ -181,7 +185,7 @@ def steps(draw: st.DrawFn, model: Model) -> None:
             model.truncate()
 
 
-def batches(shape: Shape, changes: list[bytes], cuts: list[int], lsn: int) -> list[ChangeBatch]:
+def batches(shape: Shape, changes: list[bytes], cuts: list[int], lsn: int) -> list[TableEvent]:
     """The changes as the decoder gives them, in several batches."""
     decoder, found, open_transaction = Decoder(shape.relations()), [], None
     bounds = sorted({0, len(changes), *(cut % (len(changes) + 1) for cut in cuts)})
@@ -191,7 +195,20 @@ def batches(shape: Shape, changes: list[bytes], cuts: list[int], lsn: int) -> li
         framed = frame(MessageBlock.join([encode.xlogdata(lsn, lsn, payload) for payload in part]), open_transaction)
         open_transaction = framed.open
         found += decoder.decode(framed, 0, len(framed.block))
-    return [event for event in found if isinstance(event, ChangeBatch)]
+    return found
+
+
+@dataclass(slots=True)
+class OnePart:
+    """A `ChangeStream` of one transaction."""
+
+    part: StreamPart
+
+    def next(self, *, rows: int, size: int, timeout: float) -> StreamPart:
+        return self.part
+
+    def confirm(self, lsn: Lsn) -> None:
+        pass
 
 
 @dataclass(slots=True)
@@ -200,34 +217,35 @@ class Destination:
     path: Path
 
     def create(self, shape: Shape, mode: Mode) -> None:
+        self.sink.begin()
         # Made in another mode first, so that no history is carried over.
-        other = Mode.SOFT_DELETE if mode is Mode.MIRROR else Mode.MIRROR
-        self.sink.create_table(shape.schema, slot="s", snapshot_lsn=Lsn(1), mode=other)
-        self.sink.create_table(shape.schema, slot="s", snapshot_lsn=Lsn(1), mode=mode)
+        for made in (Mode.SOFT_DELETE if mode is Mode.MIRROR else Mode.MIRROR, mode):
+            self.sink.create_table(shape.schema, slot="s", snapshot_lsn=Lsn(1), mode=made)
+        self.sink.commit(checkpoint_at(1))
 
-    def apply(self, shape: Shape, mode: Mode, events: list[ChangeBatch | Truncation]) -> None:
-        """As the window does."""
-        if mode is Mode.CHANGELOG:
-            self.sink.append_changes(shape.schema, changelog(shape.schema, events))
-            return
-        at = max((i for i, event in enumerate(events) if isinstance(event, Truncation)), default=-1)
-        found = [event for event in events[at + 1 :] if isinstance(event, ChangeBatch)]
-        last = events[at] if at >= 0 else None
-        truncated = last.position if isinstance(last, Truncation) else None
-        self.sink.apply(
-            compact(found, truncated=truncated, commit_ts=mode is Mode.SOFT_DELETE)
-            if found
-            else NetEffect(shape.schema, truncated=truncated)
-        )
+    def apply(self, shape: Shape, mode: Mode, events: list[TableEvent], lsn: int) -> None:
+        """One flush of one window."""
+        stream = OnePart(StreamPart(events, True, Lsn(lsn + 1), 1, 1, None, at_bound=True))
+        checkpoint, schemas, modes = checkpoint_at(lsn), {TABLE: shape.schema}, {TABLE: mode}
+        Window(
+            stream,
+            self.sink,
+            checkpoint,
+            Lsn(lsn + 1),
+            schemas,
+            flush=FlushConfig(),
+            limits=WindowLimits(),
+            modes=modes,
+        ).run()
 
-    def rows(self, shape: Shape, mode: Mode) -> Counter[Row]:
+    def rows(self, shape: Shape, mode: Mode, where: str = "NOT _dbmazz_deleted") -> Counter[Row]:
         with duckdb.connect(str(self.path)) as connection:
             if mode is Mode.CHANGELOG:
                 _, rows = fold(connection, "public.t", shape.key_names)
             else:
                 values = ", ".join(f"c{i}::VARCHAR" for i in range(len(shape.types)))
-                where = "NOT _dbmazz_deleted" if mode is Mode.SOFT_DELETE else "true"
-                rows = connection.execute(f"SELECT {values} FROM public.t WHERE {where}").fetchall()
+                where = f"WHERE {where}" if mode is Mode.SOFT_DELETE else ""
+                rows = connection.execute(f"SELECT {values} FROM public.t {where}").fetchall()
             return Counter(tuple(None if v is None else v.encode() for v in row) for row in rows)
 
 
@@ -245,22 +263,19 @@ def test_any_changes_in_any_batches_leave_what_the_source_has(
 ) -> None:
     """In every mode; and since the tables are complete, every change finds its row."""
     model = Model(shape)
-    checkpoint = Checkpoint("s", Lsn(1), "1", 1, "d")
-    destination.sink.rollback()  # what a failed example left
-    destination.sink.begin()
     destination.create(shape, mode)
     for flush in range(data.draw(st.integers(1, 4), label="flushes")):
-        model = replace(model, truncated=False, changes=[])
+        model.changes.clear()
         for _ in range(data.draw(st.integers(0, 25), label="changes")):
             data.draw(steps(model))
-        if model.changes or model.truncated:
+        if model.changes:
             cuts = data.draw(st.lists(st.integers(0, 30), max_size=4))
-            lsn = 10 + flush
-            events: list[ChangeBatch | Truncation] = []
-            if model.truncated:
-                events.append(Truncation(TABLE, SourcePosition(Lsn(lsn), 0, 1, datetime(2000, 1, 1, tzinfo=UTC))))
-            if model.changes:
-                events += batches(shape, model.changes, cuts, lsn)
-            destination.apply(shape, mode, events)
-    destination.sink.commit(checkpoint)
+            destination.apply(shape, mode, batches(shape, model.changes, cuts, lsn=10 + flush), lsn=10 + flush)
     assert destination.rows(shape, mode) == Counter(model.rows)
+    if mode is Mode.SOFT_DELETE and shape.keyed:
+        # The last values of what went, wherever flushes ended.
+        assert destination.rows(shape, mode, "_dbmazz_deleted") == Counter(model.gone.values())
+
+
+def checkpoint_at(lsn: int) -> Checkpoint:
+    return Checkpoint("s", Lsn(lsn), "1", 1, "d")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from dbmazz_core.demo.postgres import EmbeddedPostgres
+from dbmazz_core.table_options import Mode
 from tests.engine.lab import Lab, toast
+from tests.engine.worker_process import Worker
 from tests.fix_proxy import Proxy
 from tests.postgres_fixtures import UNSAFE_BUT_FAST, create_database
 
@@ -38,38 +37,6 @@ def work(lab: Lab, transactions: int = 40, size: int = 300) -> None:
             f"DELETE FROM bag WHERE ctid IN (SELECT ctid FROM bag WHERE x = {n % 10} LIMIT 20)"
         )
     lab.transactions(*statements)
-
-
-class Worker:
-    """A capture in a process of its own."""
-
-    def __init__(self, lab: Lab, *, url: str | None = None, **environment: str) -> None:
-        settings = {
-            "SOURCE_URL": url or lab.database.url,
-            "TABLES": "public.*",
-            "SOURCE_SLOT_NAME": lab.slot,
-            "SINK_URL": str(lab.path),
-            "FLUSH_SIZE": "500",
-            "SNAPSHOT_CHUNK_SIZE": "200",
-            "PATH": os.environ["PATH"],
-        }
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.engine.worker"],
-            env=settings | environment,
-            cwd=Path(__file__).parents[2],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def end(self, timeout: float = 60) -> tuple[int, str]:
-        """Exit code and what it said."""
-        out, err = self.process.communicate(timeout=timeout)
-        return self.process.returncode, out + err
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.communicate()
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
@@ -100,6 +67,31 @@ def test_killed_right_after_a_commit_and_before_it_is_confirmed(lab: Lab, moment
         assert lab.confirmed <= lab.checkpoint
     work(lab, transactions=2)
     lab.capture_and_compare(*TABLES)
+
+
+@pytest.mark.parametrize("mode", [Mode.SOFT_DELETE, Mode.CHANGELOG])
+def test_killed_while_what_went_is_kept(lab: Lab, mode: Mode) -> None:
+    lab.execute(SETUP)
+    work(lab, transactions=3)
+    kept = lab.kept(mode)
+    code, _ = Worker(lab, MODE=mode.value, DBMAZZ_TEST_DIE_AT="snapshot:2").end()
+    assert code == -signal.SIGKILL
+    kept.capture()
+    work(lab, transactions=15)
+    code, _ = Worker(lab, MODE=mode.value, DBMAZZ_TEST_DIE_AT="stream:2").end()
+    assert code == -signal.SIGKILL
+    work(lab, transactions=1, size=40_000)
+    worker = Worker(lab, MODE=mode.value, FLUSH_MAX_BYTES="1MB")
+    wait_for(lambda: streaming(lab))
+    time.sleep(0.3)
+    worker.kill()
+    kept.capture_and_compare(*TABLES)
+    once = {
+        Mode.SOFT_DELETE: "SELECT id FROM public.t GROUP BY id HAVING count(*) > 1",
+        Mode.CHANGELOG: "SELECT 1 FROM public.t WHERE _dbmazz_op <> 'snapshot' "
+        "GROUP BY _dbmazz_commit_lsn, _dbmazz_ordinal HAVING count(*) > 1",
+    }
+    assert kept.rows(once[mode]) == []
 
 
 def test_killed_again_and_again_at_any_moment(lab: Lab) -> None:

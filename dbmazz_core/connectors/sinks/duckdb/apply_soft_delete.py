@@ -9,9 +9,9 @@ from __future__ import annotations
 import polars as pl
 
 from dbmazz_core.connectors.sinks.duckdb.by_hand import Expected
-from dbmazz_core.connectors.sinks.duckdb.shapes import DELETED, LIVE, MARKS, SYNCED_AT
+from dbmazz_core.connectors.sinks.duckdb.shapes import LIVE, MARKS, SYNCED_AT
 from dbmazz_core.connectors.sinks.duckdb.statements import Statements
-from dbmazz_core.engine.effect import COMMIT_LSN, COMMIT_TS, COUNT, XID, Move, PartialUpdate
+from dbmazz_core.engine.effect import COMMIT_LSN, COMMIT_TS, COUNT, DELETED, XID, Move, PartialUpdate
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.records import SourcePosition
 from dbmazz_core.table_options import Mode
@@ -19,13 +19,18 @@ from dbmazz_core.tables import quote_identifier as quoted
 
 _LIVE = LIVE[Mode.SOFT_DELETE]
 _POSITION = (COMMIT_LSN, COMMIT_TS)
+#: Columns of frames with new images: some may have gone again within the flush.
+_FATE = (*_POSITION, DELETED)
 _MARKS = ", ".join(name for name, _ in MARKS)
 
 
-def _marks(deleted: bool, lsn: str = f"s.{COMMIT_LSN}", time: str = f"s.{COMMIT_TS}") -> str:
+def _marks(deleted: str = f"s.{DELETED}", lsn: str = f"s.{COMMIT_LSN}", time: str = f"s.{COMMIT_TS}") -> str:
     """SET of an UPDATE."""
     # now() is when DuckDB's transaction began: one moment for all that it changes.
     return f"{DELETED} = {deleted}, {COMMIT_LSN} = {lsn}, {COMMIT_TS} = {time}, {SYNCED_AT} = now()"
+
+
+_GONE = _marks("true")
 
 
 class SoftDeleteApplier:
@@ -45,7 +50,7 @@ class SoftDeleteApplier:
     def truncate(self, position: SourcePosition) -> None:
         """See `RowApplier`."""
         time = f"'{position.commit_time.isoformat()}'::TIMESTAMPTZ" if position.commit_time else "NULL"
-        marks = _marks(True, str(int(position.commit_lsn)), time)
+        marks = _marks("true", str(int(position.commit_lsn)), time)
         self._do.run(f"UPDATE {self._do.table} t SET {marks} WHERE {_LIVE}")
 
     def fetch(self, move: Move, number: int) -> str:
@@ -56,14 +61,14 @@ class SoftDeleteApplier:
         """See `RowApplier`."""
         do = self._do
         source = do.source(do.key, *_POSITION)
-        found = do.run(f"UPDATE {do.table} t SET {_marks(True)} FROM {source} WHERE {do.on_key} AND {_LIVE}", rows)
+        found = do.run(f"UPDATE {do.table} t SET {_GONE} FROM {source} WHERE {do.on_key} AND {_LIVE}", rows)
         self._expected.check(found, do, rows, do.key)
 
     def update(self, update: PartialUpdate) -> None:
         """See `RowApplier`."""
         do = self._do
-        set_ = ", ".join([*(f"{quoted(n)} = s.{quoted(n)}" for n in update.known), _marks(False)])
-        source = do.source((*do.key, *update.known), *_POSITION)
+        set_ = ", ".join([*(f"{quoted(n)} = s.{quoted(n)}" for n in update.known), _marks()])
+        source = do.source((*do.key, *update.known), *_FATE)
         do.replace_clinging(update, besides=[name for name, _ in MARKS], where=_LIVE)
         found = do.run(f"UPDATE {do.table} t SET {set_} FROM {source} WHERE {do.on_key} AND {_LIVE}", update.frame)
         if found != len(update.frame):
@@ -79,7 +84,7 @@ class SoftDeleteApplier:
         """See `RowApplier`."""
         do = self._do
         found = do.run(
-            f"UPDATE {do.table} t SET {_marks(True)} FROM ("
+            f"UPDATE {do.table} t SET {_GONE} FROM ("
             f"SELECT t.rowid AS id, s.*, row_number() OVER (PARTITION BY s._dbmazz_row) AS found "
             f"FROM {do.table} t JOIN (SELECT *, row_number() OVER () AS _dbmazz_row "
             f"FROM {do.source(do.names, COUNT, *_POSITION)}) s ON {do.equal(do.names)} WHERE {_LIVE}) s "
@@ -91,7 +96,7 @@ class SoftDeleteApplier:
     def upsert(self, rows: pl.DataFrame) -> None:
         """See `RowApplier`."""
         do = self._do
-        set_ = ", ".join([*(f"{quoted(n)} = s.{quoted(n)}" for n in do.names if n not in do.key), _marks(False)])
+        set_ = ", ".join([*(f"{quoted(n)} = s.{quoted(n)}" for n in do.names if n not in do.key), _marks()])
         # In WHEN and not in ON: DuckDB 1.4 fails over a condition on `t` alone there (tried).
         what = f"WHEN MATCHED AND {_LIVE} THEN UPDATE SET {set_}"
         replaced = 0
@@ -103,10 +108,10 @@ class SoftDeleteApplier:
             )
         if replaced or not self._expected.complete:
             self._forget(do.source(do.key), rows)
-            names, values = self._columns("s")
+            names, values = self._columns()
             what += f" WHEN NOT MATCHED THEN INSERT ({names}) VALUES ({values})"
         found = do.run(
-            f"MERGE INTO {do.table} t USING {do.source(do.names, *_POSITION)} ON {do.on_key} {what}",
+            f"MERGE INTO {do.table} t USING {do.source(do.names, *_FATE)} ON {do.on_key} {what}",
             rows,
         )
         self._expected.check(found, do, rows, do.key)
@@ -115,19 +120,19 @@ class SoftDeleteApplier:
         """See `RowApplier`."""
         do = self._do
         self._forget(do.source(do.key), rows)
-        names, values = self._columns("s")
-        do.run(f"INSERT INTO {do.table} ({names}) SELECT {values} FROM {do.source(do.names, *_POSITION)}", rows)
+        names, values = self._columns()
+        do.run(f"INSERT INTO {do.table} ({names}) SELECT {values} FROM {do.source(do.names, *_FATE)}", rows)
 
     def insert_fetched(self, name: str) -> None:
         """See `RowApplier`."""
         self._forget(f"{name} s")
-        names, values = self._columns("s")
+        names, values = self._columns()
         self._do.run(f"INSERT INTO {self._do.table} ({names}) SELECT {values} FROM {name} s")
 
     def copy(self, rows: pl.DataFrame) -> None:
         """See `RowApplier`."""
         do = self._do
-        names, values = self._columns("s", lsn=str(int(self._snapshot_lsn)), time="NULL")
+        names, values = self._columns(f"false, {int(self._snapshot_lsn)}, NULL")
         do.run(f"INSERT INTO {do.table} ({names}) SELECT {values} FROM {do.source(do.names)}", rows)
 
     def _forget(self, source: str, rows: pl.DataFrame | None = None) -> None:
@@ -136,7 +141,7 @@ class SoftDeleteApplier:
         if do.key:
             do.run(f"DELETE FROM {do.table} t USING {source} WHERE t.{DELETED} AND {do.on_key}", rows)
 
-    def _columns(self, source: str, *, lsn: str = f"s.{COMMIT_LSN}", time: str = f"s.{COMMIT_TS}") -> tuple[str, str]:
-        """All column names, and the values of live rows for them."""
+    def _columns(self, marks: str = f"s.{DELETED}, s.{COMMIT_LSN}, s.{COMMIT_TS}") -> tuple[str, str]:
+        """All column names, and the values for them."""
         own = [quoted(n) for n in self._do.names]
-        return ", ".join([*own, _MARKS]), ", ".join([*(f"{source}.{n}" for n in own), f"false, {lsn}, {time}, now()"])
+        return ", ".join([*own, _MARKS]), ", ".join([*(f"s.{n}" for n in own), marks, "now()"])

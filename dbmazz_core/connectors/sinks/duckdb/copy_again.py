@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import duckdb
 
-from dbmazz_core.connectors.sinks.duckdb.shapes import CHANGE, DELETED, MARKS, SYNCED_AT, Columns
+from dbmazz_core.connectors.sinks.duckdb.shapes import CHANGE, MARKS, SYNCED_AT, Columns
 from dbmazz_core.connectors.sinks.duckdb.statements import Statements
 from dbmazz_core.engine.changelog import OLD
-from dbmazz_core.engine.effect import COMMIT_LSN, COMMIT_TS
+from dbmazz_core.engine.effect import COMMIT_LSN, COMMIT_TS, DELETED
 from dbmazz_core.errors import DestinationConflict
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.schema import TableSchema

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 from dbmazz_core.connectors.sinks.duckdb.values import type_name
 from dbmazz_core.engine.changelog import KNOWN_OLD, OLD, OP, ORDINAL, UNCHANGED
-from dbmazz_core.engine.effect import COMMIT_LSN, COMMIT_TS, PREFIX, XID
+from dbmazz_core.engine.effect import COMMIT_LSN, COMMIT_TS, DELETED, PREFIX, XID
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.table_options import Mode
 
-DELETED = PREFIX + "deleted"
 SYNCED_AT = PREFIX + "synced_at"
 
 #: Column names and DuckDB's types.

@@ -308,6 +308,7 @@ class DuckDBSink:
         if not isinstance(applier, ChangelogApplier):
             raise TypeError(f"{schema.table} is no changelog: the net effect of its changes is applied")
         applier.append(changes)
+        self._touched.add(schema.table)
 
     def refused(self, schema: TableSchema, frame: pl.DataFrame) -> pl.DataFrame:
         """See `Sink.refused`."""

@@ -1,0 +1,416 @@
+"""Runs a program against PostgreSQL and a pipeline, and judges the destination at every checkpoint.
+
+Every commit is recorded with its place in the WAL and a copy of all tables as they are then (unlogged tables in the
+schema `history`). So after any window, whatever ended it, the oracle can compare the destination with the source as it
+was at the checkpoint, not only when both have come to rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg import errors
+
+from dbmazz_core.config import FlushConfig, WindowLimits
+from dbmazz_core.engine.progress import Progress
+from dbmazz_core.engine.result import StopReason
+from dbmazz_core.errors import SchemaChanged
+from dbmazz_core.lsn import INVALID_LSN, Lsn
+from dbmazz_core.tables import TableRef, parse_tables
+from tests.engine.lab import Lab
+from tests.engine.worker_process import Worker
+from tests.oracle import assert_equal
+from tests.soak.ddl import CHANGES
+from tests.soak.program import SESSIONS, Capture, Change, CommitPrepared, Copy, Do, Kill, Program, Step, Vacuum
+from tests.soak.statements import EXCLUSIVE, STATEMENTS, Connection, Table, look_up, rows, table_names
+from tests.soak.tables import TYPES, create
+
+#: What generated statements may run into. Anything else is a mistake of the generator.
+_REFUSED = (
+    errors.IntegrityError,
+    errors.LockNotAvailable,
+    errors.DeadlockDetected,
+    errors.CardinalityViolation,  # ON CONFLICT DO UPDATE twice of one row
+    errors.ObjectNotInPrerequisiteState,  # PREPARE after something that cannot be prepared; an update without identity
+)
+#: With schema changes a statement may also be wrong for the table as it is now.
+_REFUSED_WITH_DDL = (*_REFUSED, errors.SyntaxErrorOrAccessRuleViolation, errors.DataError, errors.FeatureNotSupported)
+_LOCK_TIMEOUT = "SET lock_timeout = '20ms'"
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the runs did, for the report at the end."""
+
+    programs: int = 0
+    statements: int = 0
+    refused: int = 0
+    commits: int = 0
+    windows: int = 0
+    kills: int = 0
+    changes: int = 0
+    comparisons: int = 0
+    copies: int = 0
+
+    def __str__(self) -> str:
+        return ", ".join(f"{getattr(self, f.name)} {f.name}" for f in dataclasses.fields(self))
+
+
+@dataclass(slots=True)
+class _Session:
+    number: int
+    connection: Connection
+    open: bool = False
+    savepoints: int = 0
+    #: Locks out readers of some table.
+    exclusive: bool = False
+    writes_schema: bool = False
+
+
+@dataclass(slots=True)
+class _State:
+    """All tables after a commit.
+
+    Attributes:
+        before, after: Positions between which its commit record is.
+        tables: Quoted name: the copy's name; None where a lock of another session was in the way.
+    """
+
+    before: Lsn
+    after: Lsn
+    tables: dict[str, str | None]
+
+
+@dataclass(slots=True)
+class Run:
+    """One program's run. Fails with an AssertionError, or what dbmazz raises; `history` tells the SQL."""
+
+    lab: Lab
+    ddl: bool
+    tally: Tally
+    history: list[str] = field(default_factory=list)
+    _sessions: list[_Session] = field(default_factory=list)
+    _observer: Any = None
+    _states: list[_State] = field(default_factory=list)
+    _prepared: list[tuple[str, _Session]] = field(default_factory=list)
+    _names: Iterator[int] = field(default_factory=itertools.count)
+    _schema_moved: bool = False
+
+    def run(self, program: Program) -> None:
+        """Everything, then catch up and compare."""
+        with ExitStack() as stack:
+            self._observer = stack.enter_context(self.lab.database.connect())
+            self._observer.execute(_LOCK_TIMEOUT)
+            for number in range(SESSIONS + 1):
+                connection = stack.enter_context(self.lab.database.connect())
+                connection.execute(_LOCK_TIMEOUT)
+                self._sessions.append(_Session(number, connection))
+            stack.callback(self._roll_back_prepared)
+            self._create(program)
+            for step in (Capture(), *program.steps):
+                self._step(step)
+            self._end_sessions(everything=True)
+            self._capture(Capture())
+            self.lab.assert_equal(*table_names(self._observer))
+        self.tally.programs += 1
+
+    def _create(self, program: Program) -> None:
+        first = self._sessions[0]
+        self._execute(first, TYPES + "; CREATE SCHEMA history; CREATE TABLE history.noise (v text)")
+        for number, spec in enumerate(program.tables):
+            self._execute(first, create(spec, f"t{number}"))
+        self._record_state(Lsn(0))
+        for change in program.rows:
+            self._step(Do(0, (change,)))
+
+    def _step(self, step: Step) -> None:
+        match step:
+            case Do():
+                self._do(step)
+            case CommitPrepared():
+                if self._prepared:
+                    self._commit_prepared()
+            case Capture():
+                self._end_sessions(everything=self._schema_moved)
+                self._schema_moved = False
+                self._capture(step)
+            case Kill():
+                self._end_sessions(everything=self._schema_moved)
+                self._schema_moved = False
+                self._kill(step)
+            case Copy():
+                # A slot's creation waits for all open transactions.
+                self._end_sessions(everything=True)
+                self._copy(step)
+            case Vacuum():
+                self._vacuum(step)
+
+    # -- the source
+
+    def _do(self, step: Do) -> None:
+        session = self._sessions[step.session]
+        for change in step.changes:
+            if not session.open:
+                self._execute(session, "BEGIN")
+                session.open = True
+            try:
+                if isinstance(change, Change):
+                    self._change(session, change)
+                else:
+                    self._mark(session, change)
+            except _REFUSED_WITH_DDL as error:
+                if not self.ddl and not isinstance(error, _REFUSED):
+                    raise
+                self._refused(session, error)
+        if session.open and step.end:
+            self._end(session, step.end)
+
+    def _change(self, session: _Session, change: Change) -> None:
+        table = look_up(session.connection, change.table)
+        if table is None or not table.columns:
+            return
+        session.exclusive |= change.kind in EXCLUSIVE or change.kind in CHANGES
+        if change.kind == "copy":
+            self._copy_in(session, table, change)
+        elif change.kind == "truncate_several":
+            count = 1 + change.a % 3
+            names = {found.name for i in range(count) if (found := look_up(session.connection, change.table + i))}
+            self._execute(session, f"TRUNCATE {', '.join(sorted(names))} RESTART IDENTITY CASCADE")
+        else:
+            if change.kind in CHANGES:
+                self._schema_moved = session.writes_schema = True
+            render = (CHANGES if change.kind in CHANGES else STATEMENTS)[change.kind]
+            self._execute(session, render(table, change.a, change.b, change.n))
+
+    def _copy_in(self, session: _Session, table: Table, change: Change) -> None:
+        names = ", ".join(column.name for column in table.columns)
+        query = rows(table, change.a, change.a + change.b, change.n)
+        statement = f"COPY {table.name} ({names}) FROM STDIN"
+        self._tell(session, f"{statement}  -- what this gives: {query}")
+        with session.connection.cursor() as cursor:
+            with cursor.copy(f"COPY ({query}) TO STDOUT".encode()) as source:
+                data = b"".join(bytes(part) for part in source)
+            with cursor.copy(statement.encode()) as target:
+                target.write(data)
+
+    def _mark(self, session: _Session, kind: str) -> None:
+        if kind == "savepoint":
+            self._execute(session, f"SAVEPOINT s{session.savepoints}")
+            session.savepoints += 1
+        elif session.savepoints:
+            word = "RELEASE" if kind == "release" else "ROLLBACK TO"
+            self._execute(session, f"{word} s{session.savepoints - 1}")
+            session.savepoints -= kind == "release"
+
+    def _refused(self, session: _Session, error: psycopg.Error) -> None:
+        self.tally.refused += 1
+        self.history[-1] += f"\n--    refused: {str(error).splitlines()[0]}"
+        if session.savepoints:
+            self._execute(session, f"ROLLBACK TO s{session.savepoints - 1}")
+        else:
+            self._close(session, "ROLLBACK")
+
+    def _end(self, session: _Session, how: str) -> None:
+        if how == "rollback":
+            self._close(session, "ROLLBACK")
+        elif how == "prepare":
+            name = f"p{next(self._names)}"
+            held = dataclasses.replace(session)
+            try:
+                self._close(session, f"PREPARE TRANSACTION '{name}'")
+            except _REFUSED_WITH_DDL as error:
+                self.history[-1] += f"\n--    refused: {str(error).splitlines()[0]}"
+                self._close(session, "ROLLBACK")
+                return
+            self._prepared.append((name, held))
+        else:
+            with self._committing():
+                self._close(session, "COMMIT")
+
+    def _close(self, session: _Session, statement: str) -> None:
+        session.open = session.exclusive = session.writes_schema = False
+        session.savepoints = 0
+        self._execute(session, statement)
+
+    def _commit_prepared(self) -> None:
+        name, _ = self._prepared.pop(0)
+        with self._committing():
+            self._execute(self._sessions[-1], f"COMMIT PREPARED '{name}'")
+
+    def _vacuum(self, step: Vacuum) -> None:
+        session = self._sessions[-1]
+        if table := look_up(session.connection, step.table):
+            try:
+                self._execute(session, f"VACUUM FULL {table.name}")
+            except _REFUSED as error:
+                self.history[-1] += f"\n--    refused: {error}"
+
+    def _end_sessions(self, *, everything: bool) -> None:
+        """Commit what would be in the way: a window reads from the catalog what an exclusive lock hides."""
+        for session in self._sessions:
+            if session.open and (everything or session.exclusive):
+                self._end(session, "commit")
+        for name, held in list(self._prepared):
+            if everything or held.exclusive:
+                with self._committing():
+                    self._execute(self._sessions[-1], f"COMMIT PREPARED '{name}'")
+                self._prepared.remove((name, held))
+
+    def _roll_back_prepared(self) -> None:
+        for name, _ in self._prepared:
+            self._observer.execute(f"ROLLBACK PREPARED '{name}'".encode())
+
+    def _execute(self, session: _Session, statement: str) -> None:
+        self._tell(session, statement)
+        session.connection.execute(statement.encode())
+
+    def _tell(self, session: _Session, statement: str) -> None:
+        self.tally.statements += 1
+        self.history.append(f"/* {session.number} */ " + statement + ";")
+
+    def _say(self, what: str) -> None:
+        self.history.append(f"\n-- {what}")
+
+    # -- what the source was
+
+    @contextmanager
+    def _committing(self) -> Iterator[None]:
+        before = self._server_lsn()
+        yield
+        self.tally.commits += 1
+        self._record_state(before)
+
+    def _server_lsn(self) -> Lsn:
+        ((lsn,),) = self._observer.execute("SELECT pg_current_wal_insert_lsn()::text").fetchall()
+        return Lsn.parse(lsn)
+
+    def _record_state(self, before: Lsn) -> None:
+        after = self._server_lsn()
+        copies: dict[str, str | None] = {}
+        for name in table_names(self._observer):
+            copy: str | None = f"history.s{next(self._names)}"
+            try:
+                self._observer.execute(f"CREATE UNLOGGED TABLE {copy} AS SELECT * FROM {name}".encode())
+            except errors.LockNotAvailable:
+                copy = None
+            copies[name] = copy
+        self._states.append(_State(before, after, copies))
+
+    def _states_at(self, position: Lsn) -> Sequence[_State]:
+        """The state at a position; two where a commit was under way when it was taken."""
+        passed = [state for state in self._states if state.before < position] or self._states[:1]
+        return [passed[-1], *passed[-2:-1]] if position < passed[-1].after else passed[-1:]
+
+    def _compare(self) -> None:
+        """Every table that the destination has, with the source at the position that it is at."""
+        status = self.lab.pipeline.status(rows=False)
+        checkpoint = status.checkpoint
+        assert status.destination_error is None, status.destination_error
+        if checkpoint is None:
+            return
+        assert status.confirmed_lsn is None or status.confirmed_lsn <= checkpoint.lsn, "confirmed is more than is held"
+        for table in status.tables:
+            if table.state == "streaming":
+                # A table copied after the checkpoint is ahead of the others.
+                self._compare_table(table.table.name, max(checkpoint.lsn, table.snapshot_lsn or INVALID_LSN))
+
+    def _compare_table(self, name: str, position: Lsn) -> None:
+        failures = []
+        for state in self._states_at(position):
+            copy = state.tables.get(name)
+            if copy is None:
+                return
+            try:
+                assert_equal(self.lab.database, self.lab.path, copy, as_table=f"public.{name}")
+            except AssertionError as error:
+                failures.append(error)
+            else:
+                self.tally.comparisons += 1
+                return
+        first = failures[0]
+        first.add_note(f"that is {name} as it was in the source at {position}")
+        raise first
+
+    # -- the destination
+
+    def _capture(self, step: Capture) -> None:
+        lab = self.lab.configured(flush=FlushConfig(size=step.flush_size, max_bytes=step.flush_bytes))
+        limits = WindowLimits(max_changes=step.max_changes, max_bytes=step.max_bytes)
+        stop = threading.Event()
+        during = list(step.during)
+        flushes = 0
+        self._say(str(step))
+
+        def progress(report: Progress) -> None:
+            nonlocal flushes
+            if report.phase == "stream":
+                flushes += 1
+                if during:
+                    self._do(dataclasses.replace(during.pop(0), session=SESSIONS))
+                if flushes == step.stop_after:
+                    stop.set()
+
+        def window() -> None:
+            result = lab.capture(limits=limits, stop=stop, progress=progress)
+            self.tally.changes += result.changes
+            self.history.append(
+                f"--    {result.stop_reason}: {result.changes} changes, {result.flushes} flushes, "
+                f"{result.start_lsn} to {result.end_lsn}"
+            )
+            if result.stop_reason is StopReason.CAUGHT_UP:
+                assert result.end_lsn >= result.upper_lsn
+            self._compare()
+
+        self.tally.windows += 1
+        self._unless_schema_changed(window)
+
+    def _unless_schema_changed(self, window: Callable[[], None]) -> None:
+        try:
+            window()
+        except SchemaChanged as error:
+            if not self.ddl:
+                raise
+            self._compare()
+            self.history.append(f"--    {error}")
+            self._end_sessions(everything=True)
+            self._copy_tables(str(error.object))
+            self._unless_schema_changed(window)
+
+    def _kill(self, step: Kill) -> None:
+        self.tally.kills += 1
+        self._say(str(step))
+        environment = {"FLUSH_SIZE": str(step.flush_size)}
+        if step.after_flush is not None:
+            environment["DBMAZZ_TEST_DIE_AT"] = f"stream:{step.after_flush}"
+        worker = Worker(self.lab, **environment)
+        if step.after_flush is None:
+            threading.Event().wait(step.seconds)
+            worker.kill()
+        else:
+            code, said = worker.end()
+            schema_changed = self.ddl and "SchemaChanged" in said
+            assert code in (0, -signal.SIGKILL) or schema_changed, said
+        self._compare()
+
+    def _copy(self, step: Copy) -> None:
+        self._say(str(step))
+        if step.table is None:
+            self.tally.copies += 1
+            self.lab.pipeline.snapshot()
+        elif names := table_names(self._observer):
+            self._copy_tables(f"public.{names[step.table % len(names)]}")
+        self._compare()
+
+    def _copy_tables(self, name: str) -> None:
+        self.tally.copies += 1
+        (pattern,) = parse_tables(name)
+        assert pattern.name is not None
+        self.lab.pipeline.snapshot([TableRef(pattern.schema, pattern.name)])

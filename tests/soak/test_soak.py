@@ -1,0 +1,93 @@
+"""Generated workloads against the oracle, for a while.
+
+`SOAK_SECONDS` says for how long (45; `make soak` runs for an hour), `SOAK_SEED` repeats one round, `SOAK_DDL=1` lets
+tables change their schema too. A failure names its seed, and tells the SQL of the smallest program that was found to
+fail.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import hypothesis
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from dbmazz_core.demo.postgres import EmbeddedPostgres
+from tests.engine.lab import Lab
+from tests.postgres_fixtures import create_database, drop_database
+from tests.soak.program import Program, programs
+from tests.soak.run import Run, Tally
+
+SECONDS = float(os.environ.get("SOAK_SECONDS", "45"))
+DDL = os.environ.get("SOAK_DDL", "0") == "1"
+#: Programs of one seed. Replaying a failure runs through all of them up to the one that fails.
+ROUND = 8
+
+
+def run_program(server: EmbeddedPostgres, program: Program, tally: Tally) -> None:
+    """In a database of its own, into a file of its own; a failure has the history with it."""
+    database = create_database(server)
+    with tempfile.TemporaryDirectory(prefix="dbmazz-soak-") as directory:
+        run = Run(Lab(database, Path(directory) / "destination.duckdb"), DDL, tally)
+        try:
+            run.run(program)
+        except BaseException as error:
+            error.add_note(f"what was done, PostgreSQL {server.version}:\n\n" + "\n".join(run.history))
+            raise
+        finally:
+            drop_database(database)
+
+
+def one_round(server: EmbeddedPostgres, seed: int, deadline: float, tally: Tally) -> Callable[[], None]:
+    """A hypothesis test of one seed's programs, of which none is begun after the deadline."""
+    failed = False
+
+    @hypothesis.seed(seed)
+    @settings(
+        max_examples=ROUND,
+        database=None,
+        deadline=None,
+        phases=(Phase.generate, Phase.shrink),
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(programs(ddl=DDL))
+    def check(program: Program) -> None:
+        nonlocal failed
+        if time.monotonic() > deadline and not failed:  # a failure is reduced, whatever the time
+            return
+        try:
+            run_program(server, program, tally)
+        except BaseException:
+            failed = True
+            raise
+
+    return check
+
+
+@pytest.mark.timeout(SECONDS + 900)
+def test_generated_workloads(server: EmbeddedPostgres) -> None:
+    tally = Tally()
+    repeated = os.environ.get("SOAK_SEED")
+    deadline = float("inf") if repeated else time.monotonic() + SECONDS
+    seed = int(repeated) if repeated else random.SystemRandom().randrange(1 << 32)
+    try:
+        while True:
+            try:
+                one_round(server, seed, deadline, tally)()
+            except BaseException as error:
+                error.add_note(f"to repeat it: make soak SEED={seed}{' DDL=1' if DDL else ''}")
+                raise
+            if repeated or time.monotonic() > deadline:
+                break
+            seed += 1
+    finally:
+        print(f"soak, PostgreSQL {server.version}, last seed {seed}: {tally}")  # noqa: T201
+    assert tally.comparisons > 0
+    assert tally.refused < tally.statements / 4, "the generator mostly makes statements that PostgreSQL refuses"
