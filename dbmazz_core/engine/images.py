@@ -41,6 +41,11 @@ class JoinedImages:
         """See `RowImages.unknown`."""
         return self._mask(lambda part: part.unknown(column))
 
+    @property
+    def lenient(self) -> bool:
+        """See `RowImages.lenient`."""
+        return all(part.lenient for part in self._parts)
+
     def unreadable(self, column: int) -> Mask | None:
         """See `RowImages.unreadable`."""
         return self._mask(lambda part: part.unreadable(column))

@@ -30,24 +30,32 @@ def refused(connection: duckdb.DuckDBPyConnection, schema: TableSchema, frame: p
         f"ORDER BY 1",
         schema,
         frame.select(asked).with_row_index(_ROW),
-    ).cast(pl.Int64)
+    )
 
 
-def missing(connection: duckdb.DuckDBPyConnection, schema: TableSchema, keys: pl.DataFrame) -> pl.Series:
-    """See `Sink.missing`."""
+def missing(connection: duckdb.DuckDBPyConnection, schema: TableSchema, keys: pl.DataFrame, *, live: str) -> pl.Series:
+    """See `Sink.missing`.
+
+    Args:
+        connection: With the transaction that writes.
+        schema: The table.
+        keys: Its key columns.
+        live: Condition for the rows of `t` that count (`shapes.LIVE`).
+    """
     types = {column.name: column.type for column in schema.columns}
     on_key = " AND ".join(f"t.{quoted(n)} = {expression(n, types[n], source='f')}" for n in schema.key)
     found = _select(
         connection,
-        f"SELECT f.{_ROW} AS row FROM found f ANTI JOIN {schema.table.sql} t ON {on_key} ORDER BY 1",
+        f"SELECT f.{_ROW} AS row, 0 AS column FROM found f "
+        f"ANTI JOIN (FROM {schema.table.sql} t WHERE {live}) t ON {on_key} ORDER BY 1",
         schema,
         keys.select(schema.key).with_row_index(_ROW),
     )
-    return found["row"].cast(pl.Int64)
+    return found["row"]
 
 
 def _select(connection: duckdb.DuckDBPyConnection, sql: str, schema: TableSchema, frame: pl.DataFrame) -> pl.DataFrame:
     found = arrow_table(schema, frame)  # noqa: F841 - DuckDB finds it
-    answer = pl.from_arrow(connection.sql(sql).to_arrow_table())
-    assert isinstance(answer, pl.DataFrame)
-    return answer
+    # Read to the end: a result that is not blocks its connection (DuckDB 2.0).
+    answer = connection.execute(sql).fetchnumpy()
+    return pl.DataFrame({name: pl.Series(answer[name], dtype=pl.Int64) for name in ("row", "column")})

@@ -82,6 +82,8 @@ class PostgresSource:
         policy = types or TypePolicy(config.numeric_as.value, lambda table, name: name in config.as_text.of(table))
         self._types = CatalogTypes(lambda: self.connection, policy, failures=self._translated)
         self._rules = ColumnRules(config)
+        # By OID, as the stream knows them: what the rules call them, if they are renamed meanwhile.
+        self._names: dict[int, TableRef] = {}
         self._control: Connection | None = None
         self._stream: PostgresStream | None = None
         self._records: RecordStream | None = None
@@ -147,7 +149,8 @@ class PostgresSource:
                 continue
             published = publication.tables.get(table.ref)
             schema = self._schema(table, publication.columns_of(table))
-            types, maskers = {c.name: c.type for c in schema.columns}, self._rules.maskers(table.ref)
+            maskers = self._rules.maskers(self._names.get(table.oid, table.ref))
+            types = {c.name: c.type for c in schema.columns}
             missing = {name: pl.Series([text.encode()]) for name, text in fingerprint.missing.items()}
             found[table.ref] = SourceTable(
                 table.ref,
@@ -319,6 +322,7 @@ class PostgresSource:
                 for table in tables
                 if table.ref in schemas
             }
+        self._names = names
         relations = Relations(
             captured=keys.__contains__,
             keys=keys,
