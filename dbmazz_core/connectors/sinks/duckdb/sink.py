@@ -6,12 +6,10 @@ merge keeps keys unique (docs/benchmarks.md).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
-import duckdb
 import polars as pl
 
 from dbmazz_core.config import SinkConfig
@@ -22,10 +20,12 @@ from dbmazz_core.connectors.sinks.duckdb.apply_changelog import ChangelogApplier
 from dbmazz_core.connectors.sinks.duckdb.apply_mirror import MirrorApplier
 from dbmazz_core.connectors.sinks.duckdb.apply_soft_delete import SoftDeleteApplier
 from dbmazz_core.connectors.sinks.duckdb.by_hand import Expected
-from dbmazz_core.connectors.sinks.duckdb.failures import is_locked, locked, translated
+from dbmazz_core.connectors.sinks.duckdb.conflicts import changed_by_hand, check_names
+from dbmazz_core.connectors.sinks.duckdb.failures import translated
+from dbmazz_core.connectors.sinks.duckdb.opening import opened
 from dbmazz_core.connectors.sinks.duckdb.refused import missing, refused
 from dbmazz_core.connectors.sinks.duckdb.statements import Statements
-from dbmazz_core.engine.effect import PREFIX, NetEffect
+from dbmazz_core.engine.effect import NetEffect
 from dbmazz_core.engine.follow_schema import SchemaEvent
 from dbmazz_core.engine.result import Checkpoint, TableState
 from dbmazz_core.errors import DestinationConflict, DestinationError
@@ -58,7 +58,7 @@ class DuckDBSink:
         self._touched: set[TableRef] = set()
         self._before: dict[TableRef, shapes.Columns] = {}
         self._created = not read_only and not Path(config.url).exists()
-        self._connection = _connect(config, read_only)
+        self._connection = opened(config, read_only)
         with translated(self.path):
             # Set, not passed to connect: DuckDB refuses a second connection in a process with other options.
             self._connection.execute("SET TimeZone = 'UTC'")
@@ -115,7 +115,7 @@ class DuckDBSink:
             return None
         expected = shapes.columns(schema, state.mode)
         if shapes.comparable(found) != shapes.comparable(expected):
-            raise _conflict(table, self.path, expected, found)
+            raise changed_by_hand(table, self.path, expected, found)
         return schema
 
     def verify_owner(self, table: TableRef, *, slot: str) -> None:
@@ -183,7 +183,7 @@ class DuckDBSink:
         if any(action is SchemaAction.APPLY for _, action in event.steps):
             if event.table in self._touched and not ALTERS_MODIFIED_TABLES:
                 return False
-            _check_names(event.schema)
+            check_names(event.schema)
         with translated(self.path):
             alter(self._connection, self.path, event, self._state(event.table).mode)
             bookkeeping.write_shape(self._connection, event.schema, event.identity)
@@ -248,7 +248,7 @@ class DuckDBSink:
     ) -> None:
         """See `Sink.create_table`."""
         table, columns = schema.table, shapes.columns(schema, mode)
-        _check_names(schema)
+        check_names(schema)
         self.verify_owner(table, slot=slot)
         self._touched.add(table)
         statements = Statements(self._connection, self.path, schema)
@@ -415,62 +415,3 @@ class DuckDBSink:
             "AND table_schema = ? AND table_name = ? ORDER BY ordinal_position",
             [table.schema, table.name],
         ).fetchall()
-
-
-def _connect(config: SinkConfig, read_only: bool) -> duckdb.DuckDBPyConnection:
-    """Open the file, waiting for another process to let go of it."""
-    path = Path(config.url)
-    if read_only and not path.exists():
-        return duckdb.connect(":memory:")
-    if not path.parent.is_dir():
-        raise DestinationError(
-            f"cannot create the DuckDB file {path}: there is no directory {path.parent}",
-            object=str(path),
-            remedy=f"mkdir -p '{path.parent}', or correct SINK_URL",
-        )
-    deadline = time.monotonic() + config.lock_timeout_s
-    while True:
-        with translated(config.url):
-            try:
-                return duckdb.connect(str(path), read_only=read_only)
-            except duckdb.IOException as error:
-                if not is_locked(error):
-                    raise
-                if time.monotonic() >= deadline:
-                    raise locked(config.url, error, config.lock_timeout_s) from None
-        time.sleep(0.1)
-
-
-def _check_names(schema: TableSchema) -> None:
-    """DuckDB folds case when it compares names; PostgreSQL does not. Names with our prefix are columns beside these."""
-    seen: dict[str, str] = {}
-    for name in schema.names:
-        if name.casefold().startswith(PREFIX):
-            raise DestinationConflict(
-                f"{schema.table} has a column {name!r}; names that begin with {PREFIX} are dbmazz's own",
-                object=f"{schema.table}.{name}",
-                remedy=f"ALTER TABLE {schema.table.sql} RENAME COLUMN {quote_identifier(name)} TO ...; in PostgreSQL",
-            )
-        other = seen.setdefault(name.casefold(), name)
-        if other != name:
-            raise DestinationConflict(
-                f"{schema.table} has columns {other!r} and {name!r}, which are one name to DuckDB",
-                object=f"{schema.table}.{name}",
-                remedy=f"ALTER TABLE {schema.table.sql} RENAME COLUMN {quote_identifier(name)} TO ...; in PostgreSQL",
-            )
-
-
-def _conflict(table: TableRef, path: str, expected: shapes.Columns, found: shapes.Columns) -> DestinationConflict:
-    expected, found = ([*own, *ours] for own, ours in map(shapes.comparable, (expected, found)))
-    if not found:
-        what = "is gone"
-    else:
-        lost = [f"{name} {type}" for name, type in expected if (name, type) not in found]
-        more = [f"{name} {type}" for name, type in found if (name, type) not in expected]
-        parts = [f"{text}: {', '.join(names)}" for text, names in (("lacks", lost), ("has besides", more)) if names]
-        what = "was changed by hand; it " + ("; ".join(parts) or "has its columns in another order")
-    return DestinationConflict(
-        f"table {table} in {path} {what}",
-        object=str(table),
-        remedy=f"undo the change, or copy the table anew: dbmazz snapshot --tables '{table}'",
-    )
