@@ -200,15 +200,19 @@ class DuckDBSink:
 
     def abandon(self, event: SchemaEvent, *, slot: str) -> None:
         """See `Sink.abandon`."""
-        self.mark_incomplete(slot, [event.table])
+        table = event.table
         with translated(self.path):
+            self._connection.execute(
+                "UPDATE _dbmazz.tables SET state = 'changed' WHERE slot = ? AND schema_name = ? AND table_name = ?",
+                [slot, table.schema, table.name],
+            )
             bookkeeping.write_history(
                 self._connection,
                 event.schema,
                 slot=slot,
                 commit_lsn=event.commit_lsn,
                 xid=event.xid,
-                entries=[("copy_anew", f"{event.table} {event.copy_anew}", "apply")],
+                entries=[("copy_anew", f"{table} {event.copy_anew}", "apply")],
             )
 
     def rename_tables(self, names: Mapping[TableRef, TableRef], *, slot: str) -> None:
