@@ -35,6 +35,9 @@ from dbmazz_core.schema import TableSchema
 from dbmazz_core.table_options import Mode, SchemaAction
 from dbmazz_core.tables import TableRef, quote_identifier
 
+#: DuckDB 1 hands the range of a join's keys to pyarrow, to filter a frame by it, which fails over texts (tried, 1.4.0:
+#: "no kernel matching input types (string_view, bool)", where the table is smaller than the frame).
+FILTERS_FRAMES = not duckdb.__version__.startswith("1.")
 #: Layout of the bookkeeping from which on tables' identities are recorded.
 _WITH_IDENTITY = 2
 
@@ -64,6 +67,8 @@ class DuckDBSink:
             self._connection.execute("SET TimeZone = 'UTC'")
             self._connection.execute(f"SET memory_limit = '{config.memory_limit}B'")
             self._connection.execute("SET preserve_insertion_order = false")
+            if not FILTERS_FRAMES:
+                self._connection.execute("SET disabled_optimizers = 'join_filter_pushdown'")
             # It would go to standard output, between the lines of --json.
             self._connection.execute("SET enable_progress_bar = false")
             # One checkpoint a window, at closing, instead of one every 16 MB of WAL.
