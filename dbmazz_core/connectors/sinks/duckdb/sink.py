@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
+import duckdb
 import polars as pl
 
 from dbmazz_core.config import SinkConfig
