@@ -195,7 +195,7 @@ def test_snapshot_of_some_tables_leaves_the_others(dbmazz: Dbmazz, shop: SourceD
         duck.execute("DELETE FROM public.orders; DELETE FROM public.items WHERE id > 7")
     shop.execute("UPDATE orders SET note = 'new'; UPDATE items SET what = 'new' WHERE id = 7")
     copied = dbmazz.json("snapshot", "--tables", "public.orders")
-    assert copied["tables"] == {"public.orders": {"snapshot_rows": 50}}
+    assert copied["tables"] == {"public.orders": {"snapshot_rows": 50, "quarantined": 0}}
     dbmazz.run("capture")
     assert_equal(shop, duckdb_path, "public.orders")
     with duckdb.connect(str(duckdb_path), read_only=True) as duck:
