@@ -217,13 +217,15 @@ class _Partial:
             same = members[stays[members]]
             if len(same):
                 known = tuple(n for i, n in enumerate(self.rows.schema.names) if i not in unknown)
-                frame = self._frame(same).drop([self.rows.schema.names[i] for i in unknown])
+                frame = self._frame(same)
+                # By a list: as an expression a name such as `*` or `^a.*$` would stand for several columns.
+                frame = frame[[name for name in frame.columns if name not in _names(self.rows, unknown)]]
                 updates.append(PartialUpdate(frame, tuple(n for n in known if n not in self.rows.schema.key)))
             other = members[~stays[members]]
             if len(other):
                 origin = self._origin(other)
                 frame = self._frame(other).hstack(origin)
-                moves.append(Move(frame, tuple(self.rows.schema.names[i] for i in unknown)))
+                moves.append(Move(frame, _names(self.rows, unknown)))
                 # A key that the destination holds and that the move fills has to be emptied for it.
                 deletes = pl.concat([deletes, self._replaced(other, frame, deletes.columns)])
         return NetEffect(
@@ -245,7 +247,7 @@ class _Partial:
 
     def _replaced(self, rows: Indexes, frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
         held = np.isin(rows, self.touches.last_fill[self.touches.first_found])
-        return frame.filter(pl.Series(held)).select(columns)
+        return frame.filter(pl.Series(held))[columns]
 
     def _origin(self, rows: Indexes) -> pl.DataFrame:
         root = self.root[rows]
@@ -292,13 +294,11 @@ def _compact_multiset(rows: Rows, truncated: bool) -> NetEffect:
     )
     lsn, xid = positions[0].name, positions[1].name
     # 0 and -0 are equal, but not alike.
-    floats = [column.name for column in rows.schema.columns if column.type.carrier.is_float()]
-    signs = [((pl.col(name) == 0) & (1 / pl.col(name) < 0)).alias(f"{COUNT}_{i}") for i, name in enumerate(floats)]
-    net = (
-        both.group_by([*names, *signs])
-        .agg(pl.col(lsn).last(), pl.col(xid).last(), pl.col(COUNT).sum())
-        .select(*names, lsn, xid, COUNT)
-    )
+    floats = [pl.nth(i) for i, column in enumerate(rows.schema.columns) if column.type.carrier.is_float()]
+    signs = [((value == 0) & (1 / value < 0)).alias(f"{COUNT}_{i}") for i, value in enumerate(floats)]
+    keys = pl.nth(range(len(names)))  # not by name: `*` and `^a.*$` are names
+    net = both.group_by([keys, *signs]).agg(pl.col(lsn).last(), pl.col(xid).last(), pl.col(COUNT).sum())
+    net = net[[*names, lsn, xid, COUNT]]
     more = net.filter(pl.col(COUNT) > 0)
     repeated = np.repeat(np.arange(len(more)), more[COUNT].to_numpy())
     return NetEffect(
@@ -307,6 +307,10 @@ def _compact_multiset(rows: Rows, truncated: bool) -> NetEffect:
         appends=more.drop(COUNT)[repeated],
         removals=net.filter(pl.col(COUNT) < 0).with_columns(-pl.col(COUNT)),
     )
+
+
+def _names(rows: Rows, columns: Sequence[int]) -> tuple[str, ...]:
+    return tuple(rows.schema.names[column] for column in columns)
 
 
 def _no_old_row(rows: Rows, at: Indexes) -> UnknownValue:

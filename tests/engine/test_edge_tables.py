@@ -72,7 +72,7 @@ def test_names_of_63_bytes_that_differ_at_their_end(trap: Lab) -> None:
 
 
 def test_any_name_for_schema_table_and_column(lab: Lab) -> None:
-    names = ["select", "1st", "a.b", 'a "b"', "Ünï", "o'clock", "%s {x}", "\\", "$1 -- x", "*", " "]
+    names = ["select", "1st", "a.b", 'a "b"', "Ünï", "o'clock", "%s {x}", "\\", "$1 -- x", "*", "^.*$", " "]
     quoted = ['"' + name.replace('"', '""') + '"' for name in names]
     tables = [f"{name}.{name}" for name in quoted]
     lab = replace(lab, tables=",".join(tables))
@@ -86,6 +86,23 @@ def test_any_name_for_schema_table_and_column(lab: Lab) -> None:
         lab.execute(f"UPDATE {table} SET n = 0; UPDATE {table} SET {name} = 9 WHERE {name} = 1")
         lab.execute(f"DELETE FROM {table} WHERE {name} = 2; INSERT INTO {table} VALUES (2, 2, NULL)")
     assert lab.capture_and_compare(*tables).changes == 6 * len(tables)
+
+
+def test_column_names_that_polars_takes_for_patterns(trap: Lab) -> None:
+    """`*` for all columns, `^...$` for those that match: with values left out, with moves, and without a key."""
+    columns = '"v1" text, "*" text, "^v.*$" float8, "^.*$" date'
+    values = f"{toast('v1')}, {toast('star')}, i / 7.0, date '2024-01-01' - i * 300000"
+    run(
+        trap,
+        f'CREATE TABLE t ("^k.*$" int, "k2" int, {columns}, PRIMARY KEY ("^k.*$", k2)); CREATE TABLE bag ({columns});'
+        f"INSERT INTO t SELECT i, -i, {values} FROM generate_series(1, 6) i;"
+        f"INSERT INTO bag SELECT {values} FROM generate_series(1, 3) i, generate_series(1, 2)",
+        'UPDATE t SET v1 = 1 WHERE k2 = -1; UPDATE t SET "*" = 2 WHERE k2 = -2; UPDATE t SET "^v.*$" = 3 WHERE k2 = -3',
+        'UPDATE t SET "^k.*$" = 10 WHERE k2 = -1; UPDATE t SET k2 = 10 WHERE k2 = -4; DELETE FROM t WHERE k2 = -5',
+        'UPDATE bag SET "*" = NULL WHERE ctid = (SELECT min(ctid) FROM bag)',
+        "DELETE FROM bag WHERE ctid = (SELECT max(ctid) FROM bag); INSERT INTO bag SELECT * FROM bag",
+        tables=("t", "bag"),
+    )
 
 
 def test_tables_of_one_name_in_two_schemas(trap: Lab) -> None:

@@ -228,6 +228,6 @@ class SnapshotWorkers:
 
 def _in_carriers(frame: pl.DataFrame, schema: TableSchema) -> pl.DataFrame:
     """Name the columns by the schema and make sure of their dtypes."""
-    return frame.rename(dict(zip(frame.columns, schema.names, strict=True))).cast(
-        {column.name: column.type.carrier for column in schema.columns}
-    )
+    # Each by itself: a mapping to dtypes would take a name such as `*` or `^a.*$` for a pattern.
+    columns = zip(schema.columns, frame.get_columns(), strict=True)
+    return pl.DataFrame([values.cast(column.type.carrier).alias(column.name) for column, values in columns])
