@@ -158,7 +158,7 @@ def programs(draw: st.DrawFn, *, ddl: bool) -> Program:
         (2, st.just(Capture())),
         (7, window),
         (1, kill),
-        (1, st.builds(Copy, _optional(st.integers(0, 3)))),
+        (3, st.builds(Copy, _optional(st.integers(0, 3)))),
         (1, st.builds(Vacuum, st.integers(0, 3))),
     ]
     # Not `one_of`, which would make all alternatives of alternatives equally likely.

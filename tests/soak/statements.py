@@ -229,7 +229,8 @@ def move(table: Table, a: int, b: int, n: int) -> str:
     """A row gets another key, perhaps another partition, perhaps other values."""
     if not table.keys:
         return update_one(table, a, b, n)
-    columns, new = _a_key(table, b, n)
+    _, columns = table.keys[n % len(table.keys)]
+    new = table.key_of(b + 4 * (n % 3), columns)
     sets = [f"{name} = {expression}" for name, expression in zip(columns, new, strict=True)]
     if n % 3 == 0 and table.others:
         sets.append(table.assignments(n))
@@ -327,11 +328,6 @@ def _update(table: Table, n: int, where: str) -> str:
         name = table.columns[0].name
         return f"UPDATE {table.name} SET {name} = {name} WHERE {where}"
     return f"UPDATE {table.name} SET {table.assignments(n)} WHERE {where}"
-
-
-def _a_key(table: Table, number: int, n: int) -> tuple[tuple[str, ...], list[str]]:
-    _, columns = table.keys[n % len(table.keys)]
-    return columns, table.key_of(number, columns)
 
 
 #: By name; the first is what a failure is reduced to.

@@ -27,6 +27,7 @@ from dbmazz_core.connectors.sources.postgres.relations import Relations
 from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection, SystemIdentity
 from dbmazz_core.connectors.sources.postgres.server_errors import translated
 from dbmazz_core.connectors.sources.postgres.server_state import SlotState, flush_half_record, flush_lsn, slot_state
+from dbmazz_core.connectors.sources.postgres.slots import verify_history
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
 from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, ColumnOfType, TypePolicy, read_texts
 from dbmazz_core.errors import SlotActive, SlotNotFound
@@ -247,6 +248,15 @@ class PostgresSource:
                 time.sleep(0.1)
             else:
                 return state
+
+    def verify_history(self, lsn: Lsn, timeline: int) -> None:
+        """Raise ServerBehindCheckpoint unless the server's WAL leads to this position and on from there."""
+        identity = self.identity
+        left: dict[int, Lsn] = {}
+        if identity.timeline > max(timeline, 1):
+            with self._replication("dbmazz identify") as connection:
+                left = connection.timeline_history(identity.timeline)
+        verify_history(lsn, timeline, identity.flush_lsn, identity.timeline, left)
 
     def create_slot(self) -> ExportedSnapshot:
         """Create the slot; its exported snapshot shows the tables as of the slot's start."""
