@@ -354,7 +354,8 @@ def test_the_other_modes(lab: Lab, identity: str, mode: Mode, size: int) -> None
 def folded(lab: Lab) -> list[tuple[Any, ...]]:
     """A changelog as the rows that are there now."""
     return lab.rows(
-        "SELECT * EXCLUDE (gone) FROM (SELECT id, arg_max(n, place) AS n, arg_max(v, place) AS v, arg_max(big, place) AS big, "
+        "SELECT * EXCLUDE (gone) FROM (SELECT id, arg_max(n, place) AS n, arg_max(v, place) AS v, "
+        "arg_max(big, place) AS big, "
         "arg_max(gone, place) AS gone FROM (SELECT *, _dbmazz_op = 'delete' AS gone, "
         "_dbmazz_commit_lsn::HUGEINT * 1000 + 2 * coalesce(_dbmazz_ordinal, 0) + 1 AS place FROM public.t "
         "WHERE _dbmazz_op <> 'delete' UNION ALL BY NAME "
