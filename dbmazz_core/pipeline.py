@@ -173,6 +173,7 @@ class Pipeline:
                     again = self._prepare(source, sink, (), progress)
                     copied |= again.copy()
                     run.quarantined |= again.quarantined
+                    run.replaced |= again.replaced
             result.lag_bytes = max(source.server_lsn() - result.end_lsn, 0)
             source.stop()
             result.copy_anew |= run.replaced

@@ -36,6 +36,7 @@ class Table:
     """A table as a session sees it now.
 
     Attributes:
+        oid: In the catalog.
         name: Quoted, without the schema, which is `public`.
         columns: Those that can be written.
         keys: Columns of its primary key and unique indexes; each has a name and columns in order.
@@ -43,6 +44,7 @@ class Table:
         server: Major version.
     """
 
+    oid: int
     name: str
     columns: tuple[Column, ...]
     keys: tuple[tuple[str, tuple[str, ...]], ...]
@@ -140,11 +142,18 @@ def look_up(connection: Connection, number: int) -> Table | None:
     tables = connection.execute(_TABLES).fetchall()
     if not tables:
         return None
-    oid, name = tables[number % len(tables)]
+    return find(connection, tables[number % len(tables)][0])
+
+
+def find(connection: Connection, oid: int) -> Table | None:
+    """A table by its OID, None if there is none."""
+    found = [name for table, name in connection.execute(_TABLES) if table == oid]
+    if not found:
+        return None
     columns = [Column(*row) for row in connection.execute(_COLUMNS, [oid]) if is_known(row[1])]
     keys = [(index, tuple(names)) for index, names in connection.execute(_KEYS, [oid])]
     leaves = tuple(leaf for (leaf,) in connection.execute(_LEAVES, [oid]))
-    return Table(name, tuple(columns), tuple(keys), leaves, connection.info.server_version // 10000)
+    return Table(oid, found[0], tuple(columns), tuple(keys), leaves, connection.info.server_version // 10000)
 
 
 # -- each takes the table and three numbers, and gives statements
@@ -153,6 +162,12 @@ def look_up(connection: Connection, number: int) -> Table | None:
 def insert(table: Table, a: int, b: int, n: int) -> str:
     """Up to six rows; if one of the keys is taken, none."""
     return f"INSERT INTO {table.name} ({_names(table)}) {rows(table, a, a + b % 6, n)}"
+
+
+def insert_first(table: Table | None, count: int) -> str:
+    """Rows to begin with."""
+    assert table is not None
+    return f"INSERT INTO {table.name} ({_names(table)}) {rows(table, 0, count - 1, 0)}"
 
 
 def insert_new(table: Table, a: int, b: int, n: int) -> str:

@@ -84,6 +84,7 @@ class PostgresSource:
         self._rules = ColumnRules(config)
         # By OID, as the stream knows them: what the rules call them, if they are renamed meanwhile.
         self._names: dict[int, TableRef] = {}
+        self._streamed = False
         self._control: Connection | None = None
         self._stream: PostgresStream | None = None
         self._records: RecordStream | None = None
@@ -339,6 +340,7 @@ class PostgresSource:
         self._records = RecordStream(relations, lsn, dict(table_start or {}))
         messages = self._messages and self.connection.info.server_version >= 140000
         reader = StreamReader(self.config, lsn, messages=messages)
+        self._streamed = True
         self._stream = PostgresStream(reader, relations, start_lsn=lsn, table_start=table_start, upper_lsn=upper_lsn)
         return self._stream
 
@@ -385,18 +387,17 @@ class PostgresSource:
 
         With `cleanup_on_stop`, slot and publication are dropped.
         """
-        if self.end_stream() and self.config.cleanup_on_stop:
+        self.end_stream()
+        if self._streamed and self.config.cleanup_on_stop:
             self.teardown()
         self.close()
 
-    def end_stream(self) -> bool:
-        """End the stream so that the last acknowledgement arrives; whether there was one. The source stays usable."""
-        if self._stream is None:
-            return False
-        self._await_confirmed(self._stream.reader.confirmed_lsn)
-        self._stream.close()
-        self._stream = None
-        return True
+    def end_stream(self) -> None:
+        """End the stream so that the last acknowledgement arrives. The source stays usable."""
+        if self._stream is not None:
+            self._await_confirmed(self._stream.reader.confirmed_lsn)
+            self._stream.close()
+            self._stream = None
 
     def close(self) -> None:
         """Close all connections at once. What was not confirmed comes again."""
