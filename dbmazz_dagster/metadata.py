@@ -34,6 +34,8 @@ def table_metadata(
         own["snapshot_rows"] = number(counts.snapshot_rows)
     if counts.quarantined:
         own["quarantined"] = number(counts.quarantined)
+    if counts.quarantined:
+        own["quarantined"] = number(counts.quarantined)
     if state is not None:
         own["mode"] = state.mode.value
         if state.rows is not None:
