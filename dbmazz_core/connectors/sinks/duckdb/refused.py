@@ -5,6 +5,7 @@ from __future__ import annotations
 import duckdb
 import polars as pl
 
+from dbmazz_core.connectors.sinks.duckdb.names import qualified
 from dbmazz_core.connectors.sinks.duckdb.values import arrow_table, expression, needs_cast
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import quote_identifier as quoted
@@ -39,7 +40,7 @@ def missing(connection: duckdb.DuckDBPyConnection, schema: TableSchema, keys: pl
     on_key = " AND ".join(f"t.{quoted(n)} = {expression(n, types[n], source='f')}" for n in schema.key)
     found = _select(
         connection,
-        f"SELECT f.{_ROW} AS row FROM found f ANTI JOIN {schema.table.sql} t ON {on_key} ORDER BY 1",
+        f"SELECT f.{_ROW} AS row FROM found f ANTI JOIN {qualified(connection, schema.table)} t ON {on_key} ORDER BY 1",
         schema,
         keys.select(schema.key).with_row_index(_ROW),
     )
