@@ -42,7 +42,7 @@ class TableIdentity:
         oid: Never another table's while this one lives.
         storage: Differs once the rows were written anew as a whole (`relfilenode`): by TRUNCATE, VACUUM FULL, or an
             ALTER TABLE that rewrites values. Empty for a partitioned table.
-        partitions: Of a partitioned table: each leaf's OID, and its storage.
+        partitions: Of a partitioned table: each leaf's OID, and its storage and since when it is a leaf.
         top: Highest number that a column ever had.
         key_index: OID of the index that the key is of, 0 for none.
         published: By which entries of the publication, and which of its rows: another text once any of that changed.

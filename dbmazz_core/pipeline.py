@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 
 from dbmazz_core.config import Settings, WindowLimits
@@ -28,7 +28,15 @@ from dbmazz_core.engine.result import (
 )
 from dbmazz_core.engine.snapshot import SnapshotRun, plan, quarantine_of
 from dbmazz_core.engine.window import Window
-from dbmazz_core.errors import ConfigError, DestinationError, SlotError, SlotLost, TableNotFound, WrongServer
+from dbmazz_core.errors import (
+    ConfigError,
+    DestinationError,
+    SlotError,
+    SlotLost,
+    TableNotFound,
+    UnsupportedServerVersion,
+    WrongServer,
+)
 from dbmazz_core.lsn import INVALID_LSN
 from dbmazz_core.records import Begin, CdcRecord, Commit, Heartbeat, SchemaChange
 from dbmazz_core.schema import TableSchema
@@ -54,17 +62,28 @@ class Pipeline:
         self.settings = settings
 
     def check(self) -> CheckReport:
-        """Everything that capturing needs, looked at and not changed: PostgreSQL, and whether the destination opens."""
+        """Everything that capturing needs, looked at and not changed: PostgreSQL, whether the destination opens, and
+        whether it can keep tables of these names."""
+        slot = self.settings.source.slot
         followed: list[TableRef] = []
-        unreadable: list[Finding] = []
-        try:
-            with create_sink(replace(self.settings.sink, lock_timeout_s=0), read_only=True) as sink:
-                followed = _streaming(sink.tables(self.settings.source.slot))
-        except DestinationError as error:
-            unreadable.append(Finding.of(error))
-        with closing(create_source(self.settings.source)) as source:
+        findings: list[Finding] = []
+        with closing(create_source(self.settings.source)) as source, ExitStack() as stack:
+            sink: Sink | None = None
+            try:
+                sink = stack.enter_context(create_sink(replace(self.settings.sink, lock_timeout_s=0), read_only=True))
+                followed = _streaming(sink.tables(slot))
+            except DestinationError as error:
+                findings.append(Finding.of(error))
             report = source.check(captured=followed)
-        return replace(report, findings=(*report.findings, *unreadable))
+            if sink is not None and not any(isinstance(e, UnsupportedServerVersion) for e in report.errors):
+                tables = source.found_tables()
+                findings += map(Finding.of, sink.name_conflicts(source.column_names(tables)))
+                for table in tables:
+                    try:
+                        sink.verify_owner(table.ref, slot=slot)
+                    except DestinationError as error:
+                        findings.append(Finding.of(error))
+        return replace(report, findings=(*report.findings, *findings))
 
     def setup(self) -> SetupReport:
         """Replica identities, publication and slot. Idempotent. The destination is only looked at.
@@ -282,6 +301,7 @@ class Pipeline:
         followed = [ref for ref in followed if ref not in names.replaced]
         configured = [info.ref for info in infos]
         self._known(configured, resnapshot)
+        self._verify_names(source, sink, infos)
         recorded: dict[TableRef, TableSchema] = {}
         for ref in configured:
             # Before anything is changed, at the source too.
@@ -312,7 +332,9 @@ class Pipeline:
             return self._prepare(source, sink, chosen, progress).forced()
         config = self.settings.source
         self._checkpoint(source, sink)
-        for info in source.tables():
+        infos = source.tables()
+        self._verify_names(source, sink, infos)
+        for info in infos:
             sink.verify_owner(info.ref, slot=config.slot)
         tables = {info.ref: info for info in source.setup().tables}
         slot = source.slot()
@@ -356,6 +378,12 @@ class Pipeline:
             remedy=f"make the table anew{gone[state.mode]}: dbmazz snapshot --tables '{ref}'; "
             f'or leave it as it is: MODE="{ref}={state.mode}"',
         )
+
+    @staticmethod
+    def _verify_names(source: PostgresSource, sink: Sink, tables: Sequence[TableInfo]) -> None:
+        """Before anything is changed: names that are one to the destination."""
+        for conflict in sink.name_conflicts(source.column_names(tables)):
+            raise conflict
 
     @staticmethod
     def _known(tables: Sequence[TableRef], chosen: Sequence[TableRef]) -> None:

@@ -12,6 +12,7 @@ import duckdb
 
 from dbmazz_core.config import SinkConfig
 from dbmazz_core.connectors.sinks.duckdb import bookkeeping
+from dbmazz_core.connectors.sinks.duckdb.names import qualified
 from dbmazz_core.connectors.sinks.duckdb.shapes import LIVE
 from dbmazz_core.engine.result import PipelineStatus
 from dbmazz_core.table_options import Mode
@@ -102,9 +103,9 @@ def _check_key(sink: SinkConfig, table: TableRef) -> dg.AssetCheckResult:
 
 def _duplicated_keys(connection: duckdb.DuckDBPyConnection, table: TableRef, key: Sequence[str], *, live: str) -> int:
     """How many keys occur more than once among the rows that are live."""
-    names = ", ".join(map(quote_identifier, key))
+    names, rows = ", ".join(map(quote_identifier, key)), qualified(connection, table)
     row = connection.execute(
-        f"SELECT count(*) FROM (SELECT 1 FROM {table.sql} t WHERE {live} GROUP BY {names} HAVING count(*) > 1)"
+        f"SELECT count(*) FROM (SELECT 1 FROM {rows} t WHERE {live} GROUP BY {names} HAVING count(*) > 1)"
     ).fetchone()
     return int(row[0]) if row else 0
 

@@ -163,7 +163,7 @@ def _partitions(identity: TableIdentity, now: SourceTable) -> CopyAnew | None:
     if gone := [oid for oid in before if oid not in after]:
         return CopyAnew(f"lost {len(gone)} of its partitions", SchemaChangeKind.DROP_COLUMN)
     if any(after[oid] != storage for oid, storage in before.items()):
-        return CopyAnew("had a partition truncated or rewritten", SchemaChangeKind.CHANGE_TYPE)
+        return CopyAnew("had a partition truncated, rewritten, or detached for a while", SchemaChangeKind.CHANGE_TYPE)
     if any(oid not in before and oid not in now.empty_partitions for oid in after):
         return CopyAnew("had a table attached as a partition", SchemaChangeKind.ADD_COLUMN)
     return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol, Self
 
 import polars as pl
@@ -10,6 +10,7 @@ import polars as pl
 from dbmazz_core.engine.effect import NetEffect
 from dbmazz_core.engine.follow_schema import SchemaEvent
 from dbmazz_core.engine.result import Checkpoint, TableState
+from dbmazz_core.errors import DestinationError
 from dbmazz_core.identity import TableIdentity
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.schema import TableSchema
@@ -41,6 +42,13 @@ class Sink(Protocol):
 
     def verify_owner(self, table: TableRef, *, slot: str) -> None:
         """Raise DestinationConflict if `create_table` must not replace the table: it is not ours, or another slot's."""
+
+    def name_conflicts(self, tables: Mapping[TableRef, Sequence[str]]) -> Sequence[DestinationError]:
+        """What the destination cannot keep beside each other, or not at all, because of its name.
+
+        Args:
+            tables: The source's tables, each with its columns.
+        """
 
     def mark_incomplete(self, slot: str, tables: Collection[TableRef] | None = None) -> None:
         """Record, at once, that tables of a slot have to be copied anew; None: every one."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import duckdb
 
 from dbmazz_core.connectors.sinks.duckdb import bookkeeping
+from dbmazz_core.connectors.sinks.duckdb.names import qualified, qualified_schema
 from dbmazz_core.connectors.sinks.duckdb.statements import Statements
 from dbmazz_core.connectors.sinks.duckdb.values import type_name
 from dbmazz_core.engine.changelog import OLD
@@ -22,7 +23,8 @@ ALTERS_MODIFIED_TABLES = tuple(map(int, duckdb.__version__.split(".")[:2])) >= (
 
 def alter(connection: duckdb.DuckDBPyConnection, path: str, event: SchemaEvent, mode: Mode) -> None:
     """Take the steps that are to be applied; in a changelog, on the columns of the row before as well."""
-    table, do = event.table.sql, Statements(connection, path, event.schema)
+    do = Statements(connection, path, event.schema)
+    table = do.table
     prefixes = ("", OLD) if mode is Mode.CHANGELOG else ("",)
     renames: dict[str, str] = {}
     added: list[AddColumn] = []
@@ -61,14 +63,15 @@ def rename(connection: duckdb.DuckDBPyConnection, names: Mapping[TableRef, Table
     # By way of names that no table has: two may exchange theirs.
     passing = {old: TableRef(old.schema, f"_dbmazz_renamed_{number}") for number, old in enumerate(names)}
     for old, between in passing.items():
-        connection.execute(f"ALTER TABLE {old.sql} RENAME TO {quoted(between.name)}")
+        connection.execute(f"ALTER TABLE {qualified(connection, old)} RENAME TO {quoted(between.name)}")
         bookkeeping.rename_table(connection, old, between)
     for old, between in passing.items():
         new = names[old]
+        here, there = qualified(connection, between), qualified(connection, new)
         if new.schema != between.schema:
-            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(new.schema)}")
-            connection.execute(f"CREATE TABLE {new.sql} AS FROM {between.sql}")
-            connection.execute(f"DROP TABLE {between.sql}")
+            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {qualified_schema(connection, new.schema)}")
+            connection.execute(f"CREATE TABLE {there} AS FROM {here}")
+            connection.execute(f"DROP TABLE {here}")
         else:
-            connection.execute(f"ALTER TABLE {between.sql} RENAME TO {quoted(new.name)}")
+            connection.execute(f"ALTER TABLE {here} RENAME TO {quoted(new.name)}")
         bookkeeping.rename_table(connection, between, new)

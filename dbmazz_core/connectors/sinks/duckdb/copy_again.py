@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import duckdb
 
+from dbmazz_core.connectors.sinks.duckdb.names import qualified
 from dbmazz_core.connectors.sinks.duckdb.shapes import CHANGE, MARKS, SYNCED_AT, Columns
 from dbmazz_core.connectors.sinks.duckdb.statements import Statements
 from dbmazz_core.engine.changelog import OLD
@@ -15,7 +16,7 @@ from dbmazz_core.tables import TableRef
 from dbmazz_core.tables import quote_identifier as quoted
 
 #: The table as it was before.
-_BEFORE = "temp._dbmazz_before"
+_BEFORE = "temp.main._dbmazz_before"
 
 
 def set_aside(connection: duckdb.DuckDBPyConnection, table: TableRef) -> None:
@@ -23,7 +24,8 @@ def set_aside(connection: duckdb.DuckDBPyConnection, table: TableRef) -> None:
 
     Not by renaming: that fails where somebody has made an index (tried, 1.4 and 2.0).
     """
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE {_BEFORE.removeprefix('temp.')} AS FROM {table.sql}")
+    name, source = _BEFORE.removeprefix("temp.main."), qualified(connection, table)
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS FROM {source}")
 
 
 def forget(connection: duckdb.DuckDBPyConnection) -> None:

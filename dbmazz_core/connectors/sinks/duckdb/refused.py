@@ -6,6 +6,7 @@ import duckdb
 import polars as pl
 
 from dbmazz_core.connectors.sinks.duckdb import bookkeeping
+from dbmazz_core.connectors.sinks.duckdb.names import qualified
 from dbmazz_core.connectors.sinks.duckdb.shapes import LIVE
 from dbmazz_core.connectors.sinks.duckdb.values import arrow_table, expression, needs_cast
 from dbmazz_core.engine.changelog import KNOWN_OLD, OLD, OP, ORDINAL
@@ -49,7 +50,7 @@ def missing(connection: duckdb.DuckDBPyConnection, schema: TableSchema, keys: pl
             return pl.Series(dtype=pl.Int64)
         join = f"SEMI JOIN ({_emptied(schema, on_key)}) t"
     else:
-        join = f"ANTI JOIN (FROM {table.sql} t WHERE {LIVE[mode]}) t"
+        join = f"ANTI JOIN (FROM {qualified(connection, table)} t WHERE {LIVE[mode]}) t"
     found = _select(
         connection,
         f"WITH asked AS (SELECT f.{_ROW}, {asked} FROM found f) "

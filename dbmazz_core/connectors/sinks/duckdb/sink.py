@@ -6,7 +6,7 @@ merge keeps keys unique (docs/benchmarks.md).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -21,8 +21,9 @@ from dbmazz_core.connectors.sinks.duckdb.apply_changelog import ChangelogApplier
 from dbmazz_core.connectors.sinks.duckdb.apply_mirror import MirrorApplier
 from dbmazz_core.connectors.sinks.duckdb.apply_soft_delete import SoftDeleteApplier
 from dbmazz_core.connectors.sinks.duckdb.by_hand import Expected
-from dbmazz_core.connectors.sinks.duckdb.conflicts import changed_by_hand, check_names
+from dbmazz_core.connectors.sinks.duckdb.conflicts import changed_by_hand
 from dbmazz_core.connectors.sinks.duckdb.failures import translated
+from dbmazz_core.connectors.sinks.duckdb.names import conflicts, fold, qualified, qualified_schema
 from dbmazz_core.connectors.sinks.duckdb.opening import opened
 from dbmazz_core.connectors.sinks.duckdb.refused import missing, refused
 from dbmazz_core.connectors.sinks.duckdb.statements import Statements
@@ -155,6 +156,10 @@ class DuckDBSink:
                 remedy="use that slot (SOURCE_SLOT_NAME), or another file (SINK_URL)",
             )
 
+    def name_conflicts(self, tables: Mapping[TableRef, Sequence[str]]) -> Sequence[DestinationConflict]:
+        """See `Sink.name_conflicts`."""
+        return list(conflicts(tables))
+
     def mark_incomplete(self, slot: str, tables: Collection[TableRef] | None = None) -> None:
         """See `Sink.mark_incomplete`."""
         if self._empty:
@@ -189,7 +194,7 @@ class DuckDBSink:
         if any(action is SchemaAction.APPLY for _, action in event.steps):
             if event.table in self._touched and not ALTERS_MODIFIED_TABLES:
                 return False
-            check_names(event.schema)
+            self._verify_names(event.schema)
         with translated(self.path):
             alter(self._connection, self.path, event, self._state(event.table).mode)
             bookkeeping.write_shape(self._connection, event.schema, event.identity)
@@ -258,7 +263,7 @@ class DuckDBSink:
     ) -> None:
         """See `Sink.create_table`."""
         table, columns = schema.table, shapes.columns(schema, mode)
-        check_names(schema)
+        self._verify_names(schema)
         self.verify_owner(table, slot=slot)
         self._touched.add(table)
         statements = Statements(self._connection, self.path, schema)
@@ -361,8 +366,8 @@ class DuckDBSink:
         counts: dict[TableRef, int] = {}
         with translated(self.path):
             for table in tables:
-                live = shapes.LIVE[self._state(table).mode]
-                row = self._connection.execute(f"SELECT count(*) FROM {table.sql} t WHERE {live}").fetchone()
+                name, live = qualified(self._connection, table), shapes.LIVE[self._state(table).mode]
+                row = self._connection.execute(f"SELECT count(*) FROM {name} t WHERE {live}").fetchone()
                 counts[table] = int(row[0]) if row else 0
         return counts
 
@@ -396,20 +401,27 @@ class DuckDBSink:
 
     def _replace(self, table: TableRef, columns: shapes.Columns) -> None:
         listed = ", ".join(f"{quote_identifier(name)} {type}" for name, type in columns)
-        self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(table.schema)}")
-        self._connection.execute(f"CREATE OR REPLACE TABLE {table.sql} ({listed})")
+        self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {qualified_schema(self._connection, table.schema)}")
+        self._connection.execute(f"CREATE OR REPLACE TABLE {qualified(self._connection, table)} ({listed})")
+
+    @staticmethod
+    def _verify_names(schema: TableSchema) -> None:
+        for conflict in conflicts({schema.table: schema.names}):
+            raise conflict
 
     def _same_but_for_case(self, table: TableRef) -> str | None:
         """A schema or table that CREATE OR REPLACE would take for this one."""
-        rows = self._connection.execute(
-            "SELECT 'schema ' || schema_name FROM information_schema.schemata "
-            "WHERE catalog_name = current_database() AND lower(schema_name) = lower($1) AND schema_name <> $1 "
-            "UNION ALL SELECT 'table ' || table_schema || '.' || table_name FROM information_schema.tables "
-            "WHERE table_catalog = current_database() AND table_schema = $1 AND lower(table_name) = lower($2) "
-            "AND table_name <> $2",
-            [table.schema, table.name],
+        found: list[tuple[str, str | None]] = self._connection.execute(
+            "SELECT schema_name, NULL FROM information_schema.schemata WHERE catalog_name = current_database() "
+            "UNION ALL SELECT table_schema, table_name FROM information_schema.tables "
+            "WHERE table_catalog = current_database()",
         ).fetchall()
-        return str(rows[0][0]) if rows else None
+        for schema, name in found:
+            if name is None and fold(schema) == fold(table.schema) and schema != table.schema:
+                return f"schema {quote_identifier(schema)}"
+            if name is not None and schema == table.schema and fold(name) == fold(table.name) and name != table.name:
+                return f"table {TableRef(schema, name)}"
+        return None
 
     def _is_view(self, table: TableRef) -> bool:
         row = self._connection.execute(

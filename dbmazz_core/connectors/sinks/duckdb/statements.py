@@ -11,6 +11,7 @@ import polars as pl
 
 from dbmazz_core.batch import bad_value
 from dbmazz_core.connectors.sinks.duckdb.failures import destination_error
+from dbmazz_core.connectors.sinks.duckdb.names import qualified
 from dbmazz_core.connectors.sinks.duckdb.values import alike, arrow_table, expression, misfit, needs_cast
 from dbmazz_core.datatypes import Kind
 from dbmazz_core.engine.changelog import OLD
@@ -48,7 +49,7 @@ class Statements:
         self._types = {column.name: column.type for column in schema.columns}
         self.path = path
         self.schema = schema
-        self.table = schema.table.sql
+        self.table = qualified(connection, schema.table)
         self.names = schema.names
         self.key = schema.key
         self.on_key = " AND ".join(f"t.{quoted(name)} = s.{quoted(name)}" for name in schema.key)
@@ -105,9 +106,9 @@ class Statements:
             f"JOIN {self.source((*self.key, *update.known))} ON {self.on_key} WHERE {where} AND ({clinging})",
             update.frame,
         )
-        self.run(f"DELETE FROM {self.table} t USING temp._dbmazz_clinging s WHERE {self.on_key} AND {where}")
-        self.run(f"INSERT INTO {self.table} ({columns}) SELECT {columns} FROM temp._dbmazz_clinging")
-        self.run("DROP TABLE temp._dbmazz_clinging")
+        self.run(f"DELETE FROM {self.table} t USING temp.main._dbmazz_clinging s WHERE {self.on_key} AND {where}")
+        self.run(f"INSERT INTO {self.table} ({columns}) SELECT {columns} FROM temp.main._dbmazz_clinging")
+        self.run("DROP TABLE temp.main._dbmazz_clinging")
 
     def fill(self, value: pl.DataFrame) -> None:
         """Give a column the one value of the frame, in all rows."""
@@ -159,10 +160,10 @@ class Statements:
             f"t.rowid IS NULL AS _dbmazz_missing FROM {FRAME} s LEFT JOIN {self.table} t ON {on} AND {where}",
             move.frame,
         )
-        at = self.first(f"SELECT {COMMIT_LSN}, {XID} FROM temp.{name} WHERE _dbmazz_missing LIMIT 1")
+        at = self.first(f"SELECT {COMMIT_LSN}, {XID} FROM temp.main.{name} WHERE _dbmazz_missing LIMIT 1")
         if at is not None or found != len(move.frame):
             raise self.unknown_value(at)
-        return f"temp.{name}"
+        return f"temp.main.{name}"
 
     def unknown_value(self, at: tuple[Any, ...] | None) -> UnknownValue:
         """The error for a row that should hold values which PostgreSQL left out.

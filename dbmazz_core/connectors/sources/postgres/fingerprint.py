@@ -125,6 +125,8 @@ _BORN_AS_PARTITION = """
 def _partitions(connection: Connection, oids: Collection[int]) -> dict[int, dict[int, tuple[str, bool]]]:
     """Leaves by root: storage, and whether the leaf was created as a partition.
 
+    To the storage belongs since when it is a part of the root: detached for a while, it changed without a word.
+
     A table that is attached brings rows which never came through the stream. One that was created as a partition has
     none of these, nor has what it is a partition of, up to the root. The two are told apart by who wrote the catalog
     (measured on 14 to 18): the rows of the system columns are written once, when a table is made, and never again;
@@ -142,15 +144,15 @@ def _partitions(connection: Connection, oids: Collection[int]) -> dict[int, dict
     for root, leaf, storage, created in connection.execute(
         f"""
         WITH RECURSIVE tree AS (
-            SELECT i.inhparent AS root, i.inhrelid AS leaf, born.so
+            SELECT i.inhparent AS root, i.inhrelid AS leaf, i.xmin::text AS since, born.so
             FROM pg_catalog.pg_inherits i CROSS JOIN LATERAL (SELECT {_BORN_AS_PARTITION}) AS born (so)
             WHERE i.inhparent = ANY (%s)
             UNION ALL
-            SELECT tree.root, i.inhrelid, tree.so AND born.so
+            SELECT tree.root, i.inhrelid, concat(tree.since, ' ', i.xmin), tree.so AND born.so
             FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.leaf
             CROSS JOIN LATERAL (SELECT {_BORN_AS_PARTITION}) AS born (so)
         )
-        SELECT root::bigint, leaf::bigint, c.relfilenode::text, so AND c.relfilenode = c.oid
+        SELECT root::bigint, leaf::bigint, concat(c.relfilenode, ' ', since), so AND c.relfilenode = c.oid
         FROM tree JOIN pg_catalog.pg_class c ON c.oid = leaf WHERE c.relkind = 'r'
         """.encode(),
         (list(oids),),

@@ -125,7 +125,8 @@ def read_publication(conn: Connection, name: str) -> Publication | None:
 def _entries(conn: Connection, name: str) -> dict[TableRef, tuple[tuple[str, ...], str]]:
     """Of each published table, the columns of its row filter and its `PublishedTable.entry`.
 
-    A table is in by itself, by a partitioned table above it, by its schema or as one of all. The rows of
+    A table is in by itself, by a partitioned table above it (which it may leave and join again), by its schema or as
+    one of all. The rows of
     pg_publication_rel and pg_publication_namespace are never changed, only deleted and inserted with a new OID (also
     by ALTER PUBLICATION ... SET TABLE with another filter or list); that of pg_publication is changed by SET (...).
     """
@@ -151,15 +152,16 @@ def _entries(conn: Connection, name: str) -> dict[TableRef, tuple[tuple[str, ...
                    SELECT string_agg(entry::text, ' ' ORDER BY entry::text) FROM (
                        SELECT r.oid FROM pg_catalog.pg_publication_rel r
                        WHERE r.prpubid = p.oid AND r.prrelid = ANY (up.relations)
-                       UNION ALL {schemas}) AS entries (entry)))
+                       UNION ALL {schemas}) AS entries (entry)), up.attached)
         FROM pg_catalog.pg_publication p
         JOIN pg_catalog.pg_publication_tables t ON t.pubname = p.pubname
         JOIN pg_catalog.pg_namespace s ON s.nspname = t.schemaname
         JOIN pg_catalog.pg_class c ON c.relnamespace = s.oid AND c.relname = t.tablename
         CROSS JOIN LATERAL (
-            SELECT array_agg(a.oid), array_agg(a.relnamespace) FROM pg_catalog.pg_class a
+            SELECT array_agg(a.oid), array_agg(a.relnamespace), string_agg(i.xmin::text, ' ' ORDER BY a.oid)
+            FROM pg_catalog.pg_class a LEFT JOIN pg_catalog.pg_inherits i ON i.inhrelid = a.oid AND a.relispartition
             WHERE a.oid = c.oid OR a.oid IN (SELECT relid FROM pg_catalog.pg_partition_ancestors(c.oid))
-        ) AS up (relations, schemas)
+        ) AS up (relations, schemas, attached)
         WHERE p.pubname = %s
         """.encode(),
         (name,),

@@ -133,11 +133,29 @@ class PostgresSource:
         with self._translated():
             return find_tables(self.connection, self.config.tables)
 
+    def found_tables(self) -> tuple[TableInfo, ...]:
+        """Those of the configured tables that can be captured; `check` says what is the matter with the others."""
+        with self._translated():
+            return resolve_tables(self.connection, self.config.tables).tables
+
     def schemas(self, tables: Collection[TableInfo]) -> dict[TableRef, TableSchema]:
         """The columns that the publication sends of each table and that are captured, as schemas."""
         with self._translated():
             published = setup.published_columns(self.connection, self.config.publication, tables)
         return {table.ref: self._schema(table, published[table.ref]) for table in tables}
+
+    def column_names(self, tables: Collection[TableInfo]) -> dict[TableRef, tuple[str, ...]]:
+        """The columns of each table that are captured, or will be once the publication has the table."""
+        with self._translated():
+            publication = read_publication(self.connection, self.config.publication)
+        return {
+            table.ref: tuple(
+                name
+                for name in (publication.columns_of(table) if publication else [c.name for c in table.columns])
+                if self._rules.choice(table.ref).keeps(name)
+            )
+            for table in tables
+        }
 
     def catalog(self, tables: Collection[TableInfo]) -> dict[TableRef, SourceTable]:
         """The tables as the catalog has them: what is captured of them, and what they are."""
