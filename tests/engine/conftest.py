@@ -23,7 +23,15 @@ def matrix_lab(matrix_database: SourceDatabase, duckdb_path: Path) -> Lab:
     return Lab(matrix_database, duckdb_path)
 
 
-@pytest.fixture(params=["one flush", "many flushes", "soft_delete", "changelog"])
+@pytest.fixture(
+    params=[
+        "one flush",
+        "many flushes",
+        # `make soak`: what these modes are about has tests of its own.
+        pytest.param("soft_delete", marks=pytest.mark.slow),
+        pytest.param("changelog", marks=pytest.mark.slow),
+    ]
+)
 def trap(request: pytest.FixtureRequest, lab: Lab) -> Lab:
     """Changes meet each other in one batch, or, flushed after every transaction, a filled destination; in all modes."""
     match request.param:

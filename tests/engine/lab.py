@@ -20,6 +20,7 @@ from dbmazz_core.config import (
     TableConfig,
     WindowLimits,
 )
+from dbmazz_core.connectors.sources.postgres.receiver_spawn import prestart
 from dbmazz_core.engine.result import WindowResult
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.pipeline import Pipeline
@@ -102,7 +103,10 @@ class Lab:
 
     def capture(self, **arguments: Any) -> WindowResult:
         """Run one window."""
-        return self.pipeline.capture(**arguments)
+        try:
+            return self.pipeline.capture(**arguments)
+        finally:
+            prestart()  # the next one's receiver
 
     @property
     def mode(self) -> Mode:
