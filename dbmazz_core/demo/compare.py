@@ -3,12 +3,14 @@
 PostgreSQL's rows come as the text of its own output functions, DuckDB's as its casts to VARCHAR. Rows are
 compared as multisets in both directions, all columns, and the column names in their order. What may differ in
 writing but not in meaning is brought to one form: booleans (`t` is `true`), numbers (`1.50` is `1.5`) and the
-zeros that end a fraction of a second. Where DuckDB's column is VARCHAR or JSON the text has to be
-PostgreSQL's, character by character.
+zeros that end a fraction of a second; bytes are hexadecimal, and lists of numbers, booleans and texts are what both
+databases write as JSON. Where DuckDB's column is VARCHAR or JSON the text has to be PostgreSQL's, character by
+character.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -99,19 +101,20 @@ def compare(url: str, destination: Path, tables: Iterable[TableRef]) -> list[Tab
 def _compare(postgres: Connection, duck: duckdb.DuckDBPyConnection, table: TableRef) -> TableComparison:
     columns, key = _source_columns(postgres, table)
     names = [name for name, _ in columns]
-    source = _source_rows(postgres, table, columns)
     found = duck.execute(
         "SELECT column_name, data_type FROM information_schema.columns WHERE table_catalog = current_database() "
         "AND table_schema = ? AND table_name = ? ORDER BY ordinal_position",
         [table.schema, table.name],
     ).fetchall()
+    lists = {name for name, kind in found if kind.endswith("[]")}
+    source = _source_rows(postgres, table, columns, lists)
     if [name for name, _ in found] != names:
         what = f"has columns {[name for name, _ in found]}, the source {names}" if found else "does not exist"
         count = duck.execute(f"SELECT count(*) FROM {table.sql}").fetchone() if found else None
         return TableComparison(
             table, source.total(), count[0] if count else 0, differences=(f"the destination's table {what}",)
         )
-    destination = _destination_rows(duck, table, columns, {name for name, kind in found if kind in ("VARCHAR", "JSON")})
+    destination = _destination_rows(duck, table, columns, dict(found))
     return _differences(table, names, [names.index(name) for name in key], source, destination)
 
 
@@ -130,14 +133,18 @@ def _source_columns(postgres: Connection, table: TableRef) -> tuple[list[tuple[s
     return [(name, kind) for name, kind, _ in rows], [name for name, _, in_key in rows if in_key]
 
 
-def _source_rows(postgres: Connection, table: TableRef, columns: Sequence[tuple[str, str]]) -> Counter[Row]:
+def _source_rows(
+    postgres: Connection, table: TableRef, columns: Sequence[tuple[str, str]], lists: set[str]
+) -> Counter[Row]:
     # format('%s') is the type's output function, which a cast to text is not for char(n).
     values = sql.SQL(", ").join(
-        sql.SQL("CASE WHEN {0} IS NOT NULL THEN format('%s', {0}) END").format(sql.Identifier(name))
+        sql.SQL(
+            "array_to_json({0})::text" if name in lists else "CASE WHEN {0} IS NOT NULL THEN format('%s', {0}) END"
+        ).format(sql.Identifier(name))
         for name, _ in columns
     )
     query = sql.SQL("SELECT {} FROM {}").format(values, sql.Identifier(table.schema, table.name))
-    readers = [_reader(kind) for _, kind in columns]
+    readers = [_list if name in lists else _reader(kind) for name, kind in columns]
     with postgres.cursor(name="comparison") as cursor:
         cursor.itersize = _BATCH
         cursor.execute(query)
@@ -145,11 +152,22 @@ def _source_rows(postgres: Connection, table: TableRef, columns: Sequence[tuple[
 
 
 def _destination_rows(
-    duck: duckdb.DuckDBPyConnection, table: TableRef, columns: Sequence[tuple[str, str]], texts: set[str]
+    duck: duckdb.DuckDBPyConnection, table: TableRef, columns: Sequence[tuple[str, str]], kinds: dict[str, str]
 ) -> Counter[Row]:
-    values = ", ".join(f'CAST("{name.replace(chr(34), chr(34) * 2)}" AS VARCHAR)' for name, _ in columns)
-    readers = [_shortened if name in texts else _reader(kind) for name, kind in columns]
-    duck.execute(f"SELECT {values} FROM {table.sql}")
+    values: list[str] = []
+    readers: list[Callable[[str], str]] = []
+    for name, kind in columns:
+        quoted, found = f'"{name.replace(chr(34), chr(34) * 2)}"', kinds[name]
+        if found.endswith("[]"):
+            values.append(f"CAST(to_json({quoted}) AS VARCHAR)")
+            readers.append(_list)
+        elif found == "BLOB":
+            values.append(f"'\\x' || lower(hex({quoted}))")
+            readers.append(_shortened)
+        else:
+            values.append(f"CAST({quoted} AS VARCHAR)")
+            readers.append(_shortened if found in ("VARCHAR", "JSON") else _reader(kind))
+    duck.execute(f"SELECT {', '.join(values)} FROM {table.sql}")
     rows: Counter[Row] = Counter()
     while batch := duck.fetchmany(_BATCH):
         rows.update(_read(readers, row) for row in batch)
@@ -172,6 +190,13 @@ def _reader(type_name: str) -> Callable[[str], str]:
             return lambda text: re.sub(r"\.(?!\d)", "", re.sub(r"(\.\d*?)0+(?!\d)", r"\1", text))
         case _:
             return _shortened
+
+
+def _list(text: str) -> str:
+    def number(digits: str) -> str:
+        return str(Decimal(digits).normalize())
+
+    return _shortened(json.dumps(json.loads(text, parse_float=number, parse_int=number)))
 
 
 def _shortened(text: str) -> str:

@@ -1,0 +1,88 @@
+"""The measurements as tables in Markdown."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+
+from benchmarks.rounds import Measured, Round
+
+
+def tables(
+    machine: Mapping[str, str],
+    measured: Mapping[str, Measured],
+    stages: Mapping[str, Mapping[str, float]] | None,
+    snapshot: Mapping[str, float] | None,
+) -> str:
+    """All of them, as far as they were measured."""
+    differences = [sentence for one in measured.values() for sentence in one.differences]
+    lines = [
+        f"{machine['cpu']}, PostgreSQL {machine['postgresql']}, Python {machine['python']}, "
+        f"DuckDB {machine['duckdb']}, polars {machine['polars']}. "
+        f"Destinations equal to their sources: {'; '.join(differences) or 'yes'}.",
+    ]
+    orders = measured.get("orders")
+    if orders is not None:
+        lines += ["", f"`orders`, {orders.backlog.changes:,} changes:", ""]
+        lines += _transports(orders)
+        if stages is not None:
+            lines += ["", *_stages(stages, orders.backlog.changes)]
+    others = [one for name, one in measured.items() if name != "orders"]
+    if others:
+        lines += ["", "Other tables, over the Unix socket:", "", *_workloads(others)]
+    if snapshot is not None:
+        lines += ["", _snapshot(snapshot)]
+    return "\n".join(lines) + "\n"
+
+
+def _transports(measured: Measured) -> list[str]:
+    changes = measured.backlog.changes
+    lines = [
+        "| transport | `pg_recvlogical`/s | `dbmazz capture`/s | ratio (each round) | CPU s | peak MB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for transport, rounds in measured.rounds.items():
+        lines.append(f"| {transport} | {_speeds(changes, rounds)} |")
+    return lines
+
+
+def _workloads(measured: Iterable[Measured]) -> list[str]:
+    lines = [
+        "| table | changes (inserts, updates, deletes) | bytes a change | `pg_recvlogical`/s | `dbmazz capture`/s "
+        "| ratio (each round) | CPU s | peak MB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for one in measured:
+        backlog = one.backlog
+        for rounds in one.rounds.values():
+            lines.append(
+                f"| {one.workload.title} | {backlog.changes:,} ({backlog.inserts:,}, {backlog.updates:,}, "
+                f"{backlog.deletes:,}) | {one.bytes / backlog.changes:,.0f} | {_speeds(backlog.changes, rounds)} |"
+            )
+    return lines
+
+
+def _speeds(changes: int, rounds: Sequence[Round]) -> str:
+    ratios = ", ".join(f"{one.ratio:.2f}" for one in rounds)
+    return (
+        f"{changes / statistics.median(one.limit_s for one in rounds):,.0f} "
+        f"| {changes / statistics.median(one.capture_s for one in rounds):,.0f} "
+        f"| **{statistics.median(one.ratio for one in rounds):.2f}** ({ratios}) "
+        f"| {statistics.median(one.cpu_s for one in rounds):.1f} | {max(one.peak_mb for one in rounds):.0f}"
+    )
+
+
+def _stages(stages: Mapping[str, Mapping[str, float]], changes: int) -> list[str]:
+    lines = ["| stage, alone | wall s | CPU s | changes/s |", "|---|---|---|---|"]
+    for name, stage in stages.items():
+        lines.append(f"| {name} | {stage['wall_s']:.2f} | {stage['cpu_s']:.2f} | {changes / stage['wall_s']:,.0f} |")
+    return lines
+
+
+def _snapshot(snapshot: Mapping[str, float]) -> str:
+    rows = snapshot["rows"]
+    return (
+        f"Snapshot of {rows:,.0f} rows: `COPY (FORMAT binary)` to /dev/null {rows / snapshot['limit_s']:,.0f} rows/s, "
+        f"`dbmazz snapshot` {rows / snapshot['snapshot_s']:,.0f} rows/s (ratio {snapshot['ratio']:.2f}), "
+        f"peak {snapshot['peak_mb']:.0f} MB."
+    )

@@ -1,0 +1,161 @@
+"""One workload measured in rounds: `pg_recvlogical` and `dbmazz capture`, in turn, each from a slot of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from benchmarks.process import Run, run
+from benchmarks.workloads import Workload
+from benchmarks.workloads.workload import Backlog
+from dbmazz_core.demo.compare import compare
+from dbmazz_core.demo.postgres import EmbeddedPostgres
+
+#: By name: whether it is the Unix socket.
+TRANSPORTS = {"TCP": False, "Unix socket": True}
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Both, once.
+
+    Attributes:
+        limit_s, capture_s: Seconds of `pg_recvlogical` and of `dbmazz capture`, each as a whole process.
+        cpu_s: CPU seconds of the capture.
+        peak_mb: Its memory, with its receiving process.
+        phases: Its seconds by phase.
+    """
+
+    limit_s: float
+    capture_s: float
+    cpu_s: float
+    peak_mb: float
+    phases: dict[str, float]
+
+    @property
+    def ratio(self) -> float:
+        """Of the speeds: 1 is as fast as `pg_recvlogical`."""
+        return self.limit_s / self.capture_s
+
+
+@dataclass(slots=True)
+class Measured:
+    """A workload's rounds.
+
+    Attributes:
+        workload: Which.
+        backlog: What was written.
+        bytes: Of its replication messages.
+        rounds: By transport.
+        differences: How the last destination differs from the source.
+    """
+
+    workload: Workload
+    backlog: Backlog
+    bytes: int = 0
+    rounds: dict[str, list[Round]] = field(default_factory=dict)
+    differences: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For docs/benchmarks.json."""
+        return {
+            "title": self.workload.title,
+            "bar": self.workload.bar,
+            "backlog": asdict(self.backlog) | {"changes": self.backlog.changes, "bytes": self.bytes},
+            "rounds": {
+                name: [asdict(one) | {"ratio": one.ratio} for one in rounds] for name, rounds in self.rounds.items()
+            },
+            "differences": self.differences,
+        }
+
+
+class Bench:
+    """Measures workloads on one server, one after the other.
+
+    Args:
+        server: Where the tables are made, and dropped.
+        directory: For DuckDB files.
+        changes: Size of the backlogs, see `Workload.fill`.
+        rounds: How many.
+    """
+
+    def __init__(self, server: EmbeddedPostgres, directory: Path, *, changes: int, rounds: int) -> None:
+        self._server = server
+        self._directory = directory
+        self._changes = changes
+        self._rounds = rounds
+
+    def measure(self, workload: Workload, transports: dict[str, bool], *, spare: str | None = None) -> Measured:
+        """Write the backlog and run all rounds.
+
+        Args:
+            workload: Its table and publication must not exist.
+            transports: Some of `TRANSPORTS`.
+            spare: Name of one more slot with the backlog behind it, left for somebody else, as are the tables.
+        """
+        places = [(name, number) for number in range(self._rounds) for name in transports]
+        limits = {place: f"limit_{at}" for at, place in enumerate(places)}
+        captures = {place: f"capture_{at}" for at, place in enumerate(places)}
+        with psycopg.connect(self._server.url(socket=True), autocommit=True) as connection:
+            workload.create(connection)
+            for name in [*limits.values(), *([spare] if spare else [])]:
+                connection.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", (name,))
+            for name in captures.values():  # makes its slot and copies the empty table
+                self._capture(workload, name, socket=True)
+            backlog = workload.fill(self._server, self._changes)
+            measured = Measured(workload, backlog, rounds={name: [] for name in transports})
+            for at, place in enumerate(places):
+                socket = transports[place[0]]
+                limit = self._limit(workload, limits[place], backlog.end, socket=socket)
+                captured = self._capture(workload, captures[place], socket=socket)
+                window = json.loads(captured.stdout)
+                if window["changes"] != backlog.changes:
+                    raise RuntimeError(f"{workload.name}: captured {window['changes']} changes of {backlog}")
+                measured.bytes = window["bytes"]
+                measured.rounds[place[0]].append(
+                    Round(limit.wall_s, captured.wall_s, captured.cpu_s, captured.peak_mb, window["phases"])
+                )
+                file = self._file(captures[place])
+                if at == len(places) - 1:
+                    for table in compare(self._server.url(), file, [workload.table]):
+                        measured.differences += table.differences
+                file.unlink()
+            for name in [*limits.values(), *captures.values()]:
+                connection.execute("SELECT pg_drop_replication_slot(%s)", (name,))
+            if spare is None:
+                workload.drop(connection)
+        return measured
+
+    def _limit(self, workload: Workload, slot: str, end: str, *, socket: bool) -> Run:
+        server = self._server
+        command = [str(server.bin("pg_recvlogical")), "-d", server.url(socket=socket), "-S", slot, "--start"]
+        options = ["-o", "proto_version=1", "-o", f"publication_names={workload.publication}", f"--endpos={end}"]
+        return run([*command, "-f", "/dev/null", *options], server.environment)
+
+    def _capture(self, workload: Workload, slot: str, *, socket: bool) -> Run:
+        return run(
+            dbmazz("capture", "--json"),
+            os.environ
+            | {
+                "SOURCE_URL": self._server.url(socket=socket),
+                "TABLES": str(workload.table),
+                "SOURCE_SLOT_NAME": slot,
+                "SOURCE_PUBLICATION_NAME": workload.publication,
+                "SINK_URL": str(self._file(slot)),
+                "REPLICA_IDENTITY": "leave",
+            },
+        )
+
+    def _file(self, slot: str) -> Path:
+        return self._directory / f"{slot}.duckdb"
+
+
+def dbmazz(*arguments: str) -> list[str]:
+    """The `dbmazz` command of this tree."""
+    return [sys.executable, "-m", "dbmazz_core.cli", *arguments]

@@ -1,0 +1,23 @@
+"""No key, and rows that are there twice: what goes is known by its values alone."""
+
+from __future__ import annotations
+
+from benchmarks.workloads.workload import Workload
+
+KEYLESS = Workload(
+    name="keyless",
+    title="no key, every tenth row twice",
+    ddl="CREATE TABLE public.keyless (seq bigint, device integer, kind text, at timestamptz, amount numeric(12,2), "
+    "reading double precision, note text);"
+    "CREATE INDEX ON public.keyless (seq); ALTER TABLE public.keyless REPLICA IDENTITY FULL",
+    # Numbers that end in 9 are written as those that end in 8.
+    insert="INSERT INTO public.keyless SELECT i, i % 997, (array['on', 'off', NULL])[1 + i % 3], "
+    "timestamptz '2026-01-01' + i * interval '1 second', i % 100000 / 100.0, i / 7.0, md5(i::text) "
+    "FROM (SELECT n - (n % 10 = 9)::integer AS i FROM generate_series({first}::bigint, {last}::bigint) n)",
+    update="UPDATE public.keyless SET kind = 'changed', amount = amount + 1 WHERE seq BETWEEN {first} AND {last}",
+    # One of each.
+    delete="DELETE FROM public.keyless WHERE ctid = ANY (ARRAY("
+    "SELECT min(ctid) FROM public.keyless WHERE seq BETWEEN {first} AND {last} GROUP BY seq))",
+    share=0.7,
+    bar=0.25,
+)
