@@ -55,6 +55,10 @@ class RowImages(Protocol):
     def unknown(self, column: int) -> Mask | None:
         """True where the value was not sent, shape (k,); None where all were."""
 
+    @property
+    def lenient(self) -> bool:
+        """Whether bad values are kept apart."""
+
     def unreadable(self, column: int) -> Mask | None:
         """True where the text is no value of the column's type, shape (k,); None where all are."""
 

@@ -27,6 +27,7 @@ is that of the `dbmazz` command.
     │       ├── SlotLost
     │       ├── SlotAheadOfCheckpoint
     │       ├── SlotCreationBlocked
+    │       ├── ServerBehindCheckpoint
     │       └── WrongServer
     ├── DestinationError              6  the destination cannot be opened or written
     │   ├── DestinationLocked
@@ -185,6 +186,10 @@ class SlotAheadOfCheckpoint(SlotError):
 
 class SlotCreationBlocked(SlotError):
     """Creating a slot waits for a transaction that is still open; the error names its pid and age."""
+
+
+class ServerBehindCheckpoint(SlotError):
+    """The server's history does not reach the checkpoint: it was restored from a backup, or promoted too early."""
 
 
 class WrongServer(SlotError):

@@ -192,6 +192,7 @@ class Pipeline:
                     again = self._prepare(source, sink, (), progress)
                     copied |= again.copy()
                     run.quarantined |= again.quarantined
+                    run.replaced |= again.replaced
             result.lag_bytes = max(source.server_lsn() - result.end_lsn, 0)
             source.stop()
             result.copy_anew |= run.replaced
@@ -285,6 +286,8 @@ class Pipeline:
         """Set up the source, compare slot and checkpoint, and find out which tables have to be copied."""
         config = self.settings.source
         checkpoint = self._checkpoint(source, sink)
+        if checkpoint is not None:
+            source.verify_history(checkpoint.lsn, checkpoint.timeline)
         states = sink.tables(config.slot)
         restart = config.cleanup_on_stop and checkpoint is not None and source.slot() is None
         # What is copied anew may look as it likes, and may have been missing from the publication.

@@ -32,6 +32,10 @@ def table_metadata(
         own["truncates"] = number(counts.truncates)
     if counts.snapshot_rows is not None:
         own["snapshot_rows"] = number(counts.snapshot_rows)
+    if counts.quarantined:
+        own["quarantined"] = number(counts.quarantined)
+    if counts.quarantined:
+        own["quarantined"] = number(counts.quarantined)
     if state is not None:
         own["mode"] = state.mode.value
         if state.rows is not None:

@@ -188,6 +188,10 @@ class _Report:
                     context.log_event(dg.AssetObservation(key, metadata=metadata))
         if idle:
             context.log.info(f"no changes up to {result.end_lsn}: {', '.join(idle)}")
+        for sentence in result.schema_changes:
+            context.log.info(sentence)
+        for table, reason in sorted(result.copy_anew.items()):
+            context.log.warning(f"{table} {reason}: copied anew")
         if result.stop_reason is not StopReason.CAUGHT_UP:
             context.log.info(f"stopped by {result.stop_reason.value} with {result.lag_bytes} bytes to go")
         if self._assets.checkpoint is not None:

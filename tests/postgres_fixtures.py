@@ -1,8 +1,8 @@
 """A PostgreSQL server for the test run, and a fresh database for each test.
 
 `server` and `database` are the newest PostgreSQL at hand. `matrix_server` and `matrix_database` run a test
-marked `matrix` once for every major version under the directory that DBMAZZ_POSTGRES_MATRIX names
-(`make test-matrix` sets it), and skip it where that is not set.
+marked `matrix` once for every major version under the directory that DBMAZZ_POSTGRES_MATRIX names, by default
+`.cache/postgres`, where `make test` puts them; a version that is not there is skipped.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from psycopg import sql
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 
 MATRIX_VARIABLE = "DBMAZZ_POSTGRES_MATRIX"
+MATRIX_DIRECTORY = Path(__file__).parents[1] / ".cache" / "postgres"
 MAJOR_VERSIONS = (14, 15, 16, 17, 18)
 
 #: A crash of the machine may lose everything; a crash of the server loses nothing (the kernel has the pages).
@@ -100,11 +101,10 @@ def database(server: EmbeddedPostgres) -> Iterator[SourceDatabase]:
 
 @pytest.fixture(scope="session", params=MAJOR_VERSIONS, ids=lambda major: f"pg{major}")
 def matrix_server(request: pytest.FixtureRequest) -> Iterator[EmbeddedPostgres]:
-    """A server of each major version. Only for tests marked `matrix`."""
-    directory = os.environ.get(MATRIX_VARIABLE)
-    if not directory:
-        pytest.skip(f"{MATRIX_VARIABLE} is not set; see `make test-matrix`")
-    binaries = Path(directory) / str(request.param)
+    """A server of each major version. Only for tests marked `matrix`, which pytest sorts by version."""
+    binaries = Path(os.environ.get(MATRIX_VARIABLE) or MATRIX_DIRECTORY) / str(request.param)
+    if not binaries.is_dir():
+        pytest.skip(f"PostgreSQL {request.param} is not in {binaries}; `make test-matrix` puts it there")
     with EmbeddedPostgres(binaries=binaries, settings=UNSAFE_BUT_FAST) as server:
         yield server
 

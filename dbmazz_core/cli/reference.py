@@ -44,6 +44,7 @@ _REMEDIES: dict[type[errors.DbmazzError], str] = {
     errors.SlotLost: "`dbmazz teardown && dbmazz snapshot`; raise `max_slot_wal_keep_size`",
     errors.SlotAheadOfCheckpoint: "`dbmazz snapshot`; find out who else used the slot",
     errors.SlotCreationBlocked: "wait for the transaction that it names, or end it",
+    errors.ServerBehindCheckpoint: "copy all tables anew: `dbmazz snapshot`",
     errors.WrongServer: "correct `SOURCE_URL`, or choose another `SINK_URL`",
     errors.DestinationError: "correct `SINK_URL`, or the permissions of file and directory",
     errors.DestinationLocked: "close the process that it names, or wait (`SINK_LOCK_TIMEOUT_S`)",

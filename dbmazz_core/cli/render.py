@@ -76,6 +76,8 @@ def window(result: WindowResult) -> Iterator[RenderableType]:
             shown.append(f"{counts.quarantined:,}")
         table.add_row(str(ref), *shown)
     yield table
+    yield from result.schema_changes
+    yield from (f"{ref} {reason}: copied anew" for ref, reason in sorted(result.copy_anew.items()))
 
 
 def snapshot(result: SnapshotResult) -> Iterator[RenderableType]:

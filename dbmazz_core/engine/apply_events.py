@@ -129,16 +129,22 @@ class EventApplier:
 
     def _append(self, table: TableRef, changes: _Changes) -> None:
         """Every change, to a changelog."""
-        schema, clock = self._shapes[table], time.perf_counter()
-        held: _Changes = []
-        for change in changes:
-            held += [change] if isinstance(change, Truncation) else self._held([change], emptied=False, history=True)
-        if not held:
-            return
-        rows = changelog(schema, held)
-        made = time.perf_counter()
-        self._sink.append_changes(schema, rows)
-        self._count(clock, made)
+        schema = self._shapes[table]
+        # With a quarantine, what came before has to be in the changelog already: it tells which rows are there.
+        runs = (
+            [changes] if self._quarantine is None else [list(run) for _, run in itertools.groupby(changes, _found_by)]
+        )
+        for run in runs:
+            clock, held = time.perf_counter(), run
+            batches = [change for change in run if isinstance(change, ChangeBatch)]
+            if len(batches) == len(run):
+                held = [*self._held(batches, emptied=False, history=True)]
+            if not held:
+                continue
+            rows = changelog(schema, held)
+            made = time.perf_counter()
+            self._sink.append_changes(schema, rows)
+            self._count(clock, made)
 
     def _held(self, batches: list[ChangeBatch], *, emptied: bool, history: bool = False) -> list[ChangeBatch]:
         """What of a table's changes the destination can hold; the rest goes to quarantine, where that is wanted."""

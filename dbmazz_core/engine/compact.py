@@ -256,13 +256,15 @@ class _Partial:
             same = members[stays[members]]
             if len(same):
                 known = tuple(n for i, n in enumerate(self.rows.schema.names) if i not in unknown)
-                frame = self._frame(same).drop([self.rows.schema.names[i] for i in unknown])
+                frame = self._frame(same)
+                # By a list: as an expression a name such as `*` or `^a.*$` would stand for several columns.
+                frame = frame[[name for name in frame.columns if name not in _names(self.rows, unknown)]]
                 updates.append(PartialUpdate(frame, tuple(n for n in known if n not in self.rows.schema.key)))
             other = members[~stays[members]]
             if len(other):
                 origin = self._origin(other)
                 frame = self._frame(other).hstack(origin)
-                moves.append(Move(frame, tuple(self.rows.schema.names[i] for i in unknown)))
+                moves.append(Move(frame, _names(self.rows, unknown)))
                 # A key that the destination holds and that the move fills has to be emptied for it.
                 deletes = pl.concat([deletes, self._replaced(other, frame, deletes.columns)])
         return NetEffect(
@@ -284,7 +286,7 @@ class _Partial:
 
     def _replaced(self, rows: Indexes, frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
         held = np.isin(rows, self.touches.kept[self.touches.first_found])
-        return frame.filter(pl.Series(held)).select(columns)
+        return frame.filter(pl.Series(held))[columns]
 
     def _origin(self, rows: Indexes) -> pl.DataFrame:
         root = self.root[rows]
@@ -330,13 +332,14 @@ def _compact_multiset(rows: Rows, truncated: SourcePosition | None) -> NetEffect
         ]
     )
     origin = [series.name for series in positions]
-    signs = [sign.alias(f"{COUNT}_{place}") for place, sign in enumerate(_signs(both.select(names).get_columns()))]
+    signs = [sign.alias(f"{COUNT}_{place}") for place, sign in enumerate(_signs(both[names].get_columns()))]
+    keys = pl.nth(range(len(names)))  # not by name: `*` and `^a.*$` are names
     net = (
         both.with_columns(signs)
-        .group_by([*names, *(sign.name for sign in signs)])
+        .group_by([keys, *(sign.name for sign in signs)])
         .agg(*(pl.col(name).last() for name in origin), pl.col(COUNT).sum())
-        .select(*names, *origin, COUNT)
     )
+    net = net[[*names, *origin, COUNT]]
     more = net.filter(pl.col(COUNT) > 0)
     if rows.soft_delete:
         more = more.with_columns(pl.lit(False).alias(DELETED))
@@ -347,6 +350,10 @@ def _compact_multiset(rows: Rows, truncated: SourcePosition | None) -> NetEffect
         appends=more.drop(COUNT)[repeated],
         removals=net.filter(pl.col(COUNT) < 0).with_columns(-pl.col(COUNT)),
     )
+
+
+def _names(rows: Rows, columns: Sequence[int]) -> tuple[str, ...]:
+    return tuple(rows.schema.names[column] for column in columns)
 
 
 def _no_old_row(rows: Rows, at: Indexes) -> UnknownValue:

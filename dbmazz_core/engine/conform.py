@@ -62,18 +62,23 @@ class _Conformed:
 
     def values(self, column: int) -> pl.Series:
         """See `RowImages.values`."""
+        values, wrong = self._cast(column)
+        if wrong is not None and not self.lenient:
+            at = int(wrong.argmax())
+            raise UnreadableText(column, at, str(self.images.values(self.places[column] or 0)[at]))
+        return values
+
+    def _cast(self, column: int) -> tuple[pl.Series, Mask | None]:
+        """Values in the destination's type, and where they have none there."""
         place, dtype = self.places[column], self.schema.columns[column].type.carrier
         if place is None:
-            return pl.repeat(None, len(self.index), dtype=dtype, eager=True)
+            return pl.repeat(None, len(self.index), dtype=dtype, eager=True), None
         values = self.images.values(place)
         if values.dtype == dtype:
-            return values
+            return values, None
         cast = values.cast(dtype, strict=False)
-        wrong = cast.is_null() & values.is_not_null()
-        if wrong.any():
-            at = int(wrong.arg_max() or 0)
-            raise UnreadableText(column, at, str(values[at]))
-        return cast
+        wrong: Mask = (cast.is_null() & values.is_not_null()).to_numpy()
+        return cast, wrong if wrong.any() else None
 
     def take(self, places: Indexes) -> RowImages:
         """See `RowImages.take`."""
@@ -86,10 +91,18 @@ class _Conformed:
             return self.images.unknown(place)
         return self.keeps if self.keeps.any() else None
 
+    @property
+    def lenient(self) -> bool:
+        """See `RowImages.lenient`."""
+        return self.images.lenient
+
     def unreadable(self, column: int) -> Mask | None:
         """See `RowImages.unreadable`."""
         place = self.places[column]
-        return None if place is None else self.images.unreadable(place)
+        if place is None:
+            return None
+        masks = [mask for mask in (self.images.unreadable(place), self._cast(column)[1]) if mask is not None]
+        return np.logical_or.reduce(masks) if masks else None
 
     def texts(self, column: int) -> pl.Series:
         """See `RowImages.texts`."""

@@ -41,6 +41,11 @@ class JoinedImages:
         """See `RowImages.unknown`."""
         return self._mask(lambda part: part.unknown(column))
 
+    @property
+    def lenient(self) -> bool:
+        """See `RowImages.lenient`."""
+        return all(part.lenient for part in self._parts)
+
     def unreadable(self, column: int) -> Mask | None:
         """See `RowImages.unreadable`."""
         return self._mask(lambda part: part.unreadable(column))
@@ -59,3 +64,58 @@ class JoinedImages:
         ]
         found: Mask = np.concatenate(whole)[self._back]
         return found if found.any() else None
+
+
+class KeyImages:
+    """Images of which some are the key alone, as PostgreSQL sends them: other columns are NULL. Implements `RowImages`.
+
+    Args:
+        images: The images.
+        keys: Numbers of the key columns.
+        alone: Which of the images are so, shape (k,).
+    """
+
+    def __init__(self, images: RowImages, keys: Sequence[int], alone: Mask) -> None:
+        self._images = images
+        self._keys = keys
+        self._alone = alone
+
+    @property
+    def index(self) -> Indexes:
+        """See `RowImages.index`."""
+        return self._images.index
+
+    def values(self, column: int) -> pl.Series:
+        """See `RowImages.values`."""
+        values = self._images.values(column)
+        if column in self._keys:
+            return values
+        none = pl.repeat(None, len(values), dtype=values.dtype, eager=True)
+        return values.zip_with(pl.Series(~self._alone), none)
+
+    def take(self, places: Indexes) -> KeyImages:
+        """See `RowImages.take`."""
+        return KeyImages(self._images.take(places), self._keys, self._alone[places])
+
+    def unknown(self, column: int) -> Mask | None:
+        """See `RowImages.unknown`."""
+        return self._rest(column, self._images.unknown(column))
+
+    @property
+    def lenient(self) -> bool:
+        """See `RowImages.lenient`."""
+        return self._images.lenient
+
+    def unreadable(self, column: int) -> Mask | None:
+        """See `RowImages.unreadable`."""
+        return self._rest(column, self._images.unreadable(column))
+
+    def texts(self, column: int) -> pl.Series:
+        """See `RowImages.texts`."""
+        return self._images.texts(column)
+
+    def _rest(self, column: int, mask: Mask | None) -> Mask | None:
+        if mask is None or column in self._keys:
+            return mask
+        rest: Mask = mask & ~self._alone
+        return rest if rest.any() else None

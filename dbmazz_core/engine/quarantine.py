@@ -19,7 +19,7 @@ import polars as pl
 from dbmazz_core.batch import DELETE, INSERT, UPDATE, ChangeBatch, Indexes, Mask, RowImages
 from dbmazz_core.connectors.sinks.base import Sink
 from dbmazz_core.datatypes import DataType
-from dbmazz_core.engine.images import JoinedImages
+from dbmazz_core.engine.images import JoinedImages, KeyImages
 from dbmazz_core.engine.rows import Rows
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.masks import utf8
@@ -63,7 +63,7 @@ class Quarantine:
         Args:
             batches: Under one schema, in stream order; at least one.
             emptied: Whether the table is emptied ahead of them.
-            history: Whether every change is kept, so that values which were not sent are those of an earlier one.
+            history: Whether every change is kept, with the row before it.
         """
         schema = batches[0].schema
         if not self.wanted(schema.table):
@@ -71,10 +71,10 @@ class Quarantine:
         left: list[ChangeBatch] = []
         bad: list[pl.DataFrame] = []
         for batch in batches:
-            kept, rows = self._without_bad_values(batch)
+            kept, rows = self._without_bad_values(batch, history=history)
             left += [kept] if len(kept) else []
             bad += [rows] if len(rows) else []
-        if left and schema.key and not history:
+        if left and schema.key:
             left, rows = self._without_lost(left, emptied=emptied, any_bad=bool(bad))
             bad += [rows] if len(rows) else []
         return left, self._keep(schema.table, bad)
@@ -121,7 +121,7 @@ class Quarantine:
 
     # -- values that cannot be held
 
-    def _without_bad_values(self, batch: ChangeBatch) -> tuple[ChangeBatch, pl.DataFrame]:
+    def _without_bad_values(self, batch: ChangeBatch, *, history: bool) -> tuple[ChangeBatch, pl.DataFrame]:
         names, key = batch.schema.names, batch.schema.key
         keys = [names.index(name) for name in key]
         others = [number for number in range(len(names)) if number not in keys]
@@ -141,6 +141,12 @@ class Quarantine:
                     batch.old_is_key, _GOOD, self._bad(batch.schema, batch.old, [number])
                 )
                 new_bad = np.where((new_bad == _GOOD) & unsent, old_bad, new_bad)
+        if history and keys and others and len(batch.old.index):
+            # Of a row before that cannot be held whole, the key is kept.
+            whole_bad = self._bad(batch.schema, batch.old, others) != _GOOD
+            if whole_bad.any():
+                old = KeyImages(batch.old, keys, whole_bad)
+                batch = replace(batch, old=old, old_is_key=batch.old_is_key | whole_bad)
         is_bad = new_bad != _GOOD
         if not is_bad.any() and not old_lost.any():
             return batch, pl.DataFrame(schema=ROWS)
@@ -266,6 +272,7 @@ def _rewritten(batch: ChangeBatch, is_bad: Mask, key_is_bad: Mask, old_lost: Mas
         old_lost: By row: the row that the old image stands for is not in the table.
     """
     count, keyed = len(batch), bool(batch.schema.key)
+    keys = [batch.schema.names.index(name) for name in batch.schema.key]
     ops = batch.ops.copy()
     has_old = np.zeros(count, dtype=np.bool_)
     has_old[batch.old.index] = True
@@ -290,7 +297,7 @@ def _rewritten(batch: ChangeBatch, is_bad: Mask, key_is_bad: Mask, old_lost: Mas
     order = np.argsort(old_rows)
     old = JoinedImages(
         number[old_rows[order]],
-        [batch.old, batch.new],
+        [batch.old, KeyImages(batch.new, keys, np.ones(len(batch.new.index), dtype=np.bool_))],
         np.concatenate([old_places, len(batch.old.index) + key_places])[order],
     )
     old_is_key = np.concatenate([batch.old_is_key[old_places], np.ones(len(key_places), dtype=np.bool_)])[order]

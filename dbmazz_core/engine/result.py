@@ -179,7 +179,7 @@ class TableState:
     Attributes:
         table: Which.
         state: `streaming` once its snapshot is in; `snapshotting` before, and again once a window has passed over its
-            changes because it was not configured.
+            changes because it was not configured; `changed` while it has to be copied anew, since its shape changed.
         snapshot_lsn: Changes of transactions committed before this LSN are in the snapshot.
         rows: Rows now, None if the destination was not opened: live ones in soft_delete, changes in changelog.
         quarantined: Rows of it in `_dbmazz.quarantine`.

@@ -206,6 +206,9 @@ def plan(
         checkpoint=replace(start, timeline=identity.timeline),
         slot=slot,
         fresh=checkpoint is None,
-        with_rows=settings.snapshot.enabled or bool(again),
+        # Of what was followed, the rows are wanted.
+        with_rows=settings.snapshot.enabled
+        or bool(again)
+        or any(states[ref].state == "changed" for ref in needed if ref in states),
         progress=progress or (lambda _: None),
     )

@@ -195,7 +195,7 @@ def test_snapshot_of_some_tables_leaves_the_others(dbmazz: Dbmazz, shop: SourceD
         duck.execute("DELETE FROM public.orders; DELETE FROM public.items WHERE id > 7")
     shop.execute("UPDATE orders SET note = 'new'; UPDATE items SET what = 'new' WHERE id = 7")
     copied = dbmazz.json("snapshot", "--tables", "public.orders")
-    assert copied["tables"] == {"public.orders": {"snapshot_rows": 50}}
+    assert copied["tables"] == {"public.orders": {"snapshot_rows": 50, "quarantined": 0}}
     dbmazz.run("capture")
     assert_equal(shop, duckdb_path, "public.orders")
     with duckdb.connect(str(duckdb_path), read_only=True) as duck:
@@ -241,3 +241,16 @@ def _backlog(database: SourceDatabase, rows: int) -> None:
         END $$
         """
     )
+
+
+def test_a_change_of_shape_is_told(dbmazz: Dbmazz, shop: SourceDatabase) -> None:
+    shop.execute("CREATE TABLE shapes (id int PRIMARY KEY, n int)")
+    dbmazz.run("capture", TABLES="public.shapes")
+    shop.execute("ALTER TABLE shapes ADD COLUMN note text DEFAULT 'x'; INSERT INTO shapes VALUES (1, 1, 'y')")
+    result = dbmazz.run("capture", TABLES="public.shapes")
+    assert """public.shapes: column "note" text was added with 'x' in older rows (apply)""" in " ".join(
+        result.output.split()
+    )
+    shop.execute("ALTER TABLE shapes ALTER n TYPE bigint; INSERT INTO shapes VALUES (2, 2, 'z')")
+    said = " ".join(dbmazz.run("capture", TABLES="public.shapes").stdout.split())
+    assert 'public.shapes was rewritten when column "n" changed: copied anew' in said

@@ -170,6 +170,24 @@ def test_checks_of_keys_and_slot(captured: Shop) -> None:
     assert orders.metadata["duplicated_keys"].value == 0
 
 
+def test_modes_in_metadata_and_checks(shop: Shop) -> None:
+    kept = shop.with_env(MODE="changelog, public.orders=soft_delete")
+    assert kept.run().success
+    change_orders(kept)
+    kept.database.execute("UPDATE customers SET name = 'new'")
+    job = kept.definitions().resolve_implicit_global_asset_job_def()
+    result = job.execute_in_process(instance=kept.instance, raise_on_error=False)
+    assert result.success
+    done = kept.materializations(result)
+    assert (done[ORDERS]["mode"], done[ORDERS]["dagster/row_count"]) == ("soft_delete", 9)
+    assert (done[CUSTOMERS]["mode"], done[CUSTOMERS]["dagster/row_count"]) == ("changelog", 6)
+    checks = {e.asset_key: e for e in result.get_asset_check_evaluations() if e.check_name == "key_is_unique"}
+    assert checks[ORDERS].passed
+    assert checks[ORDERS].metadata["duplicated_keys"].value == 0
+    assert checks[CUSTOMERS].passed
+    assert "changelog" in str(checks[CUSTOMERS].description)
+
+
 def test_run_started_by_hand_carries_the_slot(captured: Shop) -> None:
     job = captured.definitions().resolve_implicit_global_asset_job_def()
     result = job.execute_in_process(instance=captured.instance, asset_selection=[ORDERS])

@@ -17,6 +17,12 @@ def lab(database: SourceDatabase, duckdb_path: Path) -> Lab:
     return Lab(database, duckdb_path)
 
 
+@pytest.fixture
+def matrix_lab(matrix_database: SourceDatabase, duckdb_path: Path) -> Lab:
+    """A lab on every major version. Only for tests marked `matrix`."""
+    return Lab(matrix_database, duckdb_path)
+
+
 @pytest.fixture(params=["one flush", "many flushes", "soft_delete", "changelog"])
 def trap(request: pytest.FixtureRequest, lab: Lab) -> Lab:
     """Changes meet each other in one batch, or, flushed after every transaction, a filled destination; in all modes."""

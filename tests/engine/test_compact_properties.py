@@ -17,16 +17,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dbmazz_core.config import FlushConfig, SinkConfig, WindowLimits
+from dbmazz_core.config import SinkConfig
 from dbmazz_core.connectors.sinks.duckdb import DuckDBSink
-from dbmazz_core.connectors.sources.base import StreamPart, TableEvent
+from dbmazz_core.connectors.sources.base import NewSchema, TableEvent
 from dbmazz_core.connectors.sources.postgres.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.decoder import Decoder
 from dbmazz_core.connectors.sources.postgres.framing import frame
 from dbmazz_core.connectors.sources.postgres.messages import Relation, RelationColumn
 from dbmazz_core.connectors.sources.postgres.relations import Relations
-from dbmazz_core.engine.result import Checkpoint
-from dbmazz_core.engine.window import Window
+from dbmazz_core.engine.apply_events import EventApplier
+from dbmazz_core.engine.result import Checkpoint, WindowResult
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.table_options import Mode
@@ -199,19 +199,6 @@ def batches(shape: Shape, changes: list[bytes], cuts: list[int], lsn: int) -> li
 
 
 @dataclass(slots=True)
-class OnePart:
-    """A `ChangeStream` of one transaction."""
-
-    part: StreamPart
-
-    def next(self, *, rows: int, size: int, timeout: float) -> StreamPart:
-        return self.part
-
-    def confirm(self, lsn: Lsn) -> None:
-        pass
-
-
-@dataclass(slots=True)
 class Destination:
     sink: DuckDBSink
     path: Path
@@ -224,19 +211,16 @@ class Destination:
         self.sink.commit(checkpoint_at(1))
 
     def apply(self, shape: Shape, mode: Mode, events: list[TableEvent], lsn: int) -> None:
-        """One flush of one window."""
-        stream = OnePart(StreamPart(events, True, Lsn(lsn + 1), 1, 1, None, at_bound=True))
-        checkpoint, schemas, modes = checkpoint_at(lsn), {TABLE: shape.schema}, {TABLE: mode}
-        Window(
-            stream,
-            self.sink,
-            checkpoint,
-            Lsn(lsn + 1),
-            schemas,
-            flush=FlushConfig(),
-            limits=WindowLimits(),
-            modes=modes,
-        ).run()
+        """One flush."""
+        result = WindowResult(Lsn(lsn), Lsn(lsn), Lsn(lsn), phases={"compact": 0.0, "merge": 0.0})
+        applier = EventApplier(self.sink, "s", {TABLE: shape.schema}, {TABLE: mode}, None, result)
+        self.sink.begin()
+        try:
+            applier.apply([event for event in events if not isinstance(event, NewSchema)])
+            self.sink.commit(checkpoint_at(lsn))
+        except BaseException:
+            self.sink.rollback()
+            raise
 
     def rows(self, shape: Shape, mode: Mode, where: str = "NOT _dbmazz_deleted") -> Counter[Row]:
         with duckdb.connect(str(self.path)) as connection:

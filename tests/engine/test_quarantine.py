@@ -14,7 +14,7 @@ import pytest
 from dbmazz_core.config import FlushConfig, TableConfig
 from dbmazz_core.engine.result import WindowResult
 from dbmazz_core.errors import BadValue
-from dbmazz_core.table_options import BadValuePolicy, by_table
+from dbmazz_core.table_options import BadValuePolicy, ByTable, Mode, by_table
 from tests.engine.lab import BOTH, Lab, toast
 from tests.engine.test_columns import chosen, hashed
 
@@ -309,3 +309,57 @@ def test_flushes_make_no_difference(lab: Lab, tmp_path: Path, identity: str, see
         assert set(lab.rows("FROM public.t")) == set(good)
     lab.execute("UPDATE t SET n = 1, big = 'small'")
     lab.capture_and_compare("t")
+
+
+@BOTH
+@pytest.mark.parametrize("mode", [Mode.SOFT_DELETE, Mode.CHANGELOG])
+@pytest.mark.parametrize("size", [1, 1000])
+def test_the_other_modes(lab: Lab, identity: str, mode: Mode, size: int) -> None:
+    lab = lab.configured(
+        flush=FlushConfig(size=size),
+        tables=TableConfig(ByTable(mode), by_table("ON_BAD_VALUE", "quarantine", BadValuePolicy)),
+    )
+    lab.execute(
+        "CREATE TABLE t (id int PRIMARY KEY, n numeric(9,2), v int, big text);"
+        f"ALTER TABLE t REPLICA IDENTITY {identity};"
+        f"INSERT INTO t SELECT i, i, i, {toast('x')} FROM generate_series(1, 6) i"
+    )
+    lab.capture()
+    lab.transactions(
+        "UPDATE t SET n = 'NaN' WHERE id = 1",
+        f"UPDATE t SET n = 'NaN', big = {toast('other')} WHERE id = 2",
+        "UPDATE t SET n = 2 WHERE id = 2",  # without its big value, unless FULL has it
+        "UPDATE t SET n = 'NaN' WHERE id = 3",
+        "DELETE FROM t WHERE id = 3",
+        "UPDATE t SET n = 'NaN' WHERE id = 4",
+        "UPDATE t SET n = 4, big = 'sent' WHERE id = 4",
+        "UPDATE t SET id = 50, n = 'NaN' WHERE id = 5",
+        "INSERT INTO t VALUES (7, 'NaN', 7, NULL)",
+    )
+    lab.capture()
+    if mode is Mode.SOFT_DELETE:
+        live = lab.rows("SELECT id, n, v, big FROM public.t WHERE NOT _dbmazz_deleted")
+    else:
+        live = folded(lab)
+    good = lab.database.fetch("SELECT id, n, v, big FROM t WHERE n <> 'NaN'")
+    expected = {row for row in good if identity == "FULL" or row[0] != 2}
+    assert set(live) == expected
+    assert [(op, column, row["id"]) for op, column, row in kept(lab) if column == "n"] == [
+        ("update", "n", "1"), ("update", "n", "2"), ("update", "n", "3"), ("update", "n", "4"), ("update", "n", "50"),
+        ("insert", "n", "7"),
+    ]  # fmt: skip
+    assert [row["id"] for _, column, row in kept(lab) if column == "big"] == ([] if identity == "FULL" else ["2"])
+
+
+def folded(lab: Lab) -> list[tuple[Any, ...]]:
+    """A changelog as the rows that are there now."""
+    return lab.rows(
+        "SELECT * EXCLUDE (gone) FROM (SELECT id, arg_max(n, place) AS n, arg_max(v, place) AS v, "
+        "arg_max(big, place) AS big, "
+        "arg_max(gone, place) AS gone FROM (SELECT *, _dbmazz_op = 'delete' AS gone, "
+        "_dbmazz_commit_lsn::HUGEINT * 1000 + 2 * coalesce(_dbmazz_ordinal, 0) + 1 AS place FROM public.t "
+        "WHERE _dbmazz_op <> 'delete' UNION ALL BY NAME "
+        "SELECT *, _dbmazz_old_id AS id, true AS gone, "
+        "_dbmazz_commit_lsn::HUGEINT * 1000 + 2 * coalesce(_dbmazz_ordinal, 0) AS place FROM (SELECT * EXCLUDE (id) "
+        "FROM public.t WHERE len(_dbmazz_known_old) > 0)) GROUP BY id) WHERE NOT gone"
+    )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from threading import Event
 from typing import Any
 
 import pytest
 
-from dbmazz_core.config import FlushConfig, TableConfig, WindowLimits
+from dbmazz_core.config import FlushConfig, SnapshotConfig, TableConfig, WindowLimits
 from dbmazz_core.connectors.sinks.duckdb.alter import ALTERS_MODIFIED_TABLES
 from dbmazz_core.engine.result import StopReason
 from dbmazz_core.errors import SchemaChanged
@@ -373,3 +374,18 @@ def test_a_new_column_takes_the_name_of_a_renamed_one(lab: Lab, identity: str) -
     assert not copied_anew(lab.capture_and_compare("t"))
     lab.transactions("UPDATE t SET n = 'x', m = 1 WHERE id < 5", "DELETE FROM t WHERE id = 6")
     assert not copied_anew(lab.capture_and_compare("t"))
+
+
+def test_copied_anew_with_its_rows_even_where_tables_begin_empty(lab: Lab) -> None:
+    lab = lab.configured(snapshot=SnapshotConfig(enabled=False))
+    lab.execute("CREATE TABLE t (id int PRIMARY KEY, n int)")
+    lab.capture_and_compare("t")
+    lab.transactions("INSERT INTO t VALUES (1, 1), (2, 2)")
+    lab.capture_and_compare("t")
+    lab.transactions("ALTER TABLE t ALTER n TYPE bigint", "INSERT INTO t VALUES (3, 3)")
+    assert copied_anew(lab.capture_and_compare("t"))
+    lab.transactions("ALTER TABLE t ALTER n TYPE text", "INSERT INTO t VALUES (4, 'four')")
+    stop = Event()
+    stop.set()
+    lab.capture(stop=stop)
+    lab.capture_and_compare("t")

@@ -108,10 +108,10 @@ Step = Do | CommitPrepared | Capture | Kill | Copy | Vacuum
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """Tables to begin with, rows in them, and what happens then."""
+    """Tables to begin with, how many rows each has, and what happens then."""
 
     tables: tuple[TableSpec, ...]
-    rows: tuple[Change, ...]
+    rows: tuple[int, ...]
     steps: tuple[Step, ...]
 
 
@@ -152,22 +152,21 @@ def programs(draw: st.DrawFn, *, ddl: bool) -> Program:
     )
     kill = st.builds(Kill, _optional(st.integers(1, 4)), st.sampled_from([1, 5, 50]), st.floats(0.4, 1.0))
     weights: list[tuple[int, st.SearchStrategy[Step]]] = [
-        (26, whole),
-        (20, part),
-        (3, st.just(CommitPrepared())),
-        (3, st.just(Capture())),
+        (40, whole),
+        (30, part),
+        (4, st.just(CommitPrepared())),
+        (2, st.just(Capture())),
         (7, window),
         (1, kill),
-        (1, st.builds(Copy, _optional(st.integers(0, 3)))),
+        (3, st.builds(Copy, _optional(st.integers(0, 3)))),
         (1, st.builds(Vacuum, st.integers(0, 3))),
     ]
     # Not `one_of`, which would make all alternatives of alternatives equally likely.
     steps = st.sampled_from([step for weight, step in weights for _ in range(weight)]).flatmap(lambda step: step)
+    tables = draw(st.lists(specs(), min_size=1, max_size=4))
     return Program(
-        tables=tuple(draw(st.lists(specs(), min_size=1, max_size=4))),
-        rows=tuple(
-            draw(st.lists(st.builds(Change, st.just("insert"), st.integers(0, 3), number, number, number), max_size=6))
-        ),
+        tables=tuple(tables),
+        rows=tuple(draw(st.sampled_from([KEYS, KEYS // 2, 0])) for _ in tables),
         # Lists of hypothesis tend to be short.
-        steps=tuple(step for _ in range(5) for step in draw(st.lists(steps, max_size=20))),
+        steps=tuple(step for _ in range(6) for step in draw(st.lists(steps, max_size=24))),
     )

@@ -30,7 +30,17 @@ from tests.engine.worker_process import Worker
 from tests.oracle import assert_equal
 from tests.soak.ddl import CHANGES
 from tests.soak.program import SESSIONS, Capture, Change, CommitPrepared, Copy, Do, Kill, Program, Step, Vacuum
-from tests.soak.statements import EXCLUSIVE, STATEMENTS, Connection, Table, look_up, rows, table_names
+from tests.soak.statements import (
+    EXCLUSIVE,
+    STATEMENTS,
+    Connection,
+    Table,
+    find,
+    insert_first,
+    look_up,
+    rows,
+    table_names,
+)
 from tests.soak.tables import TYPES, create
 
 #: What generated statements may run into. Anything else is a mistake of the generator.
@@ -42,7 +52,7 @@ _REFUSED = (
     errors.ObjectNotInPrerequisiteState,  # PREPARE after something that cannot be prepared; an update without identity
 )
 #: With schema changes a statement may also be wrong for the table as it is now.
-_REFUSED_WITH_DDL = (*_REFUSED, errors.SyntaxErrorOrAccessRuleViolation, errors.DataError, errors.FeatureNotSupported)
+_REFUSED_WITH_DDL = (*_REFUSED, psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError)
 _LOCK_TIMEOUT = "SET lock_timeout = '20ms'"
 
 
@@ -72,7 +82,8 @@ class _Session:
     savepoints: int = 0
     #: Locks out readers of some table.
     exclusive: bool = False
-    writes_schema: bool = False
+    #: OIDs of the tables whose schema its transaction has changed.
+    reshaped: set[int] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -127,9 +138,9 @@ class Run:
         self._execute(first, TYPES + "; CREATE SCHEMA history; CREATE TABLE history.noise (v text)")
         for number, spec in enumerate(program.tables):
             self._execute(first, create(spec, f"t{number}"))
+            if count := program.rows[number]:
+                self._execute(first, insert_first(look_up(first.connection, number), count))
         self._record_state(Lsn(0))
-        for change in program.rows:
-            self._step(Do(0, (change,)))
 
     def _step(self, step: Step) -> None:
         match step:
@@ -166,12 +177,25 @@ class Run:
                     self._change(session, change)
                 else:
                     self._mark(session, change)
-            except _REFUSED_WITH_DDL as error:
-                if not self.ddl and not isinstance(error, _REFUSED):
+            except psycopg.Error as error:
+                if not isinstance(error, _REFUSED_WITH_DDL if self.ddl else _REFUSED):
                     raise
                 self._refused(session, error)
         if session.open and step.end:
+            self._write_to_reshaped(session)
+        if session.open and step.end:
             self._end(session, step.end)
+
+    def _write_to_reshaped(self, session: _Session) -> None:
+        """The stream tells of a table's new columns with its next row; until then nobody can know."""
+        for oid in sorted(session.reshaped):
+            if session.open and (table := find(session.connection, oid)):
+                name = table.columns[0].name
+                try:
+                    self._execute(session, STATEMENTS["insert_new"](table, 24, 0, 1))
+                    self._execute(session, f"UPDATE {table.name} SET {name} = {name}")
+                except _REFUSED_WITH_DDL as error:
+                    self._refused(session, error)
 
     def _change(self, session: _Session, change: Change) -> None:
         table = look_up(session.connection, change.table)
@@ -186,7 +210,8 @@ class Run:
             self._execute(session, f"TRUNCATE {', '.join(sorted(names))} RESTART IDENTITY CASCADE")
         else:
             if change.kind in CHANGES:
-                self._schema_moved = session.writes_schema = True
+                self._schema_moved = True
+                session.reshaped.add(table.oid)
             render = (CHANGES if change.kind in CHANGES else STATEMENTS)[change.kind]
             self._execute(session, render(table, change.a, change.b, change.n))
 
@@ -223,7 +248,7 @@ class Run:
             self._close(session, "ROLLBACK")
         elif how == "prepare":
             name = f"p{next(self._names)}"
-            held = dataclasses.replace(session)
+            held = dataclasses.replace(session, reshaped=set())
             try:
                 self._close(session, f"PREPARE TRANSACTION '{name}'")
             except _REFUSED_WITH_DDL as error:
@@ -236,8 +261,9 @@ class Run:
                 self._close(session, "COMMIT")
 
     def _close(self, session: _Session, statement: str) -> None:
-        session.open = session.exclusive = session.writes_schema = False
+        session.open = session.exclusive = False
         session.savepoints = 0
+        session.reshaped.clear()
         self._execute(session, statement)
 
     def _commit_prepared(self) -> None:
@@ -257,7 +283,9 @@ class Run:
         """Commit what would be in the way: a window reads from the catalog what an exclusive lock hides."""
         for session in self._sessions:
             if session.open and (everything or session.exclusive):
-                self._end(session, "commit")
+                self._write_to_reshaped(session)
+                if session.open:
+                    self._end(session, "commit")
         for name, held in list(self._prepared):
             if everything or held.exclusive:
                 with self._committing():
@@ -309,15 +337,19 @@ class Run:
         passed = [state for state in self._states if state.before < position] or self._states[:1]
         return [passed[-1], *passed[-2:-1]] if position < passed[-1].after else passed[-1:]
 
-    def _compare(self) -> None:
-        """Every table that the destination has, with the source at the position that it is at."""
+    def _compare(self, *, caught_up: bool = False) -> None:
+        """Every table that the destination has, with the source at the position that it is at.
+
+        With schema changes only once a window has caught up: before that, those that no row has come after yet are not
+        known, and there is nothing to compare.
+        """
         status = self.lab.pipeline.status(rows=False)
         checkpoint = status.checkpoint
         assert status.destination_error is None, status.destination_error
         if checkpoint is None:
             return
         assert status.confirmed_lsn is None or status.confirmed_lsn <= checkpoint.lsn, "confirmed is more than is held"
-        for table in status.tables:
+        for table in status.tables if caught_up or not self.ddl else ():
             if table.state == "streaming":
                 # A table copied after the checkpoint is ahead of the others.
                 self._compare_table(table.table.name, max(checkpoint.lsn, table.snapshot_lsn or INVALID_LSN))
@@ -367,7 +399,7 @@ class Run:
             )
             if result.stop_reason is StopReason.CAUGHT_UP:
                 assert result.end_lsn >= result.upper_lsn
-            self._compare()
+            self._compare(caught_up=result.stop_reason is StopReason.CAUGHT_UP)
 
         self.tally.windows += 1
         self._unless_schema_changed(window)

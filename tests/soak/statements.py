@@ -36,6 +36,7 @@ class Table:
     """A table as a session sees it now.
 
     Attributes:
+        oid: In the catalog.
         name: Quoted, without the schema, which is `public`.
         columns: Those that can be written.
         keys: Columns of its primary key and unique indexes; each has a name and columns in order.
@@ -43,6 +44,7 @@ class Table:
         server: Major version.
     """
 
+    oid: int
     name: str
     columns: tuple[Column, ...]
     keys: tuple[tuple[str, tuple[str, ...]], ...]
@@ -140,11 +142,18 @@ def look_up(connection: Connection, number: int) -> Table | None:
     tables = connection.execute(_TABLES).fetchall()
     if not tables:
         return None
-    oid, name = tables[number % len(tables)]
+    return find(connection, tables[number % len(tables)][0])
+
+
+def find(connection: Connection, oid: int) -> Table | None:
+    """A table by its OID, None if there is none."""
+    found = [name for table, name in connection.execute(_TABLES) if table == oid]
+    if not found:
+        return None
     columns = [Column(*row) for row in connection.execute(_COLUMNS, [oid]) if is_known(row[1])]
     keys = [(index, tuple(names)) for index, names in connection.execute(_KEYS, [oid])]
     leaves = tuple(leaf for (leaf,) in connection.execute(_LEAVES, [oid]))
-    return Table(name, tuple(columns), tuple(keys), leaves, connection.info.server_version // 10000)
+    return Table(oid, found[0], tuple(columns), tuple(keys), leaves, connection.info.server_version // 10000)
 
 
 # -- each takes the table and three numbers, and gives statements
@@ -153,6 +162,12 @@ def look_up(connection: Connection, number: int) -> Table | None:
 def insert(table: Table, a: int, b: int, n: int) -> str:
     """Up to six rows; if one of the keys is taken, none."""
     return f"INSERT INTO {table.name} ({_names(table)}) {rows(table, a, a + b % 6, n)}"
+
+
+def insert_first(table: Table | None, count: int) -> str:
+    """Rows to begin with."""
+    assert table is not None
+    return f"INSERT INTO {table.name} ({_names(table)}) {rows(table, 0, count - 1, 0)}"
 
 
 def insert_new(table: Table, a: int, b: int, n: int) -> str:
@@ -214,7 +229,8 @@ def move(table: Table, a: int, b: int, n: int) -> str:
     """A row gets another key, perhaps another partition, perhaps other values."""
     if not table.keys:
         return update_one(table, a, b, n)
-    columns, new = _a_key(table, b, n)
+    _, columns = table.keys[n % len(table.keys)]
+    new = table.key_of(b + 4 * (n % 3), columns)
     sets = [f"{name} = {expression}" for name, expression in zip(columns, new, strict=True)]
     if n % 3 == 0 and table.others:
         sets.append(table.assignments(n))
@@ -312,11 +328,6 @@ def _update(table: Table, n: int, where: str) -> str:
         name = table.columns[0].name
         return f"UPDATE {table.name} SET {name} = {name} WHERE {where}"
     return f"UPDATE {table.name} SET {table.assignments(n)} WHERE {where}"
-
-
-def _a_key(table: Table, number: int, n: int) -> tuple[tuple[str, ...], list[str]]:
-    _, columns = table.keys[n % len(table.keys)]
-    return columns, table.key_of(number, columns)
 
 
 #: By name; the first is what a failure is reduced to.

@@ -34,7 +34,7 @@ _VALUES: dict[str, tuple[str, str | None]] = {
     "character varying(60)": ("'ä' || ({n})", None),
     "character(8)": ("('c' || ({n}) % 1000)::char(8)", None),
     "long_key": ("repeat(chr(97 + ({n})::int % 26), 2500)", None),
-    "bytea": ("decode(md5(({n})::text), 'hex')", "decode(" + _BIG + ", 'hex')"),
+    "bytea": ("decode(md5(({n})::text), 'hex')", "decode(" + _BIG + " || " + _BIG + ", 'hex')"),
     "json": ("('{{\"n\":  ' || ({n}) || '}}')::json", "json_build_object('n', " + _BIG + ")"),
     "jsonb": ("jsonb_build_object('n', ({n}), 'a', null)", "jsonb_build_object('n', " + _BIG + ")"),
     "uuid": ("md5(({n})::text)::uuid", None),
@@ -50,6 +50,7 @@ _VALUES: dict[str, tuple[str, str | None]] = {
 }
 _KEY_TYPES = ["integer", "text", "uuid", "numeric", "bigint", "bytea", "date", "timestamp with time zone", "long_key"]
 _COLUMN_TYPES = sorted(set(_VALUES) - {"long_key"})
+_BIG_TYPES = [type for type, (_, big) in _VALUES.items() if big is not None]
 
 #: The first is what a failure is reduced to.
 _KINDS = ["key", "full key", "composite", "index", "bag", "full bag", "range", "list"]
@@ -81,8 +82,8 @@ def value(type: str, number: str, *, nullable: bool = False, in_key: bool = Fals
     if in_key:
         return expression
     if big is not None:
-        expression = f"CASE WHEN ({number}) % 3 = 0 THEN {big.format(n=number)} ELSE {expression} END"
-    return f"CASE WHEN ({number}) % 5 <> 0 THEN {expression} END" if nullable else expression
+        expression = f"CASE WHEN ({number}) % 2 = 0 THEN {big.format(n=number)} ELSE {expression} END"
+    return f"CASE WHEN ({number}) % 7 <> 0 THEN {expression} END" if nullable else expression
 
 
 def is_known(type: str) -> bool:
@@ -92,7 +93,8 @@ def is_known(type: str) -> bool:
 
 def specs() -> st.SearchStrategy[TableSpec]:
     """Any table."""
-    columns = st.lists(st.sampled_from(_COLUMN_TYPES), min_size=1, max_size=5).map(tuple)
+    types = st.sampled_from(_COLUMN_TYPES) | st.sampled_from(_BIG_TYPES)
+    columns = st.lists(types, min_size=1, max_size=5).map(tuple)
     return st.builds(TableSpec, st.sampled_from(_KINDS), st.sampled_from(_KEY_TYPES), columns)
 
 

@@ -123,7 +123,8 @@ class Sink(Protocol):
         """
 
     def missing(self, schema: TableSchema, keys: pl.DataFrame) -> pl.Series:
-        """Numbers (Int64, ascending) of the keys under which the table holds no row.
+        """Numbers (Int64, ascending) of the keys under which the table holds no row; in a changelog, of those that
+        its last change has emptied.
 
         Args:
             schema: The table.

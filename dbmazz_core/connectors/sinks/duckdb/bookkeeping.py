@@ -266,6 +266,14 @@ def clear_quarantine(connection: duckdb.DuckDBPyConnection, table: TableRef) -> 
     )
 
 
+def has_quarantine(connection: duckdb.DuckDBPyConnection, table: TableRef) -> bool:
+    """Whether a table has rows in quarantine."""
+    rows = connection.execute(
+        "SELECT 1 FROM _dbmazz.quarantine WHERE schema_name = ? AND table_name = ? LIMIT 1", [table.schema, table.name]
+    ).fetchall()
+    return bool(rows)
+
+
 def count_quarantine(connection: duckdb.DuckDBPyConnection, slot: str) -> Mapping[TableRef, int]:
     """Rows in quarantine by table."""
     rows = connection.execute(

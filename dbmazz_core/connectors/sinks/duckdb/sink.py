@@ -6,7 +6,6 @@ merge keeps keys unique (docs/benchmarks.md).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -22,8 +21,10 @@ from dbmazz_core.connectors.sinks.duckdb.apply_changelog import ChangelogApplier
 from dbmazz_core.connectors.sinks.duckdb.apply_mirror import MirrorApplier
 from dbmazz_core.connectors.sinks.duckdb.apply_soft_delete import SoftDeleteApplier
 from dbmazz_core.connectors.sinks.duckdb.by_hand import Expected
-from dbmazz_core.connectors.sinks.duckdb.failures import is_locked, locked, translated
+from dbmazz_core.connectors.sinks.duckdb.conflicts import changed_by_hand
+from dbmazz_core.connectors.sinks.duckdb.failures import translated
 from dbmazz_core.connectors.sinks.duckdb.names import conflicts, fold, qualified, qualified_schema
+from dbmazz_core.connectors.sinks.duckdb.opening import opened
 from dbmazz_core.connectors.sinks.duckdb.refused import missing, refused
 from dbmazz_core.connectors.sinks.duckdb.statements import Statements
 from dbmazz_core.engine.effect import NetEffect
@@ -36,6 +37,9 @@ from dbmazz_core.schema import TableSchema
 from dbmazz_core.table_options import Mode, SchemaAction
 from dbmazz_core.tables import TableRef, quote_identifier
 
+#: DuckDB 1 hands the range of a join's keys to pyarrow, to filter a frame by it, which fails over texts (tried, 1.4.0:
+#: "no kernel matching input types (string_view, bool)", where the table is smaller than the frame).
+FILTERS_FRAMES = not duckdb.__version__.startswith("1.")
 #: Layout of the bookkeeping from which on tables' identities are recorded.
 _WITH_IDENTITY = 2
 
@@ -59,12 +63,14 @@ class DuckDBSink:
         self._touched: set[TableRef] = set()
         self._before: dict[TableRef, shapes.Columns] = {}
         self._created = not read_only and not Path(config.url).exists()
-        self._connection = _connect(config, read_only)
+        self._connection = opened(config, read_only)
         with translated(self.path):
             # Set, not passed to connect: DuckDB refuses a second connection in a process with other options.
             self._connection.execute("SET TimeZone = 'UTC'")
             self._connection.execute(f"SET memory_limit = '{config.memory_limit}B'")
             self._connection.execute("SET preserve_insertion_order = false")
+            if not FILTERS_FRAMES:
+                self._connection.execute("SET disabled_optimizers = 'join_filter_pushdown'")
             # It would go to standard output, between the lines of --json.
             self._connection.execute("SET enable_progress_bar = false")
             # One checkpoint a window, at closing, instead of one every 16 MB of WAL.
@@ -116,7 +122,7 @@ class DuckDBSink:
             return None
         expected = shapes.columns(schema, state.mode)
         if shapes.comparable(found) != shapes.comparable(expected):
-            raise _conflict(table, self.path, expected, found)
+            raise changed_by_hand(table, self.path, expected, found)
         return schema
 
     def verify_owner(self, table: TableRef, *, slot: str) -> None:
@@ -205,15 +211,19 @@ class DuckDBSink:
 
     def abandon(self, event: SchemaEvent, *, slot: str) -> None:
         """See `Sink.abandon`."""
-        self.mark_incomplete(slot, [event.table])
+        table = event.table
         with translated(self.path):
+            self._connection.execute(
+                "UPDATE _dbmazz.tables SET state = 'changed' WHERE slot = ? AND schema_name = ? AND table_name = ?",
+                [slot, table.schema, table.name],
+            )
             bookkeeping.write_history(
                 self._connection,
                 event.schema,
                 slot=slot,
                 commit_lsn=event.commit_lsn,
                 xid=event.xid,
-                entries=[("copy_anew", f"{event.table} {event.copy_anew}", "apply")],
+                entries=[("copy_anew", f"{table} {event.copy_anew}", "apply")],
             )
 
     def rename_tables(self, names: Mapping[TableRef, TableRef], *, slot: str) -> None:
@@ -323,7 +333,7 @@ class DuckDBSink:
     def missing(self, schema: TableSchema, keys: pl.DataFrame) -> pl.Series:
         """See `Sink.missing`."""
         with translated(self.path):
-            return missing(self._connection, schema, keys)
+            return missing(self._connection, schema, keys, self._state(schema.table).mode)
 
     def quarantine(self, table: TableRef, rows: pl.DataFrame, *, slot: str) -> None:
         """See `Sink.quarantine`."""
@@ -427,43 +437,3 @@ class DuckDBSink:
             "AND table_schema = ? AND table_name = ? ORDER BY ordinal_position",
             [table.schema, table.name],
         ).fetchall()
-
-
-def _connect(config: SinkConfig, read_only: bool) -> duckdb.DuckDBPyConnection:
-    """Open the file, waiting for another process to let go of it."""
-    path = Path(config.url)
-    if read_only and not path.exists():
-        return duckdb.connect(":memory:")
-    if not path.parent.is_dir():
-        raise DestinationError(
-            f"cannot create the DuckDB file {path}: there is no directory {path.parent}",
-            object=str(path),
-            remedy=f"mkdir -p '{path.parent}', or correct SINK_URL",
-        )
-    deadline = time.monotonic() + config.lock_timeout_s
-    while True:
-        with translated(config.url):
-            try:
-                return duckdb.connect(str(path), read_only=read_only)
-            except duckdb.IOException as error:
-                if not is_locked(error):
-                    raise
-                if time.monotonic() >= deadline:
-                    raise locked(config.url, error, config.lock_timeout_s) from None
-        time.sleep(0.1)
-
-
-def _conflict(table: TableRef, path: str, expected: shapes.Columns, found: shapes.Columns) -> DestinationConflict:
-    expected, found = ([*own, *ours] for own, ours in map(shapes.comparable, (expected, found)))
-    if not found:
-        what = "is gone"
-    else:
-        lost = [f"{name} {type}" for name, type in expected if (name, type) not in found]
-        more = [f"{name} {type}" for name, type in found if (name, type) not in expected]
-        parts = [f"{text}: {', '.join(names)}" for text, names in (("lacks", lost), ("has besides", more)) if names]
-        what = "was changed by hand; it " + ("; ".join(parts) or "has its columns in another order")
-    return DestinationConflict(
-        f"table {table} in {path} {what}",
-        object=str(table),
-        remedy=f"undo the change, or copy the table anew: dbmazz snapshot --tables '{table}'",
-    )

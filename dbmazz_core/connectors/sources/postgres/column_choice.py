@@ -68,9 +68,14 @@ class ColumnRules:
         """The masks of a table's columns, by name."""
         return {name: Masker(mask, self._config.mask_key) for name, mask in self._config.masks.of(table).items()}
 
-    def apply(self, schema: TableSchema) -> tuple[TableSchema, Projection]:
-        """What is left of a table, and how its tuples are read."""
-        choice, maskers = self.choice(schema.table), self.maskers(schema.table)
+    def apply(self, schema: TableSchema, known_as: TableRef | None = None) -> tuple[TableSchema, Projection]:
+        """What is left of a table, and how its tuples are read.
+
+        Args:
+            schema: The table, whole.
+            known_as: Its name in the rules, if it is called otherwise now.
+        """
+        choice, maskers = self.choice(known_as or schema.table), self.maskers(known_as or schema.table)
         numbers = tuple(number for number, name in enumerate(schema.names) if choice.keeps(name))
         columns = tuple(_masked(schema.columns[number], maskers) for number in numbers)
         kept = {column.name for column in columns}

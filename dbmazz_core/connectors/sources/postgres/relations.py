@@ -146,11 +146,13 @@ class Relations:
         schema, projection = TableSchema(table, columns, key), Projection.whole(len(columns))
         if not captured:
             return KnownRelation(message, schema, projection, captured=False)
-        lenient = self._lenient(table)
+        lenient = self._lenient(known_as)
         if self._rules is None:
             return KnownRelation(message, schema, projection, captured=True, lenient=lenient)
-        misfit = self._misfit(self._rules, message, table, old)
-        return KnownRelation(message, *self._rules.apply(schema), captured=True, lenient=lenient, misfit=misfit)
+        # The rules are those for the name that the catalog had: a table that is renamed keeps what it hides.
+        misfit = self._misfit(self._rules, message, known_as, old)
+        schema, projection = self._rules.apply(schema, known_as)
+        return KnownRelation(message, schema, projection, captured=True, lenient=lenient, misfit=misfit)
 
     def _misfit(
         self, rules: ColumnRules, message: Relation, table: TableRef, old: KnownRelation | None

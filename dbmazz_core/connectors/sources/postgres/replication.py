@@ -98,6 +98,16 @@ class ReplicationConnection:
         (row,) = self._query("IDENTIFY_SYSTEM")
         return SystemIdentity(row[0], int(row[1]), Lsn.parse(row[2]), row[3])
 
+    def timeline_history(self, timeline: int) -> dict[int, Lsn]:
+        """Run `TIMELINE_HISTORY`: the timelines that led to this one, and where each of them was left.
+
+        Args:
+            timeline: Not the first, which has no history.
+        """
+        ((_, content),) = self._query(f"TIMELINE_HISTORY {timeline}")
+        entries = [line.split("\t") for line in content.splitlines() if line[:1].isdigit()]
+        return {int(entry[0]): Lsn.parse(entry[1]) for entry in entries}
+
     def create_slot(
         self,
         name: str,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dbmazz_core.config import SourceConfig
@@ -15,6 +15,7 @@ from dbmazz_core.connectors.sources.postgres.server_errors import (
 )
 from dbmazz_core.connectors.sources.postgres.server_state import SlotState
 from dbmazz_core.errors import (
+    ServerBehindCheckpoint,
     SlotAheadOfCheckpoint,
     SlotCreationBlocked,
     SlotError,
@@ -87,6 +88,41 @@ def verify_slot(
             object=object,
             remedy=f"{NEW_SNAPSHOT}. It happens when another pipeline used this slot, or the destination was "
             "restored from a backup",
+        )
+
+
+def verify_history(
+    checkpoint_lsn: Lsn, checkpoint_timeline: int, flush_lsn: Lsn, timeline: int, left: Mapping[int, Lsn]
+) -> None:
+    """Raise unless the server's WAL is that of the checkpoint, and goes on behind it.
+
+    A server that was restored from a backup, or a standby that was promoted before it had everything, has fewer changes
+    than the destination, or soon others at the same positions; its slot, from the backup too, looks healthy.
+
+    Parameters:
+        checkpoint_lsn, checkpoint_timeline: The destination's.
+        flush_lsn, timeline: The server's, as `IDENTIFY_SYSTEM` says.
+        left: Where the server's history left each earlier timeline.
+
+    Raises:
+        ServerBehindCheckpoint: The destination holds changes that the server does not have.
+    """
+    if timeline == checkpoint_timeline:
+        end, reason = flush_lsn, f"the server's WAL ends at {flush_lsn}"
+    else:
+        end = left.get(checkpoint_timeline, Lsn(0))
+        reason = (
+            f"the server, on timeline {timeline} now, left timeline {checkpoint_timeline} at {end}"
+            if checkpoint_timeline in left
+            else f"the server is on timeline {timeline}, which does not come from timeline {checkpoint_timeline}"
+        )
+    if checkpoint_lsn > end:
+        raise ServerBehindCheckpoint(
+            f"the destination's checkpoint is {checkpoint_lsn} on timeline {checkpoint_timeline}, but {reason}: the "
+            "destination may hold changes that the server does not have",
+            object=f"timeline {timeline}",
+            remedy=f"{NEW_SNAPSHOT}. It happens when the server was restored from a backup, or a standby was promoted "
+            "that had not received everything",
         )
 
 

@@ -27,6 +27,7 @@ from dbmazz_core.connectors.sources.postgres.relations import Relations
 from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection, SystemIdentity
 from dbmazz_core.connectors.sources.postgres.server_errors import translated
 from dbmazz_core.connectors.sources.postgres.server_state import SlotState, flush_half_record, flush_lsn, slot_state
+from dbmazz_core.connectors.sources.postgres.slots import verify_history
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
 from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, ColumnOfType, TypePolicy, read_texts
 from dbmazz_core.errors import SlotActive, SlotNotFound
@@ -82,6 +83,9 @@ class PostgresSource:
         policy = types or TypePolicy(config.numeric_as.value, lambda table, name: name in config.as_text.of(table))
         self._types = CatalogTypes(lambda: self.connection, policy, failures=self._translated)
         self._rules = ColumnRules(config)
+        # By OID, as the stream knows them: what the rules call them, if they are renamed meanwhile.
+        self._names: dict[int, TableRef] = {}
+        self._streamed = False
         self._control: Connection | None = None
         self._stream: PostgresStream | None = None
         self._records: RecordStream | None = None
@@ -165,7 +169,8 @@ class PostgresSource:
                 continue
             published = publication.tables.get(table.ref)
             schema = self._schema(table, publication.columns_of(table))
-            types, maskers = {c.name: c.type for c in schema.columns}, self._rules.maskers(table.ref)
+            maskers = self._rules.maskers(self._names.get(table.oid, table.ref))
+            types = {c.name: c.type for c in schema.columns}
             missing = {name: pl.Series([text.encode()]) for name, text in fingerprint.missing.items()}
             found[table.ref] = SourceTable(
                 table.ref,
@@ -262,6 +267,15 @@ class PostgresSource:
             else:
                 return state
 
+    def verify_history(self, lsn: Lsn, timeline: int) -> None:
+        """Raise ServerBehindCheckpoint unless the server's WAL leads to this position and on from there."""
+        identity = self.identity
+        left: dict[int, Lsn] = {}
+        if identity.timeline > max(timeline, 1):
+            with self._replication("dbmazz identify") as connection:
+                left = connection.timeline_history(identity.timeline)
+        verify_history(lsn, timeline, identity.flush_lsn, identity.timeline, left)
+
     def create_slot(self) -> ExportedSnapshot:
         """Create the slot; its exported snapshot shows the tables as of the slot's start."""
         return ExportedSnapshot.create(self.config, self.connection, temporary=False, on_wait=self._on_slot_wait)
@@ -337,6 +351,7 @@ class PostgresSource:
                 for table in tables
                 if table.ref in schemas
             }
+        self._names = names
         relations = Relations(
             captured=keys.__contains__,
             keys=keys,
@@ -353,6 +368,7 @@ class PostgresSource:
         self._records = RecordStream(relations, lsn, dict(table_start or {}))
         messages = self._messages and self.connection.info.server_version >= 140000
         reader = StreamReader(self.config, lsn, messages=messages)
+        self._streamed = True
         self._stream = PostgresStream(reader, relations, start_lsn=lsn, table_start=table_start, upper_lsn=upper_lsn)
         return self._stream
 
@@ -399,18 +415,17 @@ class PostgresSource:
 
         With `cleanup_on_stop`, slot and publication are dropped.
         """
-        if self.end_stream() and self.config.cleanup_on_stop:
+        self.end_stream()
+        if self._streamed and self.config.cleanup_on_stop:
             self.teardown()
         self.close()
 
-    def end_stream(self) -> bool:
-        """End the stream so that the last acknowledgement arrives; whether there was one. The source stays usable."""
-        if self._stream is None:
-            return False
-        self._await_confirmed(self._stream.reader.confirmed_lsn)
-        self._stream.close()
-        self._stream = None
-        return True
+    def end_stream(self) -> None:
+        """End the stream so that the last acknowledgement arrives. The source stays usable."""
+        if self._stream is not None:
+            self._await_confirmed(self._stream.reader.confirmed_lsn)
+            self._stream.close()
+            self._stream = None
 
     def close(self) -> None:
         """Close all connections at once. What was not confirmed comes again."""

@@ -23,7 +23,7 @@ from dbmazz_core.batch import Indexes, Mask, UnreadableText
 from dbmazz_core.connectors.sources.postgres.block import Int64s, MessageBlock, unaligned
 from dbmazz_core.connectors.sources.postgres.column_choice import Projection
 from dbmazz_core.connectors.sources.postgres.types import BadText, carrier, read_texts
-from dbmazz_core.datatypes import DataType
+from dbmazz_core.datatypes import DataType, Kind
 from dbmazz_core.masks import HIDDEN, Masker, utf8
 
 _NULL, _UNCHANGED, _TEXT = ord("n"), ord("u"), ord("t")
@@ -102,6 +102,11 @@ class TupleColumns:
             return None
         mask: Mask = kinds == _UNCHANGED
         return mask if mask.any() else None
+
+    @property
+    def lenient(self) -> bool:
+        """See `RowImages.lenient`."""
+        return self._lenient
 
     def unreadable(self, column: int) -> Mask | None:
         """See `RowImages.unreadable`."""
@@ -215,7 +220,10 @@ class TupleColumns:
         if self._maskers[number] is not None or self._types[number].is_nested:
             return raw
         # To text and back: a null that hides bytes would be looked at by the next cast.
-        valid = utf8(raw).cast(pl.Binary).alias("raw").to_frame()
+        texts = utf8(raw)
+        if self._types[number].kind is Kind.BYTES:  # written in ASCII; read from the third byte on
+            texts = texts.set(texts.str.len_bytes() != texts.str.len_chars(), None)
+        valid = texts.cast(pl.Binary).alias("raw").to_frame()
         return valid.select(carrier(pl.col("raw"), self._types[number]).alias(str(number))).to_series()
 
     def _text(self, column: int, place: int) -> str:

@@ -1,0 +1,36 @@
+"""Opening the DuckDB file."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import duckdb
+
+from dbmazz_core.config import SinkConfig
+from dbmazz_core.connectors.sinks.duckdb.failures import is_locked, locked, translated
+from dbmazz_core.errors import DestinationError
+
+
+def opened(config: SinkConfig, read_only: bool) -> duckdb.DuckDBPyConnection:
+    """Open the file, waiting for another process to let go of it."""
+    path = Path(config.url)
+    if read_only and not path.exists():
+        return duckdb.connect(":memory:")
+    if not path.parent.is_dir():
+        raise DestinationError(
+            f"cannot create the DuckDB file {path}: there is no directory {path.parent}",
+            object=str(path),
+            remedy=f"mkdir -p '{path.parent}', or correct SINK_URL",
+        )
+    deadline = time.monotonic() + config.lock_timeout_s
+    while True:
+        with translated(config.url):
+            try:
+                return duckdb.connect(str(path), read_only=read_only)
+            except duckdb.IOException as error:
+                if not is_locked(error):
+                    raise
+                if time.monotonic() >= deadline:
+                    raise locked(config.url, error, config.lock_timeout_s) from None
+        time.sleep(0.1)
