@@ -39,7 +39,7 @@ def test_every_identity(trap: Lab, identity: str) -> None:
     run(trap, f"{TABLE} ALTER TABLE t {IDENTITIES[identity]}", *rounds)
 
 
-@pytest.mark.parametrize(("before", "after"), itertools.permutations(IDENTITIES, 2))
+@pytest.mark.parametrize(("before", "after"), list(itertools.permutations(IDENTITIES, 2)))
 def test_an_identity_changes_between_transactions_and_within_one(lab: Lab, before: str, after: str) -> None:
     lab.execute(f"{TABLE} ALTER TABLE t {IDENTITIES[before]}")
     lab.capture_and_compare("t")
@@ -121,7 +121,7 @@ def test_a_key_is_made_deferrable(lab: Lab) -> None:
 )  # fmt: skip
 def test_what_postgresql_takes_for_no_identity_is_none_to_us(lab: Lab, index: str) -> None:
     lab.execute(f"CREATE TABLE t (id int NOT NULL, v int); {index}; INSERT INTO t VALUES (1, 1), (2, NULL), (3, NULL)")
-    with pytest.raises(Exception, match="cannot use"):
+    with pytest.raises(Exception, match=r"cannot use|cannot be used"):
         lab.execute("ALTER TABLE t REPLICA IDENTITY USING INDEX i")
     leave = lab.configured(source={"replica_identity": ReplicaIdentityPolicy.LEAVE})
     with pytest.raises(ReplicaIdentityInsufficient):
@@ -182,4 +182,4 @@ def test_every_policy_is_exact(lab: Lab) -> None:
     full.capture_and_compare("a", "b")
     lab.execute("UPDATE a SET id = 2; DELETE FROM b WHERE ctid = '(0,1)'")
     replace(lab, tables="a, b").capture_and_compare("a", "b")
-    assert TableRef("public", "a") in {state.ref for state in lab.pipeline.status().tables}
+    assert TableRef("public", "a") in {state.table for state in lab.pipeline.status().tables}

@@ -115,7 +115,7 @@ def test_odd_names_of_schemas_and_tables(lab: Lab, mode: Mode) -> None:
             lab.assert_equal(ref.sql)
     lab.pipeline.snapshot([refs[0], TableRef("temp", "temp")])
     assert all(state.rows for state in lab.pipeline.status().tables)
-    assert [s.ref for s in lab.pipeline.status().tables] == sorted(refs)
+    assert [state.table for state in lab.pipeline.status().tables] == sorted(refs)
 
 
 @pytest.mark.parametrize("stem", ["public", "Public", "shop", "select", "a.b", 'quo"te', "temp", "system", "_dbmazz"])

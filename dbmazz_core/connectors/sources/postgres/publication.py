@@ -126,9 +126,9 @@ def _entries(conn: Connection, name: str) -> dict[TableRef, tuple[tuple[str, ...
     """Of each published table, the columns of its row filter and its `PublishedTable.entry`.
 
     A table is in by itself, by a partitioned table above it (which it may leave and join again), by its schema or as
-    one of all. The rows of
-    pg_publication_rel and pg_publication_namespace are never changed, only deleted and inserted with a new OID (also
-    by ALTER PUBLICATION ... SET TABLE with another filter or list); that of pg_publication is changed by SET (...).
+    one of all. The rows of pg_publication_rel and pg_publication_namespace are never changed, only deleted and inserted
+    with a new OID (also by ALTER PUBLICATION ... SET TABLE with another filter or list); that of pg_publication is
+    changed by SET (...).
     """
     if conn.info.server_version >= _COLUMN_LISTS_VERSION:
         schemas = """
