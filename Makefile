@@ -39,7 +39,7 @@ $(VENV)/.installed: pyproject.toml
 
 # The core of the version matrix is among them, and generated workloads for SOAK_SECONDS.
 test: lint $(MATRIX) ## Lint, format check, types and all tests but the slow ones
-	DBMAZZ_POSTGRES_MATRIX=$(POSTGRES_MATRIX) $(BIN)/python -m pytest -m 'not slow'
+	DBMAZZ_POSTGRES_MATRIX=$(POSTGRES_MATRIX) SOAK_BEGIN=1 $(BIN)/python -m pytest -m 'not slow'
 
 lint: venv ## Lint, format check and types
 	$(BIN)/ruff check

@@ -1,6 +1,7 @@
 """Generated workloads against the oracle, for a while.
 
-`SOAK_SECONDS` says for how long (45; `make soak` runs for an hour), `SOAK_SEED` repeats one round, `SOAK_DDL=1` lets
+`SOAK_SECONDS` says for how long (45; `make soak` runs for an hour), `SOAK_BEGIN` with which seed it begins (`make test`:
+always the same ones), `SOAK_SEED` repeats one round, `SOAK_DDL=1` lets
 tables change their schema too. A failure names its seed, and tells the SQL of the smallest program that was found to
 fail.
 """
@@ -76,7 +77,8 @@ def test_generated_workloads(server: EmbeddedPostgres) -> None:
     tally = Tally()
     repeated = os.environ.get("SOAK_SEED")
     deadline = float("inf") if repeated else time.monotonic() + SECONDS
-    seed = int(repeated) if repeated else random.SystemRandom().randrange(1 << 32)
+    begin = os.environ.get("SOAK_BEGIN")
+    seed = int(repeated or begin or random.SystemRandom().randrange(1 << 32))
     try:
         while True:
             try:
