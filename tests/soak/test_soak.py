@@ -1,8 +1,8 @@
 """Generated workloads against the oracle, for a while.
 
 `SOAK_SECONDS` says for how long (45; `make soak` runs for an hour), `SOAK_BEGIN` with which seed it begins (`make test`
-always with the same one), `SOAK_SEED` repeats one round, `SOAK_DDL=1` lets tables change their schema too. A failure names
-its seed, and tells the SQL of the smallest program that was found to fail.
+always with the same one), `SOAK_SEED` repeats one round, `SOAK_DDL=1` lets tables change their schema too. A failure
+names its seed, and tells the SQL of the smallest program that was found to fail.
 """
 
 from __future__ import annotations
