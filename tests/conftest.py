@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.postgres_fixtures import MAJOR_VERSIONS
-
 pytest_plugins = ["tests.postgres_fixtures", "tests.fix_proxy"]
 
 
@@ -20,12 +18,13 @@ def duckdb_path(tmp_path: Path) -> Path:
 #: The matrix's core: runs on every version each time. Other tests marked `matrix` do so in `make test-matrix`, and each
 #: time on the newest version only.
 _CORE = ("test_matrix.py", "test_partition_origin.py")
-_NEWEST = MAJOR_VERSIONS[-1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    from tests.postgres_fixtures import MAJOR_VERSIONS  # the plugin above is to be loaded first
+
     for item in items:
         callspec = getattr(item, "callspec", None)
         major = callspec.params.get("matrix_server") if callspec else None
-        if major not in (None, _NEWEST) and item.path.name not in _CORE:
+        if major not in (None, MAJOR_VERSIONS[-1]) and item.path.name not in _CORE:
             item.add_marker(pytest.mark.slow)

@@ -327,7 +327,7 @@ def _compact_multiset(rows: Rows, truncated: SourcePosition | None) -> NetEffect
     gone = pl.DataFrame([old.values(i).alias(name) for i, name in enumerate(names)] + positions)
     both = pl.concat(
         [
-            rows.new_frame(came).select(gone.columns).with_columns(pl.lit(1, pl.Int64).alias(COUNT)),
+            rows.new_frame(came)[gone.columns].with_columns(pl.lit(1, pl.Int64).alias(COUNT)),
             gone.with_columns(pl.lit(-1, pl.Int64).alias(COUNT)),
         ]
     )

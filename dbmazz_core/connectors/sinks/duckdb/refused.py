@@ -35,7 +35,7 @@ def refused(connection: duckdb.DuckDBPyConnection, schema: TableSchema, frame: p
         f"(SELECT f.{_ROW}, CAST(CASE {flags} END AS BIGINT) AS {_COLUMN} FROM found f) WHERE {_COLUMN} IS NOT NULL "
         f"ORDER BY 1",
         schema,
-        frame.select(asked).with_row_index(_ROW),
+        frame[asked].with_row_index(_ROW),
     )
 
 
@@ -56,7 +56,7 @@ def missing(connection: duckdb.DuckDBPyConnection, schema: TableSchema, keys: pl
         f"WITH asked AS (SELECT f.{_ROW}, {asked} FROM found f) "
         f"SELECT a.{_ROW} AS row, 0 AS column FROM asked a {join} ON {on_key} ORDER BY 1",
         schema,
-        keys.select(schema.key).with_row_index(_ROW),
+        keys[list(schema.key)].with_row_index(_ROW),
     )
     return found["row"]
 

@@ -46,8 +46,9 @@ def arrow_table(schema: TableSchema, frame: pl.DataFrame) -> pa.Table:
     """The frame as Arrow, sharing its memory, with dates and intervals written so that DuckDB reads them."""
     types = {prefix + column.name: column.type for prefix in ("", ORIGIN, OLD) for column in schema.columns}
     fixed = [
-        _rewritten(pl.col(series.name), types[series.name])
-        for series in frame
+        # Not by name: `*` and `^a.*$` are names.
+        _rewritten(pl.nth(place), types[series.name])
+        for place, series in enumerate(frame)
         if series.name in types and _needs_rewriting(series, types[series.name])
     ]
     return frame.with_columns(fixed).to_arrow(compat_level=pl.CompatLevel.newest())
