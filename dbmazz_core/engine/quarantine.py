@@ -209,12 +209,15 @@ class Quarantine:
         """Keys that updates which leave values out find, and that neither the destination has nor a change before
         has filled."""
         found, filled = _found_keys(rows, partial), _filled_keys(rows)
-        before = filled.group_by(rows.schema.key).agg(pl.col("row").min().alias("since"))
-        asked = found.join(before, on=rows.schema.key, how="left").filter(
+        key = found.columns[:-1]
+        before = filled.group_by(key).agg(pl.col("row").min().alias("since"))
+        asked = found.join(before, on=key, how="left").filter(
             pl.col("since").is_null() | (pl.col("since") >= pl.col("row"))
         )
-        keys = asked.select(rows.schema.key).unique(maintain_order=True)
-        return keys if emptied or not len(keys) else keys[self.sink.missing(rows.schema, keys)]
+        keys = asked.select(key).unique(maintain_order=True)
+        if emptied or not len(keys):
+            return keys
+        return keys[self.sink.missing(rows.schema, keys.rename(dict(zip(key, rows.schema.key, strict=True))))]
 
 
 def _lost(rows: Rows, partial: Mask, absent: pl.DataFrame) -> Indexes:
@@ -222,7 +225,7 @@ def _lost(rows: Rows, partial: Mask, absent: pl.DataFrame) -> Indexes:
 
     Walks through the changes of keys that are, or become, empty: a few where there is anything in quarantine.
     """
-    key = list(rows.schema.key)
+    key = absent.columns
     finding = np.flatnonzero(rows.ops != INSERT)
     found, filled = _found_keys(rows, finding), _filled_keys(rows)
     both = found.join(filled, on="row", how="left", suffix="_new")
@@ -249,17 +252,24 @@ def _lost(rows: Rows, partial: Mask, absent: pl.DataFrame) -> Indexes:
 
 
 def _found_keys(rows: Rows, which: Indexes) -> pl.DataFrame:
-    """The keys under which updates and deletes find their rows, with their numbers, `row`."""
+    """The keys under which updates and deletes find their rows, `k0` and so on, with their numbers, `row`.
+
+    Not by their names: one may be `row`, or `*`, which polars takes for several columns.
+    """
     old = rows.has_old[which]
     back = np.argsort(np.concatenate([np.flatnonzero(old), np.flatnonzero(~old)]))
-    return pl.DataFrame([*rows.key_values(which[old], which[~old], back), pl.Series("row", which)])
+    return _numbered(rows.key_values(which[old], which[~old], back), which)
 
 
 def _filled_keys(rows: Rows) -> pl.DataFrame:
-    """The keys that inserts and updates fill, with their numbers, `row`."""
+    """The keys that inserts and updates fill, likewise."""
     which = np.flatnonzero(rows.ops != DELETE)
     none = np.zeros(0, dtype=np.int64)
-    return pl.DataFrame([*rows.key_values(none, which, np.arange(len(which))), pl.Series("row", which)])
+    return _numbered(rows.key_values(none, which, np.arange(len(which))), which)
+
+
+def _numbered(keys: list[pl.Series], which: Indexes) -> pl.DataFrame:
+    return pl.DataFrame([*(key.alias(f"k{n}") for n, key in enumerate(keys)), pl.Series("row", which)])
 
 
 def _rewritten(batch: ChangeBatch, is_bad: Mask, key_is_bad: Mask, old_lost: Mask) -> ChangeBatch:

@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from dbmazz_core.errors import DestinationConflict
+from dbmazz_core.errors import DestinationConflict, DestinationError
 from dbmazz_core.table_options import Mode
 from dbmazz_core.tables import TableRef, quote_identifier
 from tests.engine.lab import Lab, toast
@@ -43,6 +43,8 @@ ODD = [
     "?",
     "@",
     "#",
+    "^x.*$",
+    "^.*$",
 ]
 KEYWORDS = [
     "select", "table", "order", "user", "group", "all", "desc", "end", "when", "lateral", "qualify", "pivot", "using",
@@ -118,7 +120,7 @@ def test_odd_names_of_schemas_and_tables(lab: Lab, mode: Mode) -> None:
     assert [state.table for state in lab.pipeline.status().tables] == sorted(refs)
 
 
-@pytest.mark.parametrize("stem", ["public", "Public", "shop", "select", "a.b", 'quo"te', "temp", "system", "_dbmazz"])
+@pytest.mark.parametrize("stem", ["public", "Public", "shop", "select", "a.b", 'quo"te', "temp", "system"])
 def test_the_file_may_be_called_like_a_schema(lab: Lab, tmp_path: Path, stem: str) -> None:
     lab = replace(lab, path=tmp_path / f"{stem}.duckdb", tables="public.t, shop.t")
     lab.execute("CREATE SCHEMA shop; CREATE TABLE shop.t (id int PRIMARY KEY, v int); INSERT INTO shop.t VALUES (1, 1)")
@@ -137,6 +139,14 @@ def test_the_file_may_be_called_like_a_schema(lab: Lab, tmp_path: Path, stem: st
             (2, 1, None),
             (7, None, None),
         ]
+
+
+def test_the_file_may_not_be_called_like_our_own_schema(lab: Lab, tmp_path: Path) -> None:
+    lab.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    lab = replace(lab, path=tmp_path / "_DBMAZZ.duckdb")
+    with pytest.raises(DestinationError, match="cannot be called so"):
+        lab.capture()
+    assert not lab.path.exists()
 
 
 # -- names that are one to DuckDB

@@ -9,6 +9,7 @@ import duckdb
 
 from dbmazz_core.config import SinkConfig
 from dbmazz_core.connectors.sinks.duckdb.failures import is_locked, locked, translated
+from dbmazz_core.connectors.sinks.duckdb.names import fold
 from dbmazz_core.errors import DestinationError
 
 
@@ -22,6 +23,13 @@ def opened(config: SinkConfig, read_only: bool) -> duckdb.DuckDBPyConnection:
             f"cannot create the DuckDB file {path}: there is no directory {path.parent}",
             object=str(path),
             remedy=f"mkdir -p '{path.parent}', or correct SINK_URL",
+        )
+    if fold(path.stem) == "_dbmazz":
+        raise DestinationError(
+            f"the DuckDB file {path} cannot be called so: DuckDB names the database after it, and _dbmazz is the "
+            "schema of dbmazz's own tables",
+            object=str(path),
+            remedy="choose another name (SINK_URL)",
         )
     deadline = time.monotonic() + config.lock_timeout_s
     while True:

@@ -131,6 +131,12 @@ class TableInfo:
         return bool(self.ancestors)
 
     @property
+    def refuses_full(self) -> bool:
+        """Whether the server refuses updates and deletes once it is published with REPLICA IDENTITY FULL: a virtual
+        generated column (PostgreSQL 18) is in that identity and is never published."""
+        return any(c.generated == "v" for c in self.columns)
+
+    @property
     def identities(self) -> tuple[Partition, ...]:
         """The table itself and its partitions, each with its replica identity."""
         return (Partition(self.ref, self.replica_identity), *self.partitions)

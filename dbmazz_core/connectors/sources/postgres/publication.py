@@ -213,7 +213,7 @@ class Step:
 
 
 def identity_steps(tables: Iterable[TableInfo], policy: ReplicaIdentityPolicy) -> list[Step]:
-    """Set REPLICA IDENTITY FULL where the policy wants it. Partitions have an identity of their own."""
+    """Set REPLICA IDENTITY FULL where the policy wants it and the server can. Partitions have one of their own."""
     return [
         Step(
             f"ALTER TABLE {member.ref.sql} REPLICA IDENTITY FULL;",
@@ -221,8 +221,11 @@ def identity_steps(tables: Iterable[TableInfo], policy: ReplicaIdentityPolicy) -
             member.ref,
         )
         for table in tables
-        if policy is ReplicaIdentityPolicy.FULL
-        or (policy is ReplicaIdentityPolicy.AUTO and not table.has_usable_identity)
+        if not table.refuses_full
+        and (
+            policy is ReplicaIdentityPolicy.FULL
+            or (policy is ReplicaIdentityPolicy.AUTO and not table.has_usable_identity)
+        )
         for member in table.identities
         if member.replica_identity != "f"
     ]

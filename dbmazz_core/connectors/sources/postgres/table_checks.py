@@ -93,6 +93,18 @@ def _identity_finding(situation: Situation, table: TableInfo) -> Finding:
         )
     if steps:
         return Finding("ok", f"{ref} will get REPLICA IDENTITY FULL", ref)
+    with_full = [member.ref for member in table.identities if member.replica_identity == "f"]
+    if table.refuses_full and (with_full or not table.has_usable_identity):
+        virtual = ", ".join(c.name for c in table.columns if c.generated == "v")
+        return Finding.of(
+            ReplicaIdentityInsufficient(
+                f"{ref} has virtual generated columns ({virtual}), which are never published: the server refuses its "
+                "updates and deletes with REPLICA IDENTITY FULL, and it has no other replica identity",
+                object=ref,
+                remedy=" ".join(f"ALTER TABLE {m.sql} REPLICA IDENTITY DEFAULT;" for m in with_full or [table.ref])
+                + " (it takes a primary key), or drop the columns or make them STORED",
+            )
+        )
     if not table.has_usable_identity:
         full = " ".join(s.sql for s in identity_steps([table], ReplicaIdentityPolicy.FULL))
         return Finding.of(
