@@ -273,7 +273,7 @@ def test_batches_are_frames(table: Lab) -> None:
         source.confirm_lsn(source.end_lsn)
     assert table.confirmed >= until
     assert isinstance(events[0], NewSchema)
-    assert [e.commit_lsn for e in events if isinstance(e, Truncation)]
+    assert [e.position.commit_lsn for e in events if isinstance(e, Truncation)]
     frame = pl.concat([e.frame() for e in events if isinstance(e, ChangeBatch)])
     assert frame["op"].to_list() == ["insert"] * 3 + ["update"] * 4 + ["delete", "insert"]
     assert frame["ordinal"].to_list() == [1, 2, 3, 4, 5, 6, 1, 2, 2]
