@@ -274,7 +274,7 @@ class PostgresSource:
         if identity.timeline > max(timeline, 1):
             with self._replication("dbmazz identify") as connection:
                 left = connection.timeline_history(identity.timeline)
-        verify_history(lsn, timeline, identity.flush_lsn, identity.timeline, left)
+        verify_history(lsn, timeline, self.server_lsn(), identity.timeline, left)
 
     def create_slot(self) -> ExportedSnapshot:
         """Create the slot; its exported snapshot shows the tables as of the slot's start."""
