@@ -21,7 +21,8 @@ import polars as pl
 
 from dbmazz_core.batch import DELETE, INSERT, UPDATE, ChangeBatch, Indexes, Mask
 from dbmazz_core.engine.effect import COUNT, DELETED, ORIGIN, Move, NetEffect, PartialUpdate
-from dbmazz_core.engine.rows import Rows, replaced
+from dbmazz_core.engine.images import replaced
+from dbmazz_core.engine.rows import Rows
 from dbmazz_core.errors import UnknownValue
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.records import SourcePosition

@@ -119,3 +119,84 @@ class KeyImages:
             return mask
         rest: Mask = mask & ~self._alone
         return rest if rest.any() else None
+
+
+class CompletedImages:
+    """New images with the values that were not sent taken from the old images of their rows. Implements `RowImages`.
+
+    Args:
+        images: The new images.
+        old: The old ones.
+        whole: Which of the old ones are whole rows, shape (number of old images,).
+    """
+
+    def __init__(self, images: RowImages, old: RowImages, whole: Mask) -> None:
+        self._images = images
+        self._old = old
+        # Places of new images that have such an old one, and where that is.
+        _, self._places, self._from = np.intersect1d(
+            images.index, old.index[whole], assume_unique=True, return_indices=True
+        )
+        self._from = np.flatnonzero(whole)[self._from]
+
+    @property
+    def index(self) -> Indexes:
+        """See `RowImages.index`."""
+        return self._images.index
+
+    def values(self, column: int) -> pl.Series:
+        """See `RowImages.values`."""
+        return self._completed(column, self._images.values(column), self._old.values)
+
+    def take(self, places: Indexes) -> JoinedImages:
+        """See `RowImages.take`."""
+        return JoinedImages(self.index[places], [self], places)
+
+    def unknown(self, column: int) -> Mask | None:
+        """See `RowImages.unknown`."""
+        unsent = self._images.unknown(column)
+        if unsent is None:
+            return None
+        rest: Mask = unsent.copy()
+        rest[self._filled(column, unsent)[0]] = False
+        return rest if rest.any() else None
+
+    @property
+    def lenient(self) -> bool:
+        """See `RowImages.lenient`."""
+        return self._images.lenient and self._old.lenient
+
+    def unreadable(self, column: int) -> Mask | None:
+        """See `RowImages.unreadable`."""
+        here, there = self._images.unreadable(column), self._old.unreadable(column)
+        places, sources = self._filled(column, self._images.unknown(column))
+        mask: Mask = np.zeros(len(self.index), dtype=np.bool_) if here is None else here.copy()
+        mask[places] = False if there is None else there[sources]
+        return mask if mask.any() else None
+
+    def texts(self, column: int) -> pl.Series:
+        """See `RowImages.texts`."""
+        return self._completed(column, self._images.texts(column), self._old.texts)
+
+    def _completed(self, column: int, values: pl.Series, old: Callable[[int], pl.Series]) -> pl.Series:
+        places, sources = self._filled(column, self._images.unknown(column))
+        return replaced(values, places, old(column).gather(sources)) if len(places) else values
+
+    def _filled(self, column: int, unsent: Mask | None) -> tuple[Indexes, Indexes]:
+        """Places whose value comes from an old image, and where that is."""
+        if unsent is None:
+            return self._places[:0], self._from[:0]
+        held = unsent[self._places]
+        missing = self._old.unknown(column)  # a column that the source has no more
+        if missing is not None:
+            held &= ~missing[self._from]
+        return self._places[held], self._from[held]
+
+
+def replaced(values: pl.Series, places: Indexes, by: pl.Series) -> pl.Series:
+    """The series with other values at these places. Polars scatters no lists, so they are gathered."""
+    if not values.dtype.is_nested():
+        return values.scatter(places, by)
+    index = np.arange(len(values))
+    index[places] = len(values) + np.arange(len(places))
+    return pl.concat([values, by]).gather(index)

@@ -19,7 +19,7 @@ import polars as pl
 from dbmazz_core.batch import DELETE, INSERT, UPDATE, ChangeBatch, Indexes, Mask, RowImages
 from dbmazz_core.connectors.sinks.base import Sink
 from dbmazz_core.datatypes import DataType
-from dbmazz_core.engine.images import JoinedImages, KeyImages
+from dbmazz_core.engine.images import CompletedImages, JoinedImages, KeyImages
 from dbmazz_core.engine.rows import Rows
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.masks import utf8
@@ -141,16 +141,17 @@ class Quarantine:
                     batch.old_is_key, _GOOD, self._bad(batch.schema, batch.old, [number])
                 )
                 new_bad = np.where((new_bad == _GOOD) & unsent, old_bad, new_bad)
+        is_bad = new_bad != _GOOD
+        rows = _rows(batch, np.flatnonzero(is_bad), new_bad) if is_bad.any() else pl.DataFrame(schema=ROWS)
         if history and keys and others and len(batch.old.index):
-            # Of a row before that cannot be held whole, the key is kept.
+            # Of a row before that cannot be held whole, the key is kept; and what it alone told of the row after.
             whole_bad = self._bad(batch.schema, batch.old, others) != _GOOD
             if whole_bad.any():
+                new = CompletedImages(batch.new, batch.old, ~batch.old_is_key)
                 old = KeyImages(batch.old, keys, whole_bad)
-                batch = replace(batch, old=old, old_is_key=batch.old_is_key | whole_bad)
-        is_bad = new_bad != _GOOD
+                batch = replace(batch, new=new, old=old, old_is_key=batch.old_is_key | whole_bad)
         if not is_bad.any() and not old_lost.any():
-            return batch, pl.DataFrame(schema=ROWS)
-        rows = _rows(batch, np.flatnonzero(is_bad), new_bad)
+            return batch, rows
         return _rewritten(batch, is_bad, np.isin(new_bad, keys), old_lost), rows
 
     def _bad(self, schema: TableSchema, images: RowImages, numbers: list[int]) -> Indexes:

@@ -10,6 +10,7 @@ import polars as pl
 
 from dbmazz_core.batch import ChangeBatch, Indexes, Mask, RowImages, commit_times
 from dbmazz_core.engine.effect import COMMIT_LSN, COMMIT_TS, DELETED, XID
+from dbmazz_core.engine.images import replaced
 
 
 class Rows:
@@ -123,15 +124,6 @@ class Rows:
                 whole &= ~missing
             holds[offset + batch.old.index[whole]] = True
         return holds
-
-
-def replaced(values: pl.Series, places: Indexes, by: pl.Series) -> pl.Series:
-    """The series with other values at these places. Polars scatters no lists, so they are gathered."""
-    if not values.dtype.is_nested():
-        return values.scatter(places, by)
-    index = np.arange(len(values))
-    index[places] = len(values) + np.arange(len(places))
-    return pl.concat([values, by]).gather(index)
 
 
 class Selection:

@@ -314,10 +314,7 @@ def test_flushes_make_no_difference(lab: Lab, tmp_path: Path, identity: str, see
 @BOTH
 @pytest.mark.parametrize("mode", [Mode.SOFT_DELETE, Mode.CHANGELOG])
 @pytest.mark.parametrize("size", [1, 1000])
-def test_the_other_modes(lab: Lab, identity: str, mode: Mode, size: int, request: pytest.FixtureRequest) -> None:
-    if (mode, identity) == (Mode.CHANGELOG, "FULL"):
-        reason = "a changelog under FULL misses a row that a good update brings back from the quarantine"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+def test_the_other_modes(lab: Lab, identity: str, mode: Mode, size: int) -> None:
     lab = lab.configured(
         flush=FlushConfig(size=size),
         tables=TableConfig(ByTable(mode), by_table("ON_BAD_VALUE", "quarantine", BadValuePolicy)),
