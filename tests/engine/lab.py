@@ -20,7 +20,6 @@ from dbmazz_core.config import (
     TableConfig,
     WindowLimits,
 )
-from dbmazz_core.connectors.sources.postgres.receiver_spawn import prestart
 from dbmazz_core.engine.result import WindowResult
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.pipeline import Pipeline
@@ -103,10 +102,7 @@ class Lab:
 
     def capture(self, **arguments: Any) -> WindowResult:
         """Run one window."""
-        try:
-            return self.pipeline.capture(**arguments)
-        finally:
-            prestart()  # the next one's receiver
+        return self.pipeline.capture(**arguments)
 
     @property
     def mode(self) -> Mode:

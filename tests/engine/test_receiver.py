@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import pwd
@@ -17,6 +18,7 @@ import psycopg
 import pytest
 
 from dbmazz_core.config import SourceConfig
+from dbmazz_core.connectors.sources.postgres import receiver_spawn
 from dbmazz_core.connectors.sources.postgres.reader import StreamReader
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.errors import ParseError, ReplicationInterrupted, SlotNotFound
@@ -68,11 +70,7 @@ def test_messages_arrive_in_order_and_acknowledgements_reach_the_server(database
 
 def test_a_receiver_that_is_killed_is_an_error_with_a_way_out(database: SourceDatabase) -> None:
     reader = StreamReader(config(database), INVALID_LSN)
-    children = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=True
-    )
-    pid = next(p for p in map(int, children.stdout.split()) if b"receiver_process" in _command_line(p))
-    os.kill(pid, signal.SIGKILL)
+    os.kill(reader.pid, signal.SIGKILL)
     with pytest.raises(ReplicationInterrupted, match="ended"):
         while True:
             reader.read(5)
@@ -115,12 +113,55 @@ def test_errors_cross_processes_whole() -> None:
     assert copy.to_dict() == error.to_dict()
 
 
-def _command_line(pid: int) -> bytes:
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return file.read()
-    except OSError:
-        return b""
+def _waiting() -> int:
+    """The process that divides."""
+    receiver_spawn.prestart()
+    children = [c for task in Path("/proc/self/task").iterdir() for c in (task / "children").read_text().split()]
+    (pid,) = [c for c in children if b"receiver_process" in Path(f"/proc/{c}/cmdline").read_bytes()]
+    return int(pid)
+
+
+def test_streams_of_one_program_are_forked_from_one_process(database: SourceDatabase) -> None:
+    settings, pids, waiting = config(database), set(), _waiting()
+    for _ in range(2):
+        reader = StreamReader(settings, INVALID_LSN)
+        pids.add(reader.pid)
+        assert f"PPid:\t{waiting}\n" in Path(f"/proc/{reader.pid}/status").read_text()
+        reader.close()
+        wait_for_release(database)
+    assert len(pids) == 2
+    assert _waiting() == waiting
+
+
+def test_the_process_that_forks_is_replaced_if_it_is_killed(database: SourceDatabase) -> None:
+    settings, waiting = config(database), _waiting()
+    with contextlib.closing(StreamReader(settings, INVALID_LSN)) as reader:
+        os.kill(waiting, signal.SIGKILL)
+        database.execute("INSERT INTO t VALUES (1)")
+        while not (block := reader.read(5)) or not len(block):  # the stream that runs goes on without it
+            pass
+    wait_for_release(database)
+    StreamReader(settings, INVALID_LSN).close()
+    assert _waiting() != waiting
+
+
+def test_a_receiver_sees_the_surroundings_of_now(
+    database: SourceDatabase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """libpq reads variables and files of its own, such as a service file or PGPASSFILE, wherever it connects."""
+    settings = config(database)
+    receiver_spawn.prestart()
+    (tmp_path / "services").write_text("[mine]\napplication_name=told_by_a_service\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PGSERVICEFILE", "services")
+    monkeypatch.setenv("PGSERVICE", "mine")
+    with contextlib.closing(StreamReader(settings, INVALID_LSN)):
+        ((name,),) = database.fetch(
+            "SELECT application_name FROM pg_stat_activity WHERE pid = (SELECT active_pid FROM pg_replication_slots "
+            "WHERE slot_name = %s)",
+            database.name,
+        )
+    assert name == "told_by_a_service"
 
 
 def test_an_encrypted_connection_goes_through_libpq(tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import pickle
 import select
-import subprocess
+import signal
 import time
 
 from dbmazz_core.config import SourceConfig
@@ -33,6 +34,7 @@ class StreamReader:
         messages: Whether logical messages are wanted.
 
     Attributes:
+        pid: Id of the receiving process.
         receive_cpu_s: CPU seconds of the receiving thread, known once the stream is closed.
         confirmed_lsn: What was last acknowledged.
 
@@ -46,12 +48,12 @@ class StreamReader:
         self._slot = config.slot
         self._closed = False
         spawned = receiver_spawn.take()
-        self._process = spawned.process
-        self._slots = None if spawned.memory is None else SlotViews(spawned.memory, self._release)
-        spawned.close()
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._down, self._up = self._process.stdin.fileno(), self._process.stdout.fileno()
+        self.pid, self._down, self._up = spawned.pid, spawned.down, spawned.up
+        self._ended = False
+        self._slots = None
+        if spawned.memory is not None:
+            self._slots = SlotViews(spawned.memory, self._release)
+            os.close(spawned.memory)  # what is mapped stays
         with contextlib.suppress(OSError, AttributeError):  # a smaller pipe works too
             fcntl.fcntl(self._up, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._poller = select.poll()
@@ -85,28 +87,23 @@ class StreamReader:
 
     def close(self) -> None:
         """Have the last acknowledgement sent, and end the stream. Idempotent."""
+        if self._closed:
+            return
         self._closed = True
-        if self._process.poll() is None:
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-            deadline = time.monotonic() + _END_S
-            with contextlib.suppress(EOFError, OSError):
-                while self._poller.poll(max(deadline - time.monotonic(), 0) * 1000):
-                    kind, payload = read_frame(self._up)
-                    if kind == END:
-                        self.receive_cpu_s = pickle.loads(payload)
-            try:
-                self._process.wait(max(deadline - time.monotonic(), 0.1))
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
+        os.close(self._down)
+        deadline = time.monotonic() + _END_S
+        with contextlib.suppress(EOFError, OSError):
+            while self._poller.poll(max(deadline - time.monotonic(), 0) * 1000):
+                kind, payload = self._read_frame()
+                if kind == END:
+                    self.receive_cpu_s = pickle.loads(payload)
+        if not self._ended:
+            os.kill(self.pid, signal.SIGKILL)
+        os.close(self._up)
 
     def _next(self) -> MessageBlock | None:
         try:
-            kind, payload = read_frame(self._up)
+            kind, payload = self._read_frame()
         except EOFError:
             raise ReplicationInterrupted(
                 f"the process that receives the stream of slot {self._slot} ended",
@@ -116,6 +113,13 @@ class StreamReader:
         if kind == ERROR:
             raise pickle.loads(payload)
         return block_of(payload, self._slots) if kind == BLOCK else None
+
+    def _read_frame(self) -> tuple[bytes, bytearray]:
+        try:
+            return read_frame(self._up)
+        except EOFError:
+            self._ended = True  # its end of the pipe closes with the process
+            raise
 
     def _release(self, slot: int) -> None:
         if not self._closed:
