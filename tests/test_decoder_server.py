@@ -11,6 +11,7 @@ from dbmazz_core.batch import ChangeBatch
 from dbmazz_core.connectors.sources import create_source
 from dbmazz_core.connectors.sources.base import NewSchema, Truncation
 from dbmazz_core.records import Delete, Insert, SchemaChange, Truncate, Update
+from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import TableRef
 from tests.engine.lab import Lab, toast
 from tests.postgres_fixtures import SourceDatabase
@@ -36,11 +37,19 @@ def of_records(lab: Lab) -> Story:
 
 def of_batches(lab: Lab, rows: int) -> Story:
     story: Story = defaultdict(list)
+    described: dict[TableRef, TableSchema] = {}
     with create_source(lab.config) as source:
         source.start()
         for event in source.batches(rows=rows, until=source.reachable_lsn()):
-            records = event.records() if isinstance(event, ChangeBatch) else [event]
-            story[event.table] += map(repr, records)
+            match event:
+                case ChangeBatch():
+                    story[event.table] += map(repr, event.records())
+                case NewSchema(schema, commit_lsn, xid) if schema != described.get(schema.table):
+                    # Records do not tell the relation's oid, nor that it was described again as it is.
+                    story[event.table].append(repr(NewSchema(schema, commit_lsn, xid)))
+                    described[schema.table] = schema
+                case Truncation():
+                    story[event.table].append(repr(event))
     return story
 
 

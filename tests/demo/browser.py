@@ -82,7 +82,7 @@ def browser(profile: Path, *, width: int = 1600, height: int = 900) -> Iterator[
             _call(f"{url}/{session['sessionId']}", method="DELETE")
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)  # for the browser, on a busy machine
 
 
 def _port(process: subprocess.Popen[str]) -> int:

@@ -208,7 +208,7 @@ def test_a_table_of_somebody_else_is_not_replaced_whatever_its_case(lab: Lab) ->
     with duckdb.connect(str(lab.path)) as destination:
         destination.execute("CREATE SCHEMA public; CREATE TABLE public.Orders AS SELECT 'precious' AS v")
     lab.execute("CREATE TABLE orders (id int PRIMARY KEY)")
-    with pytest.raises(DestinationConflict, match=r"public\.Orders"):
+    with pytest.raises(DestinationConflict, match=r'public\."Orders"'):
         lab.capture()
     assert lab.rows("SELECT * FROM public.Orders") == [("precious",)]
 

@@ -267,7 +267,7 @@ print(result.changes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     answer = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     changes, peak_kb = map(int, answer.stdout.split())  # and nothing else, no progress bar, on standard output
     assert changes == 250_000
-    assert peak_kb < 540_000
+    assert peak_kb < 580_000  # half of it Python with its libraries, and the blocks in flight
 
 
 # -- acknowledgements
