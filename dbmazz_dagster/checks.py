@@ -1,4 +1,4 @@
-"""Asset checks: keys are unique in the destination, and the slot is in good health."""
+"""Asset checks: keys are unique in the destination, nothing is in quarantine, and the slot is in good health."""
 
 # No postponed annotations here: Dagster reads the annotation of `context` as an object.
 
@@ -15,7 +15,7 @@ from dbmazz_core.connectors.sinks.duckdb import bookkeeping
 from dbmazz_core.connectors.sinks.duckdb.names import qualified
 from dbmazz_core.connectors.sinks.duckdb.shapes import LIVE
 from dbmazz_core.engine.result import PipelineStatus
-from dbmazz_core.table_options import Mode
+from dbmazz_core.table_options import BadValuePolicy, Mode
 from dbmazz_core.tables import TableRef, quote_identifier
 from dbmazz_dagster.assets import table_props
 from dbmazz_dagster.destination import destination
@@ -29,6 +29,9 @@ SLOT_HEALTH: Final = "slot_health"
 #: Name of the check on every table.
 KEY_UNIQUE: Final = "key_is_unique"
 
+#: Name of the check on every table whose bad values go to quarantine.
+QUARANTINE_EMPTY: Final = "quarantine_is_empty"
+
 #: WAL that the slot may hold back before the check warns, in bytes.
 MAX_LAG_BYTES: Final = 1 << 30
 
@@ -40,8 +43,8 @@ def build_dbmazz_checks(
     max_lag_bytes: int = MAX_LAG_BYTES,
     resolve_patterns: bool = False,
 ) -> list[dg.AssetChecksDefinition]:
-    """Checks for the assets of `@dbmazz_assets`: `key_is_unique` on each table, `slot_health` on the
-    checkpoint.
+    """Checks for the assets of `@dbmazz_assets`: `key_is_unique` on each table, `quarantine_is_empty` on those with
+    `ON_BAD_VALUE=quarantine`, `slot_health` on the checkpoint.
 
     >>> shop = DbmazzResource(source_url="postgres://localhost/shop", tables="orders")
     >>> [key.to_user_string() for check in build_dbmazz_checks(shop) for key in check.check_keys]
@@ -60,12 +63,18 @@ def build_dbmazz_checks(
         ConfigError: As `dbmazz_assets`.
     """
     translator = translator or DagsterDbmazzTranslator()
-    checks = [
-        _key_check(resource, translator.get_asset_spec(props).key, props.table)
+    tables = [
+        (props.table, translator.get_asset_spec(props).key)
         for props in table_props(resource, resolve_patterns=resolve_patterns)
     ]
+    policy = resource.on_bad_value_policy()
     return [
-        *checks,
+        *(_key_check(resource, key, table) for table, key in tables),
+        *(
+            _quarantine_check(resource, key, table)
+            for table, key in tables
+            if policy.of(table) is BadValuePolicy.QUARANTINE
+        ),
         _slot_check(resource, translator.get_checkpoint_spec(resource.slot_name).key, max_lag_bytes),
     ]
 
@@ -77,6 +86,30 @@ def _key_check(resource: DbmazzResource, key: dg.AssetKey, table: TableRef) -> d
             return _check_key(resource.settings().sink, table)
 
     return key_is_unique
+
+
+def _quarantine_check(resource: DbmazzResource, key: dg.AssetKey, table: TableRef) -> dg.AssetChecksDefinition:
+    @dg.asset_check(asset=key, name=QUARANTINE_EMPTY, description=f"DuckDB holds every row of {table}.")
+    def quarantine_is_empty(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        with dbmazz_failures(context):
+            return _check_quarantine(resource.settings().sink, table)
+
+    return quarantine_is_empty
+
+
+def _check_quarantine(sink: SinkConfig, table: TableRef) -> dg.AssetCheckResult:
+    reasons: list[tuple[str, int]] = []
+    if Path(sink.url).exists():
+        with destination(sink) as connection:
+            if bookkeeping.layout(connection) >= bookkeeping.WITH_QUARANTINE:
+                reasons = bookkeeping.quarantine_reasons(connection, table)
+    count = sum(rows for _, rows in reasons)
+    return dg.AssetCheckResult(
+        passed=not count,
+        severity=dg.AssetCheckSeverity.WARN,
+        description="; ".join(f"{reason}: {rows} rows" for reason, rows in reasons) or "nothing is in quarantine",
+        metadata={"quarantined": number(count)},
+    )
 
 
 def _check_key(sink: SinkConfig, table: TableRef) -> dg.AssetCheckResult:

@@ -8,7 +8,9 @@ from typing import Any, Final
 
 import dagster as dg
 
+from dbmazz_core.config import SourceConfig
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
+from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules
 from dbmazz_core.engine.result import StopReason, TableCounts, TableState, WindowResult
 from dbmazz_core.lsn import Lsn
 
@@ -32,8 +34,6 @@ def table_metadata(
         own["truncates"] = number(counts.truncates)
     if counts.snapshot_rows is not None:
         own["snapshot_rows"] = number(counts.snapshot_rows)
-    if counts.quarantined:
-        own["quarantined"] = number(counts.quarantined)
     if counts.quarantined:
         own["quarantined"] = number(counts.quarantined)
     if state is not None:
@@ -91,17 +91,20 @@ def lag_seconds(result: WindowResult, now: datetime) -> float:
     return round(max(0.0, (now - result.commit_time).total_seconds()), 3)
 
 
-def column_schema(info: TableInfo) -> dg.TableSchema:
-    """A table's columns, with PostgreSQL's types, as Dagster shows them."""
-    key = ", ".join(info.key)
+def column_schema(info: TableInfo, source: SourceConfig) -> dg.TableSchema:
+    """A table's captured columns, with PostgreSQL's types, as Dagster shows them, and how they are masked."""
+    rules, key = ColumnRules(source), ", ".join(info.key)
+    choice, masks = rules.choice(info.ref), source.masks.of(info.ref)
     return dg.TableSchema(
         columns=[
             dg.TableColumn(
                 column.name,
                 column.type_name,
+                description=f"masked: {masks[column.name]}" if column.name in masks else None,
                 constraints=dg.TableColumnConstraints(nullable=not column.not_null),
             )
             for column in info.columns
+            if choice.keeps(column.name)
         ],
         constraints=dg.TableConstraints(other=[f"key: {key}"] if key else []),
     )

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from dbmazz_core.config import SETTINGS, Setting, Settings, SourceConfig
 from dbmazz_core.errors import ConfigError
 from dbmazz_core.pipeline import Pipeline
+from dbmazz_core.table_options import BadValuePolicy, ByTable
 from dbmazz_core.tables import TablePattern, format_tables, parse_tables
 from dbmazz_dagster import concealed
 from dbmazz_dagster.failures import dbmazz_failures
@@ -131,6 +132,12 @@ class DbmazzResource(dg.ConfigurableResource["DbmazzResource"]):
         """The slot, also where the field is an `EnvVar`. Needs no `source_url`."""
         setting = _BY_FIELD["slot"]
         return str(setting.read(setting.variable, self._text("slot") or ""))
+
+    def on_bad_value_policy(self) -> ByTable[BadValuePolicy]:
+        """What `on_bad_value` says. Needs no database and no `source_url`."""
+        setting = _BY_FIELD["on_bad_value"]
+        policy: ByTable[BadValuePolicy] = setting.read(setting.variable, self._text("on_bad_value") or setting.default)
+        return policy
 
     @property
     def run_tags(self) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import dagster as dg
 
-from dbmazz_core.config import Settings
+from dbmazz_core.config import Settings, SourceConfig
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import PipelineStatus, StopReason, TableCounts, TableState, WindowResult
 from dbmazz_core.errors import DbmazzError
@@ -67,10 +67,10 @@ def run_window(
     except _Interrupted as interrupted:
         # What was committed is there: say so, then go as Dagster wants it.
         if interrupted.result is not None:
-            for event in _Report(pipeline, context, assets, interrupted.result).events(unchanged):
+            for event in _Report(pipeline, settings.source, context, assets, interrupted.result).events(unchanged):
                 context.log_event(_logged(event))
         raise interrupted.reason from None
-    report = _Report(pipeline, context, assets, result)
+    report = _Report(pipeline, settings.source, context, assets, result)
     for event in report.events(unchanged):
         if event.asset_key in context.selected_asset_keys:
             yield event
@@ -152,7 +152,12 @@ class _Report:
     """The events that say what a window did."""
 
     def __init__(
-        self, pipeline: Pipeline, context: dg.AssetExecutionContext, assets: _Assets, result: WindowResult
+        self,
+        pipeline: Pipeline,
+        source: SourceConfig,
+        context: dg.AssetExecutionContext,
+        assets: _Assets,
+        result: WindowResult,
     ) -> None:
         self._context = context
         self._assets = assets
@@ -165,7 +170,7 @@ class _Report:
             self._states = {state.table: state for state in status.tables}
             if status.destination_error:
                 context.log.warning(f"no row counts: {status.destination_error}")
-            self._schemas = {info.ref: column_schema(info) for info in pipeline.tables()}
+            self._schemas = {info.ref: column_schema(info, source) for info in pipeline.tables()}
         except DbmazzError as error:
             context.log.warning(f"no row counts or columns: {error}")
 

@@ -188,6 +188,39 @@ def test_modes_in_metadata_and_checks(shop: Shop) -> None:
     assert "changelog" in str(checks[CUSTOMERS].description)
 
 
+def test_a_filled_quarantine_is_a_warning_and_other_tables_have_no_such_check(shop: Shop) -> None:
+    kept = shop.with_env(ON_BAD_VALUE="error, public.orders=quarantine")
+    job = kept.definitions().resolve_implicit_global_asset_job_def()
+
+    def check() -> dg.AssetCheckEvaluation:
+        kept.database.execute("UPDATE orders SET note = 'touched' WHERE id = 10")
+        result = job.execute_in_process(instance=kept.instance, raise_on_error=False)
+        assert result.success
+        (found,) = (e for e in result.get_asset_check_evaluations() if e.check_name == "quarantine_is_empty")
+        assert found.asset_key == ORDERS
+        return found
+
+    assert check().passed
+    kept.database.execute("UPDATE orders SET amount = 'NaN' WHERE id IN (1, 2)")
+    found = check()
+    assert not found.passed
+    assert found.severity is dg.AssetCheckSeverity.WARN
+    assert found.metadata["quarantined"].value == 2
+    assert "the value of amount (numeric(12,2)) cannot be held by" in str(found.description)
+
+
+def test_columns_are_shown_as_they_are_captured(shop: Shop) -> None:
+    chosen = shop.with_env(
+        COLUMNS_EXCLUDE="public.orders.note", COLUMNS_MASK="public.customers.name=hash", MASK_KEY="a secret of ours"
+    )
+    done = chosen.materializations(chosen.run())
+    columns = {table: done[table]["dagster/column_schema"].columns for table in (ORDERS, CUSTOMERS)}
+    assert [column.name for column in columns[ORDERS]] == ["id", "customer_id", "amount"]
+    assert [(column.name, column.description) for column in columns[CUSTOMERS]] == [
+        ("id", None), ("name", "masked: hash"),
+    ]  # fmt: skip
+
+
 def test_run_started_by_hand_carries_the_slot(captured: Shop) -> None:
     job = captured.definitions().resolve_implicit_global_asset_job_def()
     result = job.execute_in_process(instance=captured.instance, asset_selection=[ORDERS])

@@ -18,6 +18,8 @@ from dbmazz_core.tables import TableRef
 
 #: Version of the layout below; a file with a higher one was written by a newer dbmazz.
 LAYOUT = 2
+#: Layout from which on tables' identities and rows in quarantine are recorded.
+WITH_IDENTITY = WITH_QUARANTINE = 2
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _CREATE = """
@@ -111,7 +113,7 @@ def _states(connection: duckdb.DuckDBPyConnection) -> str:
     added = (
         """mode, complete AND NOT EXISTS (
             FROM _dbmazz.quarantine q WHERE q.schema_name = t.schema_name AND q.table_name = t.table_name)"""
-        if layout(connection) >= 2
+        if layout(connection) >= WITH_QUARANTINE
         else "'mirror', false"
     )
     return f"SELECT schema_name, table_name, state, snapshot_lsn, {added} FROM _dbmazz.tables t"
@@ -280,6 +282,15 @@ def count_quarantine(connection: duckdb.DuckDBPyConnection, slot: str) -> Mappin
         "SELECT schema_name, table_name, count(*) FROM _dbmazz.quarantine WHERE slot = ? GROUP BY ALL", [slot]
     ).fetchall()
     return {TableRef(schema, name): int(count) for schema, name, count in rows}
+
+
+def quarantine_reasons(connection: duckdb.DuckDBPyConnection, table: TableRef) -> list[tuple[str, int]]:
+    """Why rows of a table are in quarantine, and how many, most frequent first."""
+    return connection.execute(
+        "SELECT reason, count(*) AS rows FROM _dbmazz.quarantine WHERE schema_name = ? AND table_name = ? "
+        "GROUP BY reason ORDER BY rows DESC, reason",
+        [table.schema, table.name],
+    ).fetchall()
 
 
 def _time(epoch_us: int | None) -> datetime | None:

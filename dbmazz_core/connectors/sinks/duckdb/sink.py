@@ -21,6 +21,7 @@ from dbmazz_core.connectors.sinks.duckdb.apply_changelog import ChangelogApplier
 from dbmazz_core.connectors.sinks.duckdb.apply_mirror import MirrorApplier
 from dbmazz_core.connectors.sinks.duckdb.apply_soft_delete import SoftDeleteApplier
 from dbmazz_core.connectors.sinks.duckdb.by_hand import Expected
+from dbmazz_core.connectors.sinks.duckdb.compression import Compression
 from dbmazz_core.connectors.sinks.duckdb.conflicts import changed_by_hand
 from dbmazz_core.connectors.sinks.duckdb.failures import translated
 from dbmazz_core.connectors.sinks.duckdb.names import conflicts, fold, qualified, qualified_schema
@@ -40,8 +41,6 @@ from dbmazz_core.tables import TableRef, quote_identifier
 #: DuckDB 1 hands the range of a join's keys to pyarrow, to filter a frame by it, which fails over texts (tried, 1.4.0:
 #: "no kernel matching input types (string_view, bool)", where the table is smaller than the frame).
 FILTERS_FRAMES = not duckdb.__version__.startswith("1.")
-#: Layout of the bookkeeping from which on tables' identities are recorded.
-_WITH_IDENTITY = 2
 
 
 class DuckDBSink:
@@ -64,6 +63,7 @@ class DuckDBSink:
         self._before: dict[TableRef, shapes.Columns] = {}
         self._created = not read_only and not Path(config.url).exists()
         self._connection = opened(config, read_only)
+        self._compression = Compression(self._connection)
         with translated(self.path):
             # Set, not passed to connect: DuckDB refuses a second connection in a process with other options.
             self._connection.execute("SET TimeZone = 'UTC'")
@@ -187,7 +187,8 @@ class DuckDBSink:
     def identity(self, table: TableRef) -> TableIdentity | None:
         """See `Sink.identity`."""
         with translated(self.path):
-            return bookkeeping.read_identity(self._connection, table) if self._layout >= _WITH_IDENTITY else None
+            known = self._layout >= bookkeeping.WITH_IDENTITY
+            return bookkeeping.read_identity(self._connection, table) if known else None
 
     def evolve(self, event: SchemaEvent, *, slot: str) -> bool:
         """See `Sink.evolve`."""
@@ -298,6 +299,7 @@ class DuckDBSink:
 
     def append(self, schema: TableSchema, rows: pl.DataFrame) -> None:
         """See `Sink.append`."""
+        self._compression.look(rows)
         self._applier(schema)[0].copy(rows)
 
     def finish_copy(self, schema: TableSchema) -> None:
@@ -314,6 +316,9 @@ class DuckDBSink:
         applier, statements = self._applier(effect.schema)
         if isinstance(applier, ChangelogApplier):
             raise TypeError(f"{effect.schema.table} is a changelog: its changes are appended")
+        for frame in (effect.appends, effect.upserts, *(update.frame for update in effect.updates)):
+            if frame is not None:
+                self._compression.look(frame)
         apply_effect(effect, applier, statements)
         self._touched.add(effect.schema.table)
 
@@ -322,6 +327,7 @@ class DuckDBSink:
         applier, _ = self._applier(schema)
         if not isinstance(applier, ChangelogApplier):
             raise TypeError(f"{schema.table} is no changelog: the net effect of its changes is applied")
+        self._compression.look(changes)
         applier.append(changes)
         self._touched.add(schema.table)
 
@@ -343,7 +349,8 @@ class DuckDBSink:
     def quarantined(self, slot: str) -> Mapping[TableRef, int]:
         """See `Sink.quarantined`."""
         with translated(self.path):
-            return bookkeeping.count_quarantine(self._connection, slot) if self._layout >= 2 else {}
+            known = self._layout >= bookkeeping.WITH_QUARANTINE
+            return bookkeeping.count_quarantine(self._connection, slot) if known else {}
 
     def commit(self, checkpoint: Checkpoint) -> None:
         """See `Sink.commit`."""
