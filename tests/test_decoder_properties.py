@@ -171,6 +171,9 @@ def test_corrupted_bytes_are_refused_or_understood_alike(stream: Stream, sizes: 
         assert isinstance(told, DataError)
         assert isinstance(columns, DataError)
     elif not isinstance(told, BadValue) and not isinstance(columns, BadValue):
+        if stream.messages[number][:1] == b"R":
+            # Another oid: two tables of one name, which no server has at once; either has an order of its own.
+            told, columns = ({table: sorted(lines) for table, lines in story.items()} for story in (told, columns))
         assert columns == told
 
 

@@ -33,6 +33,7 @@ from dbmazz_core.records import (
     Truncate,
     Update,
 )
+from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import TableRef
 from dbmazz_core.values import python_value
 
@@ -54,6 +55,7 @@ class RecordStream:
     table_start: Mapping[TableRef, Lsn]
     _position: SourcePosition = _OUTSIDE
     _skip: bool = False
+    _told: dict[int, TableSchema] = field(default_factory=dict)
     _unread: deque[tuple[Lsn, memoryview]] = field(default_factory=deque)
     _server_end: Lsn = INVALID_LSN
     _reached: Lsn = INVALID_LSN
@@ -97,12 +99,14 @@ class RecordStream:
                 if not self._skip:
                     yield Commit(position, message.end_lsn)
             case m.Relation():
-                old, new = self.relations.learn(message)
+                _, new = self.relations.learn(message)
                 self.relations.learn_partition(message)
-                if new is not old and self._wanted(new):
+                if self._wanted(new):
                     new.verify()
-                    before = old.schema if old else None
+                    # Not what was known before: that may be from a transaction that is left out.
+                    before = self._told.get(message.oid)
                     if before != new.schema:
+                        self._told[message.oid] = new.schema
                         yield SchemaChange(new.schema.table, before, new.schema, self._position)
             case m.Truncate(oids, cascade, restart):
                 self._count()
