@@ -142,6 +142,7 @@ MALFORMED: dict[str, tuple[str, int, str]] = {
     "name not UTF-8": ("4f 0000000000000000 6ec328 00", 10, "UTF-8"),
     "surrogate in a name": ("59 00000001 00 eda080 00", 6, "UTF-8"),
     "unknown replica identity": ("52 00000001 00 74 00 78 0000", 8, "replica identity 'x'"),
+    "column without a name": ("52 00000001 00 74 00 64 0001 00 00 00000017 ffffffff", 12, "without a name"),
     "relation with 65535 columns": ("52 00000001 00 74 00 64 ffff", 9, "65535 columns"),
     "tuple with 1601 columns": ("49 00000001 4e 0641" + "6e" * 1601, 6, "1601 columns"),
     "tuple shorter than its count": ("49 00000001 4e 0002 6e", 9, "truncated"),

@@ -226,6 +226,8 @@ def _relation_column(reader: _Reader) -> RelationColumn:
     (flags,) = reader.take(_UINT8, "a column's flags")
     is_key = bool(reader.flags(flags, 1))
     name = reader.string("a column's name")
+    if not name:
+        raise reader.error("a column without a name", back=1)
     type_oid, type_modifier = reader.take(_COLUMN_TYPE, "a column's type")
     return RelationColumn(is_key, name, type_oid, type_modifier)
 
