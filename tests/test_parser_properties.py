@@ -50,7 +50,7 @@ rows = st.lists(
     max_size=8,
 ).map(tuple)
 old_tuples = rows.map(OldKey) | rows.map(OldRow)
-columns = st.builds(RelationColumn, st.booleans(), names, uint32, st.integers(-(2**31), 2**31 - 1))
+columns = st.builds(RelationColumn, st.booleans(), names.filter(bool), uint32, st.integers(-(2**31), 2**31 - 1))
 messages: st.SearchStrategy[CdcMessage] = st.one_of(
     st.builds(Begin, lsns, int64, uint32),
     st.builds(Commit, st.just(0), lsns, lsns, int64),
