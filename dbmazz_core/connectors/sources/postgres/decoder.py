@@ -9,6 +9,8 @@ tests hold this against.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import NoReturn
 
 import numpy as np
 import polars as pl
@@ -21,7 +23,7 @@ from dbmazz_core.connectors.sources.postgres.messages import Insert, Relation, T
 from dbmazz_core.connectors.sources.postgres.parser import parse, pg_time, require_whole
 from dbmazz_core.connectors.sources.postgres.relations import KnownRelation, Relations
 from dbmazz_core.connectors.sources.postgres.table_errors import unidentified_rows, value_left_out
-from dbmazz_core.connectors.sources.postgres.tuples import TornTuple, message_series, walk
+from dbmazz_core.connectors.sources.postgres.tuples import TornTuple, TupleColumns, message_series, walk
 from dbmazz_core.errors import ParseError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.records import SourcePosition
@@ -62,11 +64,18 @@ class Decoder:
         Raises:
             ParseError: If a message is torn, unknown, or of a relation that was not described.
         """
+        return self.decode_in_two(framed, begin, end, end)[0]
+
+    def decode_in_two(
+        self, framed: FramedBlock, begin: int, cut: int, end: int
+    ) -> tuple[list[TableEvent], list[TableEvent]]:
+        """The same, those ahead of message `cut` and those from there on. Decoded together they take half the time."""
         types = framed.block.types[begin:end]
         rows = begin + np.flatnonzero(framed.is_row[begin:end])
         control = begin + np.flatnonzero(~framed.is_row[begin:end] & ~np.isin(types, list(_FRAMING)))
         cuts = self._control(framed, control)
-        events: list[TableEvent] = []
+        ahead: list[TableEvent] = []
+        behind: list[TableEvent] = []
         # Byte1 type, Int32 relation OID
         short = framed.block.ends[rows] - framed.block.starts[rows] < HEADER + 5
         if short.any():
@@ -75,16 +84,22 @@ class Decoder:
         messages = message_series(framed.block) if len(rows) else pl.Series(dtype=pl.Binary)
         for oid in dict.fromkeys([*cuts, *np.unique(oids).tolist()]):
             mine = rows[oids == oid]
-            position = 0
+            runs, position = [], 0
             for index, known, event in cuts.get(oid, []):
-                behind = int(np.searchsorted(mine, index))
-                self._rows(framed, messages, mine[position:behind], oid, known, events)
-                position = behind
+                place = int(np.searchsorted(mine, index))
+                runs.append((mine[position:place], known, index, event))
+                position = place
+            runs.append((mine[position:], self.relations.get(oid), end, None))
+            for run, known, index, event in runs:
+                found = self._rows(framed, messages, run, oid, known)
+                if found is not None:
+                    batch, numbers = found
+                    at = int(np.searchsorted(numbers, cut))
+                    ahead += [_between(batch, 0, at)] if at else []
+                    behind += [_between(batch, at, len(batch))] if at < len(batch) else []
                 if event is not None:
-                    events.append(event)
-            known = self.relations.get(oid)
-            self._rows(framed, messages, mine[position:], oid, known, events)
-        return events
+                    (ahead if index < cut else behind).append(event)
+        return ahead, behind
 
     def _control(
         self, framed: FramedBlock, control: Int64s
@@ -140,22 +155,22 @@ class Decoder:
         rows: Int64s,
         oid: int,
         known: KnownRelation | None,
-        events: list[TableEvent],
-    ) -> None:
+    ) -> tuple[ChangeBatch, Int64s] | None:
+        """The batch of some row messages, and the messages' numbers; None where there are none, or none is wanted."""
         if not len(rows):
-            return
+            return None
         if known is None:
             raise _not_described(oid, framed.block.message(int(rows[0]))[0], chr(framed.block.types[rows[0]]))
         if not known.captured:
-            return
+            return None
         if framed.commit_lsn[framed.transaction[rows[0]]] < self._latest_start:
             start = max(self._start, self._table_start.get(known.schema.table, INVALID_LSN))
             rows = rows[framed.commit_lsn[framed.transaction[rows]] >= start]
             if not len(rows):
-                return
+                return None
         known.verify()
         try:
-            events.append(_batch(framed, messages, rows, known))
+            return _batch(framed, messages, rows, known), rows
         except TornTuple:
             _explain(framed, rows, known)
 
@@ -232,7 +247,27 @@ def _transaction(framed: FramedBlock, index: int) -> tuple[Lsn, int]:
     return Lsn(int(framed.commit_lsn[number])), int(framed.xid[number])
 
 
-def _explain(framed: FramedBlock, rows: Int64s, known: KnownRelation | None) -> None:
+def _between(batch: ChangeBatch, first: int, stop: int) -> ChangeBatch:
+    """Some consecutive changes of a batch that was just made; shares its memory."""
+    if (first, stop) == (0, len(batch)):
+        return batch
+    assert isinstance(batch.new, TupleColumns)
+    assert isinstance(batch.old, TupleColumns)
+    old_first, old_stop = np.searchsorted(batch.old.index, [first, stop])
+    return replace(
+        batch,
+        ops=batch.ops[first:stop],
+        commit_lsn=batch.commit_lsn[first:stop],
+        xid=batch.xid[first:stop],
+        ordinal=batch.ordinal[first:stop],
+        commit_time=batch.commit_time[first:stop],
+        new=batch.new.of_rows(first, stop),
+        old=batch.old.of_rows(first, stop),
+        old_is_key=batch.old_is_key[old_first:old_stop],
+    )
+
+
+def _explain(framed: FramedBlock, rows: Int64s, known: KnownRelation | None) -> NoReturn:
     """Find the torn message with the plain parser, which says what is wrong and where."""
     columns = known.projection.width if known else 0
     for index in rows.tolist():

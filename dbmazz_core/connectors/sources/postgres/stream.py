@@ -47,6 +47,8 @@ class PostgresStream:
         self._open: OpenTransaction | None = None
         self._framed: FramedBlock | None = None
         self._at = 0
+        # The events of the messages from `_at` on, where they are decoded already.
+        self._behind: list[TableEvent] | None = None
 
     @property
     def receive_cpu_s(self) -> float:
@@ -76,7 +78,13 @@ class PostgresStream:
             self._at = 0
         framed, begin = self._framed, self._at
         end, at_bound = self._cut(framed, begin, rows, size)
-        events = self._decoder.decode(framed, begin, end) if end > begin else []
+        if self._behind is not None:
+            events, self._behind = self._behind, None
+        elif self._open_from(framed, end):
+            # The beginning of a transaction behind the cut is the next part, whatever is asked for.
+            events, self._behind = self._decoder.decode_in_two(framed, begin, end, len(framed.block))
+        else:
+            events = self._decoder.decode(framed, begin, end) if end > begin else []
         return self._part(framed, begin, end, events, at_bound)
 
     def confirm(self, lsn: Lsn) -> None:
@@ -111,6 +119,12 @@ class PostgresStream:
         else:
             self._at = end
         return StreamPart(events, complete, end_lsn, ended, size, commit_time, at_bound)
+
+    def _open_from(self, framed: FramedBlock, index: int) -> bool:
+        """Whether the messages from `index` on belong to one transaction, which goes on in the next block."""
+        if framed.open is None or index == len(framed.block) or (len(framed.commits) and framed.commits[-1] >= index):
+            return False
+        return bool(framed.commit_lsn[framed.transaction[-1]] < self._upper)
 
     def _cut(self, framed: FramedBlock, begin: int, rows: int, size: int) -> tuple[int, bool]:
         """Where the part that begins at `begin` ends, and whether the upper LSN is why."""

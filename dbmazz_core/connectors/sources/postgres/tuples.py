@@ -148,6 +148,25 @@ class TupleColumns:
         taken._unreadable = {number: mask[places] for number, mask in self._unreadable.items()}
         return taken
 
+    def of_rows(self, first: int, stop: int) -> TupleColumns:
+        """Only the images of rows from `first` to before `stop`, which then are the rows from 0 on. Shares memory."""
+        begin, end = np.searchsorted(self._index, [first, stop]).tolist()
+        part = slice(begin, end)
+        some = TupleColumns(
+            self._index[part] - first,
+            self._messages.slice(begin, end - begin),
+            self._starts[part],
+            self._types,
+            self._maskers,
+            [None if kinds is None else kinds[part] for kinds in self._kinds],
+            {n: _Texts(where.offsets[part], where.lengths[part]) for n, where in self._texts.items()},
+            self.end[part],
+            self._lenient,
+        )
+        some._values = {number: values.slice(begin, end - begin) for number, values in self._values.items()}
+        some._unreadable = {number: mask[part] for number, mask in self._unreadable.items()}
+        return some
+
     def materialize(self, numbers: Sequence[int]) -> None:
         """Make the values of columns, all in one polars query. Texts point into the block's buffer, nothing is copied.
 
@@ -156,6 +175,10 @@ class TupleColumns:
         Raises:
             UnreadableText: If a text is none of its column's type.
         """
+        if not len(self._index):
+            for number in numbers:
+                self._values[number] = pl.Series(dtype=self._types[number].carrier)
+            return
         inputs = {"m": self._messages}
         values: list[pl.Expr] = []
         for number in numbers:
@@ -276,6 +299,12 @@ def walk(
     starts, ends = block.starts[rows], block.ends[rows]
     kinds: list[_Kinds] = []
     texts: dict[int, _Texts] = {}
+    if not len(rows):  # many batches have no old rows
+        texts = {place: _Texts(starts, starts) for place in range(len(types))}
+        none = messages.clear()
+        return TupleColumns(
+            index, none, starts, types, projection.maskers, [None] * len(types), texts, positions, lenient
+        )
     # One read a value: the kind byte and the length behind it are the upper five bytes of eight.
     eight = unaligned(block.buffer, ">u8")
     try:
