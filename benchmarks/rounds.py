@@ -102,11 +102,11 @@ class Bench:
         places = [(name, number) for number in range(self._rounds) for name in transports]
         limits = {place: f"limit_{at}" for at, place in enumerate(places)}
         captures = {place: f"capture_{at}" for at, place in enumerate(places)}
+        workload.create(self._server, self._changes)
         with psycopg.connect(self._server.url(socket=True), autocommit=True) as connection:
-            workload.create(connection)
             for name in [*limits.values(), *([spare] if spare else [])]:
                 connection.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", (name,))
-            for name in captures.values():  # makes its slot and copies the empty table
+            for name in captures.values():  # makes its slot and copies the table
                 self._capture(workload, name, socket=True)
             backlog = workload.fill(self._server, self._changes)
             measured = Measured(workload, backlog, rounds={name: [] for name in transports})

@@ -16,7 +16,8 @@ TOAST = Workload(
     update="UPDATE public.toast SET status = 'seen', views = views + 1, seen_at = seen_at + interval '1 hour' "
     "WHERE id BETWEEN {first} AND {last}",
     delete="DELETE FROM public.toast WHERE id BETWEEN {first} AND {last}",
-    mix=(4, 40, 1),
-    share=0.4,
+    mix=(4, 80, 1),
+    share=0.8,
+    beforehand=True,
     bar=0.4,
 )

@@ -41,6 +41,6 @@ WIDE = Workload(
     update="UPDATE public.wide SET c01 = c01 + 1, c12 = c12 + 0.5, c23 = 'changed', c37 = '{\"n\": null}', "
     "c48 = ARRAY['changed'] WHERE id BETWEEN {first} AND {last}",
     delete="DELETE FROM public.wide WHERE id BETWEEN {first} AND {last}",
-    share=0.1,
+    share=0.3,
     bar=0.4,
 )

@@ -45,6 +45,7 @@ class Workload:
         insert, update, delete: One statement each, for the numbers from `{first}` to `{last}`.
         mix: How many transactions of each kind go together.
         share: Size of its backlog, as a part of the changes that `orders` has.
+        beforehand: Whether the inserted rows are there before the capture begins, and none of the backlog.
         bar: Least ratio to `pg_recvlogical` that is asked for, None: none.
     """
 
@@ -56,6 +57,7 @@ class Workload:
     delete: str
     mix: tuple[int, int, int] = (10, 3, 1)
     share: float = 1.0
+    beforehand: bool = False
     bar: float | None = None
 
     @property
@@ -68,10 +70,18 @@ class Workload:
         """Its publication."""
         return f"bench_{self.name}"
 
-    def create(self, connection: psycopg.Connection) -> None:
-        """Create table and publication."""
-        connection.execute(self.ddl.encode())
-        connection.execute(f"CREATE PUBLICATION {self.publication} FOR TABLE {self.table.sql}".encode())
+    def create(self, server: EmbeddedPostgres, changes: int) -> None:
+        """Create table and publication.
+
+        Args:
+            server: Gets them.
+            changes: As for `fill`.
+        """
+        with psycopg.connect(server.url(socket=True), autocommit=True) as connection:
+            connection.execute(self.ddl.encode())
+            if self.beforehand:
+                self._run(connection, self.insert, 0, *[self._transactions(changes)[0]] * 2)
+            connection.execute(f"CREATE PUBLICATION {self.publication} FOR TABLE {self.table.sql}".encode())
 
     def drop(self, connection: psycopg.Connection) -> None:
         """Drop both."""
@@ -85,24 +95,30 @@ class Workload:
             server: Has the table.
             changes: How many `orders` has; this one has its share of them, to the next whole mix of transactions.
         """
-        unit = max(round(changes * self.share / sum(self.mix) / _TRANSACTION), 1)
-        inserts, updates, deletes = (part * unit for part in self.mix)
-        counts = []
+        inserts, updates, deletes = self._transactions(changes)
         with psycopg.connect(server.url(socket=True), autocommit=True) as connection:
-            for statement, begin, transactions in (
-                (self.insert, 0, inserts),
-                (self.update, 0, updates),
-                (self.delete, inserts // 2, deletes),
-            ):
-                changed = 0
-                for first in _ranges(begin, transactions, inserts):
-                    text = statement.replace("{first}", str(first)).replace("{last}", str(first + _TRANSACTION - 1))
-                    changed += connection.execute(text.encode()).rowcount
-                counts.append(changed)
+            inserted = 0 if self.beforehand else self._run(connection, self.insert, 0, inserts, inserts)
+            updated = self._run(connection, self.update, 0, updates, inserts)
+            deleted = self._run(connection, self.delete, inserts // 2, deletes, inserts)
             connection.execute("SELECT pg_switch_wal()")
             row = connection.execute("SELECT pg_current_wal_flush_lsn()").fetchone()
         assert row is not None
-        return Backlog(*counts, end=str(row[0]))
+        return Backlog(inserted, updated, deleted, end=str(row[0]))
+
+    def _transactions(self, changes: int) -> tuple[int, int, int]:
+        """How many transactions of each kind."""
+        unit = max(round(changes * self.share / sum(self.mix) / _TRANSACTION), 1)
+        inserts, updates, deletes = (part * unit for part in self.mix)
+        return inserts, updates, deletes
+
+    @staticmethod
+    def _run(connection: psycopg.Connection, statement: str, begin: int, transactions: int, inserted: int) -> int:
+        """Rows changed."""
+        changed = 0
+        for first in _ranges(begin, transactions, inserted):
+            text = statement.replace("{first}", str(first)).replace("{last}", str(first + _TRANSACTION - 1))
+            changed += connection.execute(text.encode()).rowcount
+        return changed
 
 
 def _ranges(begin: int, transactions: int, inserted: int) -> Iterator[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from dbmazz_core.config import ReplicaIdentityPolicy, SourceConfig
@@ -78,8 +78,18 @@ class Publication:
         return published.columns
 
 
-def read_publication(conn: Connection, name: str) -> Publication | None:
-    """The publication, or None where there is none of this name."""
+#: Restricts tables `t` of pg_publication_tables to some by schema and name.
+_ONLY = " AND (t.schemaname, t.tablename) IN (SELECT * FROM unnest(%s::text[], %s::text[]))"
+
+
+def read_publication(conn: Connection, name: str, *, only: Collection[TableRef] | None = None) -> Publication | None:
+    """The publication, or None where there is none of this name.
+
+    Args:
+        conn: To the database.
+        name: The publication's.
+        only: Tables to look for; None: all, which takes its time where there are hundreds.
+    """
     version = conn.info.server_version
     generated = "pubgencols <> 'n'" if version >= _GENERATED_COLUMNS_VERSION else "false"
     row = conn.execute(
@@ -104,15 +114,18 @@ def read_publication(conn: Connection, name: str) -> Publication | None:
                   ORDER BY listed.position), rowfilter"""
     else:
         details = "NULL::text[], NULL"
-    entries = _entries(conn, name)
+    restriction = "" if only is None else _ONLY
+    arguments: list[object] = [name]
+    arguments += [] if only is None else [[ref.schema for ref in only], [ref.name for ref in only]]
+    entries = _entries(conn, restriction, arguments)
     tables = {
         ref: PublishedTable(None if columns is None else tuple(columns), row_filter, *entries[ref])
         for ref, columns, row_filter in (
             (TableRef(schema, table), *more)
             for schema, table, *more in conn.execute(
-                f"SELECT schemaname, tablename, {details} FROM pg_catalog.pg_publication_tables "
-                "WHERE pubname = %s".encode(),
-                (name,),
+                f"SELECT schemaname, tablename, {details} FROM pg_catalog.pg_publication_tables t "
+                f"WHERE pubname = %s{restriction}".encode(),
+                arguments,
             )
         )
         if ref in entries  # not dropped between the two queries
@@ -122,7 +135,9 @@ def read_publication(conn: Connection, name: str) -> Publication | None:
     return Publication(name, owner, owned, operations, via_root, generated_columns, tables)
 
 
-def _entries(conn: Connection, name: str) -> dict[TableRef, tuple[tuple[str, ...], str]]:
+def _entries(
+    conn: Connection, restriction: str, arguments: Sequence[object]
+) -> dict[TableRef, tuple[tuple[str, ...], str]]:
     """Of each published table, the columns of its row filter and its `PublishedTable.entry`.
 
     A table is in by itself, by a partitioned table above it (which it may leave and join again), by its schema or as
@@ -162,9 +177,9 @@ def _entries(conn: Connection, name: str) -> dict[TableRef, tuple[tuple[str, ...
             FROM pg_catalog.pg_class a LEFT JOIN pg_catalog.pg_inherits i ON i.inhrelid = a.oid AND a.relispartition
             WHERE a.oid = c.oid OR a.oid IN (SELECT relid FROM pg_catalog.pg_partition_ancestors(c.oid))
         ) AS up (relations, schemas, attached)
-        WHERE p.pubname = %s
+        WHERE p.pubname = %s{restriction}
         """.encode(),
-        (name,),
+        arguments,
     )
     return {TableRef(schema, table): (tuple(columns), entry) for schema, table, columns, entry in rows}
 
@@ -178,7 +193,8 @@ def published_tables(conn: Connection, name: str, tables: Iterable[TableInfo]) -
     Returns:
         `columns` filled in on every version. A table that the publication lacks is left out.
     """
-    publication = read_publication(conn, name)
+    tables = list(tables)
+    publication = read_publication(conn, name, only=[table.ref for table in tables])
     if publication is None:
         return {}
     return {

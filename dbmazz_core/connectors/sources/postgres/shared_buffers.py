@@ -19,8 +19,9 @@ from dbmazz_core.connectors.sources.postgres.block import Bytes
 
 #: Bytes of a slot, in whole pages: a block, its headroom, and one read more.
 SLOT_BYTES = (4 << 20) + (1 << 20) + (1 << 17)
-#: Enough for what a flush holds by default, and some for the queue. Pages are taken when first used.
-SLOTS = 24
+#: What a flush holds by default, and three times as much to come while it is applied: half as many let the server wait
+#: for us, one second in six where rows are large (docs/benchmarks.md). Pages are taken when first used.
+SLOTS = 48
 
 
 def create() -> int | None:

@@ -160,7 +160,8 @@ class PostgresSource:
     def catalog(self, tables: Collection[TableInfo]) -> dict[TableRef, SourceTable]:
         """The tables as the catalog has them: what is captured of them, and what they are."""
         with self._translated():
-            publication = read_publication(self.connection, self.config.publication)
+            only = [table.ref for table in tables]
+            publication = read_publication(self.connection, self.config.publication, only=only)
             fingerprints = self.fingerprints([table.oid for table in tables])
         found: dict[TableRef, SourceTable] = {}
         for table in tables:

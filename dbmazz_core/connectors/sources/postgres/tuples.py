@@ -190,7 +190,9 @@ class TupleColumns:
             frame = pl.DataFrame(inputs).select(values)
         except pl.exceptions.ComputeError:  # bytes that are not UTF-8: from a database in SQL_ASCII, or damaged
             frame = pl.DataFrame([self._readable(number) for number in numbers])
-        for number, series in zip(numbers, frame, strict=True):
+        columns = dict(zip(numbers, frame, strict=True))
+        columns |= self._nested({n: s for n, s in columns.items() if self._types[n].is_nested and not self._maskers[n]})
+        for number, series in columns.items():
             self._take_in(number, series)
 
     def _take_in(self, number: int, series: pl.Series) -> None:
@@ -198,8 +200,6 @@ class TupleColumns:
         kinds, masker = self._kinds[number], self._maskers[number]
         if masker is not None:
             series = masker.column(series, self._types[number])
-        elif self._types[number].is_nested:
-            series = self._nested(number, series)
         nulls = 0 if kinds is None else int(np.count_nonzero(kinds != _TEXT))
         nulled = masker is not None and masker.mask.kind == "null"
         if not nulled and series.null_count() != nulls:
@@ -212,7 +212,22 @@ class TupleColumns:
         if not self._lenient:
             del self._texts[number]
 
-    def _nested(self, number: int, texts: pl.Series) -> pl.Series:
+    def _nested(self, texts: dict[int, pl.Series]) -> dict[int, pl.Series]:
+        """Lists and maps from the texts of columns; of columns of one type together, since a call costs as much as
+        reading a thousand values."""
+        values: dict[int, pl.Series] = {}
+        for type in {self._types[number] for number in texts}:
+            numbers = [number for number in texts if self._types[number] == type]
+            try:
+                together = read_texts(pl.concat([texts[number] for number in numbers]), type)
+            except BadText:
+                values |= {number: self._nested_with_bad(number, texts[number]) for number in numbers}
+                continue
+            size = len(self._index)
+            values |= {number: together.slice(place * size, size) for place, number in enumerate(numbers)}
+        return values
+
+    def _nested_with_bad(self, number: int, texts: pl.Series) -> pl.Series:
         while True:
             try:
                 return read_texts(texts, self._types[number])
