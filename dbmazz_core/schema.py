@@ -77,20 +77,3 @@ class TableSchema:
     def names(self) -> tuple[str, ...]:
         """Column names, in order."""
         return tuple(c.name for c in self.columns)
-
-    def differences(self, other: TableSchema) -> list[str]:
-        """How the columns and key of `other` differ from these, one sentence each; empty where they are equal."""
-        mine = {c.name: c for c in self.columns}
-        theirs = {c.name: c for c in other.columns}
-        found = [f"column {name} is new" for name in theirs if name not in mine]
-        found += [f"column {name} is gone" for name in mine if name not in theirs]
-        found += [
-            f"column {name} was {mine[name].source_type} and is {column.source_type}"
-            for name, column in theirs.items()
-            if name in mine and mine[name].type != column.type
-        ]
-        if not found and self.names != other.names:
-            found.append(f"columns are in another order: {', '.join(other.names)}")
-        if self.key != other.key:
-            found.append(f"the key was ({', '.join(self.key)}) and is ({', '.join(other.key)})")
-        return found

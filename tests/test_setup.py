@@ -13,11 +13,11 @@ import pytest
 from dbmazz_core.config import ReplicaIdentityPolicy, SourceConfig
 from dbmazz_core.connectors.sources.postgres.catalog import find_tables, slot_state
 from dbmazz_core.connectors.sources.postgres.connection import Connection, connect, connect_replication
+from dbmazz_core.connectors.sources.postgres.publication import published_tables
 from dbmazz_core.connectors.sources.postgres.server_checks import known_decoding_bug, unsupported_version
 from dbmazz_core.connectors.sources.postgres.setup import (
     check,
     prepare,
-    published_columns,
     slot_creation_blocked,
     slot_creation_blockers,
     teardown,
@@ -375,9 +375,8 @@ def test_row_filters_and_column_lists_are_pointed_out(
     warnings = [f.what for f in check(conn, config).warnings]
     assert any("WHERE (id > 5)" in w for w in warnings)
     assert any("leaves out columns note" in w for w in warnings)
-    assert published_columns(conn, "dbmazz_pub", find_tables(conn, config.tables)) == {
-        TableRef("public", "orders"): ("id",)
-    }
+    published = published_tables(conn, "dbmazz_pub", find_tables(conn, config.tables))
+    assert published[TableRef("public", "orders")].columns == ("id",)
     with pytest.raises(ReplicaIdentityInsufficient) as caught:
         prepare(conn, configure(replica_identity=FULL))
     assert identity(database, "orders") == "d"
@@ -397,9 +396,9 @@ def test_generated_columns_do_not_make_the_server_refuse_updates(
     config = configure("mine")
     prepare(conn, config)
     database.execute(use.format("mine"))
-    arriving = published_columns(conn, "dbmazz_pub", find_tables(conn, config.tables))
+    arriving = published_tables(conn, "dbmazz_pub", find_tables(conn, config.tables))
     has_generated = database.server.major >= 18
-    assert arriving == {TableRef("public", "mine"): ("id", "twice") if has_generated else ("id",)}
+    assert arriving[TableRef("public", "mine")].columns == (("id", "twice") if has_generated else ("id",))
 
     config = configure("theirs", publication="theirs")
     if has_generated:

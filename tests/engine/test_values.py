@@ -284,8 +284,8 @@ def test_what_the_catalog_says_of_types(lab: Lab) -> None:
     def resolved(policy: TypePolicy | None = None) -> dict[str, str]:
         with PostgresSource(lab.config, types=policy) as source:
             source.setup()
-            ((_, schema),) = source.schemas(source.tables()).items()
-        return dict(zip(types, (str(column.type) for column in schema.columns), strict=True))
+            (table,) = source.catalog(source.tables()).values()
+        return dict(zip(types, (str(column.type) for column in table.schema.columns), strict=True))
 
     assert resolved() == types
     assert resolved(TypePolicy(unbounded_numeric="double"))["numeric"] == "Float64"
@@ -306,13 +306,13 @@ def test_the_stream_and_the_catalog_agree_on_types(lab: Lab, identity: str) -> N
         source.start()
         lab.execute("INSERT INTO t (id, n) VALUES (1.0, 1.0), (1.00000000000000000001, 1.00000000000000000001)")
         events = list(source.batches(until=source.reachable_lsn()))
-        ((_, schema),) = source.schemas(source.tables()).items()
+        (table,) = source.catalog(source.tables()).values()
     described, batch = events
     assert isinstance(described, NewSchema)
-    assert described.schema == schema
+    assert described.schema == table.schema
     # Doubles that are equal must not make two keys one.
-    assert [str(column.type) for column in schema.columns[:2]] == ["String", "Float64"]
-    assert str(schema.columns[5].type) == "String"
+    assert [str(column.type) for column in table.schema.columns[:2]] == ["String", "Float64"]
+    assert str(table.schema.columns[5].type) == "String"
     assert isinstance(batch, ChangeBatch)
     assert batch.values(batch.new, 0).to_list() == ["1.0", "1.00000000000000000001"]
     assert batch.values(batch.new, 1).to_list() == [1.0, 1.0]

@@ -204,15 +204,6 @@ def published_tables(conn: Connection, name: str, tables: Iterable[TableInfo]) -
     }
 
 
-def published_columns(conn: Connection, name: str, tables: Iterable[TableInfo]) -> dict[TableRef, tuple[str, ...]]:
-    """Which columns of each table arrive in the stream, in the table's order; a snapshot has to copy these.
-
-    Generated columns are among them from PostgreSQL 18 on, where the publication says so (setup's own do).
-    """
-    publication = read_publication(conn, name)
-    return {t.ref: publication.columns_of(t) for t in tables} if publication else {}
-
-
 @dataclass(frozen=True, slots=True)
 class Step:
     """A statement that setup runs.

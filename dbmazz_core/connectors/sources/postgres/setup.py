@@ -18,7 +18,7 @@ from dbmazz_core.config import SourceConfig
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo, find_tables
 from dbmazz_core.connectors.sources.postgres.connection import Connection, translated
 from dbmazz_core.connectors.sources.postgres.findings import CheckReport, Finding, Situation
-from dbmazz_core.connectors.sources.postgres.publication import Step, published_columns, read_publication
+from dbmazz_core.connectors.sources.postgres.publication import Step, read_publication
 from dbmazz_core.connectors.sources.postgres.server_checks import (
     server_findings,
     slot_findings,
@@ -48,7 +48,6 @@ __all__ = [
     "SlotCreationBlocker",
     "check",
     "prepare",
-    "published_columns",
     "slot_creation_blocked",
     "slot_creation_blockers",
     "teardown",

@@ -138,12 +138,6 @@ class PostgresSource:
         with self._translated():
             return resolve_tables(self.connection, self.config.tables).tables
 
-    def schemas(self, tables: Collection[TableInfo]) -> dict[TableRef, TableSchema]:
-        """The columns that the publication sends of each table and that are captured, as schemas."""
-        with self._translated():
-            published = setup.published_columns(self.connection, self.config.publication, tables)
-        return {table.ref: self._schema(table, published[table.ref]) for table in tables}
-
     def column_names(self, tables: Collection[TableInfo]) -> dict[TableRef, tuple[str, ...]]:
         """The columns of each table that are captured, or will be once the publication has the table."""
         with self._translated():
