@@ -21,7 +21,7 @@ from dbmazz_core.config import SourceConfig
 from dbmazz_core.connectors.sources.postgres import receiver_spawn
 from dbmazz_core.connectors.sources.postgres.reader import StreamReader
 from dbmazz_core.demo.postgres import EmbeddedPostgres
-from dbmazz_core.errors import ParseError, ReplicationInterrupted, SlotNotFound
+from dbmazz_core.errors import ParseError, ReplicationInterrupted, SlotNotFound, SourceError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.secret_url import SecretUrl
 from dbmazz_core.tables import parse_tables
@@ -74,6 +74,21 @@ def test_a_receiver_that_is_killed_is_an_error_with_a_way_out(database: SourceDa
     with pytest.raises(ReplicationInterrupted, match="ended"):
         while True:
             reader.read(5)
+    reader.close()
+    wait_for_release(database)
+
+
+def test_an_error_that_leaves_the_connection_open_ends_the_stream(database: SourceDatabase) -> None:
+    """A walsender goes on waiting for commands after one, so that the socket says nothing more."""
+    reader = StreamReader(config(database), INVALID_LSN)
+    database.execute("INSERT INTO t VALUES (1)")
+    while (block := reader.read(5)) is None or b"I" not in bytes(block.types):
+        pass
+    database.execute(f"SELECT pg_cancel_backend({holders(database)[0][0]})")
+    deadline = time.monotonic() + 10
+    with pytest.raises(SourceError, match="canceling statement due to user request"):
+        while time.monotonic() < deadline:
+            reader.read(1)
     reader.close()
     wait_for_release(database)
 

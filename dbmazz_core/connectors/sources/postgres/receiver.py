@@ -100,7 +100,7 @@ class StreamReceiver:
             self._queued -= chunk.size
             self._changed.notify_all()
         block = self._transport.read(chunk)
-        if self._transport.reply_requested:
+        if self._transport.reply_requested or self._transport.ended:
             self._wake()
         if not len(block) and block.server_end == self._announced:
             return None

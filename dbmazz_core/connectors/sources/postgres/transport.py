@@ -71,7 +71,7 @@ class Transport(Protocol):
 
     Attributes:
         gathered: Bytes that came since a chunk was last taken.
-        ended: Whether the server has closed the stream.
+        ended: Whether the server has ended the stream, with its connection or, after an error, without.
         server_end: The last keepalive's `wal_end`, as far as chunks were read.
         reply_requested: Whether one of these asks for a status update; whoever sends it sets it back.
         last_words: Why the stream ended, as far as the server said so, once the last chunk is read.
@@ -230,7 +230,8 @@ class PlainTransport:
         except BlockingIOError:
             return False
         self.gathered += came
-        self.ended = not came
+        if not came:
+            self.ended = True
         return came > 0
 
     def take(self) -> Chunk:
@@ -297,7 +298,9 @@ class PlainTransport:
                     fields = bytes(buffer[begin + _FRAME : behind]).decode("utf-8", "replace").split("\0")
                     by_code = {field[:1]: field[1:] for field in fields}
                     self.last_words = StreamEnd(by_code.get("C"), by_code.get("M"))
-                case "N" | "S" | "A" | "c" | "C" | "Z":  # notices and the like; CopyDone and what follows it
+                case "Z":  # ready for another command: the connection stays open, and nothing more comes
+                    self.ended = True
+                case "N" | "S" | "A" | "c" | "C":  # notices and the like; CopyDone and what follows it
                     pass
                 case other:
                     raise ParseError("unknown message of the server", message_type=other, offset=0, lsn=INVALID_LSN)
