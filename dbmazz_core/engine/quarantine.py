@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from dbmazz_core.batch import DELETE, INSERT, UPDATE, ChangeBatch, Indexes, Mask, RowImages
+from dbmazz_core.batch import DELETE, INSERT, UPDATE, ChangeBatch, Indexes, Mask, RowImages, bad_value
 from dbmazz_core.connectors.sinks.base import Sink
 from dbmazz_core.datatypes import DataType
 from dbmazz_core.engine.images import CompletedImages, JoinedImages, KeyImages
 from dbmazz_core.engine.rows import Rows
-from dbmazz_core.lsn import Lsn
+from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.masks import utf8
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import TableRef
@@ -377,6 +377,14 @@ def _rows(batch: ChangeBatch, which: Indexes, columns: Indexes, *, reason: str |
         },
         schema=ROWS,
     )
+
+
+def require_utf8(schema: TableSchema, frame: pl.DataFrame) -> None:
+    """Raise BadValue for the first copied text that is not UTF-8: a column that has one came as `Binary`."""
+    for number, (series, column) in enumerate(zip(frame, schema.columns, strict=True)):
+        if series.dtype == pl.Binary and column.type.carrier == pl.String:
+            place = int((utf8(series).is_null() & series.is_not_null()).arg_max() or 0)
+            raise bad_value(schema, number, series[place].decode("utf-8", "backslashreplace"), INVALID_LSN, 0)
 
 
 def _reason(schema: TableSchema, number: int) -> str:

@@ -115,7 +115,7 @@ def connect_replication(url: SecretUrl, *, application_name: str = "dbmazz") -> 
     connection = _open(_Husk, url, application_name, replication="database").pgconn
     try:
         connection.nonblocking = 0
-        result = connection.exec_(settings_query(connection.server_version, text_form=True))
+        result = connection.exec_(settings_query(connection.server_version, text_form=True, raw=True))
         if result.status != pq.ExecStatus.TUPLES_OK:
             sqlstate = result.error_field(pq.DiagnosticField.SQLSTATE)
             raise source_error(sqlstate.decode() if sqlstate else None, result.get_error_message(), url)
@@ -185,12 +185,24 @@ def session_conninfo(url: SecretUrl, application_name: str, **overrides: str) ->
     return url.conninfo(**options | overrides)
 
 
-def settings_query(server_version: int, *, text_form: bool) -> bytes:
-    """One query that sets everything for the session; it works on replication connections too."""
+def settings_query(server_version: int, *, text_form: bool, raw: bool = False) -> bytes:
+    """One query that sets everything for the session; it works on replication connections too.
+
+    Args:
+        server_version: As in `PQserverVersion`.
+        text_form: See `connect`.
+        raw: Whether texts of a database in SQL_ASCII come as they are. Else it is an error of the whole stream, or
+            copy, where one is not UTF-8 (manual, "Character Set Support"), and not a bad value of one row.
+    """
     settings = _SESSION_SETTINGS | (TEXT_FORM_SETTINGS if text_form else {})
     if server_version >= 170000:
         settings["transaction_timeout"] = "0"
     calls = [f"set_config('{name}', '{value}', false)" for name, value in settings.items()]
+    if raw:
+        calls.append(
+            "CASE WHEN current_setting('server_encoding') = 'SQL_ASCII' "
+            "THEN set_config('client_encoding', 'SQL_ASCII', false) END"
+        )
     # English words, for errors where the SQLSTATE alone does not tell. Only superusers may.
     calls.append("CASE WHEN current_setting('is_superuser') = 'on' THEN set_config('lc_messages', 'C', false) END")
     return f"SELECT {', '.join(calls)}".encode()

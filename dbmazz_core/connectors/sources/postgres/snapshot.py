@@ -26,7 +26,7 @@ from dbmazz_core.connectors.sources.postgres.types import BadText, read_texts
 from dbmazz_core.datatypes import Kind
 from dbmazz_core.errors import ReplicationInterrupted
 from dbmazz_core.lsn import INVALID_LSN
-from dbmazz_core.masks import Masker
+from dbmazz_core.masks import Masker, utf8
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.secret_url import SecretUrl
 from dbmazz_core.tables import TableRef
@@ -148,6 +148,7 @@ class SnapshotWorkers:
         self._url = url
         self._server_version = server_version
         self._connections = []
+        self._raw = False
         try:
             for _ in range(workers):
                 self._connections.append(self._connect(snapshot_name))
@@ -239,7 +240,7 @@ class SnapshotWorkers:
                     for batch in cursor.fetch_record_batch():
                         frame = pl.from_arrow(batch)
                         assert isinstance(frame, pl.DataFrame)
-                        done.put(_in_carriers(frame, schema, maskers))
+                        done.put(_in_carriers(_unread(frame) if self._raw else frame, schema, maskers))
                         if stopping.is_set():
                             return
         except queue.Empty:
@@ -261,8 +262,11 @@ class SnapshotWorkers:
                 # The snapshot has to be set before the transaction's first query.
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
                 cursor.execute(f"SET TRANSACTION SNAPSHOT '{snapshot_name}'")
-                cursor.execute(settings_query(self._server_version, text_form=True).decode())
+                cursor.execute(settings_query(self._server_version, text_form=True, raw=True).decode())
                 cursor.fetchall()
+                cursor.execute("SELECT pg_catalog.current_setting('client_encoding') = 'SQL_ASCII'")
+                (row,) = cursor.fetchall()
+                self._raw = bool(row[0])
         except Exception as error:  # noqa: BLE001
             connection.close()
             raise self._failure(error, None) from None
@@ -282,8 +286,14 @@ class SnapshotWorkers:
         return error
 
 
+def _unread(frame: pl.DataFrame) -> pl.DataFrame:
+    """Texts as what they are in SQL_ASCII: any bytes."""
+    return pl.DataFrame([series.cast(pl.Binary) if series.dtype == pl.String else series for series in frame])
+
+
 def _in_carriers(frame: pl.DataFrame, schema: TableSchema, maskers: Mapping[str, Masker]) -> pl.DataFrame:
-    """Name the columns by the schema, mask those that are to be, and read those that came as text.
+    """Name the columns by the schema, mask those that are to be, and read those that came as text. A column of texts
+    that are not all UTF-8 stays `Binary`.
 
     Raises:
         BadValue: If a text is none of its column's type.
@@ -292,10 +302,15 @@ def _in_carriers(frame: pl.DataFrame, schema: TableSchema, maskers: Mapping[str,
     for number, (series, column) in enumerate(zip(frame, schema.columns, strict=True)):
         if column.name in maskers:
             series = maskers[column.name].column(series, column.type)
+        elif series.dtype == pl.Binary and column.type.carrier == pl.String:
+            readable = utf8(series)
+            series = readable if readable.null_count() == series.null_count() else series
         elif series.dtype != column.type.carrier:
+            texts = series.cast(pl.Binary)
             try:
-                series = read_texts(series.cast(pl.Binary), column.type)
+                series = read_texts(texts, column.type)
             except BadText as error:
-                raise bad_value(schema, number, series[error.place], INVALID_LSN, 0) from None
+                shown = texts[error.place].decode("utf-8", "backslashreplace")
+                raise bad_value(schema, number, shown, INVALID_LSN, 0) from None
         columns.append(series.alias(column.name))
     return pl.DataFrame(columns)
