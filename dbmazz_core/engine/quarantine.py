@@ -91,9 +91,10 @@ class Quarantine:
         for number, column in enumerate(schema.columns):
             series = frame[column.name]
             if series.dtype == pl.Binary and column.type.carrier == pl.String:
-                readable = utf8(series)
-                first[(readable.is_null() & series.is_not_null()).to_numpy() & (first == _GOOD)] = number
-                frame = frame.with_columns(readable)
+                texts = series.alias("v")  # `^.*$` is a name, and a pattern to polars
+                readable = utf8(texts)
+                first[(readable.is_null() & texts.is_not_null()).to_numpy() & (first == _GOOD)] = number
+                frame = frame.with_columns(readable.alias(column.name))
         self._mark_refused(schema, frame, list(range(len(schema.columns))), first)
         places = np.flatnonzero(first != _GOOD)
         if not len(places):
@@ -383,7 +384,8 @@ def require_utf8(schema: TableSchema, frame: pl.DataFrame) -> None:
     """Raise BadValue for the first copied text that is not UTF-8: a column that has one came as `Binary`."""
     for number, (series, column) in enumerate(zip(frame, schema.columns, strict=True)):
         if series.dtype == pl.Binary and column.type.carrier == pl.String:
-            place = int((utf8(series).is_null() & series.is_not_null()).arg_max() or 0)
+            texts = series.alias("v")
+            place = int((utf8(texts).is_null() & texts.is_not_null()).arg_max() or 0)
             raise bad_value(schema, number, series[place].decode("utf-8", "backslashreplace"), INVALID_LSN, 0)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -81,8 +83,10 @@ def browser(profile: Path, *, width: int = 1600, height: int = 900) -> Iterator[
         finally:
             _call(f"{url}/{session['sessionId']}", method="DELETE")
     finally:
-        process.terminate()
-        process.wait(60)  # for the browser, on a busy machine
+        # With the browser, all one group. Not asked kindly: chromedriver may wait for it for minutes.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(60)
 
 
 def _port(process: subprocess.Popen[str]) -> int:

@@ -37,7 +37,8 @@ class Compression:
         for series in sample:
             if series.dtype not in (pl.String, pl.Binary):
                 continue
-            lengths = series.str.len_bytes() if series.dtype == pl.String else series.bin.size()
+            texts = series.alias("v")  # `^.*$` is a name, and a pattern to polars
+            lengths = texts.str.len_bytes() if series.dtype == pl.String else texts.bin.size()
             size = int(lengths.sum()) * len(frame) / len(sample)
             if size >= _LONG * len(frame):
                 self._long += size
