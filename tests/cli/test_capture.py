@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import signal
 from pathlib import Path
@@ -187,6 +189,28 @@ def test_modes_by_table(dbmazz: Dbmazz, shop: SourceDatabase, duckdb_path: Path)
     dbmazz.run("snapshot", "--tables", "public.orders")
     dbmazz.run("capture")
     assert_equal(shop, duckdb_path, "public.orders")
+
+
+def test_a_mask_needs_its_key_and_the_key_is_never_shown(
+    dbmazz: Dbmazz, shop: SourceDatabase, duckdb_path: Path
+) -> None:
+    dbmazz.variables["COLUMNS_MASK"] = "public.items.what=hash"
+    error = dbmazz.json("capture", code=2)
+    assert (error["error"], error["object"]) == ("ConfigError", "MASK_KEY")
+    assert "openssl rand -hex 32" in error["remedy"]
+    assert not duckdb_path.exists()
+
+    key = "a-key-that-nobody-sees"
+    said = []
+    for command in (["capture", "-v"], ["status"], ["status", "--json"], ["peek"], ["check", "-v"]):
+        shop.execute("UPDATE items SET what = what")
+        outcome = dbmazz.run(*command, MASK_KEY=key)
+        said.append(outcome.stdout + outcome.stderr)
+    expected = hmac.new(key.encode(), b"thing", hashlib.sha256).hexdigest()
+    with duckdb.connect(str(duckdb_path), read_only=True) as duck:
+        assert duck.execute("SELECT DISTINCT what FROM public.items").fetchall() == [(expected,)]
+    assert key not in "".join(said)
+    assert "thing" not in "".join(said)
 
 
 def test_snapshot_of_some_tables_leaves_the_others(dbmazz: Dbmazz, shop: SourceDatabase, duckdb_path: Path) -> None:
