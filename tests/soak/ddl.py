@@ -128,8 +128,10 @@ def new_table(table: Table, a: int, b: int, n: int) -> str:
 
 
 def drop_table(table: Table, a: int, b: int, n: int) -> str:
-    """Seldom, or none would be left."""
-    return f"DROP TABLE {table.name}" if n % 4 == 0 else rename_table(table, a, b, n)
+    """Seldom; one is always left, or nothing could be captured (`TableNotFound`)."""
+    if n % 4:
+        return rename_table(table, a, b, n)
+    return f"DROP TABLE {table.name};\nCREATE TABLE IF NOT EXISTS last (id integer PRIMARY KEY)"
 
 
 #: By name.
