@@ -80,7 +80,8 @@ class Workload:
         with psycopg.connect(server.url(socket=True), autocommit=True) as connection:
             connection.execute(self.ddl.encode())
             if self.beforehand:
-                self._run(connection, self.insert, 0, *[self._transactions(changes)[0]] * 2)
+                inserts, *_ = self._transactions(changes)
+                self._run(connection, self.insert, 0, inserts, inserts)
             connection.execute(f"CREATE PUBLICATION {self.publication} FOR TABLE {self.table.sql}".encode())
 
     def drop(self, connection: psycopg.Connection) -> None:

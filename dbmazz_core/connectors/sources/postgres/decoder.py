@@ -69,7 +69,7 @@ class Decoder:
     def decode_in_two(
         self, framed: FramedBlock, begin: int, cut: int, end: int
     ) -> tuple[list[TableEvent], list[TableEvent]]:
-        """The same, those ahead of message `cut` and those from there on. Decoded together they take half the time."""
+        """The same, those ahead of message `cut` and those from there on: decoding both at once is less work."""
         types = framed.block.types[begin:end]
         rows = begin + np.flatnonzero(framed.is_row[begin:end])
         control = begin + np.flatnonzero(~framed.is_row[begin:end] & ~np.isin(types, list(_FRAMING)))

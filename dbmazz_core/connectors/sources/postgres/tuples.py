@@ -11,7 +11,7 @@ Source: PostgreSQL manual, "Logical Replication Message Formats", TupleData.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,9 +133,19 @@ class TupleColumns:
 
     def take(self, places: Indexes) -> TupleColumns:
         """See `RowImages.take`."""
-        taken = TupleColumns(
-            self._index[places],
-            self._messages.gather(places),
+        return self._some(self._index[places], places, lambda series: series.gather(places))
+
+    def of_rows(self, first: int, stop: int) -> TupleColumns:
+        """Only the images of rows from `first` to before `stop`, which then are the rows from 0 on. Shares memory."""
+        begin, end = np.searchsorted(self._index, [first, stop]).tolist()
+        part = slice(begin, end)
+        return self._some(self._index[part] - first, part, lambda series: series.slice(begin, end - begin))
+
+    def _some(self, index: Indexes, places: Indexes | slice, chosen: Callable[[pl.Series], pl.Series]) -> TupleColumns:
+        """Some of the images, for the rows `index`; `chosen` picks the same places of a series."""
+        some = TupleColumns(
+            index,
+            chosen(self._messages),
             self._starts[places],
             self._types,
             self._maskers,
@@ -144,27 +154,8 @@ class TupleColumns:
             self.end[places],
             self._lenient,
         )
-        taken._values = {number: values.gather(places) for number, values in self._values.items()}
-        taken._unreadable = {number: mask[places] for number, mask in self._unreadable.items()}
-        return taken
-
-    def of_rows(self, first: int, stop: int) -> TupleColumns:
-        """Only the images of rows from `first` to before `stop`, which then are the rows from 0 on. Shares memory."""
-        begin, end = np.searchsorted(self._index, [first, stop]).tolist()
-        part = slice(begin, end)
-        some = TupleColumns(
-            self._index[part] - first,
-            self._messages.slice(begin, end - begin),
-            self._starts[part],
-            self._types,
-            self._maskers,
-            [None if kinds is None else kinds[part] for kinds in self._kinds],
-            {n: _Texts(where.offsets[part], where.lengths[part]) for n, where in self._texts.items()},
-            self.end[part],
-            self._lenient,
-        )
-        some._values = {number: values.slice(begin, end - begin) for number, values in self._values.items()}
-        some._unreadable = {number: mask[part] for number, mask in self._unreadable.items()}
+        some._values = {number: chosen(values) for number, values in self._values.items()}
+        some._unreadable = {number: mask[places] for number, mask in self._unreadable.items()}
         return some
 
     def materialize(self, numbers: Sequence[int]) -> None:
@@ -213,8 +204,8 @@ class TupleColumns:
             del self._texts[number]
 
     def _nested(self, texts: dict[int, pl.Series]) -> dict[int, pl.Series]:
-        """Lists and maps from the texts of columns; of columns of one type together, since a call costs as much as
-        reading a thousand values."""
+        """Lists and maps from the texts of columns; of columns of one type together: each call has a cost of its
+        own, whatever it reads."""
         values: dict[int, pl.Series] = {}
         for type in {self._types[number] for number in texts}:
             numbers = [number for number in texts if self._types[number] == type]
