@@ -33,15 +33,26 @@ class Run:
 
 
 def _resident_mb(pid: int) -> float:
-    """Resident memory of a process and its children; what several share counts once. 0 for one that has just ended."""
+    """Resident memory of a process and its children. 0 for one that has just ended."""
+    private, shared = _memory(pid)
+    return private + shared
+
+
+def _memory(pid: int) -> tuple[float, float]:
+    """A process and its children: what is private to each, added up, and the most that one of them maps of files and
+    shared memory, which they share."""
     try:
-        # Proportional set size: a page that n processes map counts as 1/n for each.
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        # Not smaps_rollup, which tells them apart exactly: it walks all pages, and the process waits meanwhile.
+        status = Path(f"/proc/{pid}/status").read_text()
         children = [c for task in Path(f"/proc/{pid}/task").iterdir() for c in (task / "children").read_text().split()]
     except OSError:
-        return 0.0
-    size = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
-    return (int(size[1]) / 1024 if size else 0.0) + sum(_resident_mb(int(child)) for child in children)
+        return 0.0, 0.0
+    size = {name: int(kb) / 1024 for name, kb in re.findall(r"^Rss(\w+):\s+(\d+) kB", status, re.MULTILINE)}
+    private, shared = size.get("Anon", 0.0), size.get("File", 0.0) + size.get("Shmem", 0.0)
+    for child in children:
+        more, mapped = _memory(int(child))
+        private, shared = private + more, max(shared, mapped)
+    return private, shared
 
 
 def run(command: Sequence[str], env: Mapping[str, str]) -> Run:

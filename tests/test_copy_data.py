@@ -36,7 +36,13 @@ misleading = st.sampled_from(
 contents = st.lists(misleading | st.binary(max_size=40), min_size=1, max_size=4).map(b"".join).filter(bool)
 rows = contents.map(lambda payload: encode.xlogdata(7, 8, payload))
 keepalives = st.builds(encode.keepalive, st.integers(0, 1 << 60), reply_requested=st.booleans())
-messages = st.lists(rows | rows | keepalives, max_size=12)
+long_rows = contents.map(lambda payload: encode.xlogdata(7, 8, payload + bytes(5000)))
+#: A few, and as many as it takes to see that they are short, or long.
+messages = (
+    st.lists(rows | rows | keepalives, max_size=12)
+    | st.lists(rows | rows | keepalives, min_size=15, max_size=20)
+    | st.lists(long_rows | long_rows | long_rows | rows | keepalives, min_size=15, max_size=20)
+)
 
 
 @settings(deadline=None)

@@ -33,6 +33,6 @@ class Progress:
     message: str = ""
 
     @classmethod
-    def of_window(cls, result: WindowResult) -> Self:
-        """Progress of a window after a flush."""
-        return cls("stream", rows=result.changes, lsn=result.end_lsn, upper_lsn=result.upper_lsn)
+    def of_window(cls, result: WindowResult, changes: int) -> Self:
+        """Progress of a window after a flush, with so many changes applied."""
+        return cls("stream", rows=changes, lsn=result.end_lsn, upper_lsn=result.upper_lsn)

@@ -1,8 +1,11 @@
 """One bounded window: read, accumulate, compact, flush, acknowledge.
 
 A flush is one destination transaction: the changes of all tables, and the checkpoint. It ends at a source transaction's
-end, and only after it has been committed is anything acknowledged to PostgreSQL. A source transaction too large for
-memory is applied in pieces within one destination transaction, which is committed at its end.
+end, and only after it has been committed is anything acknowledged to PostgreSQL. What is too large for memory is
+applied in pieces within one destination transaction: several source transactions together, or one that is large by
+itself.
+
+While a flush, or a piece of one, is applied (`flusher.py`), the window reads on, up to the next.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from dbmazz_core.config import FlushConfig, WindowLimits
 from dbmazz_core.connectors.sinks.base import Sink
 from dbmazz_core.connectors.sources.base import ChangeStream, StreamPart, Truncation
 from dbmazz_core.engine.apply_events import EventApplier
+from dbmazz_core.engine.flusher import Flush, Flusher
 from dbmazz_core.engine.follow_schema import SchemaEvent, SchemaFollower, WindowEvent
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.quarantine import Quarantine
@@ -30,20 +34,53 @@ from dbmazz_core.tables import TableRef
 _EVERYTHING = 1 << 62
 #: Longest wait for news before limits and stop requests are looked at again.
 _POLL_S = 0.2
+#: Pieces of complete transactions in a flush at most. Each commit costs: what one holds goes to DuckDB's WAL, and from
+#: there into the file. Documents of 8 kB came a third faster in 8 pieces than in 8 flushes (docs/benchmarks.md).
+_PIECES = 8
 
 
 @dataclass(slots=True)
 class _Pending:
-    """Events that are not yet applied: first those of complete transactions, then those of the open one."""
+    """What is not yet committed.
+
+    Attributes:
+        complete: Events of complete transactions that are not yet applied.
+        open: Those of the transaction behind them, which is not yet complete.
+        complete_bytes, open_bytes: Bytes of their messages.
+        rows: Row changes among them, and among what is applied of complete transactions.
+        pieces: How often complete transactions have been applied.
+        large: Whether a part of one transaction that is too large for memory has been applied; nothing else has then.
+        ended: Whether its COMMIT has come since.
+        since: When the first of it came (`time.monotonic`).
+        end_lsn, commit_time: Of the last complete transaction.
+    """
 
     complete: list[WindowEvent] = field(default_factory=list)
     open: list[WindowEvent] = field(default_factory=list)
-    rows: int = 0
     complete_bytes: int = 0
     open_bytes: int = 0
+    rows: int = 0
+    pieces: int = 0
+    large: bool = False
+    ended: bool = False
     since: float | None = None
     end_lsn: Lsn | None = None
     commit_time: datetime | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Of what is not yet applied."""
+        return self.complete_bytes + self.open_bytes
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether there is a part of a transaction that is not complete."""
+        return bool(self.open_bytes) or (self.large and not self.ended)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there are complete transactions to commit."""
+        return bool(self.complete or self.pieces)
 
     def add(self, part: StreamPart, events: list[WindowEvent]) -> None:
         if self.since is None and events:
@@ -54,6 +91,7 @@ class _Pending:
             self.complete += self.open
             self.complete_bytes += self.open_bytes
             self.open, self.open_bytes = [], 0
+            self.ended = self.large
         if part.end_lsn is not None:
             self.end_lsn = part.end_lsn
             self.commit_time = part.commit_time or self.commit_time
@@ -94,7 +132,6 @@ class Window:
         quarantine: Quarantine | None = None,
     ) -> None:
         self._stream = stream
-        self._sink = sink
         self._checkpoint = checkpoint
         self._follower = follower
         self._catalog = catalog
@@ -103,17 +140,14 @@ class Window:
         self._stop = stop or Event()
         self._progress = progress or (lambda _: None)
         self._pending = _Pending()
-        # Of a source transaction too large for memory: whether the destination's transaction is open with part of it
-        # applied, and whether its COMMIT has come since.
-        self._begun = False
-        self._completed = False
         # Of the open transaction: it may be stopped in, and then it comes again.
         self._uncounted: dict[TableRef, TableCounts] = {}
         self._started = time.monotonic()
         self.result = WindowResult(checkpoint.lsn, checkpoint.lsn, upper_lsn)
         self.result.tables = {table: TableCounts() for table in follower.schemas}
         self.result.phases = {"decode": 0.0, "compact": 0.0, "merge": 0.0}
-        self._applier = EventApplier(sink, checkpoint.slot, follower.schemas, modes or {}, quarantine, self.result)
+        applier = EventApplier(sink, checkpoint.slot, follower.schemas, modes or {}, quarantine, self.result)
+        self._flusher = Flusher(sink, applier, self.result, self._committed)
 
     def run(self) -> WindowResult:
         """Read until the bound or a limit is reached; the result's LSNs, counts and phases are filled in.
@@ -121,17 +155,16 @@ class Window:
         Raises:
             DbmazzError: What was flushed before stays, what came after is forgotten and comes again.
         """
-        try:
+        with self._flusher:
             self.result.stop_reason = self._read()
-            if self._begun and not self._completed:
-                self._rollback()  # stopped in the middle of it
+            if self._pending.large and not self._pending.ended:
+                self._flusher.settle()
+                self._flusher.abandon()  # stopped in the middle of it
             caught_up = self.result.stop_reason is StopReason.CAUGHT_UP
             if caught_up:
                 self._pending.complete += self._follower.finish(self._catalog)
-            self._commit_pending(final=caught_up)
-        except BaseException:
-            self._rollback()
-            raise
+            self._commit_pending(final=caught_up, last=True)
+            self._flusher.settle()
         self.result.duration_s = time.monotonic() - self._started
         return self.result
 
@@ -140,7 +173,7 @@ class Window:
             if self._stop.is_set():
                 return StopReason.STOP_REQUESTED
             reason = self._limit_reached()
-            if reason is not None and not self._in_transaction:
+            if reason is not None and not self._pending.in_transaction:
                 return reason
             rows, size = self._room()
             clock = time.perf_counter()
@@ -151,11 +184,8 @@ class Window:
                 self._take(part)
                 if part.at_bound or (part.complete and self._reached >= self.result.upper_lsn):
                     return StopReason.CAUGHT_UP
+            self._flusher.settle(block=False)
             self._flush_if_due()
-
-    @property
-    def _in_transaction(self) -> bool:
-        return (self._begun and not self._completed) or bool(self._pending.open_bytes)
 
     @property
     def _reached(self) -> Lsn:
@@ -163,11 +193,10 @@ class Window:
 
     def _take(self, part: StreamPart) -> None:
         events = [event for received in part.events for event in self._follower.events(received)]
-        if self._pending.complete and any(isinstance(event, SchemaEvent) for event in events):
+        if self._pending.ready and any(isinstance(event, SchemaEvent) for event in events):
             # A destination that cannot alter what the transaction has changed has it untouched then.
             self._commit_pending(final=False)
         self._pending.add(part, events)
-        self._completed = self._begun and part.complete
         self.result.bytes += part.bytes
         self.result.transactions += part.transactions
         for event in events:
@@ -201,7 +230,7 @@ class Window:
         """Rows and bytes until the next flush or limit, whichever comes first."""
         pending, limits = self._pending, self._limits
         rows = self._flush.size - pending.rows
-        size = self._flush.max_bytes - pending.complete_bytes - pending.open_bytes
+        size = self._flush.max_bytes - pending.bytes
         if limits.max_changes is not None:
             rows = min(rows, limits.max_changes - self.result.changes)
         if limits.max_bytes is not None:
@@ -209,60 +238,50 @@ class Window:
         return max(rows, 1), max(size, 1)
 
     def _flush_if_due(self) -> None:
-        pending = self._pending
-        size = pending.complete_bytes + pending.open_bytes
+        pending, limit = self._pending, self._flush.max_bytes
         old = pending.since is not None and time.monotonic() - pending.since >= self._flush.interval_ms / 1000
-        due = pending.rows >= self._flush.size or size >= self._flush.max_bytes or old
-        if self._completed or (pending.complete and due):
+        full = pending.pieces + 1 >= _PIECES and pending.bytes >= limit
+        if pending.ended or (pending.ready and (pending.rows >= self._flush.size or old or full)):
             self._commit_pending(final=False)
-        if pending.open_bytes >= self._flush.max_bytes:
+        elif pending.complete and pending.bytes >= limit:
+            self._flusher.submit(pending.complete)
+            pending.complete, pending.complete_bytes = [], 0
+            pending.pieces += 1
+        if self._pending.open_bytes >= limit:
             self._apply_open()
 
     def _apply_open(self) -> None:
-        """Apply what has come of a transaction too large for memory, without committing."""
-        events, self._pending.open, self._pending.open_bytes = self._pending.open, [], 0
-        self._apply(events)
-        self._pending.rows, self._pending.since = 0, None
+        """Apply what has come of a transaction too large for memory, alone, without committing."""
+        if self._pending.ready:
+            self._commit_pending(final=False)
+        pending = self._pending
+        self._flusher.submit(pending.open)
+        pending.open, pending.open_bytes, pending.large = [], 0, True
+        pending.rows, pending.since = 0, None
 
-    def _commit_pending(self, *, final: bool) -> None:
-        """Apply everything complete and commit it with the checkpoint; then acknowledge.
+    def _commit_pending(self, *, final: bool, last: bool = False) -> None:
+        """Have everything complete applied and committed with the checkpoint.
 
         Args:
             final: All there is up to the upper LSN is in, so the checkpoint moves there.
+            last: The window ends with it.
         """
         pending = self._pending
         lsn = max(self._reached, self.result.upper_lsn) if final else self._reached
-        if pending.complete or self._begun or lsn > self._checkpoint.lsn:
-            if not self._begun:
-                self._sink.begin()
-                self._begun = True
-            self._apply(pending.complete)
-            checkpoint = replace(
-                self._checkpoint, lsn=lsn, commit_time=pending.commit_time or self._checkpoint.commit_time
-            )
-            clock = time.perf_counter()
-            self._sink.commit(checkpoint)
-            self.result.phases["merge"] += time.perf_counter() - clock
-            self._begun = self._completed = False
-            self._applier.committed()
-            self._checkpoint = checkpoint
-            self._stream.confirm(lsn)  # only now
-            self.result.flushes += 1
-            self.result.end_lsn = lsn
-            self.result.commit_time = pending.commit_time or self.result.commit_time
-            self._progress(Progress.of_window(self.result))
+        if pending.complete or self._flusher.begun or lsn > self._checkpoint.lsn:
+            commit_time = pending.commit_time or self._checkpoint.commit_time
+            self._checkpoint = replace(self._checkpoint, lsn=lsn, commit_time=commit_time)
+            flush = Flush(self._checkpoint, pending.commit_time, self.result.changes, last)
+            self._flusher.submit(pending.complete, flush)
         rows = sum(len(event) for event in pending.open if isinstance(event, ChangeBatch))
         since = time.monotonic() if pending.open else None
         self._pending = _Pending(open=pending.open, open_bytes=pending.open_bytes, rows=rows, since=since)
 
-    def _apply(self, events: list[WindowEvent]) -> None:
-        if not self._begun:
-            self._sink.begin()
-            self._begun = True
-        self._applier.apply(events)
-
-    def _rollback(self) -> None:
-        self._applier.rolled_back()
-        if self._begun:
-            self._begun = False
-            self._sink.rollback()
+    def _committed(self, flush: Flush) -> None:
+        """Acknowledge a flush: only now."""
+        self._stream.confirm(flush.checkpoint.lsn)
+        self.result.flushes += 1
+        self.result.end_lsn = flush.checkpoint.lsn
+        if flush.commit_time is not None:
+            self.result.commit_time = flush.commit_time
+        self._progress(Progress.of_window(self.result, flush.changes))

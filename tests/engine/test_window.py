@@ -198,9 +198,11 @@ def test_a_stop_request_ends_at_the_next_flush(numbers: Lab) -> None:
     numbers.transactions(*(insert(n, n) for n in range(1, 6)))
     stop = threading.Event()
     result = numbers.configured(flush=FlushConfig(size=1)).capture(stop=stop, progress=lambda _: stop.set())
-    assert (result.stop_reason, result.changes, count(numbers)) == (StopReason.STOP_REQUESTED, 1, 2)
+    # One more may have been read while the first was applied.
+    assert (result.stop_reason, result.changes) in [(StopReason.STOP_REQUESTED, read) for read in (1, 2)]
+    assert count(numbers) == 1 + result.changes
     assert result.end_lsn == numbers.checkpoint == numbers.confirmed
-    assert numbers.capture_and_compare("t").changes == 4
+    assert numbers.capture_and_compare("t").changes == 5 - result.changes
 
 
 def test_a_stop_request_before_the_start_changes_nothing(numbers: Lab) -> None:

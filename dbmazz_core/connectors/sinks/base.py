@@ -137,11 +137,19 @@ class Sink(Protocol):
     def quarantined(self, slot: str) -> Mapping[TableRef, int]:
         """How many rows of each table are kept so; tables without any are left out."""
 
-    def commit(self, checkpoint: Checkpoint) -> None:
-        """Make everything since `begin`, and the checkpoint, durable."""
+    def commit(self, checkpoint: Checkpoint, *, last: bool = False) -> None:
+        """Make everything since `begin`, and the checkpoint, durable.
+
+        Args:
+            checkpoint: The checkpoint.
+            last: Nothing more is to come, as far as is known: put things where closing would.
+        """
 
     def rollback(self) -> None:
         """Forget everything since `begin`; nothing happens without one."""
+
+    def interrupt(self) -> None:
+        """Break off the statement that another thread runs, if there is one; it raises DestinationError there."""
 
     def count_rows(self, tables: Iterable[TableRef]) -> Mapping[TableRef, int]:
         """Rows that tables hold now: in `soft_delete` those that are not marked, in `changelog` changes."""

@@ -10,6 +10,10 @@ import duckdb
 
 from dbmazz_core.errors import DestinationConflict, DestinationError, DestinationLocked, DiskFull
 
+_NO_SPACE = re.compile(
+    r"No space left|disk full|ENOSPC|maximum size.*exceeded|max_temp_directory_size|File too large|quota exceeded",
+    re.IGNORECASE,
+)
 _HOLDER = re.compile(r"held in (?P<program>.*?) \(PID (?P<pid>\d+)\)")
 
 
@@ -43,11 +47,12 @@ def translated(path: str) -> Iterator[None]:
 def destination_error(path: str, error: duckdb.Error) -> DestinationError:
     """The DestinationError for a failure of DuckDB."""
     text = str(error).strip()
-    if re.search(r"No space left|disk full|ENOSPC|maximum size.*exceeded|max_temp_directory_size", text, re.IGNORECASE):
+    if _NO_SPACE.search(text):
         return DiskFull(
             f"no space left for the DuckDB file {path}: {_first_line(text)}",
             object=path,
-            remedy="free some space and run again: capture resumes at the checkpoint",
+            remedy="free some space, or raise the limit (quota, `ulimit -f`), and run again: capture resumes at the "
+            "checkpoint",
         )
     if isinstance(error, duckdb.OutOfMemoryException):
         return DestinationError(

@@ -41,6 +41,8 @@ from dbmazz_core.tables import TableRef, quote_identifier
 #: DuckDB 1 hands the range of a join's keys to pyarrow, to filter a frame by it, which fails over texts (tried, 1.4.0:
 #: "no kernel matching input types (string_view, bool)", where the table is smaller than the frame).
 FILTERS_FRAMES = not duckdb.__version__.startswith("1.")
+#: One checkpoint a window, with its last commit, instead of one every 16 MB of WAL.
+_CHECKPOINT_SELDOM = "SET checkpoint_threshold = '1GB'"
 
 
 class DuckDBSink:
@@ -73,8 +75,7 @@ class DuckDBSink:
                 self._connection.execute("SET disabled_optimizers = 'join_filter_pushdown'")
             # It would go to standard output, between the lines of --json.
             self._connection.execute("SET enable_progress_bar = false")
-            # One checkpoint a window, at closing, instead of one every 16 MB of WAL.
-            self._connection.execute("SET checkpoint_threshold = '1GB'")
+            self._connection.execute(_CHECKPOINT_SELDOM)
             # Made by the first transaction, so that a run which fails before has changed nothing.
             self._layout = bookkeeping.layout(self._connection)
             self._empty = self._layout == 0
@@ -352,21 +353,32 @@ class DuckDBSink:
             known = self._layout >= bookkeeping.WITH_QUARANTINE
             return bookkeeping.count_quarantine(self._connection, slot) if known else {}
 
-    def commit(self, checkpoint: Checkpoint) -> None:
+    def commit(self, checkpoint: Checkpoint, *, last: bool = False) -> None:
         """See `Sink.commit`."""
         with translated(self.path):
             bookkeeping.write_checkpoint(self._connection, checkpoint)
+            if last:
+                # Closing would write it from the WAL into the file right afterwards: everything twice.
+                self._connection.execute("SET checkpoint_threshold = '0B'")
+            self._in_transaction = False  # also if it fails
             self._connection.execute("COMMIT")
-        self._in_transaction = False
+            self._connection.execute(_CHECKPOINT_SELDOM)
 
     def rollback(self) -> None:
         """See `Sink.rollback`."""
         if self._in_transaction:
             self._in_transaction = False
             with translated(self.path):
-                self._connection.execute("ROLLBACK")
+                try:
+                    self._connection.execute("ROLLBACK")
+                except duckdb.FatalException:
+                    return  # nothing more can be done with the file until it is opened anew, and nothing was committed
                 self._layout = bookkeeping.layout(self._connection)
                 self._empty = self._layout == 0
+
+    def interrupt(self) -> None:
+        """See `Sink.interrupt`."""
+        self._connection.interrupt()
 
     def count_rows(self, tables: Iterable[TableRef]) -> Mapping[TableRef, int]:
         """See `Sink.count_rows`."""

@@ -6,6 +6,7 @@ A message of the stream is Byte1('d'), Int32 length (of itself and what follows)
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +16,12 @@ from dbmazz_core.errors import ParseError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 
 _COPY_DATA, _XLOGDATA, _KEEPALIVE = b"dwk"
+_KINDS = (_XLOGDATA, _KEEPALIVE)
 #: Type byte and length ahead of each message.
 _FRAME = 5
+_LENGTH = struct.Struct(">I")
+#: Average bytes of the first messages, and how many these are, from which on they are walked through one by one.
+_LONG, _SAMPLE = 2048, 16
 #: First byte of a length from which on it is a gigabyte or more.
 _GIGABYTE = 0x40
 #: Of a keepalive: Byte1('k'), Int64 end of WAL, Int64 time, Byte1 whether a reply is wanted.
@@ -44,9 +49,9 @@ class SplitBytes:
 def split(buffer: memoryview, first: int, size: int) -> SplitBytes:
     """Find the messages in the bytes from `first` to `size`; one begins at `first`.
 
-    Without Python per message: places that look like the head of a message are found for all bytes at once; each true
-    head leads to the next. Other places look like heads only by chance (a length of less than 1 GB needs a byte that
-    no text has), and are jumped over one by one.
+    Without Python per message, unless they are so long that looking at every byte costs more: places that look like the
+    head of a message are found for all bytes at once; each true head leads to the next. Other places look like heads
+    only by chance (a length of less than 1 GB needs a byte that no text has), and are jumped over one by one.
 
     Args:
         buffer: At least eight bytes longer than `size`.
@@ -57,16 +62,42 @@ def split(buffer: memoryview, first: int, size: int) -> SplitBytes:
         ParseError: If a CopyData message is neither XLogData nor a keepalive, or torn.
     """
     octets = np.frombuffer(buffer, dtype=np.uint8, count=size)
-    heads = _possible_heads(octets[first:]) + first
-    ends = heads + 1 + unaligned(buffer, ">u4")[heads + 1].astype(np.int64)
-    complete = ends <= size
-    heads, ends = heads[complete], ends[complete]
-    heads, ends = _chained(heads, ends, first)
+    heads, ends = _walked(buffer, first, size, _SAMPLE)
+    if len(ends) == _SAMPLE:
+        begin = int(ends[-1])
+        rest = (
+            _walked(buffer, begin, size, size)
+            if begin - first >= _SAMPLE * _LONG
+            else _searched(buffer, octets, begin, size)
+        )
+        heads, ends = (np.concatenate(both) for both in zip((heads, ends), rest, strict=True))
     tail = int(ends[-1]) if len(ends) else first
-    if tail + _FRAME < size and octets[tail] == _COPY_DATA and octets[tail + _FRAME] not in (_XLOGDATA, _KEEPALIVE):
+    if tail + _FRAME < size and octets[tail] == _COPY_DATA and octets[tail + _FRAME] not in _KINDS:
         raise ParseError("unknown kind of CopyData", message_type=chr(octets[tail + _FRAME]), offset=0, lsn=INVALID_LSN)
     starts = heads + _FRAME
     return _sorted_out(buffer, octets, starts, ends, tail)
+
+
+def _walked(buffer: memoryview, first: int, size: int, most: int) -> tuple[Int64s, Int64s]:
+    """Complete messages from byte `first`, each from the end of the one before: where they begin and end."""
+    edges, begin = [first], first
+    while len(edges) <= most and size - begin > _FRAME and buffer[begin] == _COPY_DATA:
+        if buffer[begin + _FRAME] not in _KINDS:
+            break
+        begin += 1 + _LENGTH.unpack_from(buffer, begin + 1)[0]
+        if begin > size:
+            break
+        edges.append(begin)
+    found = np.array(edges, dtype=np.int64)
+    return found[:-1], found[1:]
+
+
+def _searched(buffer: memoryview, octets: Bytes, first: int, size: int) -> tuple[Int64s, Int64s]:
+    """The same, found for all bytes at once."""
+    heads = _possible_heads(octets[first:]) + first
+    ends = heads + 1 + unaligned(buffer, ">u4")[heads + 1].astype(np.int64)
+    complete = ends <= size
+    return _chained(heads[complete], ends[complete], first)
 
 
 def _possible_heads(octets: Bytes) -> Int64s:

@@ -25,11 +25,15 @@ SLOTS = 48
 
 
 def create() -> int | None:
-    """A descriptor for `SLOTS` slots, close-on-exec; None where the system has no such files."""
+    """A descriptor for `SLOTS` slots, close-on-exec; None where the system has no such files, or none of that size."""
     if not hasattr(os, "memfd_create"):
         return None
     descriptor = os.memfd_create("dbmazz")
-    os.ftruncate(descriptor, SLOTS * SLOT_BYTES)
+    try:
+        os.ftruncate(descriptor, SLOTS * SLOT_BYTES)
+    except OSError:  # `ulimit -f` counts it as a file
+        os.close(descriptor)
+        return None
     return descriptor
 
 
