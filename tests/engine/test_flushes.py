@@ -115,7 +115,7 @@ def test_a_disk_that_runs_full_is_said_to_be_so(texts: Lab, flush: FlushConfig, 
     texts.transactions(*kilobytes(1, 1200))
     with (
         room_for(texts.path, size),
-        pytest.raises(DiskFull, match="no space left for the DuckDB file .*File too large"),
+        pytest.raises(DiskFull, match=r"no space left for the DuckDB file .*File too large"),
     ):
         texts.configured(flush=flush).capture()
     ((rows,),) = texts.rows("SELECT count(*) FROM public.t")
