@@ -131,7 +131,7 @@ class FlushConfig:
 
     size: int = 250_000
     interval_ms: int = 10_000
-    max_bytes: int = 64 * MEBIBYTE
+    max_bytes: int = 32 * MEBIBYTE
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,7 +357,7 @@ SETTINGS: tuple[Setting, ...] = (
         "flush",
         "max_bytes",
         byte_size,
-        "64MB",
+        "32MB",
         "bytes received after which changes are applied; bounds memory",
     ),
     Setting("DO_SNAPSHOT", "snapshot", "enabled", boolean, "true", "copy existing rows at first"),

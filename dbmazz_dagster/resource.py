@@ -66,7 +66,7 @@ class DbmazzResource(dg.ConfigurableResource["DbmazzResource"]):
     sink_memory_limit: str = Field(default="1GB", description="DuckDB's memory_limit.")
     flush_size: int = Field(default=250_000, description="Changes after which a flush is due.")
     flush_interval_ms: int = Field(default=10_000, description="Milliseconds after which a flush is due.")
-    flush_max_bytes: str = Field(default="64MB", description="Bytes received after which changes are applied.")
+    flush_max_bytes: str = Field(default="32MB", description="Bytes received after which changes are applied.")
     do_snapshot: bool = Field(default=True, description="Copy existing rows at first.")
     snapshot_chunk_size: int = Field(default=500_000, description="Rows that a worker copies at a time.")
     snapshot_parallel_workers: int = Field(default=1, description="Connections that copy at the same time.")

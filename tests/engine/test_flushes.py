@@ -17,8 +17,8 @@ from dbmazz_core.engine.result import StopReason
 from dbmazz_core.errors import BadValue, DiskFull
 from tests.engine.lab import Lab
 
-#: Of 64 kB, so that eight of them are half a megabyte.
-PIECES = FlushConfig(max_bytes=1 << 16)
+#: Of 32 kB, so that sixteen of them are half a megabyte.
+PIECES = FlushConfig(max_bytes=1 << 15)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_what_is_too_large_for_memory_is_applied_in_pieces_and_committed_togethe
     assert (result.changes, result.flushes, result.transactions) == (400, 1, 400)
 
 
-def test_not_more_than_eight_pieces_are_committed_together(texts: Lab) -> None:
+def test_not_more_than_sixteen_pieces_are_committed_together(texts: Lab) -> None:
     texts.transactions(*kilobytes(1, 1200))
     seen: list[int] = []
     result = texts.configured(flush=PIECES).capture(progress=lambda at: seen.append(at.rows))
