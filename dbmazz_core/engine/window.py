@@ -35,7 +35,7 @@ _EVERYTHING = 1 << 62
 #: Longest wait for news before limits and stop requests are looked at again.
 _POLL_S = 0.2
 #: Pieces of complete transactions in a flush at most. Each commit costs: what one holds goes to DuckDB's WAL, and from
-#: there into the file. Documents of 8 kB came a sixth faster in pieces than in flushes of their own (docs/benchmarks.md).
+#: there into the file (docs/benchmarks.md: what was tried).
 _PIECES = 16
 
 
