@@ -14,8 +14,8 @@ from dbmazz_core.connectors.sources import create_source
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.setup import CheckReport, Finding, SetupReport
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
+from dbmazz_core.engine.capture import Capture
 from dbmazz_core.engine.follow_names import name_changes
-from dbmazz_core.engine.follow_schema import SchemaFollower
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import (
     Checkpoint,
@@ -26,8 +26,7 @@ from dbmazz_core.engine.result import (
     TableState,
     WindowResult,
 )
-from dbmazz_core.engine.snapshot import SnapshotRun, plan, quarantine_of
-from dbmazz_core.engine.window import Window
+from dbmazz_core.engine.snapshot import SnapshotRun, plan
 from dbmazz_core.errors import (
     ConfigError,
     DestinationError,
@@ -148,46 +147,8 @@ class Pipeline:
                 run = self._prepare(source, sink, resnapshot, progress)
                 copied = run.copy() if run.needed else {}
                 copied_s = time.monotonic() - started
-                checkpoint = run.checkpoint
-                states = sink.tables(settings.source.slot)
-                # The window passes over the changes of tables that are not configured any more.
-                sink.mark_incomplete(settings.source.slot, [ref for ref in states if ref not in run.tables])
-                schemas = {ref: schema for ref in run.tables if (schema := sink.schema(ref)) is not None}
-                identities = {ref: identity for ref in schemas if (identity := sink.identity(ref)) is not None}
-                follower = SchemaFollower(
-                    dict(schemas), dict(identities), source.describe, settings.tables.schema_changes
-                )
-                infos = list(run.tables.values())
-                before, upper, after = source.catalog(infos), source.reachable_lsn(), source.catalog(infos)
-                # What is alike before and behind it, is so at the bound.
-                catalog = {
-                    ref: now for ref, now in after.items() if ref in before and now.identity == before[ref].identity
-                }
-                quarantine = quarantine_of(settings, sink)
-                stream = source.start_replication_from(
-                    checkpoint.lsn,
-                    upper_lsn=upper,
-                    table_start={ref: state.snapshot_lsn or INVALID_LSN for ref, state in states.items()},
-                    schemas=schemas,
-                    identities=identities,
-                    lenient=quarantine.wanted if quarantine else None,
-                )
-                window = Window(
-                    stream,
-                    sink,
-                    checkpoint,
-                    upper,
-                    follower,
-                    catalog,
-                    flush=settings.flush,
-                    modes={ref: state.mode for ref, state in states.items()},
-                    limits=limits or settings.limits,
-                    stop=stop,
-                    progress=progress,
-                    quarantine=quarantine,
-                )
-                result = window.run()
-                source.end_stream()
+                capture = Capture(settings, source, sink, run.tables, limits or settings.limits, stop, progress)
+                result = capture.run(run.checkpoint)
                 if result.copy_anew and result.stop_reason is not StopReason.STOP_REQUESTED:
                     again = self._prepare(source, sink, (), progress)
                     copied |= again.copy()
@@ -196,7 +157,6 @@ class Pipeline:
             result.lag_bytes = max(source.server_lsn() - result.end_lsn, 0)
             source.stop()
             result.copy_anew |= run.replaced
-            result.phases["receive"] = stream.receive_cpu_s
         if run.needed:
             result.phases["snapshot"] = copied_s
         for table, rows in copied.items():

@@ -102,6 +102,24 @@ class WindowResult:
     copy_anew: dict[TableRef, str] = field(default_factory=dict)
     phases: dict[str, float] = field(default_factory=dict)
 
+    def extend(self, later: WindowResult) -> None:
+        """Take in the window that began where this one ended."""
+        self.end_lsn, self.upper_lsn, self.stop_reason = later.end_lsn, later.upper_lsn, later.stop_reason
+        self.changes += later.changes
+        self.transactions += later.transactions
+        self.bytes += later.bytes
+        self.flushes += later.flushes
+        self.duration_s += later.duration_s
+        self.commit_time = later.commit_time or self.commit_time
+        for table, counts in later.tables.items():
+            mine = self.tables.setdefault(table, TableCounts())
+            mine.add(counts)
+            mine.quarantined += counts.quarantined
+        self.schema_changes += later.schema_changes
+        self.copy_anew |= later.copy_anew
+        for phase, seconds in later.phases.items():
+            self.phases[phase] = self.phases.get(phase, 0.0) + seconds
+
     def to_dict(self) -> dict[str, Any]:
         """As `capture --json` prints it: LSNs as text, tables by `schema.table`."""
         return {

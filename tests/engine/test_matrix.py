@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 
 import pytest
 
-from dbmazz_core.config import FlushConfig
+from dbmazz_core.config import FlushConfig, WindowLimits
 from dbmazz_core.connectors.sources import create_source
 from dbmazz_core.engine.result import StopReason
 from dbmazz_core.errors import SlotAheadOfCheckpoint, SlotNotFound
@@ -153,3 +154,27 @@ def test_a_slot_that_does_not_fit_is_an_error_and_a_new_snapshot_the_way_out(mat
     lab.pipeline.snapshot()
     lab.execute("INSERT INTO t VALUES (3)")
     assert lab.capture_and_compare("t").changes == 1
+
+
+def test_a_table_becomes_a_partition_between_the_checkpoint_and_the_copy(matrix_lab: Lab) -> None:
+    """PostgreSQL 14 decodes its row while it is not published, and leaves out later ones in that session."""
+    lab = matrix_lab
+    lab.execute(
+        "CREATE TABLE r (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);"
+        "CREATE TABLE low PARTITION OF r FOR VALUES FROM (0) TO (10);"
+        "CREATE TABLE x (id int PRIMARY KEY, v text); CREATE TABLE other (id int PRIMARY KEY)"
+    )
+    lab = replace(lab, tables="r, other")
+    lab.capture_and_compare("r", "other")
+    lab.transactions(
+        "INSERT INTO x VALUES (11, 'alone'); INSERT INTO other VALUES (1)",
+        "ALTER TABLE r ATTACH PARTITION x FOR VALUES FROM (10) TO (20)",
+        "INSERT INTO r VALUES (12, 'copied'), (1, 'copied')",
+    )
+    lab.pipeline.snapshot([lab.ref("r")])
+    lab.transactions("INSERT INTO r VALUES (13, 'late')", "UPDATE r SET v = 'changed' WHERE id IN (1, 11)")
+    limited = lab.capture(limits=WindowLimits(max_changes=2))
+    assert (limited.stop_reason, limited.changes) == (StopReason.MAX_CHANGES, 2)
+    rest = lab.capture_and_compare("r", "other")
+    assert (rest.stop_reason, rest.changes, rest.copy_anew) == (StopReason.CAUGHT_UP, 2, {})
+    assert rest.end_lsn == rest.upper_lsn == lab.checkpoint == lab.confirmed

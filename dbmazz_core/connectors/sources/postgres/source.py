@@ -230,6 +230,11 @@ class PostgresSource:
             flush_half_record(self.connection)
             return lsn
 
+    @property
+    def renews_partitions(self) -> bool:
+        """Whether a stream notices that a table has become a partition of a published one (since version 15)."""
+        return self.connection.info.server_version >= 150000
+
     def has_changes(self, *, timeout_s: float) -> bool:
         """Whether a transaction with changes waits in the slot; yes if the server needs longer than that to look."""
         # The peek ends behind the first transaction that yields anything; before version 15 that may be one without
