@@ -92,8 +92,11 @@ def server() -> Iterator[EmbeddedPostgres]:
 
 
 @pytest.fixture
-def database(server: EmbeddedPostgres) -> Iterator[SourceDatabase]:
+def database(server: EmbeddedPostgres, request: pytest.FixtureRequest) -> Iterator[SourceDatabase]:
     """A fresh database on the shared server; dropped with its slots afterwards."""
+    since = request.node.get_closest_marker("since")
+    if since is not None and int(server.version.split(".")[0]) < since.args[0]:
+        pytest.skip(f"PostgreSQL {server.version} is older than {since.args[0]}")
     database = create_database(server)
     yield database
     drop_database(database)

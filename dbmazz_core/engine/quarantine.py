@@ -16,13 +16,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from dbmazz_core.batch import DELETE, INSERT, UPDATE, ChangeBatch, Indexes, Mask, RowImages, bad_value
+from dbmazz_core.batch import DELETE, INSERT, UPDATE, ChangeBatch, Indexes, Mask, RowImages
 from dbmazz_core.connectors.sinks.base import Sink
-from dbmazz_core.datatypes import DataType
+from dbmazz_core.connectors.sources.base import CopiedRows
 from dbmazz_core.engine.images import CompletedImages, JoinedImages, KeyImages
 from dbmazz_core.engine.rows import Rows
-from dbmazz_core.lsn import INVALID_LSN, Lsn
-from dbmazz_core.masks import utf8
+from dbmazz_core.lsn import Lsn
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import TableRef
 
@@ -79,26 +78,31 @@ class Quarantine:
             bad += [rows] if len(rows) else []
         return left, self._keep(schema.table, bad)
 
-    def copied(self, schema: TableSchema, frame: pl.DataFrame, lsn: Lsn) -> tuple[pl.DataFrame, int]:
+    def copied(self, schema: TableSchema, copied: CopiedRows, lsn: Lsn) -> tuple[pl.DataFrame, int]:
         """What is left of copied rows, and how many went to quarantine.
 
         Args:
             schema: The table.
-            frame: Its rows, in carrier dtypes; a text that is not UTF-8 as `Binary`.
+            copied: Its rows.
             lsn: The snapshot's.
         """
-        first, raw = np.full(len(frame), _GOOD), frame
-        for number, column in enumerate(schema.columns):
-            series = frame[column.name]
-            if series.dtype == pl.Binary and column.type.carrier == pl.String:
-                texts = series.alias("v")  # `^.*$` is a name, and a pattern to polars
-                readable = utf8(texts)
-                first[(readable.is_null() & texts.is_not_null()).to_numpy() & (first == _GOOD)] = number
-                frame = frame.with_columns(readable.alias(column.name))
+        frame = copied.frame
+        first = np.full(len(frame), _GOOD)
+        for number, texts in copied.unreadable.items():
+            first[texts.is_not_null().to_numpy() & (first == _GOOD)] = number
         self._mark_refused(schema, frame, list(range(len(schema.columns))), first)
         places = np.flatnonzero(first != _GOOD)
         if not len(places):
             return frame, 0
+        raw: dict[str, pl.Series] = {}
+        for number, column in enumerate(schema.columns):
+            texts = _texts(frame[column.name].gather(places))
+            unreadable = copied.unreadable.get(number)
+            raw[column.name] = (
+                texts
+                if unreadable is None
+                else unreadable.gather(places).zip_with(unreadable.gather(places).is_not_null(), texts)
+            )
         rows = pl.DataFrame(
             {
                 "commit_lsn": np.full(len(places), int(lsn), dtype=np.uint64),
@@ -107,7 +111,7 @@ class Quarantine:
                 "op": ["snapshot"] * len(places),
                 "column_name": [schema.names[number] for number in first[places]],
                 "reason": [_reason(schema, number) for number in first[places]],
-                "row": _json({c.name: _texts(raw[c.name].gather(places), c.type) for c in schema.columns}, {}),
+                "row": _json(raw, {}),
             },
             schema=ROWS,
         )
@@ -380,31 +384,18 @@ def _rows(batch: ChangeBatch, which: Indexes, columns: Indexes, *, reason: str |
     )
 
 
-def require_utf8(schema: TableSchema, frame: pl.DataFrame) -> None:
-    """Raise BadValue for the first copied text that is not UTF-8: a column that has one came as `Binary`."""
-    for number, (series, column) in enumerate(zip(frame, schema.columns, strict=True)):
-        if series.dtype == pl.Binary and column.type.carrier == pl.String:
-            texts = series.alias("v")
-            place = int((utf8(texts).is_null() & texts.is_not_null()).arg_max() or 0)
-            raise bad_value(schema, number, series[place].decode("utf-8", "backslashreplace"), INVALID_LSN, 0)
-
-
 def _reason(schema: TableSchema, number: int) -> str:
     column = schema.columns[number]
     return f"the value of {column.name} ({column.source_type}) cannot be held by {column.type}"
 
 
-def _texts(series: pl.Series, type: DataType) -> pl.Series:
+def _texts(series: pl.Series) -> pl.Series:
     """Copied values as PostgreSQL writes them; a number may be written in another way, and is the same."""
     listed = series.to_list()
     if series.dtype == pl.Boolean:
         listed = [None if value is None else "t" if value else "f" for value in listed]
     elif series.dtype == pl.Binary:
-        is_text = type.carrier == pl.String
-        listed = [
-            None if value is None else value.decode("utf-8", "backslashreplace") if is_text else f"\\x{value.hex()}"
-            for value in listed
-        ]
+        listed = [None if value is None else f"\\x{value.hex()}" for value in listed]
     elif series.dtype.is_float():
         endless = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
         listed = [None if value is None else endless.get(repr(value), repr(value)) for value in listed]

@@ -19,7 +19,7 @@ from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint
 from dbmazz_core.connectors.sources.postgres.server_state import SlotState
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.engine.progress import Progress
-from dbmazz_core.engine.quarantine import Quarantine, require_utf8
+from dbmazz_core.engine.quarantine import Quarantine
 from dbmazz_core.engine.result import Checkpoint, TableState
 from dbmazz_core.errors import SourceNotReady
 from dbmazz_core.identity import SourceTable
@@ -118,12 +118,12 @@ class SnapshotRun:
         self.sink.begin()
         try:
             self._create(table, snapshot.lsn)
-            for frame in snapshot.frames(info, schema, self.settings.snapshot):
-                if quarantine is not None and quarantine.wanted(ref):
-                    frame, count = quarantine.copied(schema, frame, snapshot.lsn)
-                    bad += count
-                else:
-                    require_utf8(schema, frame)
+            lenient = quarantine is not None and quarantine.wanted(ref)
+            for copied in snapshot.rows(info, schema, self.settings.snapshot, lenient=lenient):
+                frame, count = copied.frame, 0
+                if quarantine is not None and lenient:
+                    frame, count = quarantine.copied(schema, copied, snapshot.lsn)
+                bad += count
                 self.sink.append(schema, frame)
                 rows += len(frame)
                 if time.monotonic() - reported >= _REPORT_S:

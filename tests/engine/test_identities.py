@@ -142,6 +142,7 @@ def test_nulls_in_a_table_whose_only_unique_index_allows_them(trap: Lab) -> None
     )
 
 
+@pytest.mark.since(18)
 def test_generated_columns(lab: Lab) -> None:
     """Stored ones arrive on PostgreSQL 18; as keys they are as good as none before."""
     lab.execute(
@@ -155,6 +156,7 @@ def test_generated_columns(lab: Lab) -> None:
     lab.capture_and_compare("t")
 
 
+@pytest.mark.since(18)
 @pytest.mark.parametrize("policy", list(ReplicaIdentityPolicy))
 def test_virtual_generated_columns_never_arrive(lab: Lab, policy: ReplicaIdentityPolicy) -> None:
     """With FULL, PostgreSQL would refuse every update of such a table: no policy sets it."""
@@ -168,6 +170,7 @@ def test_virtual_generated_columns_never_arrive(lab: Lab, policy: ReplicaIdentit
     assert any("generated columns twice" in finding.what for finding in lab.pipeline.check().warnings)
 
 
+@pytest.mark.since(18)
 @pytest.mark.parametrize("policy", list(ReplicaIdentityPolicy))
 @pytest.mark.parametrize("identity", ["DEFAULT", "FULL"])
 def test_virtual_generated_columns_without_a_key(lab: Lab, policy: ReplicaIdentityPolicy, identity: str) -> None:

@@ -253,6 +253,24 @@ def test_masks_hold_in_quarantine_too(lab: Lab, identity: str) -> None:
     assert lab.rows("SELECT id, mail FROM public.t") == [(1, hashed("eve@example.com"))]
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_arrays_of_other_dimensions_than_declared(lab: Lab, streamed: bool) -> None:
+    lab = quarantining(lab)
+    lab.execute("CREATE TABLE t (id int PRIMARY KEY, v int[], w text[][], h text)")
+    if streamed:
+        lab.capture()
+    rows = [f"({i}, ARRAY[{i}], NULL, NULL)" for i in range(10, 50)]
+    rows[7], rows[20] = "(2, '{{1,2},{3,4}}', NULL, 'x')", "(3, '{3}', '{a,b}', NULL)"
+    lab.execute(f"INSERT INTO t VALUES {', '.join(rows)}")
+    assert counts(lab.capture(), lab) == 2
+    (first, second) = sorted(kept(lab), key=lambda entry: entry[2]["id"])
+    assert first[1:] == ("v", {"id": "2", "v": "{{1,2},{3,4}}", "w": None, "h": "x"})
+    assert (second[1], second[2]["w"]) == ("w", "{a,b}")
+    assert lab.rows("SELECT count(*) FROM public.t") == [(38,)]
+    lab.execute("UPDATE t SET v = '{5}' WHERE id = 2; DELETE FROM t WHERE id = 3")
+    lab.capture_and_compare("t")
+
+
 def test_rolled_back_with_its_flush(lab: Lab) -> None:
     """Nothing is in quarantine that the table's flush did not commit."""
     lab.execute(TABLE.format(identity="DEFAULT") + "; CREATE TABLE u (LIKE t INCLUDING ALL)")

@@ -341,11 +341,11 @@ def test_the_roles_own_settings_do_not_change_values(lab: Lab) -> None:
         ("numeric(9,2)", "NaN"),
         ("timestamp", "294276-12-31"),
         ("timestamptz", "294276-12-31 00:00+00"),
-        ("interval", "infinity"),
-        ("interval", "-infinity"),
+        pytest.param("interval", "infinity", marks=pytest.mark.since(17)),
+        pytest.param("interval", "-infinity", marks=pytest.mark.since(17)),
         ("numeric(9,2)[]", "{1.00,NaN}"),
         ("timestamp[][]", '{{"2024-01-01 00:00:00"},{"294276-12-31 00:00:00"}}'),
-        ("interval[]", "{NULL,infinity}"),
+        pytest.param("interval[]", "{NULL,infinity}", marks=pytest.mark.since(17)),
     ],
 )
 def test_a_value_that_duckdb_lacks_stops_the_flush_and_says_where(lab: Lab, type: str, value: str) -> None:

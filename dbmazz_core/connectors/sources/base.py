@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
+
+import polars as pl
 
 from dbmazz_core.batch import ChangeBatch
 from dbmazz_core.lsn import Lsn
@@ -46,6 +49,19 @@ class NewSchema:
 
 #: Events of one table come in stream order; tables are independent of each other within a transaction.
 TableEvent = ChangeBatch | Truncation | NewSchema
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedRows:
+    """Some rows of a table as they are in a snapshot.
+
+    Attributes:
+        frame: The schema's columns in carrier dtypes; null where a text is no value of its column's type.
+        unreadable: By number of a column that has such texts: these (String), null in all other rows.
+    """
+
+    frame: pl.DataFrame
+    unreadable: Mapping[int, pl.Series]
 
 
 @dataclass(frozen=True, slots=True)

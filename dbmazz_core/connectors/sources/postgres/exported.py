@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Self
 
-import polars as pl
-
 from dbmazz_core.config import SnapshotConfig, SourceConfig
+from dbmazz_core.connectors.sources.base import CopiedRows
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules
 from dbmazz_core.connectors.sources.postgres.connection import Connection, connect, translated
@@ -113,11 +112,20 @@ class ExportedSnapshot:
             connection.execute(f"SET TRANSACTION SNAPSHOT '{self._name}'".encode())
             return read_fingerprints(connection, oids)
 
-    def frames(self, table: TableInfo, schema: TableSchema, config: SnapshotConfig) -> Iterator[pl.DataFrame]:
-        """All rows that are published of a table, in frames with the schema's columns in carrier dtypes, in any order.
+    def rows(
+        self, table: TableInfo, schema: TableSchema, config: SnapshotConfig, *, lenient: bool
+    ) -> Iterator[CopiedRows]:
+        """All rows that are published of a table, in any order.
+
+        Args:
+            table: The table.
+            schema: The columns that are wanted.
+            config: How it is read.
+            lenient: Whether texts that are no values are let through.
 
         Raises:
             SourceError: If reading fails.
+            BadValue: If a text is none of its column's type.
         """
         # Loaded when rows are copied: ADBC takes a while.
         from dbmazz_core.connectors.sources.postgres.snapshot import (
@@ -141,10 +149,11 @@ class ExportedSnapshot:
             else page_ranges(table.pages, table.estimated_rows, config.chunk_size)
         )
         published = published_tables(self._connection, self._config.publication, [table]).get(table.ref)
-        return self._workers.frames(
+        return self._workers.rows(
             schema,
             query.as_string(self._connection),
             ranges,
             maskers,
             row_filter=published.row_filter if published else None,
+            lenient=lenient,
         )

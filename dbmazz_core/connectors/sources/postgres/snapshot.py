@@ -20,9 +20,10 @@ import pyarrow as pa
 from psycopg import sql
 
 from dbmazz_core.batch import bad_value
+from dbmazz_core.connectors.sources.base import CopiedRows
 from dbmazz_core.connectors.sources.postgres.connection import session_conninfo, settings_query
 from dbmazz_core.connectors.sources.postgres.server_errors import source_error
-from dbmazz_core.connectors.sources.postgres.types import BadText, read_texts
+from dbmazz_core.connectors.sources.postgres.types import read_each
 from dbmazz_core.datatypes import Kind
 from dbmazz_core.errors import ReplicationInterrupted
 from dbmazz_core.lsn import INVALID_LSN
@@ -162,7 +163,7 @@ class SnapshotWorkers:
             connection.close()
         self._connections.clear()
 
-    def frames(
+    def rows(
         self,
         schema: TableSchema,
         query: str,
@@ -170,8 +171,9 @@ class SnapshotWorkers:
         maskers: Mapping[str, Masker],
         *,
         row_filter: str | None = None,
-    ) -> Iterator[pl.DataFrame]:
-        """Read the ranges of a table; yields frames with the schema's columns in carrier dtypes, in any order.
+        lenient: bool = False,
+    ) -> Iterator[CopiedRows]:
+        """Read the ranges of a table; yields their rows, in any order.
 
         Args:
             schema: The table.
@@ -179,23 +181,24 @@ class SnapshotWorkers:
             ranges: Of its pages.
             maskers: Masks by column.
             row_filter: Only rows for which this expression is true, as in PostgreSQL's own initial copy.
+            lenient: Whether texts that are no values are let through, instead of raising BadValue.
         """
         todo: queue.SimpleQueue[PageRange] = queue.SimpleQueue()
         for pages in ranges:
             todo.put(pages)
-        done: queue.Queue[pl.DataFrame | Exception | None] = queue.Queue(maxsize=2)
+        done: queue.Queue[CopiedRows | Exception | None] = queue.Queue(maxsize=2)
         stopping = threading.Event()
         threads = [
             threading.Thread(
                 target=self._work,
                 args=(
                     connection,
-                    schema,
+                    schema.table,
                     lambda pages: _in_pages(query, pages, row_filter),
                     todo,
                     done,
                     stopping,
-                    maskers,
+                    lambda frame: _in_carriers(_unread(frame) if self._raw else frame, schema, maskers, lenient),
                 ),
                 name="dbmazz-snapshot",
             )
@@ -224,12 +227,12 @@ class SnapshotWorkers:
     def _work(
         self,
         connection: adbc_driver_postgresql.dbapi.Connection,
-        schema: TableSchema,
+        table: TableRef,
         query: Callable[[PageRange], str],
         todo: queue.SimpleQueue[PageRange],
-        done: queue.Queue[pl.DataFrame | Exception | None],
+        done: queue.Queue[CopiedRows | Exception | None],
         stopping: threading.Event,
-        maskers: Mapping[str, Masker],
+        read: Callable[[pl.DataFrame], CopiedRows],
     ) -> None:
         try:
             while not stopping.is_set():
@@ -240,13 +243,13 @@ class SnapshotWorkers:
                     for batch in cursor.fetch_record_batch():
                         frame = pl.from_arrow(batch)
                         assert isinstance(frame, pl.DataFrame)
-                        done.put(_in_carriers(_unread(frame) if self._raw else frame, schema, maskers))
+                        done.put(read(frame))
                         if stopping.is_set():
                             return
         except queue.Empty:
             pass
         except Exception as error:  # noqa: BLE001 - handed to the consumer, which raises it
-            done.put(self._failure(error, schema.table))
+            done.put(self._failure(error, table))
         finally:
             done.put(None)
 
@@ -291,26 +294,30 @@ def _unread(frame: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame([series.cast(pl.Binary) if series.dtype == pl.String else series for series in frame])
 
 
-def _in_carriers(frame: pl.DataFrame, schema: TableSchema, maskers: Mapping[str, Masker]) -> pl.DataFrame:
-    """Name the columns by the schema, mask those that are to be, and read those that came as text. A column of texts
-    that are not all UTF-8 stays `Binary`.
+def _in_carriers(frame: pl.DataFrame, schema: TableSchema, maskers: Mapping[str, Masker], lenient: bool) -> CopiedRows:
+    """Name the columns by the schema, mask those that are to be, and read those that came as text.
 
     Raises:
-        BadValue: If a text is none of its column's type.
+        BadValue: If a text is none of its column's type, unless that is to be let through.
     """
-    columns = []
+    columns: list[pl.Series] = []
+    unreadable: dict[int, pl.Series] = {}
     for number, (series, column) in enumerate(zip(frame, schema.columns, strict=True)):
         if column.name in maskers:
-            series = maskers[column.name].column(series, column.type)
-        elif series.dtype == pl.Binary and column.type.carrier == pl.String:
-            readable = utf8(series)
-            series = readable if readable.null_count() == series.null_count() else series
-        elif series.dtype != column.type.carrier:
-            texts = series.cast(pl.Binary)
-            try:
-                series = read_texts(texts, column.type)
-            except BadText as error:
-                shown = texts[error.place].decode("utf-8", "backslashreplace")
-                raise bad_value(schema, number, shown, INVALID_LSN, 0) from None
-        columns.append(series.alias(column.name))
-    return pl.DataFrame(columns)
+            values, wrong = maskers[column.name].column(series, column.type), None
+        elif series.dtype == column.type.carrier:
+            values, wrong = series, None
+        elif column.type.carrier == pl.String:
+            values = utf8(series)
+            wrong = values.is_null() & series.is_not_null()
+        else:
+            values, wrong = read_each(series.cast(pl.Binary), column.type)
+        if wrong is not None and wrong.any():
+            raw = series.cast(pl.Binary).to_list()
+            texts = [raw[at].decode("utf-8", "backslashreplace") for at in wrong.arg_true()]
+            if not lenient:
+                raise bad_value(schema, number, texts[0], INVALID_LSN, 0)
+            none = pl.repeat(None, len(series), dtype=pl.String, eager=True)
+            unreadable[number] = none.scatter(wrong.arg_true(), texts)
+        columns.append(values.alias(column.name))
+    return CopiedRows(pl.DataFrame(columns), unreadable)

@@ -14,7 +14,7 @@ the type's output function makes under the settings of `connection.TEXT_FORM_SET
 | `reference` | the table of docs/types.md |
 """
 
-from dbmazz_core.connectors.sources.postgres.types.read import BadText, read_texts
+from dbmazz_core.connectors.sources.postgres.types.read import BadText, read_each, read_texts
 from dbmazz_core.connectors.sources.postgres.types.resolve import (
     BuiltinTypes,
     CatalogTypes,
@@ -32,5 +32,6 @@ __all__ = [
     "TypePolicy",
     "TypeResolver",
     "carrier",
+    "read_each",
     "read_texts",
 ]

@@ -10,7 +10,7 @@ from dbmazz_core.connectors.sources.postgres.types.quoting import BadText
 from dbmazz_core.connectors.sources.postgres.types.scalars import carrier
 from dbmazz_core.datatypes import DataType, Kind
 
-__all__ = ["BadText", "read_texts"]
+__all__ = ["BadText", "read_each", "read_texts"]
 
 
 def read_texts(texts: pl.Series, type: DataType) -> pl.Series:
@@ -35,6 +35,23 @@ def read_texts(texts: pl.Series, type: DataType) -> pl.Series:
     if values.null_count() != texts.null_count():
         raise BadText(int((values.is_null() & texts.is_not_null()).arg_max() or 0))
     return values
+
+
+def read_each(texts: pl.Series, type: DataType) -> tuple[pl.Series, pl.Series]:
+    """The same, with null for each text that is no value of the type; and which these are, as `Boolean`.
+
+    >>> read_each(pl.Series([b"{1}", b"{{1}}"]), DataType.list_of(DataType(Kind.INT32)))[0].to_list()
+    [[1], None]
+    """
+    try:
+        return read_texts(texts, type), pl.repeat(False, len(texts), eager=True)
+    except BadText:
+        if len(texts) == 1:
+            return pl.Series(texts.name, [None], dtype=type.carrier), pl.Series([True])
+    # By halves: where there are many, not all others are read again for each.
+    middle = len(texts) // 2
+    (first, bad_first), (second, bad_second) = read_each(texts[:middle], type), read_each(texts[middle:], type)
+    return pl.concat([first, second]), pl.concat([bad_first, bad_second])
 
 
 def _not_utf8(texts: pl.Series) -> int:
