@@ -75,30 +75,33 @@ class SnapshotRun:
             return self._begin_empty()
         copied: dict[TableRef, int] = {}
         for _ in range(_ATTEMPTS):
+            left = [ref for ref in self.needed if ref not in copied]
+            before = self.source.catalog([self.tables[ref] for ref in left])
+            published = {ref: table.identity.published for ref, table in before.items()}
             make = self.source.create_slot if self.slot is None and not copied else self.source.export_snapshot
             with make() as snapshot:
                 if self.fresh:
                     self.checkpoint, self.fresh = replace(self.checkpoint, lsn=snapshot.lsn), False
                 self.slot = self.slot or self.source.slot()
-                left = [ref for ref in self.needed if ref not in copied]
                 as_of = snapshot.fingerprints([self.tables[ref].oid for ref in left])
                 catalog = self.source.catalog([self.tables[ref] for ref in left])
                 for ref in left:
-                    if ref in catalog:
+                    # Published in another way before the snapshot, changes behind it may not be in the stream.
+                    if ref in catalog and catalog[ref].identity.published == published.get(ref):
                         rows = self._copy_table(snapshot, ref, catalog[ref], as_of.get(self.tables[ref].oid))
                         if rows is not None:
                             copied[ref] = rows
             if len(copied) == len(self.needed):
                 return copied
-            # Somebody changed their shape meanwhile.
+            # Somebody changed their shape meanwhile, or what is published of them.
             again = self.source.tables()
             self.tables = {info.ref: info for info in again if info.ref in self.tables}
             self.needed = [ref for ref in self.needed if ref in self.tables]
         missing = ", ".join(str(ref) for ref in self.needed if ref not in copied)
         raise SourceNotReady(
-            f"{missing} changed shape each time while being copied",
+            f"{missing} changed shape, or the publication did, each time while being copied",
             object=missing,
-            remedy="run again when nobody alters or truncates the table",
+            remedy="run again when nobody alters or truncates the table, or alters the publication",
         )
 
     def _copy_table(

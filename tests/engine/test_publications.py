@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pytest
 
+from dbmazz_core.connectors.sources.postgres.exported import ExportedSnapshot
+from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint
 from dbmazz_core.connectors.sources.postgres.publication import PublishedTable, published_tables
 from dbmazz_core.errors import ReplicaIdentityInsufficient, UnknownValue
 from dbmazz_core.tables import TableRef
@@ -159,3 +163,23 @@ def in_force(lab: Lab, *tables: str) -> dict[TableRef, PublishedTable]:
     with connect(lab.config.url) as connection:
         infos = find_tables(connection, parse_tables(",".join(tables)))
         return published_tables(connection, "dbmazz_pub", infos)
+
+
+@pytest.mark.since(15)
+def test_a_publication_that_changes_while_a_table_is_copied(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind the snapshot, and before anybody has looked: the row came under the filter of before."""
+    lab.execute("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a'), (50, 'b')")
+    lab.execute("CREATE PUBLICATION dbmazz_pub FOR TABLE t WHERE (id > 10)")
+    fingerprints, snapshots = ExportedSnapshot.fingerprints, []
+
+    def altered(snapshot: ExportedSnapshot, oids: Collection[int]) -> dict[int, Fingerprint]:
+        snapshots.append(snapshot.lsn)
+        if len(snapshots) == 1:
+            lab.transactions("INSERT INTO t VALUES (3, 'c')", "ALTER PUBLICATION dbmazz_pub SET TABLE t")
+        return fingerprints(snapshot, oids)
+
+    monkeypatch.setattr(ExportedSnapshot, "fingerprints", altered)
+    lab.capture_and_compare("t")
+    assert len(snapshots) == 2
+    lab.execute("UPDATE t SET v = v || '!'")
+    assert not lab.capture_and_compare("t").copy_anew
