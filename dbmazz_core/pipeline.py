@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 
 from dbmazz_core.config import Settings, WindowLimits
 from dbmazz_core.connectors.sinks import Sink, create_sink
@@ -29,6 +30,7 @@ from dbmazz_core.engine.result import (
 from dbmazz_core.engine.snapshot import SnapshotRun, plan
 from dbmazz_core.errors import (
     ConfigError,
+    DbmazzError,
     DestinationError,
     SlotError,
     SlotLost,
@@ -38,7 +40,6 @@ from dbmazz_core.errors import (
 )
 from dbmazz_core.lsn import INVALID_LSN
 from dbmazz_core.records import Begin, CdcRecord, Commit, Heartbeat, SchemaChange
-from dbmazz_core.schema import TableSchema
 from dbmazz_core.table_options import Mode
 from dbmazz_core.tables import TableRef
 
@@ -61,8 +62,8 @@ class Pipeline:
         self.settings = settings
 
     def check(self) -> CheckReport:
-        """Everything that capturing needs, looked at and not changed: PostgreSQL, whether the destination opens, and
-        whether it can keep tables of these names."""
+        """Everything that capturing needs, looked at and not changed: PostgreSQL, whether the destination opens, holds
+        what it should of this server, as the settings have it, and can keep tables of these names."""
         slot = self.settings.source.slot
         followed: list[TableRef] = []
         findings: list[Finding] = []
@@ -75,12 +76,15 @@ class Pipeline:
                 findings.append(Finding.of(error))
             report = source.check(captured=followed)
             if sink is not None and not any(isinstance(e, UnsupportedServerVersion) for e in report.errors):
-                tables = source.found_tables()
+                tables, states = source.found_tables(), sink.tables(slot)
                 findings += map(Finding.of, sink.name_conflicts(source.column_names(tables)))
-                for table in tables:
+                slot_is_good = not any(isinstance(e, SlotError) for e in report.errors)
+                looks = [partial(self._verify_position, source, sink, and_slot=slot_is_good)]
+                looks += [partial(self._verify_table, source, sink, table, states.get(table.ref)) for table in tables]
+                for look in looks:
                     try:
-                        sink.verify_owner(table.ref, slot=slot)
-                    except DestinationError as error:
+                        look()
+                    except DbmazzError as error:
                         findings.append(Finding.of(error))
         return replace(report, findings=(*report.findings, *findings))
 
@@ -262,15 +266,9 @@ class Pipeline:
         configured = [info.ref for info in infos]
         self._known(configured, resnapshot)
         self._verify_names(source, sink, infos)
-        recorded: dict[TableRef, TableSchema] = {}
-        for ref in configured:
+        for info in infos:
             # Before anything is changed, at the source too.
-            sink.verify_owner(ref, slot=config.slot)
-            if ref in states and ref not in resnapshot:
-                self._verify_mode(states[ref])
-            if ref in followed and (schema := sink.schema(ref)) is not None:
-                recorded[ref] = schema
-        source.verify_rules(infos, recorded)
+            self._verify_table(source, sink, info, None if info.ref in resnapshot else states.get(info.ref), followed)
         tables = {info.ref: info for info in source.setup(captured=followed).tables}
         slot = source.verify_slot(None if restart else checkpoint.lsn if checkpoint else None)
         if restart:
@@ -325,6 +323,39 @@ class Pipeline:
                 remedy="correct SOURCE_URL, or choose another file (SINK_URL) for this server",
             )
         return checkpoint
+
+    def _verify_position(self, source: PostgresSource, sink: Sink, *, and_slot: bool) -> None:
+        """The checkpoint is of this server, which leads on from there, and so does the slot, if that is asked for."""
+        checkpoint = self._checkpoint(source, sink)
+        if checkpoint is not None:
+            source.verify_history(checkpoint.lsn, checkpoint.timeline)
+            if and_slot and not (self.settings.source.cleanup_on_stop and source.slot() is None):
+                source.verify_slot(checkpoint.lsn)
+
+    def _verify_table(
+        self,
+        source: PostgresSource,
+        sink: Sink,
+        info: TableInfo,
+        state: TableState | None,
+        followed: Collection[TableRef] | None = None,
+    ) -> None:
+        """A table of the destination is this slot's, and as it was left there, under the settings of today.
+
+        Args:
+            source: Knows the rules for columns.
+            sink: Has the table.
+            info: The source's table.
+            state: The destination's; None if it is going to be made anew.
+            followed: Tables that the stream goes on with; None: all whose copy is complete.
+        """
+        sink.verify_owner(info.ref, slot=self.settings.source.slot)
+        if state is None:
+            return
+        self._verify_mode(state)
+        goes_on = state.state == "streaming" if followed is None else info.ref in followed
+        if goes_on and (schema := sink.schema(info.ref)) is not None:
+            source.verify_rules(info, schema)
 
     def _verify_mode(self, state: TableState) -> None:
         """A table is not made anew in another mode unless that is asked for: a history might go."""

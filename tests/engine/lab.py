@@ -21,6 +21,7 @@ from dbmazz_core.config import (
     WindowLimits,
 )
 from dbmazz_core.engine.result import WindowResult
+from dbmazz_core.errors import DbmazzError
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.pipeline import Pipeline
 from dbmazz_core.secret_url import SecretUrl
@@ -132,6 +133,11 @@ class Lab:
         result = self.capture()
         self.assert_equal(*tables)
         return result
+
+    def assert_found_by_check(self, error: DbmazzError) -> None:
+        """What stopped a capture, `check` says too, before anybody captures."""
+        found = [(type(other), other.object, other.remedy) for other in self.pipeline.check().errors]
+        assert (type(error), error.object, error.remedy) in found
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """Query the destination."""

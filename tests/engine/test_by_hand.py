@@ -169,7 +169,7 @@ def test_columns_were_changed(start: Callable[[Mode], Lab], mode: Mode, change: 
     lab = start(mode)
     lab.transactions("DELETE FROM t WHERE id = 1", "UPDATE t SET n = 0")
     by_hand(lab, change)
-    conflict(lab, f"(?m){says}")
+    lab.assert_found_by_check(conflict(lab, f"(?m){says}"))
     mend(lab)
 
 
@@ -179,7 +179,7 @@ def test_columns_of_a_mode_were_dropped(start: Callable[[Mode], Lab], mode: Mode
     lab.transactions("DELETE FROM t WHERE id = 1")
     lab.capture()
     by_hand(lab, "ALTER TABLE public.t DROP COLUMN _dbmazz_commit_ts")
-    conflict(lab, "(?m)lacks: _dbmazz_commit_ts TIMESTAMP WITH TIME ZONE$")
+    lab.assert_found_by_check(conflict(lab, "(?m)lacks: _dbmazz_commit_ts TIMESTAMP WITH TIME ZONE$"))
     mend(lab)
 
 
@@ -189,6 +189,7 @@ def test_the_table_was_dropped(start: Callable[[Mode], Lab], mode: Mode) -> None
     by_hand(lab, "DROP TABLE public.t")
     with pytest.raises(DestinationConflict, match=r"table public\.t in .* is gone") as info:
         lab.capture()
+    lab.assert_found_by_check(info.value)
     assert "dbmazz snapshot --tables 'public.t'" in info.value.remedy
     mend(lab)
 

@@ -234,6 +234,7 @@ def test_another_choice_for_a_copied_table_asks_for_a_copy(lab: Lab, after: dict
     changed = chosen(lab, **after)
     with lab.nothing_changes("public.users"), pytest.raises(ConfigError, match=words) as error:
         changed.capture()
+    changed.assert_found_by_check(error.value)
     assert "dbmazz snapshot --tables 'public.users'" in error.value.remedy
     changed.pipeline.snapshot([lab.ref("users")])
     changed.capture()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dbmazz_core.connectors.sources import create_source
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.engine.result import WindowResult
 from dbmazz_core.errors import DbmazzError, DestinationConflict, ServerBehindCheckpoint
@@ -76,6 +77,7 @@ def test_a_server_restored_from_a_backup_is_behind_the_checkpoint(own: Lab, tmp_
     own.execute("INSERT INTO t VALUES (3, 'of another history')")
     with own.nothing_changes("public.t"), pytest.raises(ServerBehindCheckpoint, match=str(own.checkpoint)) as info:
         own.capture()
+    own.assert_found_by_check(info.value)
     assert "dbmazz snapshot" in info.value.remedy
     assert_repaired_by_a_new_snapshot(own)
 
@@ -90,6 +92,16 @@ def test_a_restored_server_is_found_out_when_its_wal_is_longer_than_it_was(own: 
     with own.nothing_changes("public.t"), pytest.raises(ServerBehindCheckpoint, match="left timeline 1 at"):
         own.capture()
     assert_repaired_by_a_new_snapshot(own)
+
+
+def test_a_checkpoint_that_another_capture_has_moved_is_not_ahead_of_the_server(own: Lab) -> None:
+    """While this one waited for the file: where the server was before it waited says nothing."""
+    with create_source(own.config) as source:
+        assert source.identity.flush_lsn <= source.server_lsn()
+        own.execute("INSERT INTO t VALUES (2, 'captured by another')")
+        own.capture_and_compare("t")
+        assert own.checkpoint > source.identity.flush_lsn
+        source.verify_history(own.checkpoint, source.identity.timeline)
 
 
 def test_a_promoted_server_that_has_everything_goes_on(own: Lab) -> None:

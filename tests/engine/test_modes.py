@@ -213,6 +213,7 @@ def test_another_mode_is_an_error_until_the_table_is_made_anew(lab: Lab, old: Mo
     changed = lab.kept(new)
     with lab.nothing_changes("public.t"), pytest.raises(ConfigError, match=f"mode {old}.*asks for {new}") as info:
         changed.capture()
+    changed.assert_found_by_check(info.value)
     assert info.value.object == "MODE"
     assert "dbmazz snapshot --tables 'public.t'" in info.value.remedy
     # As the error says: left as it is, or made anew.

@@ -33,16 +33,18 @@ def assert_repaired_by_a_new_snapshot(lab: Lab) -> None:
 
 def test_a_slot_that_was_advanced_behind_our_back(shop: Lab) -> None:
     shop.database.fetch("SELECT pg_replication_slot_advance(%s, pg_current_wal_flush_lsn())", shop.slot)
-    with shop.nothing_changes("public.t"), pytest.raises(SlotAheadOfCheckpoint, match=str(shop.checkpoint)):
+    with shop.nothing_changes("public.t"), pytest.raises(SlotAheadOfCheckpoint, match=str(shop.checkpoint)) as info:
         shop.capture()
+    shop.assert_found_by_check(info.value)
     assert_repaired_by_a_new_snapshot(shop)
 
 
 def test_a_slot_that_was_dropped(shop: Lab) -> None:
     drop_slot(shop)
     before = shop.checkpoint
-    with pytest.raises(SlotNotFound, match=str(before)):
+    with pytest.raises(SlotNotFound, match=str(before)) as info:
         shop.capture()
+    shop.assert_found_by_check(info.value)
     assert shop.checkpoint == before
     assert shop.database.fetch("SELECT FROM pg_replication_slots WHERE slot_name = %s", shop.slot) == []
     assert_repaired_by_a_new_snapshot(shop)
@@ -93,8 +95,10 @@ def test_a_destination_of_another_database(shop: Lab) -> None:
     other = create_database(shop.database.server)
     try:
         other.execute("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE bag (x int)")
-        with pytest.raises(WrongServer, match=shop.database.name):
-            replace(shop.configured(slot=shop.slot), database=other).capture()
+        moved = replace(shop.configured(slot=shop.slot), database=other)
+        with pytest.raises(WrongServer, match=shop.database.name) as info:
+            moved.capture()
+        moved.assert_found_by_check(info.value)
     finally:
         drop_database(other)
     shop.capture_and_compare("t", "bag")

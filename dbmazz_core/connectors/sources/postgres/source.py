@@ -202,16 +202,14 @@ class PostgresSource:
             tables = resolve_tables(self.connection, [TablePattern(*row)]).tables
         return next(iter(self.catalog(tables).values()), None)
 
-    def verify_rules(self, tables: Collection[TableInfo], recorded: Mapping[TableRef, TableSchema]) -> None:
+    def verify_rules(self, table: TableInfo, recorded: TableSchema) -> None:
         """Raise ConfigError if a table was copied under other rules for its columns than today's.
 
         Args:
-            tables: As the catalog has them.
-            recorded: As they were copied.
+            table: As the catalog has it.
+            recorded: As it was copied.
         """
-        for table in tables:
-            if table.ref in recorded:
-                self._rules.verify_recorded(recorded[table.ref], [column.name for column in table.columns])
+        self._rules.verify_recorded(recorded, [column.name for column in table.columns])
 
     def slot(self) -> SlotState | None:
         """The replication slot, None if there is none."""
