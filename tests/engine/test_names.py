@@ -9,8 +9,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from dbmazz_core.config import TableConfig
 from dbmazz_core.errors import DestinationConflict, DestinationError
-from dbmazz_core.table_options import Mode
+from dbmazz_core.table_options import BadValuePolicy, ByTable, Mode
 from dbmazz_core.tables import TableRef, quote_identifier
 from tests.engine.lab import Lab, toast
 from tests.oracle import assert_equal
@@ -139,6 +140,23 @@ def test_the_file_may_be_called_like_a_schema(lab: Lab, tmp_path: Path, stem: st
             (2, 1, None),
             (7, None, None),
         ]
+
+
+def test_a_changelog_in_such_a_file_knows_the_rows_that_it_lost(lab: Lab, tmp_path: Path) -> None:
+    """A quarantine asks the changelog for them by name."""
+    tables = TableConfig(mode=ByTable(Mode.CHANGELOG), on_bad_value=ByTable(BadValuePolicy.QUARANTINE))
+    lab = replace(lab, path=tmp_path / "public.duckdb").configured(tables=tables)
+    lab.execute("CREATE TABLE t (id int PRIMARY KEY, n numeric(9,2), big text)")
+    lab.execute(f"INSERT INTO t SELECT i, i, {toast(1)} FROM generate_series(1, 2) i")
+    lab.capture()
+    lab.execute("UPDATE t SET n = 'NaN' WHERE id = 1")
+    assert lab.capture().tables[lab.ref("t")].quarantined == 1
+    lab.execute("UPDATE t SET n = n + 1 WHERE id = 2; UPDATE t SET n = 1 WHERE id = 1")  # without their big values
+    assert lab.capture().tables[lab.ref("t")].quarantined == 1
+    assert lab.rows("SELECT row ->> 'id', column_name FROM public._dbmazz.quarantine ORDER BY commit_lsn") == [
+        ("1", "n"),
+        ("1", "big"),
+    ]
 
 
 def test_the_file_may_not_be_called_like_our_own_schema(lab: Lab, tmp_path: Path) -> None:

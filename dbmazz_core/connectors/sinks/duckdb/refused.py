@@ -48,7 +48,7 @@ def missing(connection: duckdb.DuckDBPyConnection, schema: TableSchema, keys: pl
     if mode is Mode.CHANGELOG:
         if not bookkeeping.has_quarantine(connection, table):
             return pl.Series(dtype=pl.Int64)
-        join = f"SEMI JOIN ({_emptied(schema, on_key)}) t"
+        join = f"SEMI JOIN ({_emptied(schema, qualified(connection, table), on_key)}) t"
     else:
         join = f"ANTI JOIN (FROM {qualified(connection, table)} t WHERE {LIVE[mode]}) t"
     found = _select(
@@ -61,12 +61,12 @@ def missing(connection: duckdb.DuckDBPyConnection, schema: TableSchema, keys: pl
     return found["row"]
 
 
-def _emptied(schema: TableSchema, on_key: str) -> str:
+def _emptied(schema: TableSchema, table: str, on_key: str) -> str:
     """The query for those of the keys in `asked` that the last change in a changelog has emptied.
 
     A change empties the key that it found, then fills its own; a TRUNCATE empties all.
     """
-    table, key = schema.table.sql, ", ".join(quoted(name) for name in schema.key)
+    key = ", ".join(quoted(name) for name in schema.key)
     old = ", ".join(f"{quoted(OLD + name)} AS {quoted(name)}" for name in schema.key)
     at = f"{COMMIT_LSN}::HUGEINT * 1099511627776 + 2 * coalesce({ORDINAL}, 0)"
     return (
