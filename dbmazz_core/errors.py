@@ -143,7 +143,7 @@ class TableNotFound(SourceNotReady):
 
 
 class TableNotSupported(SourceNotReady):
-    """Views, foreign, temporary and unlogged tables write no logical changes."""
+    """Views, sequences, foreign, temporary and unlogged tables write no logical changes."""
 
 
 class ReplicaIdentityInsufficient(SourceNotReady):

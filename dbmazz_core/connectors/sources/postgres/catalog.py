@@ -40,7 +40,7 @@ __all__ = [
     "slot_state",
 ]
 
-_KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
+_KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence"}
 _PERSISTENCE = {"t": "a temporary table", "u": "an unlogged table"}
 
 
@@ -149,7 +149,7 @@ class Resolution:
     Attributes:
         tables: In the order of the patterns, those of one schema by name.
         errors: One for each pattern that stands for nothing or for something that cannot be captured.
-        left_out: Relations that match `schema.*` but cannot be captured, and what they are.
+        left_out: Relations that match `schema.*` but cannot be captured, and what they are; no sequences.
     """
 
     tables: tuple[TableInfo, ...]
@@ -164,8 +164,8 @@ def find_tables(conn: Connection, patterns: Iterable[TablePattern]) -> list[Tabl
 
     Raises:
         TableNotFound: A table does not exist (with the nearest names that do), or a schema has no tables.
-        TableNotSupported: A view, a foreign, temporary or unlogged table, a system schema, or a partition
-            besides its partitioned table.
+        TableNotSupported: A view, a sequence, a foreign, temporary or unlogged table, a system schema, or a
+            partition besides its partitioned table.
     """
     resolution = resolve_tables(conn, patterns)
     if resolution.errors:
@@ -189,7 +189,8 @@ def resolve_tables(conn: Connection, patterns: Iterable[TablePattern]) -> Resolu
         unsupported = {r["ref"]: r["unsupported"] for r in found if r["unsupported"]}
         chosen |= {ref: r for ref, r in capturable.items() if ref not in chosen}
         if pattern.name is None:
-            left_out |= unsupported
+            # Nobody means these by `schema.*`.
+            left_out |= {ref: what for ref, what in unsupported.items() if what != _KINDS["S"]}
         else:
             errors += [not_supported(ref, what) for ref, what in unsupported.items()]
         if not capturable and (pattern.name is None or not unsupported):
@@ -227,7 +228,7 @@ def _relations(conn: Connection, patterns: Sequence[TablePattern]) -> list[dict[
             FROM pg_catalog.pg_class c
             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
             JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
-            WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
+            WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
               AND (n.nspname = ANY (%(schemas)s)
                    OR (n.nspname, c.relname) IN (SELECT * FROM unnest(%(in)s::text[], %(names)s::text[])))
             ORDER BY n.nspname, c.relname

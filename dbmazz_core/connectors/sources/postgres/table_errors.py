@@ -80,6 +80,8 @@ def not_supported(ref: TableRef, what: str) -> TableNotSupported:
         reason, remedy = "it writes no WAL", f"ALTER TABLE {ref.sql} SET LOGGED; or leave it out of TABLES"
     elif what == "a foreign table":
         reason, remedy = "its rows are on another server", "capture it there, or leave it out of TABLES"
+    elif what == "a sequence":
+        reason, remedy = "its value is not published", "leave it out of TABLES"
     else:
         reason, remedy = "it has no rows of its own that change", "capture the tables that it reads from"
     return TableNotSupported(f"{ref} is {what}: {reason}", object=str(ref), remedy=remedy)
