@@ -1,20 +1,20 @@
-"""Publications that the user has made, adopted by name: what they leave out is not in the destination either."""
+"""Publications that the user has made, adopted by name: every form, with row filters, column lists and generated
+columns. What they leave out is not in the destination either, neither copied nor streamed, and what PostgreSQL would
+refuse to update once it is published so is found by the check.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import pytest
 
-from dbmazz_core.connectors.sources.postgres.exported import ExportedSnapshot
-from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint
-from dbmazz_core.connectors.sources.postgres.publication import PublishedTable, published_tables
+from dbmazz_core.config import ReplicaIdentityPolicy, SnapshotConfig
 from dbmazz_core.errors import ReplicaIdentityInsufficient, UnknownValue
 from dbmazz_core.tables import TableRef
 from tests.engine.lab import Lab, toast
 from tests.oracle import assert_equal
 
 T = TableRef("public", "t")
+SCHEMA = pytest.param("FOR TABLES IN SCHEMA public", marks=pytest.mark.since(15))
 
 
 def filtered_equal(lab: Lab, where: str, table: str = "public.t", columns: str = "*") -> None:
@@ -31,7 +31,12 @@ def filtered_equal(lab: Lab, where: str, table: str = "public.t", columns: str =
 
 @pytest.mark.parametrize(
     "publishes",
-    ["FOR TABLE t, u", "FOR ALL TABLES", "FOR TABLES IN SCHEMA public", "FOR TABLES IN SCHEMA public, TABLE other.t"],
+    [
+        "FOR TABLE t, u",
+        "FOR ALL TABLES",
+        SCHEMA,
+        pytest.param("FOR TABLES IN SCHEMA public, TABLE other.t", marks=pytest.mark.since(15)),
+    ],
 )
 @pytest.mark.parametrize("via_root", ["true", "false"])
 def test_every_form_of_publication(lab: Lab, publishes: str, via_root: str) -> None:
@@ -52,6 +57,7 @@ def test_every_form_of_publication(lab: Lab, publishes: str, via_root: str) -> N
 # -- row filters
 
 
+@pytest.mark.since(15)
 @pytest.mark.parametrize(
     ("identity", "where"),
     [
@@ -98,9 +104,8 @@ def test_a_row_filter_holds_for_snapshot_and_stream(lab: Lab, identity: str, whe
     filtered_equal(lab, where)
 
 
+@pytest.mark.since(15)
 def test_a_filtered_table_is_copied_in_ranges(lab: Lab) -> None:
-    from dbmazz_core.config import SnapshotConfig
-
     lab.execute(
         "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT i, i FROM generate_series(1, 5000) i;"
         "ANALYZE t; ALTER TABLE t REPLICA IDENTITY FULL;"
@@ -111,6 +116,7 @@ def test_a_filtered_table_is_copied_in_ranges(lab: Lab) -> None:
     filtered_equal(lab, "id % 3 = 0 OR v = '1'")
 
 
+@pytest.mark.since(15)
 def test_a_filter_that_the_replica_identity_does_not_cover_is_found_by_check(lab: Lab) -> None:
     """PostgreSQL would refuse updates and deletes."""
     lab.execute('CREATE TABLE t (id int PRIMARY KEY, n int, "N, 2" int); INSERT INTO t VALUES (1, 1, 1)')
@@ -125,6 +131,7 @@ def test_a_filter_that_the_replica_identity_does_not_cover_is_found_by_check(lab
     filtered_equal(lab, 'n > 0 AND "N, 2" IS NOT NULL')
 
 
+@pytest.mark.since(15)
 def test_a_row_moved_into_the_filter_without_its_toast_value(lab: Lab) -> None:
     """pgoutput sends it as an INSERT, and says that the value is unchanged: nobody has it."""
     lab.execute(
@@ -152,34 +159,68 @@ def test_a_row_moved_into_the_filter_without_its_toast_value(lab: Lab) -> None:
     filtered_equal(lab, "id > 10")
 
 
-# -- what is in force
-
-
-def in_force(lab: Lab, *tables: str) -> dict[TableRef, PublishedTable]:
-    from dbmazz_core.connectors.sources.postgres.catalog import find_tables
-    from dbmazz_core.connectors.sources.postgres.connection import connect
-    from dbmazz_core.tables import parse_tables
-
-    with connect(lab.config.url) as connection:
-        infos = find_tables(connection, parse_tables(",".join(tables)))
-        return published_tables(connection, "dbmazz_pub", infos)
+# -- column lists
 
 
 @pytest.mark.since(15)
-def test_a_publication_that_changes_while_a_table_is_copied(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Behind the snapshot, and before anybody has looked: the row came under the filter of before."""
-    lab.execute("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a'), (50, 'b')")
-    lab.execute("CREATE PUBLICATION dbmazz_pub FOR TABLE t WHERE (id > 10)")
-    fingerprints, snapshots = ExportedSnapshot.fingerprints, []
+@pytest.mark.parametrize("identity", ["DEFAULT", "USING INDEX t_k"])
+def test_a_column_list_holds_for_snapshot_and_stream(lab: Lab, identity: str) -> None:
+    lab.execute(
+        "CREATE TABLE t (secret text, id int PRIMARY KEY, big text, more int, k int NOT NULL);"
+        "CREATE UNIQUE INDEX t_k ON t (k);"
+        f"ALTER TABLE t REPLICA IDENTITY {identity};"
+        f"INSERT INTO t SELECT 's', i, {toast(1)} || i, i, i FROM generate_series(1, 9) i;"
+        "CREATE PUBLICATION dbmazz_pub FOR TABLE t (k, id, big)"
+    )
+    lab.capture()
+    filtered_equal(lab, "true", columns="id, big, k")
+    lab.transactions(
+        "UPDATE t SET secret = 'other'",
+        "UPDATE t SET id = id + 100, secret = 'x' WHERE id < 5",
+        "UPDATE t SET k = k + 100 WHERE id > 5; DELETE FROM t WHERE id = 6",
+        f"INSERT INTO t VALUES ('s', 50, {toast(50)}, 1, 50); UPDATE t SET more = 7",
+        "ALTER TABLE t DROP COLUMN secret; UPDATE t SET big = 'short' WHERE id = 7",
+    )
+    assert not lab.capture().copy_anew
+    filtered_equal(lab, "true", columns="id, big, k")
+    assert any("leaves out columns more of public.t" in warning.what for warning in lab.pipeline.check().warnings)
 
-    def altered(snapshot: ExportedSnapshot, oids: Collection[int]) -> dict[int, Fingerprint]:
-        snapshots.append(snapshot.lsn)
-        if len(snapshots) == 1:
-            lab.transactions("INSERT INTO t VALUES (3, 'c')", "ALTER PUBLICATION dbmazz_pub SET TABLE t")
-        return fingerprints(snapshot, oids)
 
-    monkeypatch.setattr(ExportedSnapshot, "fingerprints", altered)
+@pytest.mark.since(15)
+@pytest.mark.parametrize("replica_identity", list(ReplicaIdentityPolicy))
+def test_a_column_list_without_the_key_is_found_by_check(lab: Lab, replica_identity: ReplicaIdentityPolicy) -> None:
+    lab = lab.configured(source={"replica_identity": replica_identity})
+    lab.execute("CREATE TABLE t (id int PRIMARY KEY, v int, n int); CREATE PUBLICATION dbmazz_pub FOR TABLE t (v)")
+    (found,) = [e for e in lab.pipeline.check().errors if isinstance(e, ReplicaIdentityInsufficient)]
+    with pytest.raises(ReplicaIdentityInsufficient) as info:
+        lab.capture()
+    assert info.value.what == found.what
+    assert lab.database.fetch("SELECT relreplident::text FROM pg_class WHERE oid = 't'::regclass") == [("d",)]
+    lab.transactions(*(statement + ";" for statement in found.remedy.split(";") if statement.strip()))
+    lab.execute("INSERT INTO t VALUES (1, 1, 1), (2, 2, 2)")
     lab.capture_and_compare("t")
-    assert len(snapshots) == 2
-    lab.execute("UPDATE t SET v = v || '!'")
-    assert not lab.capture_and_compare("t").copy_anew
+    lab.execute("UPDATE t SET id = 5 WHERE id = 1; DELETE FROM t WHERE id = 2")
+    lab.capture_and_compare("t")
+
+
+# -- generated columns
+
+
+@pytest.mark.since(18)
+@pytest.mark.parametrize("publishes", ["none", "stored"])
+@pytest.mark.parametrize("identity", ["DEFAULT", "USING INDEX t_k"])
+def test_stored_generated_columns_come_where_they_are_published(lab: Lab, publishes: str, identity: str) -> None:
+    lab.execute(
+        "CREATE TABLE t (id int PRIMARY KEY, twice int GENERATED ALWAYS AS (id * 2) STORED, k int NOT NULL, big text);"
+        f"CREATE UNIQUE INDEX t_k ON t (k); ALTER TABLE t REPLICA IDENTITY {identity};"
+        f"INSERT INTO t VALUES (1, DEFAULT, 1, {toast(1)}), (2, DEFAULT, 2, 'x');"
+        f"CREATE PUBLICATION dbmazz_pub FOR TABLE t WITH (publish_generated_columns = {publishes})"
+    )
+    columns = "*" if publishes == "stored" else "id, k, big"
+    lab.capture()
+    filtered_equal(lab, "true", columns=columns)
+    lab.execute(
+        "UPDATE t SET id = 7, k = 9 WHERE id = 1; DELETE FROM t WHERE id = 2; INSERT INTO t VALUES (3, DEFAULT, 3)"
+    )
+    lab.capture()
+    filtered_equal(lab, "true", columns=columns)
