@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import threading
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from dbmazz_core.config import SinkConfig
+from dbmazz_core.connectors.sinks import create_sink
 from dbmazz_core.connectors.sources import create_source
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.engine.result import WindowResult
-from dbmazz_core.errors import DbmazzError, DestinationConflict, ServerBehindCheckpoint
+from dbmazz_core.errors import DbmazzError, DestinationConflict, DestinationError, ServerBehindCheckpoint
 from tests.engine.lab import Lab
 from tests.engine.worker_process import Worker
 from tests.postgres_fixtures import UNSAFE_BUT_FAST, create_database
@@ -159,6 +162,24 @@ def test_two_engines_on_one_destination_take_turns(lab: Lab) -> None:
             assert code == 0, said
         lab.assert_equal("t", "u")
     assert len(lab.rows("SELECT DISTINCT slot FROM _dbmazz.checkpoints")) == 2
+
+
+def test_a_file_that_another_engine_is_just_making_is_waited_for(lab: Lab) -> None:
+    """Between making and locking it there are moments in which DuckDB finds no database in it."""
+    lab.execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
+    lab.capture()
+    whole, checkpoint = lab.path.read_bytes(), lab.checkpoint
+    for begun in (0, 100, 4096):
+        lab.path.write_bytes(whole[:begun])
+        made = threading.Timer(0.5, lab.path.write_bytes, [whole])
+        made.start()
+        with create_sink(SinkConfig(url=str(lab.path))) as sink:
+            assert (found := sink.checkpoint(lab.slot)) and found.lsn == checkpoint
+        made.join()
+    lab.path.write_bytes(b"notes")
+    os.utime(lab.path, (0, 0))
+    with pytest.raises(DestinationError, match="not a valid DuckDB database file"):
+        lab.capture()
 
 
 def test_a_table_belongs_to_one_slot(lab: Lab) -> None:

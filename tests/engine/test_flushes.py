@@ -66,8 +66,10 @@ def test_pieces_before_a_large_transaction_are_committed_without_it(texts: Lab) 
             seen.append(rows)
 
     result = texts.configured(flush=PIECES).capture(progress=look)
-    assert result.flushes == 3
-    assert set(seen) <= {201, 401, 411}
+    # What comes behind it may be committed with it, never what came before.
+    assert result.flushes == len(seen) in (2, 3)
+    assert seen[0] == 201
+    assert {*seen[1:]} <= {401, 411}
     texts.assert_equal("t")
 
 

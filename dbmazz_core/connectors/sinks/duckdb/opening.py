@@ -12,6 +12,9 @@ from dbmazz_core.connectors.sinks.duckdb.failures import is_locked, locked, tran
 from dbmazz_core.connectors.sinks.duckdb.names import fold
 from dbmazz_core.errors import DestinationError
 
+#: A file of that size is DuckDB's three headers at most, and was written to a moment ago by whoever makes it.
+_HEADERS_BYTES, _MOMENT_S = 3 * 4096, 5
+
 
 def opened(config: SinkConfig, read_only: bool) -> duckdb.DuckDBPyConnection:
     """Open the file, waiting for another process to let go of it."""
@@ -37,8 +40,20 @@ def opened(config: SinkConfig, read_only: bool) -> duckdb.DuckDBPyConnection:
             try:
                 return duckdb.connect(str(path), read_only=read_only)
             except duckdb.IOException as error:
+                if _is_being_made(path) and time.monotonic() < deadline:
+                    time.sleep(0.1)
+                    continue
                 if not is_locked(error):
                     raise
                 if time.monotonic() >= deadline:
                     raise locked(config.url, error, config.lock_timeout_s) from None
         time.sleep(0.1)
+
+
+def _is_being_made(path: Path) -> bool:
+    """Whether another process is just creating the file: until it has locked it, DuckDB finds no database in it."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return False
+    return status.st_size <= _HEADERS_BYTES and time.time() - status.st_mtime < _MOMENT_S
