@@ -174,7 +174,9 @@ def test_a_file_that_another_engine_is_just_making_is_waited_for(lab: Lab) -> No
         made = threading.Timer(0.5, lab.path.write_bytes, [whole])
         made.start()
         with create_sink(SinkConfig(url=str(lab.path))) as sink:
-            assert (found := sink.checkpoint(lab.slot)) and found.lsn == checkpoint
+            found = sink.checkpoint(lab.slot)
+        assert found is not None
+        assert found.lsn == checkpoint
         made.join()
     lab.path.write_bytes(b"notes")
     os.utime(lab.path, (0, 0))
