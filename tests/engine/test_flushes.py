@@ -67,10 +67,10 @@ def test_pieces_before_a_large_transaction_are_committed_without_it(texts: Lab) 
             seen.append(rows)
 
     result = texts.configured(flush=PIECES).capture(progress=look)
-    # What comes behind it may be committed with it, never what came before.
+    # Some of what comes behind it may be committed with it, nothing of what came before.
     assert result.flushes == len(seen) in (2, 3)
     assert seen[0] == 201
-    assert {*seen[1:]} <= {401, 411}
+    assert all(401 <= rows <= 411 for rows in seen[1:])
     texts.assert_equal("t")
 
 
