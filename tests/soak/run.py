@@ -150,11 +150,11 @@ class Run:
                 if self._prepared:
                     self._commit_prepared()
             case Capture():
-                self._end_sessions(everything=self._schema_moved)
+                self._end_sessions(everything=self._schema_moved or self._copies_wait)
                 self._schema_moved = False
                 self._capture(step)
             case Kill():
-                self._end_sessions(everything=self._schema_moved)
+                self._end_sessions(everything=self._schema_moved or self._copies_wait)
                 self._schema_moved = False
                 self._kill(step)
             case Copy():
@@ -278,6 +278,12 @@ class Run:
                 self._execute(session, f"VACUUM FULL {table.name}")
             except _REFUSED as error:
                 self.history[-1] += f"\n--    refused: {error}"
+
+    @property
+    def _copies_wait(self) -> bool:
+        """Whether the next window copies tables first: those that one before has given up, and was stopped then."""
+        waiting = "SELECT count(*) FROM _dbmazz.tables WHERE state <> 'streaming'"
+        return not self.lab.path.exists() or self.lab.rows(waiting) != [(0,)]
 
     def _end_sessions(self, *, everything: bool) -> None:
         """Commit what would be in the way: a window reads from the catalog what an exclusive lock hides."""
