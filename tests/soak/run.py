@@ -389,6 +389,8 @@ class Run:
 
         def progress(report: Progress) -> None:
             nonlocal flushes
+            if report.phase == "wait":  # for a slot, to copy a table anew
+                self._end_sessions(everything=True)
             if report.phase == "stream":
                 flushes += 1
                 if during:
