@@ -85,8 +85,8 @@ $(CACHE)/postgres/%.installed: | $(VENV)/.installed
 	@touch $@
 
 # The core of the suite: what touches the libraries whose versions differ.
-LOWEST_TESTS := tests/engine/test_traps.py tests/engine/test_values.py tests/engine/test_receiver.py tests/engine/test_flushes.py \
-	tests/cli/test_capture.py tests/dagster/test_capture.py tests/test_decoder_properties.py
+LOWEST_TESTS := tests/engine/test_traps.py tests/engine/test_values.py tests/engine/test_receiver.py \
+	tests/engine/test_flushes.py tests/cli/test_capture.py tests/dagster/test_capture.py tests/test_decoder_properties.py
 
 test-lowest: $(LOWEST)/.installed ## Tests with the oldest versions of everything that pyproject.toml allows
 	$(LOWEST)/bin/python -m pytest -m 'not slow and not browser' $(LOWEST_TESTS) $(PARALLEL)

@@ -65,18 +65,18 @@ class Pipeline:
         """Everything that capturing needs, looked at and not changed: PostgreSQL, whether the destination opens, holds
         what it should of this server, as the settings have it, and can keep tables of these names."""
         slot = self.settings.source.slot
-        followed: list[TableRef] = []
+        states: Mapping[TableRef, TableState] = {}
         findings: list[Finding] = []
         with closing(create_source(self.settings.source)) as source, ExitStack() as stack:
             sink: Sink | None = None
             try:
                 sink = stack.enter_context(create_sink(replace(self.settings.sink, lock_timeout_s=0), read_only=True))
-                followed = _streaming(sink.tables(slot))
+                states = sink.tables(slot)
             except DestinationError as error:
                 findings.append(Finding.of(error))
-            report = source.check(captured=followed)
+            report = source.check(captured=_streaming(states))
             if sink is not None and not any(isinstance(e, UnsupportedServerVersion) for e in report.errors):
-                tables, states = source.found_tables(), sink.tables(slot)
+                tables = source.found_tables()
                 findings += map(Finding.of, sink.name_conflicts(source.column_names(tables)))
                 slot_is_good = not any(isinstance(e, SlotError) for e in report.errors)
                 looks = [partial(self._verify_position, source, sink, and_slot=slot_is_good)]

@@ -40,12 +40,10 @@ def opened(config: SinkConfig, read_only: bool) -> duckdb.DuckDBPyConnection:
             try:
                 return duckdb.connect(str(path), read_only=read_only)
             except duckdb.IOException as error:
-                if _is_being_made(path) and time.monotonic() < deadline:
-                    time.sleep(0.1)
-                    continue
-                if not is_locked(error):
+                late = time.monotonic() >= deadline
+                if not is_locked(error) and (late or not _is_being_made(path)):
                     raise
-                if time.monotonic() >= deadline:
+                if late:
                     raise locked(config.url, error, config.lock_timeout_s) from None
         time.sleep(0.1)
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 from dbmazz_core.batch import Indexes, Mask, UnreadableText
 from dbmazz_core.connectors.sources.postgres.block import Int64s, MessageBlock, unaligned
 from dbmazz_core.connectors.sources.postgres.column_choice import Projection
-from dbmazz_core.connectors.sources.postgres.types import BadText, carrier, read_texts
+from dbmazz_core.connectors.sources.postgres.types import BadText, carrier, read_each, read_texts
 from dbmazz_core.datatypes import DataType, Kind
 from dbmazz_core.masks import HIDDEN, Masker, utf8
 
@@ -219,13 +219,11 @@ class TupleColumns:
         return values
 
     def _nested_with_bad(self, number: int, texts: pl.Series) -> pl.Series:
-        while True:
-            try:
-                return read_texts(texts, self._types[number])
-            except BadText as error:
-                if not self._lenient:
-                    raise UnreadableText(number, error.place, self._text(number, error.place)) from None
-                texts = texts.scatter(error.place, None)
+        values, wrong = read_each(texts, self._types[number])
+        if not self._lenient and wrong.any():
+            place = int(wrong.arg_max() or 0)
+            raise UnreadableText(number, place, self._text(number, place))
+        return values
 
     def _slices(self, number: int, inputs: dict[str, pl.Series]) -> pl.Expr:
         """A column's texts as an expression, `Binary`, null for what is no text; adds what it needs to `inputs`."""
