@@ -17,6 +17,7 @@ is that of the `dbmazz` command.
     │   │   ├── MissingPrivilege
     │   │   ├── TableNotFound
     │   │   ├── TableNotSupported
+    │   │   ├── TableLocked
     │   │   ├── ReplicaIdentityInsufficient
     │   │   ├── PublicationNotFound
     │   │   └── PublicationLacksTable
@@ -144,6 +145,10 @@ class TableNotFound(SourceNotReady):
 
 class TableNotSupported(SourceNotReady):
     """Views, sequences, foreign, temporary and unlogged tables write no logical changes."""
+
+
+class TableLocked(SourceNotReady):
+    """Another transaction locks out all readers of a table, and has for a minute; the error names it."""
 
 
 class ReplicaIdentityInsufficient(SourceNotReady):

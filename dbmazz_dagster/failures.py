@@ -16,6 +16,7 @@ from dbmazz_core.errors import (
     ReplicationInterrupted,
     SlotActive,
     SlotCreationBlocked,
+    TableLocked,
 )
 from dbmazz_dagster.history import unfinished_runs
 from dbmazz_dagster.tags import SLOT_TAG
@@ -26,7 +27,14 @@ def is_transient(error: DbmazzError) -> bool:
 
     A wrong password is a failed connection, but stays wrong.
     """
-    transient = (ConnectionFailed, ReplicationInterrupted, SlotActive, SlotCreationBlocked, DestinationLocked)
+    transient = (
+        ConnectionFailed,
+        ReplicationInterrupted,
+        SlotActive,
+        SlotCreationBlocked,
+        TableLocked,
+        DestinationLocked,
+    )
     return isinstance(error, transient) and not isinstance(error, AuthenticationFailed)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dbmazz_core.config import ReplicaIdentityPolicy, SourceConfig
+from dbmazz_core.connectors.sources.postgres.blockers import slot_creation_blocked, slot_creation_blockers
 from dbmazz_core.connectors.sources.postgres.catalog import find_tables, slot_state
 from dbmazz_core.connectors.sources.postgres.connection import Connection, connect, connect_replication
 from dbmazz_core.connectors.sources.postgres.publication import published_tables
@@ -18,8 +19,6 @@ from dbmazz_core.connectors.sources.postgres.server_checks import known_decoding
 from dbmazz_core.connectors.sources.postgres.setup import (
     check,
     prepare,
-    slot_creation_blocked,
-    slot_creation_blockers,
     teardown,
     verify_slot,
 )

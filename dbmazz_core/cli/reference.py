@@ -34,6 +34,7 @@ _REMEDIES: dict[type[errors.DbmazzError], str] = {
     errors.MissingPrivilege: "the `GRANT` or `ALTER ROLE` in the error; `dbmazz check` lists all that are missing",
     errors.TableNotFound: "correct `TABLES`; the error has the nearest names that exist",
     errors.TableNotSupported: "leave it out of `TABLES`",
+    errors.TableLocked: "wait for the transaction that it names, or end it",
     errors.ReplicaIdentityInsufficient: "`ALTER TABLE ... REPLICA IDENTITY FULL;`, or a primary key",
     errors.PublicationNotFound: "`dbmazz snapshot`: what changed meanwhile was not published",
     errors.PublicationLacksTable: "the `ALTER PUBLICATION` in the error; `dbmazz snapshot` if changes were missed",

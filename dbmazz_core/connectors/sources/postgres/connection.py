@@ -52,12 +52,14 @@ TEXT_FORM_SETTINGS: dict[str, str] = {
     "quote_all_identifiers": "off",  # the text of regclass and its kin
 }
 
+#: Catalog queries and copies wait that long for tables that others have locked; then the error says who.
+LOCK_TIMEOUT_S = 60
+
 _SESSION_SETTINGS: dict[str, str] = {
     # A snapshot lasts as long as it lasts, and roles and databases often carry such limits.
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "idle_session_timeout": "0",
-    "lock_timeout": "0",
     # Every name is qualified; with a search path others could put their functions before pg_catalog's
     # (CVE-2018-1058), and the text of regclass depends on it. PostgreSQL's own subscriber does the same.
     "search_path": "",
@@ -77,7 +79,7 @@ _DEFAULT_OPTIONS: dict[str, tuple[str, str]] = {
 
 
 def connect(url: SecretUrl, *, application_name: str = "dbmazz", text_form: bool = False) -> Connection:
-    """Open an ordinary connection in autocommit mode, without timeouts and with an empty `search_path`.
+    """Open an ordinary connection in autocommit mode, with `LOCK_TIMEOUT_S` as only timeout and no `search_path`.
 
     Parameters:
         url: Where to. An `application_name` or `connect_timeout` (else 10 s a host) in it goes before ours.
@@ -95,7 +97,8 @@ def connect(url: SecretUrl, *, application_name: str = "dbmazz", text_form: bool
     connection = _open(Connection, url, application_name, **ordinary)
     try:
         with translated(url):
-            connection.execute(settings_query(connection.info.server_version, text_form=text_form))
+            version = connection.info.server_version
+            connection.execute(settings_query(version, text_form=text_form, lock_timeout_s=LOCK_TIMEOUT_S))
     except BaseException:
         connection.close()
         raise
@@ -185,7 +188,7 @@ def session_conninfo(url: SecretUrl, application_name: str, **overrides: str) ->
     return url.conninfo(**options | overrides)
 
 
-def settings_query(server_version: int, *, text_form: bool, raw: bool = False) -> bytes:
+def settings_query(server_version: int, *, text_form: bool, raw: bool = False, lock_timeout_s: int = 0) -> bytes:
     """One query that sets everything for the session; it works on replication connections too.
 
     Args:
@@ -193,8 +196,9 @@ def settings_query(server_version: int, *, text_form: bool, raw: bool = False) -
         text_form: See `connect`.
         raw: Whether texts of a database in SQL_ASCII come as they are. Else it is an error of the whole stream, or
             copy, where one is not UTF-8 (manual, "Character Set Support"), and not a bad value of one row.
+        lock_timeout_s: 0: none. Creating a slot waits for transactions as for locks, and has its own rule.
     """
-    settings = _SESSION_SETTINGS | (TEXT_FORM_SETTINGS if text_form else {})
+    settings = _SESSION_SETTINGS | {"lock_timeout": f"{lock_timeout_s}s"} | (TEXT_FORM_SETTINGS if text_form else {})
     if server_version >= 170000:
         settings["transaction_timeout"] = "0"
     calls = [f"set_config('{name}', '{value}', false)" for name, value in settings.items()]

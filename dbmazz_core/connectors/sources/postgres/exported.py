@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Self
 
 from dbmazz_core.config import SnapshotConfig, SourceConfig
 from dbmazz_core.connectors.sources.base import CopiedRows
+from dbmazz_core.connectors.sources.postgres.blockers import slot_creation_blocked, slot_creation_blockers
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules
 from dbmazz_core.connectors.sources.postgres.connection import Connection, connect, translated
 from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint, read_fingerprints
 from dbmazz_core.connectors.sources.postgres.publication import published_tables
 from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection
-from dbmazz_core.connectors.sources.postgres.slots import slot_creation_blocked, slot_creation_blockers
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.schema import TableSchema
 
@@ -142,13 +142,14 @@ class ExportedSnapshot:
             )
         # Partitions are their root's rows; inheritance children are not their parent's.
         maskers = ColumnRules(self._config).maskers(table.ref)
-        query = select_query(self._connection, schema, only=not table.is_partitioned, maskers=maskers)
+        with translated(self._config.url, slot=self._config.slot, publication=self._config.publication):
+            query = select_query(self._connection, schema, only=not table.is_partitioned, maskers=maskers)
+            published = published_tables(self._connection, self._config.publication, [table]).get(table.ref)
         ranges = (
             [PageRange(0, None)]
             if table.is_partitioned
             else page_ranges(table.pages, table.estimated_rows, config.chunk_size)
         )
-        published = published_tables(self._connection, self._config.publication, [table]).get(table.ref)
         return self._workers.rows(
             schema,
             query.as_string(self._connection),

@@ -25,6 +25,7 @@ from dbmazz_core.errors import (
     SlotMismatch,
     SlotNotFound,
     SourceError,
+    TableLocked,
     WalLevelNotLogical,
 )
 from dbmazz_core.secret_url import SecretUrl
@@ -112,6 +113,8 @@ def source_error(
             return slot_lost(slot, text)
         case "58P01" if "WAL" in text:  # undefined_file: "requested WAL segment ... has already been removed"
             return slot_lost(slot, text)
+        case "55P03":  # lock_not_available
+            return _table_locked(text, url)
         case "53400":  # configuration_limit_exceeded
             return no_free_slot()
         case "53300":  # too_many_connections
@@ -145,6 +148,15 @@ def translated(url: SecretUrl, *, slot: str = "", publication: str = "") -> Iter
         yield
     except psycopg.Error as error:
         raise source_error_of(error, url, slot=slot, publication=publication) from None
+
+
+def _table_locked(said: str, url: SecretUrl) -> TableLocked:
+    """Ask the server, on a connection of its own, who is in the way."""
+    from dbmazz_core.connectors.sources.postgres.blockers import table_locked, table_lockers
+    from dbmazz_core.connectors.sources.postgres.connection import connect
+
+    with connect(url) as connection, translated(url):
+        return table_locked(table_lockers(connection), said)
 
 
 def missing_replication(login: Login) -> MissingPrivilege:

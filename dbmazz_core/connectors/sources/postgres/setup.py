@@ -16,7 +16,7 @@ from psycopg import errors as pg
 
 from dbmazz_core.config import SourceConfig
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo, find_tables
-from dbmazz_core.connectors.sources.postgres.connection import Connection, translated
+from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, Connection, translated
 from dbmazz_core.connectors.sources.postgres.findings import CheckReport, Finding, Situation
 from dbmazz_core.connectors.sources.postgres.publication import Step, read_publication
 from dbmazz_core.connectors.sources.postgres.server_checks import (
@@ -28,9 +28,6 @@ from dbmazz_core.connectors.sources.postgres.server_errors import slot_active
 from dbmazz_core.connectors.sources.postgres.server_state import slot_state
 from dbmazz_core.connectors.sources.postgres.slots import (
     PLUGIN,
-    SlotCreationBlocker,
-    slot_creation_blocked,
-    slot_creation_blockers,
     verify_slot,
 )
 from dbmazz_core.connectors.sources.postgres.table_checks import (
@@ -45,11 +42,8 @@ __all__ = [
     "CheckReport",
     "Finding",
     "SetupReport",
-    "SlotCreationBlocker",
     "check",
     "prepare",
-    "slot_creation_blocked",
-    "slot_creation_blockers",
     "teardown",
     "verify_slot",
 ]
@@ -171,7 +165,7 @@ def _one_at_a_time(conn: Connection, config: SourceConfig) -> Iterator[None]:
     finally:
         # The connection may be the thing that failed.
         with contextlib.suppress(psycopg.OperationalError):
-            conn.execute("SET lock_timeout = 0")
+            conn.execute(f"SET lock_timeout = '{LOCK_TIMEOUT_S}s'".encode())
             conn.execute(f"SELECT pg_advisory_unlock({key[0]})".encode(), key[1])
 
 

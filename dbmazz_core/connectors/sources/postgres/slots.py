@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from dbmazz_core.config import SourceConfig
-from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.connectors.sources.postgres.server_errors import (
     NEW_SNAPSHOT,
     slot_active,
@@ -17,8 +15,6 @@ from dbmazz_core.connectors.sources.postgres.server_state import SlotState
 from dbmazz_core.errors import (
     ServerBehindCheckpoint,
     SlotAheadOfCheckpoint,
-    SlotCreationBlocked,
-    SlotError,
     SlotLost,
     SlotMismatch,
     SlotNotFound,
@@ -124,81 +120,3 @@ def verify_history(
             remedy=f"{NEW_SNAPSHOT}. It happens when the server was restored from a backup, or a standby was promoted "
             "that had not received everything",
         )
-
-
-@dataclass(frozen=True, slots=True)
-class SlotCreationBlocker:
-    """A transaction that CREATE_REPLICATION_SLOT waits for: one that was open and had written something.
-
-    Attributes:
-        pid: Its process; None for a prepared transaction.
-        gid: Identifier of a prepared transaction.
-        role: Whose it is.
-        database: Where; transactions of all databases count.
-        application: `application_name`.
-        state: As in `pg_stat_activity`, or `prepared`; None where the role may not see it.
-        age_s: Seconds since the transaction began; None where the role may not see it.
-        query_age_s: Seconds since its last query began.
-    """
-
-    pid: int | None
-    gid: str | None
-    role: str | None
-    database: str | None
-    application: str | None
-    state: str | None
-    age_s: float | None
-    query_age_s: float | None
-
-    def __str__(self) -> str:
-        name = f"process {self.pid}" if self.pid is not None else f"prepared transaction {self.gid!r}"
-        application = f"{self.application}, " if self.application else ""
-        age = f", open for {self.age_s:.0f} s" if self.age_s is not None else ""
-        state = f", {self.state}" if self.state and self.pid is not None else ""
-        return f"{name} ({application}role {self.role}, database {self.database}{state}{age})"
-
-    @property
-    def remedy(self) -> str:
-        """The statement that ends it."""
-        if self.pid is not None:
-            return f"SELECT pg_terminate_backend({self.pid});"
-        gid = (self.gid or "").replace("'", "''")
-        return f"ROLLBACK PREPARED '{gid}'; in database {self.database}"
-
-
-def slot_creation_blockers(conn: Connection) -> list[SlotCreationBlocker]:
-    """Open transactions that a slot's creation waits for, oldest first.
-
-    A consistent point is reached when all transactions that were writing at the start have ended, in every
-    database, prepared ones as well (snapbuild.c, SnapBuildFindSnapshot). Those that only read do not count.
-    """
-    return [
-        SlotCreationBlocker(*row)
-        for row in conn.execute(
-            """
-            SELECT pid, NULL, usename::text, datname::text, nullif(application_name, ''), state,
-                   extract(epoch FROM clock_timestamp() - xact_start)::float8 AS age,
-                   extract(epoch FROM clock_timestamp() - query_start)::float8, age(backend_xid) AS xids
-            FROM pg_catalog.pg_stat_activity
-            WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()
-            UNION ALL
-            SELECT NULL, gid, owner::text, database::text, NULL, 'prepared',
-                   extract(epoch FROM clock_timestamp() - prepared)::float8, NULL, age(transaction)
-            FROM pg_catalog.pg_prepared_xacts
-            ORDER BY xids DESC
-            """
-        )
-        for row in [row[:-1]]
-    ]
-
-
-def slot_creation_blocked(slot: str, blockers: Sequence[SlotCreationBlocker], waited_s: float) -> SlotError:
-    """The error for giving up after `waited_s` seconds."""
-    oldest = blockers[0] if blockers else None
-    others = f" and {len(blockers) - 1} more" if len(blockers) > 1 else ""
-    return SlotCreationBlocked(
-        f"creating replication slot {slot} waited {waited_s:.0f} s for a transaction to end: "
-        f"{oldest or 'none that is still open'}{others}",
-        object=f"replication slot {slot}",
-        remedy=f"wait until it has ended, or end it: {oldest.remedy}" if oldest else "run it again",
-    )

@@ -21,7 +21,7 @@ from psycopg import sql
 
 from dbmazz_core.batch import bad_value
 from dbmazz_core.connectors.sources.base import CopiedRows
-from dbmazz_core.connectors.sources.postgres.connection import session_conninfo, settings_query
+from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, session_conninfo, settings_query
 from dbmazz_core.connectors.sources.postgres.server_errors import source_error
 from dbmazz_core.connectors.sources.postgres.types import read_each
 from dbmazz_core.datatypes import Kind
@@ -265,7 +265,8 @@ class SnapshotWorkers:
                 # The snapshot has to be set before the transaction's first query.
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
                 cursor.execute(f"SET TRANSACTION SNAPSHOT '{snapshot_name}'")
-                cursor.execute(settings_query(self._server_version, text_form=True, raw=True).decode())
+                version, timeout = self._server_version, LOCK_TIMEOUT_S
+                cursor.execute(settings_query(version, text_form=True, raw=True, lock_timeout_s=timeout).decode())
                 cursor.fetchall()
                 cursor.execute("SELECT pg_catalog.current_setting('client_encoding') = 'SQL_ASCII'")
                 (row,) = cursor.fetchall()

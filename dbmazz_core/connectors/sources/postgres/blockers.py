@@ -1,0 +1,136 @@
+"""Which open transactions are in the way: of a slot's creation, or of reading a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dbmazz_core.connectors.sources.postgres.connection import Connection
+from dbmazz_core.errors import SlotCreationBlocked, SlotError, TableLocked
+from dbmazz_core.tables import TableRef
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTransaction:
+    """A transaction that others wait for.
+
+    Attributes:
+        pid: Its process; None for a prepared transaction.
+        gid: Identifier of a prepared transaction.
+        role: Whose it is.
+        database: Where; transactions of all databases count.
+        application: `application_name`.
+        state: As in `pg_stat_activity`, or `prepared`; None where the role may not see it.
+        age_s: Seconds since the transaction began; None where the role may not see it.
+        query_age_s: Seconds since its last query began.
+    """
+
+    pid: int | None
+    gid: str | None
+    role: str | None
+    database: str | None
+    application: str | None
+    state: str | None
+    age_s: float | None
+    query_age_s: float | None
+
+    def __str__(self) -> str:
+        name = f"process {self.pid}" if self.pid is not None else f"prepared transaction {self.gid!r}"
+        application = f"{self.application}, " if self.application else ""
+        age = f", open for {self.age_s:.0f} s" if self.age_s is not None else ""
+        state = f", {self.state}" if self.state and self.pid is not None else ""
+        return f"{name} ({application}role {self.role}, database {self.database}{state}{age})"
+
+    @property
+    def remedy(self) -> str:
+        """The statement that ends it."""
+        if self.pid is not None:
+            return f"SELECT pg_terminate_backend({self.pid});"
+        gid = (self.gid or "").replace("'", "''")
+        return f"ROLLBACK PREPARED '{gid}'; in database {self.database}"
+
+
+def slot_creation_blockers(conn: Connection) -> list[OpenTransaction]:
+    """Open transactions that a slot's creation waits for, oldest first.
+
+    A consistent point is reached when all transactions that were writing at the start have ended, in every
+    database, prepared ones as well (snapbuild.c, SnapBuildFindSnapshot). Those that only read do not count.
+    """
+    return [
+        OpenTransaction(*row)
+        for row in conn.execute(
+            """
+            SELECT pid, NULL, usename::text, datname::text, nullif(application_name, ''), state,
+                   extract(epoch FROM clock_timestamp() - xact_start)::float8 AS age,
+                   extract(epoch FROM clock_timestamp() - query_start)::float8, age(backend_xid) AS xids
+            FROM pg_catalog.pg_stat_activity
+            WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()
+            UNION ALL
+            SELECT NULL, gid, owner::text, database::text, NULL, 'prepared',
+                   extract(epoch FROM clock_timestamp() - prepared)::float8, NULL, age(transaction)
+            FROM pg_catalog.pg_prepared_xacts
+            ORDER BY xids DESC
+            """
+        )
+        for row in [row[:-1]]
+    ]
+
+
+def slot_creation_blocked(slot: str, blockers: Sequence[OpenTransaction], waited_s: float) -> SlotError:
+    """The error for giving up after `waited_s` seconds."""
+    oldest = blockers[0] if blockers else None
+    others = f" and {len(blockers) - 1} more" if len(blockers) > 1 else ""
+    return SlotCreationBlocked(
+        f"creating replication slot {slot} waited {waited_s:.0f} s for a transaction to end: "
+        f"{oldest or 'none that is still open'}{others}",
+        object=f"replication slot {slot}",
+        remedy=f"wait until it has ended, or end it: {oldest.remedy}" if oldest else "run it again",
+    )
+
+
+def table_lockers(conn: Connection) -> list[tuple[TableRef, OpenTransaction]]:
+    """Tables of this database that nobody else can even look at, and who locks them, oldest first.
+
+    ALTER TABLE, TRUNCATE, VACUUM FULL and their like lock out readers from when they ask for the lock, also while they
+    wait for it themselves (manual, "Table-Level Locks").
+    """
+    return [
+        (TableRef(row[0], row[1]), OpenTransaction(*row[2:]))
+        for row in conn.execute(
+            """
+            SELECT n.nspname::text, c.relname::text, l.pid, p.gid, coalesce(a.usename, p.owner)::text,
+                   current_database()::text, nullif(a.application_name, ''),
+                   CASE WHEN l.pid IS NULL THEN 'prepared' ELSE a.state END,
+                   extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared))::float8 AS age,
+                   extract(epoch FROM clock_timestamp() - a.query_start)::float8
+            FROM pg_catalog.pg_locks l
+            JOIN pg_catalog.pg_database d ON d.oid = l.database AND d.datname = current_database()
+            JOIN pg_catalog.pg_class c ON c.oid = l.relation AND c.relkind IN ('r', 'p')
+            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname NOT LIKE 'pg\\_%'
+            LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+            LEFT JOIN pg_catalog.pg_locks x ON l.pid IS NULL AND x.pid IS NULL AND x.locktype = 'transactionid'
+                                           AND x.virtualtransaction = l.virtualtransaction
+            LEFT JOIN pg_catalog.pg_prepared_xacts p ON p.transaction = x.transactionid
+            WHERE l.mode = 'AccessExclusiveLock' AND l.pid IS DISTINCT FROM pg_backend_pid()
+            ORDER BY age DESC NULLS LAST, 1, 2
+            """
+        )
+    ]
+
+
+def table_locked(lockers: Sequence[tuple[TableRef, OpenTransaction]], said: str) -> TableLocked:
+    """The error for a query that has waited for a table's lock as long as it may.
+
+    Args:
+        lockers: Who was in the way right after it.
+        said: The server's words.
+    """
+    if not lockers:
+        return TableLocked(f"a lock was not to be had in time: {said}", object="a lock", remedy="run it again")
+    table, transaction = lockers[0]
+    others = f" (and {len(lockers) - 1} more such locks)" if len(lockers) > 1 else ""
+    return TableLocked(
+        f"{table} is locked by {transaction}{others}: {said}",
+        object=str(table),
+        remedy=f"wait until it has ended, or end it: {transaction.remedy}",
+    )
