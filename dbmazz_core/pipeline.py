@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from functools import partial
 
 from dbmazz_core.config import Settings, WindowLimits
 from dbmazz_core.connectors.sinks import Sink, create_sink
@@ -15,8 +14,8 @@ from dbmazz_core.connectors.sources import create_source
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.setup import CheckReport, Finding, SetupReport
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
+from dbmazz_core.engine.agreement import Agreement
 from dbmazz_core.engine.capture import Capture
-from dbmazz_core.engine.follow_names import name_changes
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import (
     Checkpoint,
@@ -27,20 +26,16 @@ from dbmazz_core.engine.result import (
     TableState,
     WindowResult,
 )
-from dbmazz_core.engine.snapshot import SnapshotRun, plan
+from dbmazz_core.engine.snapshot import SnapshotRun, StopRequested, plan
 from dbmazz_core.errors import (
-    ConfigError,
-    DbmazzError,
     DestinationError,
     SlotError,
     SlotLost,
     TableNotFound,
     UnsupportedServerVersion,
-    WrongServer,
 )
 from dbmazz_core.lsn import INVALID_LSN
 from dbmazz_core.records import Begin, CdcRecord, Commit, Heartbeat, SchemaChange
-from dbmazz_core.table_options import Mode
 from dbmazz_core.tables import TableRef
 
 ProgressCallback = Callable[[Progress], None]
@@ -79,13 +74,8 @@ class Pipeline:
                 tables = source.found_tables()
                 findings += map(Finding.of, sink.name_conflicts(source.column_names(tables)))
                 slot_is_good = not any(isinstance(e, SlotError) for e in report.errors)
-                looks = [partial(self._verify_position, source, sink, and_slot=slot_is_good)]
-                looks += [partial(self._verify_table, source, sink, table, states.get(table.ref)) for table in tables]
-                for look in looks:
-                    try:
-                        look()
-                    except DbmazzError as error:
-                        findings.append(Finding.of(error))
+                problems = Agreement(self.settings, source, sink).problems(tables, states, and_slot=slot_is_good)
+                findings += map(Finding.of, problems)
         return replace(report, findings=(*report.findings, *findings))
 
     def setup(self) -> SetupReport:
@@ -140,27 +130,34 @@ class Pipeline:
         Args:
             limits: When to end early; by default those of the settings.
             resnapshot: Tables to copy anew first.
-            stop: Set it to end at the next flush.
+            stop: Set it to end at the next flush, or before the next rows are copied: the next window copies what is
+                missing then; a table of `resnapshot` keeps its old rows.
             progress: Called as rows are copied and after each flush.
         """
         started = time.monotonic()
         settings = self.settings
-        with closing(create_source(settings.source, on_slot_wait=_waiting(progress))) as source:
+        with closing(create_source(settings.source, on_slot_wait=_waiting(progress, stop))) as source:
             _preflight(source)
             with create_sink(settings.sink) as sink:
-                run = self._prepare(source, sink, resnapshot, progress)
+                run = self._prepare(source, sink, resnapshot, progress, stop)
                 copied = run.copy() if run.needed else {}
                 copied_s = time.monotonic() - started
-                capture = Capture(settings, source, sink, run.tables, limits or settings.limits, stop, progress)
-                result = capture.run(run.checkpoint)
+                if run.stopped:
+                    result = _stopped_at(sink.checkpoint(settings.source.slot))
+                else:
+                    capture = Capture(settings, source, sink, run.tables, limits or settings.limits, stop, progress)
+                    result = capture.run(run.checkpoint)
                 if result.copy_anew and result.stop_reason is not StopReason.STOP_REQUESTED:
-                    again = self._prepare(source, sink, (), progress)
+                    again = self._prepare(source, sink, (), progress, stop)
                     copied |= again.copy()
                     run.quarantined |= again.quarantined
                     run.replaced |= again.replaced
-            result.lag_bytes = max(source.server_lsn() - result.end_lsn, 0)
+                    if again.stopped:
+                        result.stop_reason = StopReason.STOP_REQUESTED
+            if result.end_lsn > INVALID_LSN:
+                result.lag_bytes = max(source.server_lsn() - result.end_lsn, 0)
             source.stop()
-            result.copy_anew |= run.replaced
+            result.copy_anew = {ref: why for ref, why in (result.copy_anew | run.replaced).items() if ref in copied}
         if run.needed:
             result.phases["snapshot"] = copied_s
         for table, rows in copied.items():
@@ -246,10 +243,12 @@ class Pipeline:
         sink: Sink,
         resnapshot: Sequence[TableRef],
         progress: ProgressCallback | None,
+        stop: threading.Event | None = None,
     ) -> SnapshotRun:
         """Set up the source, compare slot and checkpoint, and find out which tables have to be copied."""
         config = self.settings.source
-        checkpoint = self._checkpoint(source, sink)
+        agreement = Agreement(self.settings, source, sink)
+        checkpoint = agreement.checkpoint()
         if checkpoint is not None:
             source.verify_history(checkpoint.lsn, checkpoint.timeline)
         states = sink.tables(config.slot)
@@ -257,25 +256,25 @@ class Pipeline:
         # What is copied anew may look as it likes, and may have been missing from the publication.
         followed = [] if restart else [ref for ref in _streaming(states) if ref not in resnapshot]
         infos = source.tables()
-        names = name_changes(infos, {ref: sink.identity(ref) for ref in followed}, self.settings.tables.schema_changes)
+        names = agreement.name_changes(infos, states, followed)
         if names.renamed:
             sink.rename_tables(names.renamed, slot=config.slot)
             states = sink.tables(config.slot)
             followed = [ref for ref in _streaming(states) if ref not in resnapshot]
         followed = [ref for ref in followed if ref not in names.replaced]
         configured = [info.ref for info in infos]
-        self._known(configured, resnapshot)
-        self._verify_names(source, sink, infos)
+        _known(configured, resnapshot)
+        agreement.verify_names(infos)
         for info in infos:
             # Before anything is changed, at the source too.
-            self._verify_table(source, sink, info, None if info.ref in resnapshot else states.get(info.ref), followed)
+            agreement.verify_table(info, None if info.ref in resnapshot else states.get(info.ref), followed)
         tables = {info.ref: info for info in source.setup(captured=followed).tables}
         slot = source.verify_slot(None if restart else checkpoint.lsn if checkpoint else None)
         if restart:
             sink.mark_incomplete(config.slot)
             checkpoint, states = None, sink.tables(config.slot)
         again = (*resnapshot, *names.replaced)
-        run = plan(self.settings, source, sink, tables, states, checkpoint, slot, again, progress)
+        run = plan(self.settings, source, sink, tables, states, checkpoint, slot, again, progress, stop)
         run.replaced = dict.fromkeys(names.replaced, "was dropped and created again, or another took its name")
         return run
 
@@ -289,9 +288,10 @@ class Pipeline:
         if chosen is not None:
             return self._prepare(source, sink, chosen, progress).forced()
         config = self.settings.source
-        self._checkpoint(source, sink)
+        agreement = Agreement(self.settings, source, sink)
+        agreement.checkpoint()
         infos = source.tables()
-        self._verify_names(source, sink, infos)
+        agreement.verify_names(infos)
         for info in infos:
             sink.verify_owner(info.ref, slot=config.slot)
         tables = {info.ref: info for info in source.setup().tables}
@@ -307,93 +307,38 @@ class Pipeline:
         states = sink.tables(config.slot)
         return plan(self.settings, source, sink, tables, states, None, slot, list(tables), progress).forced()
 
-    def _checkpoint(self, source: PostgresSource, sink: Sink) -> Checkpoint | None:
-        """The destination's checkpoint, after making sure that it is this server's."""
-        checkpoint = sink.checkpoint(self.settings.source.slot)
-        identity = source.identity
-        if checkpoint is not None and (checkpoint.system_identifier, checkpoint.database) != (
-            identity.system_identifier,
-            identity.database,
-        ):
-            raise WrongServer(
-                f"{self.settings.sink.url} holds the tables of database {checkpoint.database} of another PostgreSQL "
-                f"cluster (system identifier {checkpoint.system_identifier}); SOURCE_URL leads to {identity.database} "
-                f"of {identity.system_identifier}",
-                object=self.settings.sink.url,
-                remedy="correct SOURCE_URL, or choose another file (SINK_URL) for this server",
-            )
-        return checkpoint
 
-    def _verify_position(self, source: PostgresSource, sink: Sink, *, and_slot: bool) -> None:
-        """The checkpoint is of this server, which leads on from there, and so does the slot, if that is asked for."""
-        checkpoint = self._checkpoint(source, sink)
-        if checkpoint is not None:
-            source.verify_history(checkpoint.lsn, checkpoint.timeline)
-            if and_slot and not (self.settings.source.cleanup_on_stop and source.slot() is None):
-                source.verify_slot(checkpoint.lsn)
+def _waiting(progress: ProgressCallback | None, stop: threading.Event | None = None) -> Callable[[str], None]:
+    """To be called while a slot is waited for."""
 
-    def _verify_table(
-        self,
-        source: PostgresSource,
-        sink: Sink,
-        info: TableInfo,
-        state: TableState | None,
-        followed: Collection[TableRef] | None = None,
-    ) -> None:
-        """A table of the destination is this slot's, and as it was left there, under the settings of today.
+    def say(message: str) -> None:
+        if stop is not None and stop.is_set():
+            raise StopRequested
+        if progress is not None:
+            progress(Progress("wait", message=message))
 
-        Args:
-            source: Knows the rules for columns.
-            sink: Has the table.
-            info: The source's table.
-            state: The destination's; None if it is going to be made anew.
-            followed: Tables that the stream goes on with; None: all whose copy is complete.
-        """
-        sink.verify_owner(info.ref, slot=self.settings.source.slot)
-        if state is None:
-            return
-        self._verify_mode(state)
-        goes_on = state.state == "streaming" if followed is None else info.ref in followed
-        if goes_on and (schema := sink.schema(info.ref)) is not None:
-            source.verify_rules(info, schema)
-
-    def _verify_mode(self, state: TableState) -> None:
-        """A table is not made anew in another mode unless that is asked for: a history might go."""
-        ref, wanted = state.table, self.settings.tables.mode.of(state.table)
-        if state.mode is wanted:
-            return
-        gone = {Mode.MIRROR: "", Mode.SOFT_DELETE: " without the deleted rows", Mode.CHANGELOG: " without its history"}
-        raise ConfigError(
-            f"{ref} is kept in mode {state.mode} in {self.settings.sink.url}, and MODE asks for {wanted}",
-            object="MODE",
-            remedy=f"make the table anew{gone[state.mode]}: dbmazz snapshot --tables '{ref}'; "
-            f'or leave it as it is: MODE="{ref}={state.mode}"',
-        )
-
-    @staticmethod
-    def _verify_names(source: PostgresSource, sink: Sink, tables: Sequence[TableInfo]) -> None:
-        """Before anything is changed: names that are one to the destination."""
-        for conflict in sink.name_conflicts(source.column_names(tables)):
-            raise conflict
-
-    @staticmethod
-    def _known(tables: Sequence[TableRef], chosen: Sequence[TableRef]) -> None:
-        for ref in chosen:
-            if ref not in tables:
-                raise TableNotFound(
-                    f"{ref} is not one of the configured tables",
-                    object=str(ref),
-                    remedy=f"add it to TABLES, or choose of: {', '.join(map(str, tables))}",
-                )
+    return say
 
 
-def _waiting(progress: ProgressCallback | None) -> Callable[[str], None] | None:
-    return None if progress is None else lambda message: progress(Progress("wait", message=message))
+def _stopped_at(checkpoint: Checkpoint | None) -> WindowResult:
+    """A window that was asked to stop before it began."""
+    lsn = checkpoint.lsn if checkpoint else INVALID_LSN
+    return WindowResult(lsn, lsn, lsn, stop_reason=StopReason.STOP_REQUESTED)
 
 
 def _streaming(states: Mapping[TableRef, TableState]) -> list[TableRef]:
     """Tables whose copy is complete: they follow the stream."""
     return [ref for ref, state in states.items() if state.state == "streaming"]
+
+
+def _known(tables: Sequence[TableRef], chosen: Sequence[TableRef]) -> None:
+    for ref in chosen:
+        if ref not in tables:
+            raise TableNotFound(
+                f"{ref} is not one of the configured tables",
+                object=str(ref),
+                remedy=f"add it to TABLES, or choose of: {', '.join(map(str, tables))}",
+            )
 
 
 def _preflight(source: PostgresSource) -> None:

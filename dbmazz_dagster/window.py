@@ -15,6 +15,7 @@ from dbmazz_core.config import Settings, SourceConfig
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import PipelineStatus, StopReason, TableCounts, TableState, WindowResult
 from dbmazz_core.errors import DbmazzError
+from dbmazz_core.lsn import INVALID_LSN
 from dbmazz_core.pipeline import Pipeline
 from dbmazz_core.tables import TableRef, parse_tables
 from dbmazz_dagster.metadata import checkpoint_metadata, column_schema, table_metadata
@@ -128,7 +129,7 @@ def _interruptible(
                     raise  # the capture's own
                 context.log.info(_sentence(latest[0]))
     except (dg.DagsterExecutionInterruptedError, KeyboardInterrupt) as reason:
-        context.log.info("asked to stop: the window ends at its next flush")
+        context.log.info("asked to stop: the window ends at its next flush, a copy before its next rows")
         stop.set()
         try:
             result = future.result()
@@ -199,7 +200,7 @@ class _Report:
             context.log.warning(f"{table} {reason}: copied anew")
         if result.stop_reason is not StopReason.CAUGHT_UP:
             context.log.info(f"stopped by {result.stop_reason.value} with {result.lag_bytes} bytes to go")
-        if self._assets.checkpoint is not None:
+        if self._assets.checkpoint is not None and result.end_lsn > INVALID_LSN:
             yield dg.MaterializeResult(asset_key=self._assets.checkpoint, metadata=checkpoint_metadata(result))
 
     def _never_seen(self, key: dg.AssetKey) -> bool:

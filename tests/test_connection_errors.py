@@ -20,6 +20,7 @@ from dbmazz_core.connectors.sources.postgres.connect_errors import (
     vague_connection_error,
 )
 from dbmazz_core.connectors.sources.postgres.connection import (
+    LOCK_TIMEOUT_S,
     TEXT_FORM_SETTINGS,
     _cause_of_refusal,
     connect,
@@ -348,7 +349,8 @@ def test_session_settings(database: SourceDatabase, role: str, open_connection: 
     # Functions that would be found first with a search path.
     database.execute(f"ALTER ROLE {role} SET search_path = 'public, pg_catalog'")
     shown = {
-        **dict.fromkeys(("statement_timeout", "idle_in_transaction_session_timeout", "lock_timeout"), "0"),
+        **dict.fromkeys(("statement_timeout", "idle_in_transaction_session_timeout"), "0"),
+        "lock_timeout": f"{LOCK_TIMEOUT_S // 60}min" if open_connection is connect else "0",
         "idle_session_timeout": "0",
         "search_path": "",
         "row_security": "off",

@@ -125,7 +125,8 @@ def snapshot(report: Report, config: Path | None, **flags: str | None) -> None:
 def capture(report: Report, config: Path | None, **flags: str | None) -> None:
     """Run one window: bring all changes up to now into the destination, and end.
 
-    The first one sets up and copies the tables by itself. SIGTERM and Ctrl-C end it at the next flush.
+    The first one sets up and copies the tables by itself. SIGTERM and Ctrl-C end it at the next flush, a
+    copy before its next rows.
     """
     from dbmazz_core.connectors.sources.postgres.receiver_spawn import prestart
 
@@ -134,7 +135,7 @@ def capture(report: Report, config: Path | None, **flags: str | None) -> None:
     prestart()  # while polars and DuckDB are imported
 
     pipeline = _pipeline(settings)
-    with shown_progress(report, stop) as progress:
+    with shown_progress(report) as progress:
         result = pipeline.capture(stop=stop, progress=progress)
     report.result(result.to_dict(), *_rendered(report, "window", result))
 

@@ -6,10 +6,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Event
 from typing import TYPE_CHECKING
 
-from dbmazz_core.cli.report import Interrupted, Report
+from dbmazz_core.cli.report import Report
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -21,29 +20,15 @@ _LINE_INTERVAL_S = 5.0
 
 
 @contextmanager
-def shown_progress(report: Report, stop: Event | None = None) -> Iterator[Callable[[Progress], None]]:
+def shown_progress(report: Report) -> Iterator[Callable[[Progress], None]]:
     """A callback for the engine.
 
     Args:
         report: Where lines go.
-        stop: When it is set while a table is being copied, the callback raises Interrupted: a copy has no flush to
-            end at, and may take hours.
     """
     bars = _Bars() if sys.stderr.isatty() else None
-    show = bars.show if bars else _Lines(report).show
-
-    def progress(now: Progress) -> None:
-        copying = now.phase == "snapshot" and (not now.rows or now.rows != now.total_rows)
-        if copying and stop is not None and stop.is_set():
-            raise Interrupted(
-                f"stopped while copying {now.table}",
-                object=str(now.table),
-                remedy="run it again: tables that were complete stay, the others are copied anew",
-            )
-        show(now)
-
     try:
-        yield progress
+        yield bars.show if bars else _Lines(report).show
     finally:
         if bars:
             bars.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
@@ -28,6 +28,7 @@ class NameChanges:
 def name_changes(
     configured: Iterable[TableInfo],
     followed: Mapping[TableRef, TableIdentity | None],
+    kept: Collection[TableRef],
     policy: SchemaPolicy,
 ) -> NameChanges:
     """Compare the catalog's names with the destination's.
@@ -35,19 +36,21 @@ def name_changes(
     Args:
         configured: The tables that are to be captured, as the catalog has them.
         followed: The destination's tables that are captured, each with what it was.
+        kept: All of its tables, also those that it has only kept.
         policy: What is done about it.
 
     Raises:
         SchemaChanged: If the policy is not to apply it.
     """
     names = {table.oid: table.ref for table in configured}
-    moved = {
+    renamed = {
         old: names[identity.oid]
         for old, identity in followed.items()
         if identity is not None and names.get(identity.oid, old) != old
     }
     # A name that stays in use by the table that had it, though that is not captured any more, is not free.
-    renamed = {old: new for old, new in moved.items() if new not in followed or new in moved}
+    while taken := {old for old, new in renamed.items() if new in kept and new not in renamed}:
+        renamed = {old: new for old, new in renamed.items() if old not in taken}
     found = {new: old for old, new in renamed.items()}
     replaced = set()
     for oid, ref in names.items():

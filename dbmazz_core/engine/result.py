@@ -70,7 +70,7 @@ class WindowResult:
 
     Attributes:
         start_lsn: Checkpoint at its start.
-        end_lsn: Checkpoint at its end: the confirmed LSN.
+        end_lsn: Checkpoint at its end: the confirmed LSN; 0/0 if it was stopped before there was one.
         upper_lsn: The server's flush LSN at its start, the bound.
         changes: Row changes received for the captured tables.
         transactions: Source transactions applied that held any message for the publication.
@@ -80,9 +80,9 @@ class WindowResult:
         duration_s: Seconds, whole.
         lag_bytes: WAL bytes between the checkpoint and the server's flush LSN at the end.
         commit_time: Commit time of the last applied source transaction, None if there was none.
-        tables: By table; every captured table has an entry.
+        tables: By table; every captured table has an entry, after a stop while tables were copied only those that were.
         schema_changes: What became of tables' shapes, one sentence each.
-        copy_anew: Tables that have to be copied anew, and why; `Pipeline.capture` does so at once.
+        copy_anew: Tables that had to be copied anew, and why; `Pipeline.capture` has done so.
         phases: Seconds spent by phase (`receive`, `decode`, `compact`, `merge`, `snapshot`), for benchmarks.
     """
 

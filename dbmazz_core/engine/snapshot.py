@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from threading import Event
 
 from dbmazz_core.config import Settings
 from dbmazz_core.connectors.sinks.base import Sink
@@ -33,6 +34,10 @@ _REPORT_S = 0.1
 _ATTEMPTS = 5
 
 
+class StopRequested(Exception):
+    """Copying was asked to stop in the middle of a table, or while it waited for a slot."""
+
+
 @dataclass(slots=True)
 class SnapshotRun:
     """What has to be copied, and how.
@@ -46,6 +51,8 @@ class SnapshotRun:
         with_rows: Whether rows are copied, or tables begin empty.
         replaced: Tables that are copied since another one has their name now, and what happened.
         quarantined: Rows that went to quarantine, by table.
+        stop: Set from elsewhere to end before the next rows.
+        stopped: Whether that was before all was copied.
     """
 
     settings: Settings
@@ -60,6 +67,8 @@ class SnapshotRun:
     progress: Callable[[Progress], None] = field(default=lambda _: None)
     replaced: dict[TableRef, str] = field(default_factory=dict)
     quarantined: dict[TableRef, int] = field(default_factory=dict)
+    stop: Event = field(default_factory=Event)
+    stopped: bool = False
 
     def forced(self) -> SnapshotRun:
         """The same, but with rows whatever DO_SNAPSHOT says: copying was asked for."""
@@ -68,12 +77,22 @@ class SnapshotRun:
     def copy(self) -> dict[TableRef, int]:
         """Copy what is needed; rows by table.
 
+        Asked to stop, it copies no more: the table that it is at stays as it was, those that were complete are new.
+
         Raises:
             DbmazzError: Tables that were complete stay.
         """
-        if not self.with_rows:
-            return self._begin_empty()
         copied: dict[TableRef, int] = {}
+        try:
+            if self.with_rows:
+                self._copy(copied)
+            else:
+                self._begin_empty()
+        except StopRequested:
+            self.stopped = True
+        return copied
+
+    def _copy(self, copied: dict[TableRef, int]) -> None:
         for _ in range(_ATTEMPTS):
             left = [ref for ref in self.needed if ref not in copied]
             before = self.source.catalog([self.tables[ref] for ref in left])
@@ -86,13 +105,14 @@ class SnapshotRun:
                 as_of = snapshot.fingerprints([self.tables[ref].oid for ref in left])
                 catalog = self.source.catalog([self.tables[ref] for ref in left])
                 for ref in left:
+                    self._verify_not_stopped()
                     # Published in another way before the snapshot, changes behind it may not be in the stream.
                     if ref in catalog and catalog[ref].identity.published == published.get(ref):
                         rows = self._copy_table(snapshot, ref, catalog[ref], as_of.get(self.tables[ref].oid))
                         if rows is not None:
                             copied[ref] = rows
             if len(copied) == len(self.needed):
-                return copied
+                return
             # Somebody changed their shape meanwhile, or what is published of them.
             again = self.source.tables()
             self.tables = {info.ref: info for info in again if info.ref in self.tables}
@@ -123,6 +143,7 @@ class SnapshotRun:
             self._create(table, snapshot.lsn)
             lenient = quarantine is not None and quarantine.wanted(ref)
             for copied in snapshot.rows(info, schema, self.settings.snapshot, lenient=lenient):
+                self._verify_not_stopped()
                 frame, count = copied.frame, 0
                 if quarantine is not None and lenient:
                     frame, count = quarantine.copied(schema, copied, snapshot.lsn)
@@ -145,6 +166,10 @@ class SnapshotRun:
         self.progress(Progress("snapshot", ref, rows, rows))
         return rows
 
+    def _verify_not_stopped(self) -> None:
+        if self.stop.is_set():
+            raise StopRequested
+
     def _create(self, table: SourceTable, lsn: Lsn) -> None:
         self.sink.create_table(
             table.schema,
@@ -155,7 +180,7 @@ class SnapshotRun:
             identity=table.identity,
         )
 
-    def _begin_empty(self) -> dict[TableRef, int]:
+    def _begin_empty(self) -> None:
         """Make the tables without rows: only what changes from the slot's position on will be in them."""
         lsn = self.checkpoint.lsn
         if self.slot is None:
@@ -174,7 +199,6 @@ class SnapshotRun:
         except BaseException:
             self.sink.rollback()
             raise
-        return {}
 
 
 def quarantine_of(settings: Settings, sink: Sink) -> Quarantine | None:
@@ -195,6 +219,7 @@ def plan(
     slot: SlotState | None,
     again: Sequence[TableRef],
     progress: Callable[[Progress], None] | None,
+    stop: Event | None = None,
 ) -> SnapshotRun:
     """Find out which tables have to be copied: those asked for, new ones, and those whose copy was not completed."""
     identity = source.identity
@@ -216,4 +241,5 @@ def plan(
         or bool(again)
         or any(states[ref].state == "changed" for ref in needed if ref in states),
         progress=progress or (lambda _: None),
+        stop=stop or Event(),
     )

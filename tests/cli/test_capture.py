@@ -7,15 +7,10 @@ import hmac
 import json
 import signal
 from pathlib import Path
-from threading import Event
 
 import duckdb
 import pytest
 
-from dbmazz_core.cli.progress import shown_progress
-from dbmazz_core.cli.report import Interrupted, Report
-from dbmazz_core.engine.progress import Progress
-from dbmazz_core.tables import TableRef
 from tests.cli.command import Dbmazz, confirmed_lsn, end, wait_until
 from tests.oracle import assert_equal
 from tests.postgres_fixtures import SourceDatabase
@@ -123,16 +118,16 @@ def test_a_signal_ends_at_a_flush_and_the_next_window_resumes(
     assert_equal(shop, duckdb_path, "public.orders")
 
 
-def test_a_stop_request_ends_a_copy_between_rows() -> None:
-    """The engine looks at the request between flushes only, and a copy has none."""
-    stop, table = Event(), TableRef("public", "orders")
-    with shown_progress(Report(), stop) as progress:
-        progress(Progress("snapshot", table, 0, 100))
-        stop.set()
-        progress(Progress("snapshot", table, 100, 100))  # complete: the window that follows ends by itself
-        with pytest.raises(Interrupted, match=r"stopped while copying public\.orders") as caught:
-            progress(Progress("snapshot", table, 50, 100))
-    assert caught.value.exit_code == 130
+def test_a_signal_ends_a_copy(dbmazz: Dbmazz, shop: SourceDatabase, duckdb_path: Path) -> None:
+    shop.execute("INSERT INTO orders (id, note) SELECT i, repeat('x', 500) FROM generate_series(1000, 600000) i")
+    process = dbmazz.start("capture", "--json", "--snapshot-chunk-size", "10000")
+    wait_until(lambda: shop.fetch("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", shop.name))
+    outcome = end(process, signal.SIGTERM)
+    assert (outcome.code, outcome.json["stop_reason"]) == (0, "stop_requested"), outcome.output
+    assert "public.orders" not in outcome.json["tables"]
+    shop.execute("DELETE FROM orders WHERE id >= 1000")
+    assert dbmazz.json("capture")["tables"]["public.orders"]["snapshot_rows"] < 1000
+    assert_equal(shop, duckdb_path, "public.orders")
 
 
 def test_a_second_ctrl_c_ends_at_once(dbmazz: Dbmazz, shop: SourceDatabase, duckdb_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from tests.dagster.conftest import Shop
+from tests.dagster.conftest import Shop, key
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,6 +104,23 @@ def test_sigkill_in_the_first_snapshot(shop: Shop) -> None:
         process.kill()
         process.wait()
     until(lambda: shop.run().success)
+    shop.equal()
+
+
+def test_sigterm_ends_the_first_snapshot(shop: Shop) -> None:
+    shop.database.execute("INSERT INTO orders SELECT i, 1, 1, repeat('x', 500) FROM generate_series(1000, 1000000) i")
+    slot = "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s"
+    with running(shop, *JOB, SNAPSHOT_CHUNK_SIZE="10000") as process:
+        until(lambda: shop.database.fetch(slot, shop.slot))
+        process.terminate()
+        assert process.wait(timeout=60) != 0
+    (run,) = shop.instance.get_runs(limit=1)
+    assert run.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+    assert "stop_requested" in shop.log(run.run_id)
+    shop.database.execute("DELETE FROM orders WHERE id > 2000")
+    result = shop.run()
+    assert result.success
+    assert shop.materializations(result)[key("public", "orders")]["snapshot_rows"] < 2000
     shop.equal()
 
 

@@ -80,7 +80,7 @@ def test_a_copy_too(shop: Lab, nightly: psycopg.Connection[Any], locked: str) ->
 
     def lock(report: Progress) -> None:
         if report.phase == "snapshot":
-            nightly.execute(f"LOCK TABLE {locked}")
+            nightly.execute(f"LOCK TABLE ONLY {locked}")
 
     with shop.nothing_changes("public.t"), pytest.raises(TableLocked, match="nightly") as caught:
         shop.pipeline.snapshot([shop.ref("t")], progress=lock)

@@ -222,3 +222,43 @@ def test_a_column_that_is_one_with_another_comes_while_streaming(lab: Lab) -> No
     lab.execute('ALTER TABLE t RENAME COLUMN "V" TO w')
     lab.pipeline.snapshot([TableRef("public", "t")])
     lab.capture_and_compare("t")
+
+
+@pytest.mark.parametrize(
+    ("renames", "tables"),
+    [
+        (['c RENAME TO "C"'], ("a", "b", '"C"')),
+        (["c RENAME TO x", 'b RENAME TO "C"'], ("a", '"C"', "x")),
+        (["c RENAME TO x", 'b RENAME TO "C"', 'x RENAME TO "B"'], ("a", '"B"', '"C"')),
+    ],
+    ids=["one", "two", "exchanged"],
+)
+def test_a_table_renamed_to_another_case_is_followed(lab: Lab, renames: list[str], tables: tuple[str, ...]) -> None:
+    for table in "abc":
+        lab.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, of_{table} int); INSERT INTO {table} VALUES (1, 1)")
+    lab.capture_and_compare("a", "b", "c")
+    lab.transactions(*(f"ALTER TABLE {rename}" for rename in renames))
+    lab.transactions(*(f"INSERT INTO {table} VALUES (2, 2)" for table in tables))
+    assert not lab.pipeline.check().errors
+    assert lab.capture_and_compare(*tables).copy_anew == {}
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["a window between", "at once"])
+def test_what_is_kept_of_a_table_that_is_gone_may_be_dropped(lab: Lab, seen: bool) -> None:
+    """It is in the way of one whose name is the same to DuckDB; the remedy helps."""
+    lab.execute("CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE c (id int PRIMARY KEY); INSERT INTO c VALUES (1)")
+    lab.capture_and_compare("a", "c")
+    lab.execute("DROP TABLE c")
+    if seen:
+        lab.capture_and_compare("a")
+        assert lab.rows("FROM public.c") == [(1,)]
+    lab.execute('CREATE TABLE "C" (id int PRIMARY KEY); INSERT INTO "C" VALUES (2)')
+    with lab.nothing_changes("public.a", "public.c"), pytest.raises(DestinationConflict, match=r"public\.c") as info:
+        lab.capture()
+    lab.assert_found_by_check(info.value)
+    with duckdb.connect(str(lab.path)) as connection:
+        connection.execute("DROP TABLE public.c")
+    lab.capture_and_compare("a", 'public."C"')
+    status = lab.pipeline.status()
+    assert status.destination_error is None
+    assert [(str(table.table), table.rows) for table in status.tables] == [('public."C"', 1), ("public.a", 0)]

@@ -339,6 +339,32 @@ def test_two_tables_that_exchange_their_names(lab: Lab) -> None:
     assert not copied_anew(lab.capture_and_compare("a", "b"))
 
 
+@pytest.mark.parametrize("seen", [True, False], ids=["a window between", "at once"])
+@pytest.mark.parametrize(
+    ("renames", "tables"),
+    [
+        (["b RENAME TO c"], "ac"),
+        (["b RENAME TO c", "a RENAME TO b"], "bc"),
+    ],
+    ids=["one", "a chain"],
+)
+def test_a_table_that_takes_the_name_of_one_that_is_gone(lab: Lab, seen: bool, renames: list[str], tables: str) -> None:
+    """The destination keeps a dropped table, and under its name the new one is copied."""
+    for table in "abc":
+        lab.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, of_{table} int); INSERT INTO {table} VALUES (1, 1)")
+    lab.capture_and_compare("a", "b", "c")
+    lab.transactions("DROP TABLE c")
+    if seen:
+        lab.capture_and_compare("a", "b")
+    lab.transactions(
+        *(f"ALTER TABLE {rename}" for rename in renames),
+        *(f"INSERT INTO {table} VALUES (2, 2)" for table in tables),
+    )
+    lab.capture_and_compare(*tables)
+    lab.transactions(*(f"UPDATE {table} SET id = -id" for table in tables))
+    lab.capture_and_compare(*tables)
+
+
 def test_a_table_that_is_altered_while_it_is_copied(lab: Lab) -> None:
     """ALTER TABLE and TRUNCATE are not MVCC-safe: a snapshot from before sees other columns, or an empty table."""
     lab.execute(START.format(identity="DEFAULT") + "; CREATE TABLE a (id int PRIMARY KEY)")

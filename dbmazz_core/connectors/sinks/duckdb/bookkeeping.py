@@ -94,8 +94,13 @@ def write_checkpoint(connection: duckdb.DuckDBPyConnection, checkpoint: Checkpoi
 
 
 def read_tables(connection: duckdb.DuckDBPyConnection, slot: str) -> Mapping[TableRef, TableState]:
-    """The tables that a slot feeds."""
-    rows = connection.execute(f"{_states(connection)} WHERE slot = ?", [slot]).fetchall()
+    """The tables that a slot feeds. One that it does not feed any more, and that somebody has dropped, is forgotten."""
+    rows = connection.execute(
+        f"""{_states(connection)} WHERE slot = ? AND (state <> 'snapshotting' OR EXISTS (
+            FROM duckdb_tables() d WHERE d.database_name = current_database()
+            AND d.schema_name = t.schema_name AND d.table_name = t.table_name))""",
+        [slot],
+    ).fetchall()
     return {state.table: state for state in map(_state, rows)}
 
 

@@ -148,7 +148,8 @@ class DuckDBSink:
                 raise DestinationConflict(
                     f"{self.path} already has {other}, which is one name with {table} to DuckDB",
                     object=str(table),
-                    remedy="leave one of them out of TABLES, rename it in PostgreSQL, or choose another SINK_URL",
+                    remedy="leave one of them out of TABLES, rename it in PostgreSQL, or choose another SINK_URL; "
+                    f"if nobody needs {other} any more, drop it in DuckDB",
                 )
         if owner not in (None, slot):
             raise DestinationConflict(
@@ -230,8 +231,9 @@ class DuckDBSink:
 
     def rename_tables(self, names: Mapping[TableRef, TableRef], *, slot: str) -> None:
         """See `Sink.rename_tables`."""
+        leaving = {(old.schema, fold(old.name)) for old in names}
         for new in names.values():
-            if new not in names:
+            if (new.schema, fold(new.name)) not in leaving:
                 self.verify_owner(new, slot=slot)
         with translated(self.path):
             self._connection.execute("BEGIN TRANSACTION")

@@ -1,0 +1,130 @@
+"""Whether source and destination fit each other, under the settings of today: looked at, nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
+
+from dbmazz_core.config import Settings
+from dbmazz_core.connectors.sinks import Sink
+from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
+from dbmazz_core.connectors.sources.postgres.source import PostgresSource
+from dbmazz_core.engine.follow_names import NameChanges, name_changes
+from dbmazz_core.engine.result import Checkpoint, TableState
+from dbmazz_core.errors import ConfigError, DbmazzError, WrongServer
+from dbmazz_core.table_options import Mode
+from dbmazz_core.tables import TableRef
+
+
+class Agreement:
+    """Between a source and a sink, both open. Every method raises what is wrong, with what to do."""
+
+    def __init__(self, settings: Settings, source: PostgresSource, sink: Sink) -> None:
+        self.settings = settings
+        self._source = source
+        self._sink = sink
+
+    def problems(
+        self, tables: Sequence[TableInfo], states: Mapping[TableRef, TableState], *, and_slot: bool
+    ) -> Iterator[DbmazzError]:
+        """All that is wrong with the position and the tables, one after the other.
+
+        Args:
+            tables: The source's.
+            states: The destination's.
+            and_slot: Whether the slot is looked at too.
+        """
+        followed = [ref for ref, state in states.items() if state.state == "streaming"]
+        origins: dict[TableRef, TableRef] = {}
+
+        def look_at_names() -> None:
+            renamed = self.name_changes(tables, states, followed).renamed
+            origins.update({new: old for old, new in renamed.items()})
+
+        def look_at(table: TableInfo) -> None:
+            self.verify_table(table, states.get(origins.get(table.ref, table.ref)), followed)
+
+        looks: list[Callable[[], None]] = [partial(self.verify_position, and_slot=and_slot), look_at_names]
+        looks += [partial(look_at, table) for table in tables]
+        for look in looks:
+            try:
+                look()
+            except DbmazzError as error:
+                yield error
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The destination's checkpoint, after making sure that it is this server's."""
+        checkpoint = self._sink.checkpoint(self.settings.source.slot)
+        identity = self._source.identity
+        if checkpoint is not None and (checkpoint.system_identifier, checkpoint.database) != (
+            identity.system_identifier,
+            identity.database,
+        ):
+            raise WrongServer(
+                f"{self.settings.sink.url} holds the tables of database {checkpoint.database} of another PostgreSQL "
+                f"cluster (system identifier {checkpoint.system_identifier}); SOURCE_URL leads to {identity.database} "
+                f"of {identity.system_identifier}",
+                object=self.settings.sink.url,
+                remedy="correct SOURCE_URL, or choose another file (SINK_URL) for this server",
+            )
+        return checkpoint
+
+    def verify_position(self, *, and_slot: bool) -> None:
+        """The checkpoint is of this server, which leads on from there, and so does the slot, if that is asked for."""
+        checkpoint = self.checkpoint()
+        if checkpoint is not None:
+            self._source.verify_history(checkpoint.lsn, checkpoint.timeline)
+            if and_slot and not (self.settings.source.cleanup_on_stop and self._source.slot() is None):
+                self._source.verify_slot(checkpoint.lsn)
+
+    def name_changes(
+        self, tables: Sequence[TableInfo], states: Mapping[TableRef, TableState], followed: Sequence[TableRef]
+    ) -> NameChanges:
+        """What became of the tables' names.
+
+        Args:
+            tables: The source's.
+            states: The destination's.
+            followed: Those of these that the stream goes on with.
+        """
+        identities = {ref: self._sink.identity(ref) for ref in followed}
+        return name_changes(tables, identities, states, self.settings.tables.schema_changes)
+
+    def verify_table(
+        self,
+        info: TableInfo,
+        state: TableState | None,
+        followed: Collection[TableRef],
+    ) -> None:
+        """A table of the destination is this slot's, and as it was left there, under the settings of today.
+
+        Args:
+            info: The source's table.
+            state: The destination's, under another name if it was renamed; None if it is going to be made anew.
+            followed: Tables of the destination that the stream goes on with.
+        """
+        ref = state.table if state else info.ref
+        self._sink.verify_owner(ref, slot=self.settings.source.slot)
+        if state is None:
+            return
+        self._verify_mode(state)
+        if ref in followed and (schema := self._sink.schema(ref)) is not None:
+            self._source.verify_rules(info, schema)
+
+    def _verify_mode(self, state: TableState) -> None:
+        """A table is not made anew in another mode unless that is asked for: a history might go."""
+        ref, wanted = state.table, self.settings.tables.mode.of(state.table)
+        if state.mode is wanted:
+            return
+        gone = {Mode.MIRROR: "", Mode.SOFT_DELETE: " without the deleted rows", Mode.CHANGELOG: " without its history"}
+        raise ConfigError(
+            f"{ref} is kept in mode {state.mode} in {self.settings.sink.url}, and MODE asks for {wanted}",
+            object="MODE",
+            remedy=f"make the table anew{gone[state.mode]}: dbmazz snapshot --tables '{ref}'; "
+            f'or leave it as it is: MODE="{ref}={state.mode}"',
+        )
+
+    def verify_names(self, tables: Sequence[TableInfo]) -> None:
+        """Before anything is changed: names that are one to the destination."""
+        for conflict in self._sink.name_conflicts(self._source.column_names(tables)):
+            raise conflict
