@@ -47,6 +47,8 @@ class TableIdentity:
         key_index: OID of the index that the key is of, 0 for none.
         published: By which entries of the publication, and which of its rows: another text once any of that changed.
         columns: Those that are captured, in order.
+        types: What the text of their values depends on besides the rows: by OID of an enum its labels, oldest first,
+            of a composite its attributes as one text. They change without any row being written.
     """
 
     oid: int
@@ -56,6 +58,7 @@ class TableIdentity:
     key_index: int
     published: str
     columns: tuple[SourceColumn, ...]
+    types: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As the destination's bookkeeping keeps it."""
@@ -67,6 +70,7 @@ class TableIdentity:
             "key_index": self.key_index,
             "published": self.published,
             "columns": [[c.name, c.number, c.version, c.target] for c in self.columns],
+            "types": {str(oid): list(parts) for oid, parts in self.types.items()},
         }
 
     @classmethod
@@ -82,6 +86,8 @@ class TableIdentity:
             columns=tuple(
                 SourceColumn(name, number, version, target) for name, number, version, target in kept["columns"]
             ),
+            # Not recorded by earlier versions.
+            types={int(oid): tuple(parts) for oid, parts in kept.get("types", {}).items()},
         )
 
 

@@ -17,6 +17,7 @@ What is certain:
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -141,9 +142,9 @@ def compare(
         return CopyAnew("was dropped and created again", SchemaChangeKind.DROP_COLUMN)
     if now.identity.published != identity.published:
         return CopyAnew("is published anew: changes may be missing, or rows", SchemaChangeKind.DROP_COLUMN)
-    partitions = _partitions(identity, now)
-    if partitions is not None:
-        return partitions
+    for found in (_partitions(identity, now), _types(identity, now)):
+        if found is not None:
+            return found
     columns = _numbered(identity, seen, now, settled=settled)
     if isinstance(columns, CopyAnew):
         return columns
@@ -166,6 +167,16 @@ def _partitions(identity: TableIdentity, now: SourceTable) -> CopyAnew | None:
         return CopyAnew("had a partition truncated, rewritten, or detached for a while", SchemaChangeKind.CHANGE_TYPE)
     if any(oid not in before and oid not in now.empty_partitions for oid in after):
         return CopyAnew("had a table attached as a partition", SchemaChangeKind.ADD_COLUMN)
+    return None
+
+
+def _types(identity: TableIdentity, now: SourceTable) -> CopyAnew | None:
+    """Labels and attributes of types change the text of all rows at once. A label that came behind the others does
+    not."""
+    after = now.identity.types
+    if any(oid in after and after[oid][: len(parts)] != parts for oid, parts in identity.types.items()):
+        reason = "has values of an enum whose labels were renamed, or of a composite whose attributes changed"
+        return CopyAnew(reason, SchemaChangeKind.CHANGE_TYPE)
     return None
 
 
@@ -249,7 +260,8 @@ def _steps(
             # Where the destination kept an older name, it keeps it.
             if target == old_column.name != definition.name:
                 steps.append(RenameColumn(target, definition.name))
-            if old_definition.type != definition.type:
+            altered = version != old_column.version
+            if old_definition.type != definition.type or (altered and not _same_text(old_definition, definition)):
                 if not _relabels(old_definition.type, definition.type):
                     return CopyAnew(
                         f"has column {quote_identifier(definition.name)} as {definition.source_type}, which was "
@@ -264,6 +276,7 @@ def _steps(
         partitions=now.identity.partitions if settled else identity.partitions,
         top=now.identity.top if settled else max([identity.top, *numbers]),
         columns=tuple(kept),
+        types=now.identity.types if settled else identity.types,
     )
     return Evolution(tuple(steps), after, seen)
 
@@ -273,7 +286,23 @@ def _relabels(old: DataType, new: DataType) -> bool:
     match old.kind, new.kind:
         case Kind.DECIMAL, Kind.DECIMAL:
             return old.scale == new.scale
-        case (Kind.DECIMAL, Kind.STRING) | (Kind.TIMESTAMP, Kind.TIMESTAMPTZ) | (Kind.TIMESTAMPTZ, Kind.TIMESTAMP):
+        case Kind.DECIMAL, Kind.STRING:
+            return old.precision != old.scale  # DuckDB writes .50 of these
+        case (Kind.TIMESTAMP, Kind.TIMESTAMPTZ) | (Kind.TIMESTAMPTZ, Kind.TIMESTAMP):
             return True
         case _:
             return False
+
+
+#: Types whose values have the same text, and are stored alike.
+_ALIKE = ({"text", "character varying", "citext"}, {"bit", "bit varying"})
+#: Modifiers, fields of intervals, brackets, and the schema of an extension that may be in any.
+_NOT_THE_NAME = re.compile(r"\([\d,-]+\)|(?<=^interval) .*|\[\]|^\w+\.(?=citext\b)")
+
+
+def _same_text(old: ColumnDef, new: ColumnDef) -> bool:
+    """Whether a column that is kept as PostgreSQL's text, masked or not, has the same text under both types."""
+    if new.type.leaf.kind is not Kind.STRING:
+        return True
+    before, after = (_NOT_THE_NAME.sub("", column.source_type) for column in (old, new))
+    return before == after or any({before, after} <= alike for alike in _ALIKE)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.identity import SourceColumn, TableIdentity
+from dbmazz_core.nested_text import array_elements
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class Fingerprint:
     Attributes:
         oid, storage, partitions, top: See `TableIdentity`.
         columns: By name.
+        types: By column, see `TableIdentity.types`.
         missing: By column: text of the value of rows that are older than it; NULL is left out.
         empty_partitions: See `SourceTable`.
     """
@@ -29,23 +31,26 @@ class Fingerprint:
     partitions: Mapping[int, str]
     top: int
     columns: Mapping[str, SourceColumn]
+    types: Mapping[str, Mapping[int, tuple[str, ...]]]
     missing: Mapping[str, str]
     empty_partitions: frozenset[int]
 
     def identity(self, names: Collection[str], *, key_index: int, published: str) -> TableIdentity:
         """With the captured columns only."""
         columns = tuple(self.columns[name] for name in names)
-        return TableIdentity(self.oid, self.storage, self.partitions, self.top, key_index, published, columns)
+        types = {oid: parts for name in names for oid, parts in self.types.get(name, {}).items()}
+        return TableIdentity(self.oid, self.storage, self.partitions, self.top, key_index, published, columns, types)
 
     def is_as(self, other: Fingerprint | None) -> bool:
         """Whether nothing of the table's shape or storage is different."""
         if other is None:
             return False
-        return (self.oid, self.storage, dict(self.partitions), dict(self.columns)) == (
+        return (self.oid, self.storage, self.partitions, self.columns, self.types) == (
             other.oid,
             other.storage,
-            dict(other.partitions),
-            dict(other.columns),
+            other.partitions,
+            other.columns,
+            other.types,
         )
 
 
@@ -57,6 +62,7 @@ def read_fingerprints(connection: Connection, oids: Collection[int]) -> dict[int
         oids: `pg_class.oid` of tables.
     """
     columns, missing = _columns(connection, oids)
+    types = _types(connection, oids)
     partitions = _partitions(connection, oids)
     found: dict[int, Fingerprint] = {}
     for oid, kind, storage, top in connection.execute(
@@ -73,6 +79,7 @@ def read_fingerprints(connection: Connection, oids: Collection[int]) -> dict[int
             partitions={leaf: leaf_storage for leaf, (leaf_storage, _) in leaves.items()},
             top=top,
             columns=columns.get(oid, {}),
+            types=types.get(oid, {}),
             missing=missing.get(oid, {}),
             empty_partitions=frozenset(leaf for leaf, (_, created) in leaves.items() if created),
         )
@@ -89,14 +96,15 @@ def _columns(
     """
     found: dict[int, dict[str, SourceColumn]] = {}
     values: dict[int, dict[str, str]] = {}
-    for oid, name, number, version, missing in connection.execute(
+    for oid, name, number, version, delimiter, missing in connection.execute(
         """
-        SELECT a.attrelid::bigint, a.attname::text, a.attnum, a.xmin::text,
-               CASE WHEN c.relkind <> 'p' THEN (a.attmissingval::text::text[])[1]
-                    ELSE (SELECT min((l.attmissingval::text::text[])[1]) FROM pg_catalog.pg_attribute l
+        SELECT a.attrelid::bigint, a.attname::text, a.attnum, a.xmin::text, t.typdelim::text,
+               CASE WHEN c.relkind <> 'p' THEN a.attmissingval::text
+                    ELSE (SELECT min(l.attmissingval::text) FROM pg_catalog.pg_attribute l
                           WHERE l.attname = a.attname AND l.attrelid IN
                                 (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid) WHERE isleaf)) END
         FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+        JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
         WHERE a.attrelid = ANY (%s) AND a.attnum > 0 AND NOT a.attisdropped
         ORDER BY a.attrelid, a.attnum
         """,
@@ -104,8 +112,45 @@ def _columns(
     ):
         found.setdefault(oid, {})[name] = SourceColumn(name, number, version, name)
         if missing is not None:
-            values.setdefault(oid, {})[name] = missing
+            # An array of one element, which is an array itself if the column's type is.
+            [values.setdefault(oid, {})[name]] = array_elements(missing, depth=1, delimiter=delimiter)
     return found, values
+
+
+def _types(connection: Connection, oids: Collection[int]) -> dict[int, dict[str, dict[int, tuple[str, ...]]]]:
+    """Enums and composites by table and column, also within arrays, domains, ranges and each other.
+
+    Values name labels by OID and attributes by position: ALTER TYPE ... RENAME VALUE and ADD ATTRIBUTE change the text
+    of all rows at once, and the stream does not say so. A new label changes no row.
+    """
+    found: dict[int, dict[str, dict[int, tuple[str, ...]]]] = {}
+    for table, column, oid, parts in connection.execute(
+        """
+        WITH RECURSIVE held AS (
+            SELECT a.attrelid, a.attname, a.atttypid AS oid FROM pg_catalog.pg_attribute a
+            WHERE a.attrelid = ANY (%s) AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384
+            UNION
+            SELECT held.attrelid, held.attname, other.oid FROM held JOIN pg_catalog.pg_type t ON t.oid = held.oid
+            CROSS JOIN LATERAL (
+                SELECT t.typelem UNION SELECT t.typbasetype
+                UNION SELECT r.rngsubtype FROM pg_catalog.pg_range r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
+                UNION SELECT a.atttypid FROM pg_catalog.pg_attribute a
+                WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) AS other (oid)
+            WHERE other.oid >= 16384
+        )
+        SELECT attrelid::bigint, attname::text, t.oid::bigint,
+               CASE t.typtype WHEN 'e' THEN ARRAY(
+                   SELECT e.enumlabel::text FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid ORDER BY e.oid)
+               ELSE ARRAY(
+                   SELECT string_agg(concat(a.attnum, ' ', a.atttypid, ' ', a.atttypmod), ', ' ORDER BY a.attnum)
+                   FROM pg_catalog.pg_attribute a
+                   WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) END
+        FROM held JOIN pg_catalog.pg_type t ON t.oid = held.oid WHERE t.typtype IN ('e', 'c')
+        """,
+        (list(oids),),
+    ):
+        found.setdefault(table, {}).setdefault(column, {})[oid] = tuple(part or "" for part in parts)
+    return found
 
 
 #: Whether the table of a row `i` of pg_inherits was created as a partition and never attached; see `_partitions`.

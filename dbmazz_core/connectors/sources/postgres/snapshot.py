@@ -91,20 +91,27 @@ def select_query(
     output function is what the stream uses.
     """
     rows = connection.execute(
-        "SELECT a.attname, n.nspname, p.proname, a.atttypid::bigint "
+        "SELECT a.attname, n.nspname, p.proname, a.atttypid::bigint, base.nspname, base.typname "
         "FROM pg_catalog.pg_attribute a "
         "JOIN pg_catalog.pg_class c ON c.oid = a.attrelid "
         "JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace "
         "JOIN pg_catalog.pg_type t ON t.oid = a.atttypid "
         "JOIN pg_catalog.pg_proc p ON p.oid = t.typoutput "
         "JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace "
+        # What a domain is over: polymorphic output functions do not take every domain (enum_out takes none).
+        "LEFT JOIN LATERAL (WITH RECURSIVE over AS ("
+        "SELECT t.typbasetype AS oid UNION ALL SELECT within.typbasetype FROM over "
+        "JOIN pg_catalog.pg_type within ON within.oid = over.oid WHERE within.typtype = 'd') "
+        "SELECT bn.nspname, b.typname FROM over JOIN pg_catalog.pg_type b ON b.oid = over.oid AND b.typtype <> 'd' "
+        "JOIN pg_catalog.pg_namespace bn ON bn.oid = b.typnamespace) AS base ON t.typtype = 'd' "
         "WHERE s.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped",
         [schema.table.schema, schema.table.name],
     ).fetchall()
     kinds = {column.name: column.type.kind for column in schema.columns}
     columns: dict[str, sql.Composable] = {}
-    for name, function_schema, function, type_oid in rows:
+    for name, function_schema, function, type_oid, *base in rows:
         column, masker, oid = sql.Identifier(str(name)), maskers.get(str(name)), int(str(type_oid))
+        value = sql.SQL("{}::{}").format(column, sql.Identifier(*map(str, base))) if any(base) else column
         if masker is not None and masker.mask.kind == "null":
             columns[str(name)] = sql.SQL("NULL::pg_catalog.text AS {}").format(column)
             continue
@@ -112,7 +119,7 @@ def select_query(
             column
             if (_NATIVE.get(oid) is kinds.get(str(name)) if masker is None else oid in _TEXTS)
             else sql.SQL("pg_catalog.textin({}({})) AS {}").format(
-                sql.Identifier(str(function_schema), str(function)), column, column
+                sql.Identifier(str(function_schema), str(function)), value, column
             )
         )
     return sql.SQL("SELECT {} FROM {}{}").format(
