@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 
+from dbmazz_core.hidden import HiddenColumn, verify_hidden
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import TableRef
 
@@ -47,6 +48,7 @@ class TableIdentity:
         key_index: OID of the index that the key is of, 0 for none.
         published: By which entries of the publication, and which of its rows: another text once any of that changed.
         columns: Those that are captured, in order.
+        hidden: Those whose values are not, because of rules, in order; None: an older version did not record it.
     """
 
     oid: int
@@ -56,6 +58,7 @@ class TableIdentity:
     key_index: int
     published: str
     columns: tuple[SourceColumn, ...]
+    hidden: tuple[HiddenColumn, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As the destination's bookkeeping keeps it."""
@@ -67,11 +70,13 @@ class TableIdentity:
             "key_index": self.key_index,
             "published": self.published,
             "columns": [[c.name, c.number, c.version, c.target] for c in self.columns],
+            "hidden": None if self.hidden is None else [[c.name, c.number, c.mask] for c in self.hidden],
         }
 
     @classmethod
     def from_dict(cls, kept: Mapping[str, Any]) -> TableIdentity:
         """The inverse of `to_dict`."""
+        hidden = kept.get("hidden")
         return cls(
             oid=kept["oid"],
             storage=kept["storage"],
@@ -82,6 +87,7 @@ class TableIdentity:
             columns=tuple(
                 SourceColumn(name, number, version, target) for name, number, version, target in kept["columns"]
             ),
+            hidden=None if hidden is None else tuple(HiddenColumn(*column) for column in hidden),
         )
 
 
@@ -103,3 +109,16 @@ class SourceTable:
     identity: TableIdentity
     empty_partitions: frozenset[int] = frozenset()
     missing: Mapping[str, pl.Series] = field(default_factory=dict)
+
+
+def verify_still_hidden(table: TableRef, identity: TableIdentity, now: SourceTable) -> None:
+    """Raise ConfigError if a table shows what rules hid when it was copied, see `verify_hidden`.
+
+    Args:
+        table: Its name then.
+        identity: What it was then.
+        now: As the catalog has it, under the rules of today.
+    """
+    if identity.hidden and identity.oid == now.identity.oid:
+        captured = {column.number: column.name for column in now.identity.columns}
+        verify_hidden(table, identity.hidden, now.table, captured, now.identity.hidden or ())
