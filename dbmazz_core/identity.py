@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 
+from dbmazz_core.hidden import HiddenColumn, verify_hidden
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import TableRef
 
@@ -49,6 +50,7 @@ class TableIdentity:
         columns: Those that are captured, in order.
         types: What the text of their values depends on besides the rows: by OID of an enum its labels, oldest first,
             of a composite its attributes as one text. They change without any row being written.
+        hidden: Those whose values are not, because of rules, in order; None: an older version did not record it.
     """
 
     oid: int
@@ -59,6 +61,7 @@ class TableIdentity:
     published: str
     columns: tuple[SourceColumn, ...]
     types: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    hidden: tuple[HiddenColumn, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As the destination's bookkeeping keeps it."""
@@ -71,11 +74,13 @@ class TableIdentity:
             "published": self.published,
             "columns": [[c.name, c.number, c.version, c.target] for c in self.columns],
             "types": {str(oid): list(parts) for oid, parts in self.types.items()},
+            "hidden": None if self.hidden is None else [[c.name, c.number, c.mask] for c in self.hidden],
         }
 
     @classmethod
     def from_dict(cls, kept: Mapping[str, Any]) -> TableIdentity:
         """The inverse of `to_dict`."""
+        hidden = kept.get("hidden")
         return cls(
             oid=kept["oid"],
             storage=kept["storage"],
@@ -88,6 +93,7 @@ class TableIdentity:
             ),
             # Not recorded by earlier versions.
             types={int(oid): tuple(parts) for oid, parts in kept.get("types", {}).items()},
+            hidden=None if hidden is None else tuple(HiddenColumn(*column) for column in hidden),
         )
 
 
@@ -109,3 +115,16 @@ class SourceTable:
     identity: TableIdentity
     empty_partitions: frozenset[int] = frozenset()
     missing: Mapping[str, pl.Series] = field(default_factory=dict)
+
+
+def verify_still_hidden(table: TableRef, identity: TableIdentity, now: SourceTable) -> None:
+    """Raise ConfigError if a table shows what rules hid when it was copied, see `verify_hidden`.
+
+    Args:
+        table: Its name then.
+        identity: What it was then.
+        now: As the catalog has it, under the rules of today.
+    """
+    if identity.hidden and identity.oid == now.identity.oid:
+        captured = {column.number: column.name for column in now.identity.columns}
+        verify_hidden(table, identity.hidden, now.table, captured, now.identity.hidden or ())

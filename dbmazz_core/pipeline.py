@@ -256,6 +256,9 @@ class Pipeline:
         # What is copied anew may look as it likes, and may have been missing from the publication.
         followed = [] if restart else [ref for ref in _streaming(states) if ref not in resnapshot]
         infos = source.tables()
+        # A copy that is asked for is made under the rules of today; no other one shows what was hidden.
+        hidden = agreement.hidden(states)
+        agreement.verify_hidden([info for info in infos if info.ref not in resnapshot], hidden)
         names = agreement.name_changes(infos, states, followed)
         if names.renamed:
             sink.rename_tables(names.renamed, slot=config.slot)
@@ -275,6 +278,7 @@ class Pipeline:
             checkpoint, states = None, sink.tables(config.slot)
         again = (*resnapshot, *names.replaced)
         run = plan(self.settings, source, sink, tables, states, checkpoint, slot, again, progress, stop)
+        run.hidden = {info.oid: hidden[info.oid] for info in infos if info.oid in hidden and info.ref not in resnapshot}
         run.replaced = dict.fromkeys(names.replaced, "was dropped and created again, or another took its name")
         return run
 

@@ -87,7 +87,7 @@ def columnar(
         elif isinstance(event, NewSchema):
             # Described again as it was: no record, but an event.
             if described.get(event.relation) != event.schema:
-                story[event.table].append(repr(replace(event, relation=0)))
+                story[event.table].append(repr(replace(event, relation=0, described=())))
             described[event.relation] = event.schema
         else:
             story[event.table].append(repr(event))

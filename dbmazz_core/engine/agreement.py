@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from dbmazz_core.config import Settings
@@ -12,6 +12,7 @@ from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.engine.follow_names import NameChanges, name_changes
 from dbmazz_core.engine.result import Checkpoint, TableState
 from dbmazz_core.errors import ConfigError, DbmazzError, WrongServer
+from dbmazz_core.identity import TableIdentity
 from dbmazz_core.table_options import Mode
 from dbmazz_core.tables import TableRef
 
@@ -36,6 +37,10 @@ class Agreement:
         """
         followed = [ref for ref, state in states.items() if state.state == "streaming"]
         origins: dict[TableRef, TableRef] = {}
+        hidden = self.hidden(states)
+
+        def look_at_hidden(table: TableInfo) -> None:
+            self.verify_hidden([table], hidden)
 
         def look_at_names() -> None:
             renamed = self.name_changes(tables, states, followed).renamed
@@ -45,6 +50,7 @@ class Agreement:
             self.verify_table(table, states.get(origins.get(table.ref, table.ref)), followed)
 
         looks: list[Callable[[], None]] = [partial(self.verify_position, and_slot=and_slot), look_at_names]
+        looks += [partial(look_at_hidden, table) for table in tables]
         looks += [partial(look_at, table) for table in tables]
         for look in looks:
             try:
@@ -89,6 +95,22 @@ class Agreement:
         """
         identities = {ref: self._sink.identity(ref) for ref in followed}
         return name_changes(tables, identities, states, self.settings.tables.schema_changes)
+
+    def hidden(self, states: Iterable[TableRef]) -> dict[int, tuple[TableRef, TableIdentity]]:
+        """By OID: tables of the destination of which rules hid columns when they were copied, and what they were."""
+        found = {ref: self._sink.identity(ref) for ref in states}
+        return {known.oid: (ref, known) for ref, known in found.items() if known is not None and known.hidden}
+
+    def verify_hidden(self, tables: Iterable[TableInfo], hidden: Mapping[int, tuple[TableRef, TableIdentity]]) -> None:
+        """What rules hid when a table was copied is hidden today, whatever it and its table are called now.
+
+        Args:
+            tables: The source's.
+            hidden: See `hidden`.
+        """
+        for table in tables:
+            if table.oid in hidden:
+                self._source.verify_hidden(table, *hidden[table.oid])
 
     def verify_table(
         self,

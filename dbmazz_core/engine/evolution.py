@@ -18,12 +18,14 @@ What is certain:
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import polars as pl
 
 from dbmazz_core.datatypes import DataType, Kind
+from dbmazz_core.hidden import HiddenColumn, merged
 from dbmazz_core.identity import SourceColumn, SourceTable, TableIdentity
 from dbmazz_core.schema import ColumnDef, TableSchema
 from dbmazz_core.table_options import SchemaChangeKind
@@ -120,6 +122,7 @@ def compare(
     seen: TableSchema,
     now: SourceTable | None,
     *,
+    described: Collection[str] = (),
     settled: bool = False,
 ) -> Evolution | CopyAnew:
     """Find out what became of a table.
@@ -129,13 +132,15 @@ def compare(
         identity: What the table was when the destination was last made to fit; None where that was not recorded.
         seen: The captured columns as the stream describes them, or as the catalog has them.
         now: The catalog's table, looked up after that; None if it is gone.
+        described: Names of all columns as the stream describes them: those that are not captured tell too.
         settled: Whether `now` is neither older nor newer than `seen`. Else storage and versions may tell of a change
             that the stream comes to later, and are kept as they were until then.
     """
     if identity is None:
         return _without_identity(have, seen, now)
     if now is None:
-        if [c.name for c in identity.columns] == list(seen.names):
+        names = list(described) if described and identity.hidden else list(seen.names)
+        if [c.name for c in _columns(identity, all=bool(described))] == names:
             return Evolution((), identity, seen)
         return CopyAnew("changed and was dropped", SchemaChangeKind.DROP_COLUMN)
     if now.identity.oid != identity.oid:
@@ -145,7 +150,7 @@ def compare(
     for found in (_partitions(identity, now), _types(identity, now)):
         if found is not None:
             return found
-    columns = _numbered(identity, seen, now, settled=settled)
+    columns = _numbered(identity, seen, now, described, settled=settled)
     if isinstance(columns, CopyAnew):
         return columns
     return _steps(have, identity, seen, now, columns, settled=settled)
@@ -183,37 +188,57 @@ def _types(identity: TableIdentity, now: SourceTable) -> CopyAnew | None:
 _ANY = SchemaChangeKind.CHANGE_TYPE
 
 
+def _columns(identity: TableIdentity, *, all: bool) -> list[SourceColumn]:
+    """The captured columns in order, or all of them."""
+    left_out = [SourceColumn(c.name, c.number, "") for c in _left_out(identity)] if all else []
+    return sorted((*identity.columns, *left_out), key=lambda column: column.number)
+
+
+def _left_out(identity: TableIdentity) -> list[HiddenColumn]:
+    return [column for column in identity.hidden or () if column.mask is None]
+
+
 def _numbered(
-    identity: TableIdentity, seen: TableSchema, now: SourceTable, *, settled: bool
+    identity: TableIdentity, seen: TableSchema, now: SourceTable, described: Collection[str], *, settled: bool
 ) -> list[SourceColumn] | CopyAnew:
     """The columns seen, with the numbers that they have in the catalog."""
-    before = {c.name: c for c in identity.columns}
-    today = {c.name: c for c in now.identity.columns}
+    # All columns of the description, as far as it was recorded what they were: their order tells.
+    all = bool(described) and identity.hidden is not None
+    known_columns, columns_now = _columns(identity, all=all), _columns(now.identity, all=all)
+    before = {c.name: c for c in known_columns}
+    today = {c.name: c for c in columns_now}
     known = {c.number for c in identity.columns}
+    hidden = {c.number for c in _left_out(identity)}
     # Numbers that were given since to columns of which nothing is left.
-    vanished = now.identity.top - identity.top - sum(c.number > identity.top for c in now.identity.columns)
+    vanished = now.identity.top - identity.top - sum(c.number > identity.top for c in columns_now)
+    captured = {*seen.names}
+    names = described if all else seen.names
     found: list[SourceColumn] = []
-    for place, name in enumerate(seen.names):
+    for place, name in enumerate(names):
         column = today.get(name)
         if column is None and name in before and not vanished:
             column = before[name]  # dropped or renamed later
         elif column is None:
             # Renamed or dropped again later. Without any new number it can only be a renamed one.
-            if now.identity.top != identity.top or len(seen.names) != len(identity.columns):
+            if now.identity.top != identity.top or len(names) != len(known_columns):
                 return CopyAnew(f"has had a column {quote_identifier(name)} of which nothing is left", _ANY)
-            column = replace(identity.columns[place], name=name)
+            column = replace(known_columns[place], name=name)
         elif not settled and name in before and before[name].number != column.number:
             return CopyAnew(
                 f"had column {quote_identifier(name)} dropped and added again", SchemaChangeKind.DROP_COLUMN
             )
-        elif column.number not in known and column.number <= identity.top:
-            return CopyAnew(
-                f"has column {quote_identifier(name)}, which was not captured before", SchemaChangeKind.ADD_COLUMN
-            )
+        elif name in captured and column.number not in known and column.number <= identity.top:
+            return _not_captured(name)
+        if name in captured and column.number in hidden:
+            return _not_captured(name)
         found.append(column)
     if any(first.number >= second.number for first, second in pairwise(found)):
         return CopyAnew("had columns exchange their names", SchemaChangeKind.RENAME_COLUMN)
-    return found
+    return [column for column in found if column.name in captured]
+
+
+def _not_captured(name: str) -> CopyAnew:
+    return CopyAnew(f"has column {quote_identifier(name)}, which was not captured before", SchemaChangeKind.ADD_COLUMN)
 
 
 def _steps(
@@ -257,6 +282,8 @@ def _steps(
         target = old_column.target
         if target is not None:
             old_definition = definitions[target]
+            if old_definition.mask != definition.mask:
+                return CopyAnew(f"has column {quote_identifier(definition.name)} under another mask", _ANY)
             # Where the destination kept an older name, it keeps it.
             if target == old_column.name != definition.name:
                 steps.append(RenameColumn(target, definition.name))
@@ -277,6 +304,7 @@ def _steps(
         top=now.identity.top if settled else max([identity.top, *numbers]),
         columns=tuple(kept),
         types=now.identity.types if settled else identity.types,
+        hidden=merged(identity.hidden, now.identity.hidden, settled=settled),
     )
     return Evolution(tuple(steps), after, seen)
 

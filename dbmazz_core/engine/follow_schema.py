@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from dbmazz_core.batch import ChangeBatch
@@ -19,7 +19,7 @@ from dbmazz_core.engine.evolution import (
     compare,
 )
 from dbmazz_core.errors import SchemaChanged
-from dbmazz_core.identity import SourceColumn, SourceTable, TableIdentity
+from dbmazz_core.identity import SourceColumn, SourceTable, TableIdentity, verify_still_hidden
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.schema import ColumnDef, TableSchema
 from dbmazz_core.table_options import SchemaAction, SchemaChangeKind, SchemaPolicy
@@ -75,6 +75,7 @@ class SchemaFollower:
 
         Raises:
             SchemaChanged: If the policy says so.
+            ConfigError: If a column that is hidden has got a name that is not.
         """
         if event.table in self.abandoned:
             return []
@@ -83,7 +84,7 @@ class SchemaFollower:
             if event.partition and now is not None and event.partition not in now.identity.partitions:
                 gone = CopyAnew("had a partition for a while, and lost its rows with it", SchemaChangeKind.DROP_COLUMN)
                 return self._copy_anew(event.table, gone, event.commit_lsn, event.xid)
-            return self._compared(event.schema, now, event.commit_lsn, event.xid)
+            return self._compared(event.schema, now, event.commit_lsn, event.xid, described=event.described)
         if isinstance(event, ChangeBatch) and event.table in self.identities:
             return [conform(event, self.schemas[event.table], self.identities[event.table])]
         return [event]
@@ -117,11 +118,20 @@ class SchemaFollower:
         return [SchemaEvent(table, (), schema, after, None, Lsn(0), 0)]
 
     def _compared(
-        self, seen: TableSchema, now: SourceTable | None, commit_lsn: Lsn, xid: int, *, settled: bool = False
+        self,
+        seen: TableSchema,
+        now: SourceTable | None,
+        commit_lsn: Lsn,
+        xid: int,
+        *,
+        described: Collection[str] = (),
+        settled: bool = False,
     ) -> list[WindowEvent]:
         table, have = seen.table, self.schemas[seen.table]
         identity = self.identities.get(table)
-        result = compare(have, identity, seen, now, settled=settled)
+        if identity is not None and now is not None:
+            verify_still_hidden(table, identity, now)
+        result = compare(have, identity, seen, now, described=described, settled=settled)
         if isinstance(result, CopyAnew):
             return self._copy_anew(table, result, commit_lsn, xid)
         chosen = self._chosen(have, result, commit_lsn, xid)

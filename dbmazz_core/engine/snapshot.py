@@ -23,7 +23,7 @@ from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.quarantine import Quarantine
 from dbmazz_core.engine.result import Checkpoint, TableState
 from dbmazz_core.errors import SourceNotReady
-from dbmazz_core.identity import SourceTable
+from dbmazz_core.identity import SourceTable, TableIdentity, verify_still_hidden
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.table_options import BadValuePolicy
 from dbmazz_core.tables import TableRef
@@ -50,6 +50,8 @@ class SnapshotRun:
         fresh: Whether there was no checkpoint.
         with_rows: Whether rows are copied, or tables begin empty.
         replaced: Tables that are copied since another one has their name now, and what happened.
+        hidden: By OID: tables that are not to show what was hidden when they were copied; what they were called, and
+            what they were.
         quarantined: Rows that went to quarantine, by table.
         stop: Set from elsewhere to end before the next rows.
         stopped: Whether that was before all was copied.
@@ -66,6 +68,7 @@ class SnapshotRun:
     with_rows: bool
     progress: Callable[[Progress], None] = field(default=lambda _: None)
     replaced: dict[TableRef, str] = field(default_factory=dict)
+    hidden: Mapping[int, tuple[TableRef, TableIdentity]] = field(default_factory=dict)
     quarantined: dict[TableRef, int] = field(default_factory=dict)
     stop: Event = field(default_factory=Event)
     stopped: bool = False
@@ -171,6 +174,8 @@ class SnapshotRun:
             raise StopRequested
 
     def _create(self, table: SourceTable, lsn: Lsn) -> None:
+        if table.identity.oid in self.hidden:
+            verify_still_hidden(*self.hidden[table.identity.oid], table)
         self.sink.create_table(
             table.schema,
             slot=self.settings.source.slot,

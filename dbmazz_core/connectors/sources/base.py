@@ -33,6 +33,7 @@ class NewSchema:
         commit_lsn, xid: Of the transaction in which it is described.
         relation: OID of the table.
         partition: OID of a partition that shows up here for the first time; 0: none does.
+        described: Names of all columns that the stream has, also of those that are not captured.
     """
 
     schema: TableSchema
@@ -40,6 +41,7 @@ class NewSchema:
     xid: int
     relation: int = 0
     partition: int = 0
+    described: tuple[str, ...] = ()
 
     @property
     def table(self) -> TableRef:

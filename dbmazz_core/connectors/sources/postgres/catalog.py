@@ -57,6 +57,7 @@ class CatalogColumn:
         generated: Of GENERATED ALWAYS AS (expression): `s` stored, `v` virtual; else empty. The stream leaves
             these out, except stored ones where the publication of a PostgreSQL 18 server says
             `publish_generated_columns = stored`.
+        number: Never given to another column of the table (`attnum`).
     """
 
     name: str
@@ -65,6 +66,7 @@ class CatalogColumn:
     type_name: str
     not_null: bool
     generated: str
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +316,7 @@ def _columns(conn: Connection, oids: Sequence[int]) -> dict[int, list[CatalogCol
     for oid, *column in conn.execute(
         """
         SELECT attrelid, attname, atttypid, atttypmod, pg_catalog.format_type(atttypid, atttypmod),
-               attnotnull, attgenerated::text
+               attnotnull, attgenerated::text, attnum
         FROM pg_catalog.pg_attribute
         WHERE attrelid = ANY (%s) AND attnum > 0 AND NOT attisdropped
         ORDER BY attrelid, attnum

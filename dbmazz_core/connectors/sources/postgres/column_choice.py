@@ -14,6 +14,7 @@ from dbmazz_core.config import SourceConfig
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.messages import Relation
 from dbmazz_core.errors import ConfigError
+from dbmazz_core.hidden import HiddenColumn
 from dbmazz_core.masks import Masker
 from dbmazz_core.schema import ColumnChoice, ColumnDef, TableSchema
 from dbmazz_core.table_options import ColumnRef
@@ -67,6 +68,15 @@ class ColumnRules:
     def maskers(self, table: TableRef) -> dict[str, Masker]:
         """The masks of a table's columns, by name."""
         return {name: Masker(mask, self._config.mask_key) for name, mask in self._config.masks.of(table).items()}
+
+    def hidden(self, table: TableRef, columns: Mapping[str, int]) -> tuple[HiddenColumn, ...]:
+        """Those of a table's columns, given by name with their numbers, whose values are left out or masked."""
+        choice, maskers = self.choice(table), self.maskers(table)
+        return tuple(
+            HiddenColumn(name, number, str(maskers[name]) if choice.keeps(name) else None)
+            for name, number in columns.items()
+            if name in maskers or not choice.keeps(name)
+        )
 
     def apply(self, schema: TableSchema, known_as: TableRef | None = None) -> tuple[TableSchema, Projection]:
         """What is left of a table, and how its tuples are read.

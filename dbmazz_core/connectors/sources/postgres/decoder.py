@@ -122,12 +122,12 @@ class Decoder:
                 wanted = self._wanted(new, commit_lsn)
                 if wanted:
                     new.verify()
-                event = NewSchema(new.schema, commit_lsn, xid, message.oid) if wanted else None
+                event = _described(new, commit_lsn, xid) if wanted else None
                 cuts.setdefault(message.oid, []).append((index, old, event))
                 if partition := self.relations.learn_partition(message):
                     root, event = partition.now, None
                     if partition.is_new and self._wanted(root, commit_lsn):
-                        event = NewSchema(root.schema, commit_lsn, xid, root.message.oid, message.oid)
+                        event = _described(root, commit_lsn, xid, partition=message.oid)
                     cuts.setdefault(root.message.oid, []).append((index, partition.before, event))
             elif isinstance(message, Truncate):
                 self.relations.learn_truncated(message.relation_oids)
@@ -173,6 +173,11 @@ class Decoder:
             return _batch(framed, messages, rows, known), rows
         except TornTuple:
             _explain(framed, rows, known)
+
+
+def _described(known: KnownRelation, commit_lsn: Lsn, xid: int, *, partition: int = 0) -> NewSchema:
+    names = tuple(column.name for column in known.message.columns)
+    return NewSchema(known.schema, commit_lsn, xid, known.message.oid, partition, names)
 
 
 def _position(framed: FramedBlock, index: int) -> SourcePosition:

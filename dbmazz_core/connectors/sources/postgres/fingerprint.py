@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from dbmazz_core.connectors.sources.postgres.connection import Connection
+from dbmazz_core.hidden import HiddenColumn
 from dbmazz_core.identity import SourceColumn, TableIdentity
 from dbmazz_core.nested_text import array_elements
 
@@ -35,11 +36,15 @@ class Fingerprint:
     missing: Mapping[str, str]
     empty_partitions: frozenset[int]
 
-    def identity(self, names: Collection[str], *, key_index: int, published: str) -> TableIdentity:
-        """With the captured columns only."""
+    def identity(
+        self, names: Collection[str], *, key_index: int, published: str, hidden: tuple[HiddenColumn, ...]
+    ) -> TableIdentity:
+        """With the captured columns only, and those that rules hide."""
         columns = tuple(self.columns[name] for name in names)
         types = {oid: parts for name in names for oid, parts in self.types.get(name, {}).items()}
-        return TableIdentity(self.oid, self.storage, self.partitions, self.top, key_index, published, columns, types)
+        return TableIdentity(
+            self.oid, self.storage, self.partitions, self.top, key_index, published, columns, types, hidden
+        )
 
     def is_as(self, other: Fingerprint | None) -> bool:
         """Whether nothing of the table's shape or storage is different."""

@@ -6,6 +6,7 @@ import functools
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Self
 
 import polars as pl
@@ -31,6 +32,7 @@ from dbmazz_core.connectors.sources.postgres.slots import verify_history
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
 from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, ColumnOfType, TypePolicy, read_texts
 from dbmazz_core.errors import SlotActive, SlotNotFound
+from dbmazz_core.hidden import verify_hidden
 from dbmazz_core.identity import SourceTable, TableIdentity
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.records import CdcRecord
@@ -163,8 +165,9 @@ class PostgresSource:
             if publication is None or fingerprint is None:
                 continue
             published = publication.tables.get(table.ref)
-            schema = self._schema(table, publication.columns_of(table))
-            maskers = self._rules.maskers(self._names.get(table.oid, table.ref))
+            known_as = self._names.get(table.oid, table.ref)
+            schema = self._schema(table, publication.columns_of(table), known_as)
+            maskers = self._rules.maskers(known_as)
             types = {c.name: c.type for c in schema.columns}
             missing = {name: pl.Series([text.encode()]) for name, text in fingerprint.missing.items()}
             found[table.ref] = SourceTable(
@@ -174,6 +177,7 @@ class PostgresSource:
                     schema.names,
                     key_index=table.key_index,
                     published=f"{published.entry} {published.row_filter}" if published else "",
+                    hidden=self._rules.hidden(known_as, {n: c.number for n, c in fingerprint.columns.items()}),
                 ),
                 fingerprint.empty_partitions,
                 {
@@ -209,7 +213,20 @@ class PostgresSource:
             table: As the catalog has it.
             recorded: As it was copied.
         """
-        self._rules.verify_recorded(recorded, [column.name for column in table.columns])
+        self._rules.verify_recorded(replace(recorded, table=table.ref), [column.name for column in table.columns])
+
+    def verify_hidden(self, table: TableInfo, copied_as: TableRef, identity: TableIdentity) -> None:
+        """Raise ConfigError if today's rules show a column that was hidden when a table was copied.
+
+        Args:
+            table: As the catalog has it.
+            copied_as: What it was called when it was copied.
+            identity: What it was.
+        """
+        columns = {column.name: column.number for column in table.columns}
+        captured = {number: name for name, number in columns.items()}
+        hidden = self._rules.hidden(table.ref, columns)
+        verify_hidden(copied_as, identity.hidden or (), table.ref, captured, hidden)
 
     def slot(self) -> SlotState | None:
         """The replication slot, None if there is none."""
@@ -424,6 +441,7 @@ class PostgresSource:
             self._await_confirmed(self._stream.reader.confirmed_lsn)
             self._stream.close()
             self._stream = None
+        self._names = {}
 
     def close(self) -> None:
         """Close all connections at once. What was not confirmed comes again."""
@@ -434,11 +452,11 @@ class PostgresSource:
             self._control.close()
             self._control = None
 
-    def _schema(self, table: TableInfo, names: tuple[str, ...]) -> TableSchema:
+    def _schema(self, table: TableInfo, names: tuple[str, ...], known_as: TableRef) -> TableSchema:
         columns = {c.name: c for c in table.columns}
         chosen = [ColumnOfType(n, columns[n].type_oid, columns[n].type_modifier, n in table.key) for n in names]
         whole = TableSchema(table.ref, self._types.columns(table.ref, table.oid, chosen), table.key)
-        return self._rules.apply(whole)[0]
+        return self._rules.apply(whole, known_as)[0]
 
     def _await_confirmed(self, lsn: Lsn) -> None:
         """Wait until the server has taken the acknowledgement; if it does not, the checkpoint still knows."""
