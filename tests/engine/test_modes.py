@@ -147,6 +147,14 @@ def test_a_copy_carries_marked_rows_into_other_columns(soft: Lab) -> None:
     assert soft.rows(DEAD) == [(1, 7, None), (2, None, None)]  # 'x' is no integer
 
 
+def test_a_copy_finds_rows_whose_key_is_written_in_another_way(soft: Lab) -> None:
+    soft.execute("CREATE TABLE t (id float8 PRIMARY KEY, v int); INSERT INTO t VALUES (1.5, 1), (2, 2), (3, 3)")
+    soft.capture()
+    soft.transactions("ALTER TABLE t ALTER id TYPE text", "DELETE FROM t WHERE id = '3'")
+    assert soft.capture_and_compare("t").copy_anew
+    assert soft.rows(DEAD) == [("3.0", 3)]
+
+
 def test_a_copy_works_whatever_somebody_added_to_the_table(soft: Lab) -> None:
     soft.execute("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1), (2, 2)")
     soft.capture()

@@ -54,6 +54,11 @@ def carry_marked(statements: Statements, before: Columns, snapshot_lsn: Lsn) -> 
     gone = [f"{DELETED} = true", f"{COMMIT_LSN} = {int(snapshot_lsn)}", f"{COMMIT_TS} = NULL", f"{SYNCED_AT} = now()"]
     into = f"INSERT INTO {do.table} ({own}, {marks})"
     if do.key and all(name in had for name in do.key):
+        types = {column.name: column.type.duckdb for column in do.schema.columns}
+        if any(had[name] != types[name] for name in do.key):
+            # A key of another type may have been written in another way: DuckDB casts 2.0 to '2.0', PostgreSQL to '2'.
+            old = " AND ".join(f"TRY_CAST(t.{quoted(name)} AS {had[name]}) = b.{quoted(name)}" for name in do.key)
+            do.run(f"DELETE FROM {_BEFORE} b USING {do.table} t WHERE {old}")
         do.run(f"UPDATE {_BEFORE} SET {', '.join(gone)} WHERE NOT {DELETED}")
         on = " AND ".join(f"t.{quoted(name)} = b.{quoted(name)}" for name in do.key)
         do.run(f"{into} SELECT {own}, {marks} FROM ({rows}) b ANTI JOIN {do.table} t ON {on}")
