@@ -60,9 +60,9 @@ bench: venv ## Measure against pg_recvlogical and others
 demo: venv ## PostgreSQL, a workload, DuckDB and Dagster's UI on this machine
 	$(BIN)/dbmazz demo
 
-# SOAK_SECONDS=... for how long, SEED=... repeats the round that failed, DDL=1 lets tables change their schema too.
+# SOAK_SECONDS=... for how long, SEED=... with DDL=0 or 1 repeats the round that failed (1: tables change their schema too).
 soak: venv ## Generated workloads against the oracle for an hour, then the tests marked slow
-	SOAK_SECONDS=$(or $(SOAK_SECONDS),3600) SOAK_SEED=$(SEED) SOAK_DDL=$(or $(DDL),0) $(BIN)/python -m pytest -s tests/soak
+	SOAK_SECONDS=$(or $(SOAK_SECONDS),3600) SOAK_SEED=$(SEED) SOAK_DDL=$(DDL) $(BIN)/python -m pytest -s tests/soak
 	$(BIN)/python -m pytest -m 'slow and not matrix' --timeout 3600 $(PARALLEL)
 
 # The matrix on every version, then the suites that look at the server, with each version as the server.

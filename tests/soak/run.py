@@ -1,8 +1,7 @@
 """Runs a program against PostgreSQL and a pipeline, and judges the destination at every checkpoint.
 
-Every commit is recorded with its place in the WAL and a copy of all tables as they are then (unlogged tables in the
-schema `history`). So after any window, whatever ended it, the oracle can compare the destination with the source as it
-was at the checkpoint, not only when both have come to rest.
+After any window, whatever ended it, the oracle compares the destination with the source as it was at the checkpoint
+(`past.py`), not only when both have come to rest.
 """
 
 from __future__ import annotations
@@ -11,10 +10,9 @@ import dataclasses
 import itertools
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import psycopg
 from psycopg import errors
@@ -29,6 +27,7 @@ from tests.engine.lab import Lab
 from tests.engine.worker_process import Worker
 from tests.oracle import assert_equal
 from tests.soak.ddl import CHANGES
+from tests.soak.past import Past
 from tests.soak.program import SESSIONS, Capture, Change, CommitPrepared, Copy, Do, Kill, Program, Step, Vacuum
 from tests.soak.statements import (
     EXCLUSIVE,
@@ -87,20 +86,6 @@ class _Session:
 
 
 @dataclass(slots=True)
-class _State:
-    """All tables after a commit.
-
-    Attributes:
-        before, after: Positions between which its commit record is.
-        tables: Quoted name: the copy's name; None where a lock of another session was in the way.
-    """
-
-    before: Lsn
-    after: Lsn
-    tables: dict[str, str | None]
-
-
-@dataclass(slots=True)
 class Run:
     """One program's run. Fails with an AssertionError, or what dbmazz raises; `history` tells the SQL."""
 
@@ -109,8 +94,8 @@ class Run:
     tally: Tally
     history: list[str] = field(default_factory=list)
     _sessions: list[_Session] = field(default_factory=list)
-    _observer: Any = None
-    _states: list[_State] = field(default_factory=list)
+    _observer: Connection = field(init=False)
+    _past: Past = field(init=False)
     _prepared: list[tuple[str, _Session]] = field(default_factory=list)
     _names: Iterator[int] = field(default_factory=itertools.count)
     _schema_moved: bool = False
@@ -120,6 +105,7 @@ class Run:
         with ExitStack() as stack:
             self._observer = stack.enter_context(self.lab.database.connect())
             self._observer.execute(_LOCK_TIMEOUT)
+            self._past = Past(self._observer)
             for number in range(SESSIONS + 1):
                 connection = stack.enter_context(self.lab.database.connect())
                 connection.execute(_LOCK_TIMEOUT)
@@ -140,7 +126,7 @@ class Run:
             self._execute(first, create(spec, f"t{number}"))
             if count := program.rows[number]:
                 self._execute(first, insert_first(look_up(first.connection, number), count))
-        self._record_state(Lsn(0))
+        self._past.record(Lsn(0))
 
     def _step(self, step: Step) -> None:
         match step:
@@ -313,35 +299,13 @@ class Run:
     def _say(self, what: str) -> None:
         self.history.append(f"\n-- {what}")
 
-    # -- what the source was
+    # -- the comparison
 
     @contextmanager
     def _committing(self) -> Iterator[None]:
-        before = self._server_lsn()
-        yield
+        with self._past.committing():
+            yield
         self.tally.commits += 1
-        self._record_state(before)
-
-    def _server_lsn(self) -> Lsn:
-        ((lsn,),) = self._observer.execute("SELECT pg_current_wal_insert_lsn()::text").fetchall()
-        return Lsn.parse(lsn)
-
-    def _record_state(self, before: Lsn) -> None:
-        after = self._server_lsn()
-        copies: dict[str, str | None] = {}
-        for name in table_names(self._observer):
-            copy: str | None = f"history.s{next(self._names)}"
-            try:
-                self._observer.execute(f"CREATE UNLOGGED TABLE {copy} AS SELECT * FROM {name}".encode())
-            except errors.LockNotAvailable:
-                copy = None
-            copies[name] = copy
-        self._states.append(_State(before, after, copies))
-
-    def _states_at(self, position: Lsn) -> Sequence[_State]:
-        """The state at a position; two where a commit was under way when it was taken."""
-        passed = [state for state in self._states if state.before < position] or self._states[:1]
-        return [passed[-1], *passed[-2:-1]] if position < passed[-1].after else passed[-1:]
 
     def _compare(self, *, caught_up: bool = False) -> None:
         """Every table that the destination has, with the source at the position that it is at.
@@ -362,10 +326,7 @@ class Run:
 
     def _compare_table(self, name: str, position: Lsn) -> None:
         failures = []
-        for state in self._states_at(position):
-            copy = state.tables.get(name)
-            if copy is None:
-                return
+        for copy in self._past.copies(name, position):
             try:
                 assert_equal(self.lab.database, self.lab.path, copy, as_table=f"public.{name}")
             except AssertionError as error:
@@ -373,9 +334,9 @@ class Run:
             else:
                 self.tally.comparisons += 1
                 return
-        first = failures[0]
-        first.add_note(f"that is {name} as it was in the source at {position}")
-        raise first
+        for error in failures[:1]:
+            error.add_note(f"that is {name} as it was in the source at {position}")
+            raise error
 
     # -- the destination
 

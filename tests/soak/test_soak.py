@@ -1,8 +1,9 @@
 """Generated workloads against the oracle, for a while.
 
-`SOAK_SECONDS` says for how long (45; `make soak` runs for an hour), `SOAK_BEGIN` with which seed it begins (`make test`
-always with the same one), `SOAK_SEED` repeats one round, `SOAK_DDL=1` lets tables change their schema too. A failure
-names its seed, and tells the SQL of the smallest program that was found to fail.
+Half of the time tables keep their schema, and are compared after every window; half of it they change that too.
+`SOAK_SECONDS` says for how long (60; `make soak` runs for an hour), `SOAK_BEGIN` with which seed it begins (`make test`
+always with the same one), `SOAK_SEED` repeats one round, `SOAK_DDL=0` or `1` runs one half only. A failure names its
+seed, and tells the SQL of the smallest program that was found to fail.
 """
 
 from __future__ import annotations
@@ -24,17 +25,18 @@ from tests.postgres_fixtures import create_database, drop_database
 from tests.soak.program import Program, programs
 from tests.soak.run import Run, Tally
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "45"))
-DDL = os.environ.get("SOAK_DDL", "0") == "1"
+SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))
+#: Whether tables change their schema, by half.
+HALVES = {"0": [False], "1": [True]}.get(os.environ.get("SOAK_DDL", ""), [False, True])
 #: Programs of one seed. Replaying a failure runs through all of them up to the one that fails.
 ROUND = 8
 
 
-def run_program(server: EmbeddedPostgres, program: Program, tally: Tally) -> None:
+def run_program(server: EmbeddedPostgres, program: Program, ddl: bool, tally: Tally) -> None:
     """In a database of its own, into a file of its own; a failure has the history with it."""
     database = create_database(server)
     with tempfile.TemporaryDirectory(prefix="dbmazz-soak-") as directory:
-        run = Run(Lab(database, Path(directory) / "destination.duckdb"), DDL, tally)
+        run = Run(Lab(database, Path(directory) / "destination.duckdb"), ddl, tally)
         try:
             run.run(program)
         except BaseException as error:
@@ -44,7 +46,7 @@ def run_program(server: EmbeddedPostgres, program: Program, tally: Tally) -> Non
             drop_database(database)
 
 
-def one_round(server: EmbeddedPostgres, seed: int, deadline: float, tally: Tally) -> Callable[[], None]:
+def one_round(server: EmbeddedPostgres, seed: int, ddl: bool, deadline: float, tally: Tally) -> Callable[[], None]:
     """A hypothesis test of one seed's programs, of which none is begun after the deadline."""
     failed = False
 
@@ -57,13 +59,13 @@ def one_round(server: EmbeddedPostgres, seed: int, deadline: float, tally: Tally
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )
-    @given(programs(ddl=DDL))
+    @given(programs(ddl=ddl))
     def check(program: Program) -> None:
         nonlocal failed
         if time.monotonic() > deadline and not failed:  # a failure is reduced, whatever the time
             return
         try:
-            run_program(server, program, tally)
+            run_program(server, program, ddl, tally)
         except BaseException:
             failed = True
             raise
@@ -72,18 +74,19 @@ def one_round(server: EmbeddedPostgres, seed: int, deadline: float, tally: Tally
 
 
 @pytest.mark.timeout(SECONDS + 900)
-def test_generated_workloads(server: EmbeddedPostgres) -> None:
+@pytest.mark.parametrize("ddl", HALVES, ids=lambda ddl: "schemas change" if ddl else "schemas stay")
+def test_generated_workloads(server: EmbeddedPostgres, ddl: bool) -> None:
     tally = Tally()
     repeated = os.environ.get("SOAK_SEED")
-    deadline = float("inf") if repeated else time.monotonic() + SECONDS
+    deadline = float("inf") if repeated else time.monotonic() + SECONDS / len(HALVES)
     begin = os.environ.get("SOAK_BEGIN")
     seed = int(repeated or begin or random.SystemRandom().randrange(1 << 32))
     try:
         while True:
             try:
-                one_round(server, seed, deadline, tally)()
+                one_round(server, seed, ddl, deadline, tally)()
             except BaseException as error:
-                error.add_note(f"to repeat it: make soak SEED={seed}{' DDL=1' if DDL else ''}")
+                error.add_note(f"to repeat it: make soak SEED={seed} DDL={int(ddl)}")
                 raise
             if repeated or time.monotonic() > deadline:
                 break

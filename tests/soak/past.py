@@ -1,0 +1,68 @@
+"""What the source was: all its tables after every commit, and which of these states a position in the WAL means."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from psycopg import errors
+
+from dbmazz_core.lsn import Lsn
+from tests.soak.statements import Connection, table_names
+
+
+@dataclass(slots=True)
+class _State:
+    """All tables after a commit.
+
+    Attributes:
+        before, after: Positions between which its commit record is.
+        tables: Quoted name: the copy's name; None where a lock of another session was in the way.
+    """
+
+    before: Lsn
+    after: Lsn
+    tables: dict[str, str | None]
+
+
+@dataclass(slots=True)
+class Past:
+    """Copies of the tables, in unlogged tables of the schema `history`; `observer` makes them."""
+
+    observer: Connection
+    _states: list[_State] = field(default_factory=list)
+    _names: Iterator[int] = field(default_factory=itertools.count)
+
+    @contextmanager
+    def committing(self) -> Iterator[None]:
+        """Around a commit: records what the tables are after it."""
+        before = self._server_lsn()
+        yield
+        self.record(before)
+
+    def record(self, before: Lsn) -> None:
+        """Record the tables as they are, after a commit that began at `before`."""
+        after = self._server_lsn()
+        copies: dict[str, str | None] = {}
+        for name in table_names(self.observer):
+            copy: str | None = f"history.s{next(self._names)}"
+            try:
+                self.observer.execute(f"CREATE UNLOGGED TABLE {copy} AS SELECT * FROM {name}".encode())
+            except errors.LockNotAvailable:
+                copy = None
+            copies[name] = copy
+        self._states.append(_State(before, after, copies))
+
+    def copies(self, name: str, position: Lsn) -> list[str]:
+        """A table as it was at a position: its copy; two of them where a commit was under way then, so that either may
+        be it. None where one could not be made."""
+        passed = [state for state in self._states if state.before < position] or self._states[:1]
+        states = [passed[-1], *passed[-2:-1]] if position < passed[-1].after else passed[-1:]
+        copies = [state.tables.get(name) for state in states]
+        return [copy for copy in copies if copy is not None] if None not in copies else []
+
+    def _server_lsn(self) -> Lsn:
+        ((lsn,),) = self.observer.execute("SELECT pg_current_wal_insert_lsn()::text").fetchall()
+        return Lsn.parse(lsn)
