@@ -239,6 +239,27 @@ def policy(name: str) -> object:
     return ReplicaIdentityPolicy(name)
 
 
+@pytest.mark.parametrize(
+    ("names", "key", "value"),
+    [("id TO k", "k", "v"), ("id TO x; ALTER TABLE t RENAME v TO id; ALTER TABLE t RENAME x TO v", "v", "id")],
+    ids=["renamed", "exchanged"],
+)
+def test_the_keys_name_changes_between_changes_of_two_partitions(lab: Lab, names: str, key: str, value: str) -> None:
+    """What one was described by before the change is no identity that lacks the key."""
+    lab.execute(
+        "CREATE TABLE t (id int PRIMARY KEY, v int) PARTITION BY RANGE (id); CREATE TABLE t2 PARTITION OF t DEFAULT;"
+        "CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (1) TO (4); INSERT INTO t SELECT generate_series(1, 6)"
+    )
+    lab.capture_and_compare("t")
+    lab.transactions(
+        "UPDATE t SET v = 0 WHERE id = 1",
+        f"ALTER TABLE t RENAME {names}",
+        f"UPDATE t SET {value} = 1 WHERE {key} = 6",
+        f"UPDATE t SET {value} = 2 WHERE {key} < 3",
+    )
+    lab.capture_and_compare("t")
+
+
 def test_a_partition_without_any_identity_harms_no_other(lab: Lab) -> None:
     """PostgreSQL refuses its updates and deletes; setup gives it one the next time."""
     lab.execute(

@@ -75,6 +75,12 @@ class Partitions:
                 concerned.append(root)
         return concerned
 
+    def reshaped(self, root: int) -> None:
+        """Take in that a relation's columns have changed, and with them those of its partitions: each is described anew
+        ahead of its next change, and the names in what is known of it mean nothing any more."""
+        if root in self._described:
+            self._described[root] = {}
+
     def is_new(self, oid: int) -> bool:
         """Whether a partition was not known when the stream began."""
         return oid not in self._known

@@ -109,6 +109,8 @@ class Relations:
         old = self._by_oid.get(message.oid)
         if old is not None and old.message == message:
             return old, old
+        if old is not None and [c.name for c in old.message.columns] != [c.name for c in message.columns]:
+            self._partitions.reshaped(message.oid)
         self._by_oid[message.oid] = new = self._with_old_rows(self._known(message, old))
         return old, new
 
