@@ -12,7 +12,7 @@ POSTGRES_VERSIONS := 14.23.0 15.19.0 16.15.0 17.11.0 18.6.0
 POSTGRES_MAJORS := $(foreach version,$(POSTGRES_VERSIONS),$(firstword $(subst ., ,$(version))))
 POSTGRES_MATRIX := $(CURDIR)/$(CACHE)/postgres
 MATRIX := $(POSTGRES_VERSIONS:%=$(CACHE)/postgres/%.installed)
-MATRIX_TESTS := tests/engine tests/soak tests/test_setup.py tests/test_catalog.py tests/test_parser_server.py \
+MATRIX_TESTS := tests/engine tests/soak tests/setup tests/test_catalog.py tests/test_parser_server.py \
 	tests/test_decoder_server.py
 
 # Tests wait for servers and disks now and then: one worker more than there are processors.

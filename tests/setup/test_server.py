@@ -1,0 +1,72 @@
+"""Servers whose settings or version do not do."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import pytest
+
+from dbmazz_core.config import SourceConfig
+from dbmazz_core.connectors.sources.postgres.connection import connect
+from dbmazz_core.connectors.sources.postgres.server_checks import known_decoding_bug, unsupported_version
+from dbmazz_core.connectors.sources.postgres.setup import (
+    check,
+    prepare,
+)
+from dbmazz_core.demo.postgres import EmbeddedPostgres
+from dbmazz_core.errors import (
+    NoFreeSlot,
+    WalLevelNotLogical,
+)
+from dbmazz_core.secret_url import SecretUrl
+from dbmazz_core.tables import parse_tables
+from tests.postgres_fixtures import UNSAFE_BUT_FAST
+from tests.setup.kit import (
+    ORDERS,
+    statements,
+)
+
+
+def test_server_settings_that_prevent_capturing() -> None:
+    settings = {**UNSAFE_BUT_FAST, "wal_level": "replica", "max_replication_slots": "1"}
+    with EmbeddedPostgres(settings=settings) as server:
+        config = SourceConfig(SecretUrl(server.url()), parse_tables("orders"))
+        with closing(connect(config.url)) as conn:
+            conn.execute(f"{ORDERS.replace('orders', 'public.orders')}")
+            conn.execute("SELECT pg_create_physical_replication_slot('theirs')")
+            errors = check(conn, config).errors
+            assert [type(e) for e in errors] == [WalLevelNotLogical, NoFreeSlot]
+            with pytest.raises(WalLevelNotLogical):
+                prepare(conn, config)
+            assert conn.execute("SELECT count(*) FROM pg_publication").fetchone() == (0,)
+            for statement in statements(errors[0].remedy):
+                conn.execute(statement.encode())
+            conn.execute("SELECT pg_drop_replication_slot('theirs')")
+        server.restart()
+        with closing(connect(config.url)) as conn:
+            assert check(conn, config).ok
+
+
+@pytest.mark.parametrize(
+    ("version_num", "bug"),
+    [
+        (140017, "14.18"),
+        (140018, "14.19"),
+        (140019, None),
+        (150012, "15.13"),
+        (150018, None),
+        (160009, "16.10"),
+        (170004, "17.5"),
+        (170006, None),
+        (180000, None),
+    ],
+)
+def test_minor_versions_with_decoding_bugs(version_num: int, bug: str | None) -> None:
+    assert (known_decoding_bug(version_num) or "fixed in None").count(f"fixed in {bug}") == 1
+
+
+def test_old_servers_are_refused() -> None:
+    assert unsupported_version(140000, "14.0") is None
+    error = unsupported_version(130022, "13.22")
+    assert error is not None
+    assert "PostgreSQL 13.22" in error.what
