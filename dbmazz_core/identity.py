@@ -108,6 +108,10 @@ class SourceTable:
         empty_partitions: Leaves that were created as partitions, so that all their rows came through the stream.
         missing: By column: the value, in its carrier dtype, shape (1,), that rows have which were there before the
             column. Columns that are NULL there are left out.
+        storage_tells: Whether other storage may mean other rows, though the stream says nothing of it. SET UNLOGGED is
+            refused only for tables that are published by name, and TRUNCATE of a partition is not sent while its root
+            is published.
+        written_by: Transaction that wrote the table's row in the catalog last.
     """
 
     table: TableRef
@@ -115,6 +119,8 @@ class SourceTable:
     identity: TableIdentity
     empty_partitions: frozenset[int] = frozenset()
     missing: Mapping[str, pl.Series] = field(default_factory=dict)
+    storage_tells: bool = False
+    written_by: int = 0
 
 
 def verify_still_hidden(table: TableRef, identity: TableIdentity, now: SourceTable) -> None:

@@ -12,7 +12,8 @@ What is certain:
 - As long as the table's storage is the same, no value was rewritten: types changed in name only, and rows that are
   older than a column have the value that the catalog keeps for them, or NULL.
 - With other storage but the same versions of all columns, it was TRUNCATE (which the stream tells), VACUUM FULL or the
-  like: the values are what they were.
+  like: the values are what they were. Where it may have been something else of which the stream says nothing
+  (`SourceTable.storage_tells`), the last TRUNCATE that it told of has to be what wrote the catalog last.
 """
 
 from __future__ import annotations
@@ -124,6 +125,7 @@ def compare(
     *,
     described: Collection[str] = (),
     settled: bool = False,
+    truncated_by: int = 0,
 ) -> Evolution | CopyAnew:
     """Find out what became of a table.
 
@@ -135,6 +137,7 @@ def compare(
         described: Names of all columns as the stream describes them: those that are not captured tell too.
         settled: Whether `now` is neither older nor newer than `seen`. Else storage and versions may tell of a change
             that the stream comes to later, and are kept as they were until then.
+        truncated_by: Transaction of the last TRUNCATE of the table in the stream; 0: there was none.
     """
     if identity is None:
         return _without_identity(have, seen, now)
@@ -147,7 +150,8 @@ def compare(
         return CopyAnew("was dropped and created again", SchemaChangeKind.DROP_COLUMN)
     if now.identity.published != identity.published:
         return CopyAnew("is published anew: changes may be missing, or rows", SchemaChangeKind.DROP_COLUMN)
-    for found in (_partitions(identity, now), _types(identity, now)):
+    rewritten = _rewritten(identity, now, truncated_by) if settled else None
+    for found in (_partitions(identity, now), _types(identity, now), rewritten):
         if found is not None:
             return found
     columns = _numbered(identity, seen, now, described, settled=settled)
@@ -183,6 +187,13 @@ def _types(identity: TableIdentity, now: SourceTable) -> CopyAnew | None:
         reason = "has values of an enum whose labels were renamed, or of a composite whose attributes changed"
         return CopyAnew(reason, SchemaChangeKind.CHANGE_TYPE)
     return None
+
+
+def _rewritten(identity: TableIdentity, now: SourceTable, truncated_by: int) -> CopyAnew | None:
+    """What was written while a table was unlogged is not in the stream."""
+    if now.identity.storage == identity.storage or not now.storage_tells or now.written_by == truncated_by:
+        return None
+    return CopyAnew("was rewritten: its rows may have changed while it was unlogged", SchemaChangeKind.CHANGE_TYPE)
 
 
 _ANY = SchemaChangeKind.CHANGE_TYPE

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from dbmazz_core.batch import ChangeBatch
-from dbmazz_core.connectors.sources.base import NewSchema, TableEvent
+from dbmazz_core.connectors.sources.base import NewSchema, TableEvent, Truncation
 from dbmazz_core.engine.conform import conform
 from dbmazz_core.engine.evolution import (
     AddColumn,
@@ -62,6 +62,7 @@ class SchemaFollower:
         describe: Looks a table up in the source's catalog, by OID.
         policy: What is done about changes.
         abandoned: Tables that have to be copied anew, and why: their events are left out.
+        truncated: Tables that were truncated, and by which transaction last.
     """
 
     schemas: dict[TableRef, TableSchema]
@@ -69,6 +70,7 @@ class SchemaFollower:
     describe: Callable[[int], SourceTable | None]
     policy: SchemaPolicy
     abandoned: dict[TableRef, str] = field(default_factory=dict)
+    truncated: dict[TableRef, int] = field(default_factory=dict)
 
     def events(self, event: TableEvent) -> list[WindowEvent]:
         """What to apply for an event of the stream.
@@ -80,6 +82,10 @@ class SchemaFollower:
         if event.table in self.abandoned:
             return []
         if isinstance(event, NewSchema):
+            if event.root is not None:
+                why = f"was a partition of {event.root} for a while, with its changes under that name"
+                other = CopyAnew(why, SchemaChangeKind.DROP_COLUMN)
+                return self._copy_anew(event.table, other, event.commit_lsn, event.xid)
             now = self.describe(event.relation)
             if event.partition and now is not None and event.partition not in now.identity.partitions:
                 gone = CopyAnew("had a partition for a while, and lost its rows with it", SchemaChangeKind.DROP_COLUMN)
@@ -87,6 +93,8 @@ class SchemaFollower:
             return self._compared(event.schema, now, event.commit_lsn, event.xid, described=event.described)
         if isinstance(event, ChangeBatch) and event.table in self.identities:
             return [conform(event, self.schemas[event.table], self.identities[event.table])]
+        if isinstance(event, Truncation):
+            self.truncated[event.table] = event.position.xid
         return [event]
 
     def finish(self, catalog: Mapping[TableRef, SourceTable]) -> list[WindowEvent]:
@@ -131,7 +139,8 @@ class SchemaFollower:
         identity = self.identities.get(table)
         if identity is not None and now is not None:
             verify_still_hidden(table, identity, now)
-        result = compare(have, identity, seen, now, described=described, settled=settled)
+        truncated_by = self.truncated.get(table, 0)
+        result = compare(have, identity, seen, now, described=described, settled=settled, truncated_by=truncated_by)
         if isinstance(result, CopyAnew):
             return self._copy_anew(table, result, commit_lsn, xid)
         chosen = self._chosen(have, result, commit_lsn, xid)

@@ -8,9 +8,9 @@ from contextlib import closing
 import pytest
 
 from dbmazz_core.config import ReplicaIdentityPolicy
-from dbmazz_core.connectors.sources.postgres.catalog import find_tables
 from dbmazz_core.connectors.sources.postgres.connection import Connection, connect
 from dbmazz_core.connectors.sources.postgres.publication import published_tables
+from dbmazz_core.connectors.sources.postgres.resolution import find_tables
 from dbmazz_core.connectors.sources.postgres.setup import (
     check,
     prepare,

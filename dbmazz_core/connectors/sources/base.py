@@ -34,6 +34,7 @@ class NewSchema:
         relation: OID of the table.
         partition: OID of a partition that shows up here for the first time; 0: none does.
         described: Names of all columns that the stream has, also of those that are not captured.
+        root: Another table, under whose name its changes come here, since it is a partition of it.
     """
 
     schema: TableSchema
@@ -42,6 +43,7 @@ class NewSchema:
     relation: int = 0
     partition: int = 0
     described: tuple[str, ...] = ()
+    root: TableRef | None = None
 
     @property
     def table(self) -> TableRef:

@@ -1,8 +1,8 @@
-"""What the catalog says about tables: columns, keys, replica identity, and what cannot be captured."""
+"""What the catalog says about tables: columns, keys, replica identity, sizes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,32 +16,18 @@ from dbmazz_core.connectors.sources.postgres.server_state import (
     server_facts,
     slot_state,
 )
-from dbmazz_core.connectors.sources.postgres.table_errors import (
-    SYSTEM_SCHEMA,
-    not_found,
-    not_supported,
-    partition_of_captured,
-    system_schema,
-)
-from dbmazz_core.errors import SourceNotReady
-from dbmazz_core.tables import TablePattern, TableRef
+from dbmazz_core.tables import TableRef
 
 __all__ = [
     "CatalogColumn",
     "Partition",
-    "Resolution",
     "ServerFacts",
     "SlotState",
     "TableInfo",
-    "find_tables",
     "flush_lsn",
-    "resolve_tables",
     "server_facts",
     "slot_state",
 ]
-
-_KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence"}
-_PERSISTENCE = {"t": "a temporary table", "u": "an unlogged table"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,111 +130,8 @@ class TableInfo:
         return (Partition(self.ref, self.replica_identity), *self.partitions)
 
 
-@dataclass(frozen=True, slots=True)
-class Resolution:
-    """What the patterns stand for.
-
-    Attributes:
-        tables: In the order of the patterns, those of one schema by name.
-        errors: One for each pattern that stands for nothing or for something that cannot be captured.
-        left_out: Relations that match `schema.*` but cannot be captured, and what they are; no sequences.
-    """
-
-    tables: tuple[TableInfo, ...]
-    errors: tuple[SourceNotReady, ...]
-    left_out: tuple[tuple[TableRef, str], ...]
-
-
-def find_tables(conn: Connection, patterns: Iterable[TablePattern]) -> list[TableInfo]:
-    """The tables that the patterns stand for, in the patterns' order, those of `schema.*` by name.
-
-    `schema.*` leaves out what cannot be captured, and partitions whose partitioned table is captured.
-
-    Raises:
-        TableNotFound: A table does not exist (with the nearest names that do), or a schema has no tables.
-        TableNotSupported: A view, a sequence, a foreign, temporary or unlogged table, a system schema, or a
-            partition besides its partitioned table.
-    """
-    resolution = resolve_tables(conn, patterns)
-    if resolution.errors:
-        raise resolution.errors[0]
-    return list(resolution.tables)
-
-
-def resolve_tables(conn: Connection, patterns: Iterable[TablePattern]) -> Resolution:
-    """`find_tables` that collects errors instead of raising the first."""
-    patterns = list(patterns)
-    relations = _relations(conn, patterns)
-    errors: list[SourceNotReady] = []
-    chosen: dict[TableRef, dict[str, Any]] = {}
-    left_out: dict[TableRef, str] = {}
-    for pattern in patterns:
-        if SYSTEM_SCHEMA.fullmatch(pattern.schema):
-            errors.append(system_schema(pattern))
-            continue
-        found = [r for r in relations if pattern.matches(r["ref"])]
-        capturable = {r["ref"]: r for r in found if not r["unsupported"]}
-        unsupported = {r["ref"]: r["unsupported"] for r in found if r["unsupported"]}
-        chosen |= {ref: r for ref, r in capturable.items() if ref not in chosen}
-        if pattern.name is None:
-            # Nobody means these by `schema.*`.
-            left_out |= {ref: what for ref, what in unsupported.items() if what != _KINDS["S"]}
-        else:
-            errors += [not_supported(ref, what) for ref, what in unsupported.items()]
-        if not capturable and (pattern.name is None or not unsupported):
-            errors.append(not_found(conn, pattern))
-    captured = set(chosen)
-    for ref, relation in list(chosen.items()):
-        root = next((a for name in relation["ancestors"] if (a := TableRef(*name)) in captured), None)
-        if root is None:
-            continue
-        del chosen[ref]
-        if any(pattern.name is not None and pattern.matches(ref) for pattern in patterns):
-            errors.append(partition_of_captured(ref, root))
-        else:
-            left_out[ref] = f"a partition of {root}, which is captured as one table"
-    return Resolution(_details(conn, list(chosen.values())), tuple(errors), tuple(sorted(left_out.items())))
-
-
-def _relations(conn: Connection, patterns: Sequence[TablePattern]) -> list[dict[str, Any]]:
-    """Relations of any kind that match, by schema and name."""
-    with conn.cursor(row_factory=dict_row) as cursor:
-        cursor.execute(
-            """
-            SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind::text, c.relpersistence::text,
-                   c.relreplident::text,
-                   r.rolname AS owner, pg_has_role(c.relowner, 'USAGE') AS owned,
-                   has_table_privilege(c.oid, 'SELECT') AS readable,
-                   c.relrowsecurity AND NOT (SELECT u.rolsuper OR u.rolbypassrls
-                                             FROM pg_catalog.pg_roles u WHERE u.rolname = current_user)
-                       AND (c.relforcerowsecurity OR NOT pg_has_role(c.relowner, 'USAGE')) AS hides_rows,
-                   ARRAY(SELECT ARRAY[an.nspname::text, ac.relname::text]
-                         FROM pg_partition_ancestors(c.oid) WITH ORDINALITY AS a (relid, distance)
-                         JOIN pg_catalog.pg_class ac ON ac.oid = a.relid
-                         JOIN pg_catalog.pg_namespace an ON an.oid = ac.relnamespace
-                         WHERE a.relid <> c.oid ORDER BY a.distance) AS ancestors
-            FROM pg_catalog.pg_class c
-            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-            JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
-            WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-              AND (n.nspname = ANY (%(schemas)s)
-                   OR (n.nspname, c.relname) IN (SELECT * FROM unnest(%(in)s::text[], %(names)s::text[])))
-            ORDER BY n.nspname, c.relname
-            """,
-            {
-                "schemas": [p.schema for p in patterns if p.name is None],
-                "in": [p.schema for p in patterns if p.name is not None],
-                "names": [p.name for p in patterns if p.name is not None],
-            },
-        )
-        rows = cursor.fetchall()
-    for row in rows:
-        row["ref"] = TableRef(row["schema"], row["name"])
-        row["unsupported"] = _KINDS.get(row["relkind"]) or _PERSISTENCE.get(row["relpersistence"])
-    return rows
-
-
-def _details(conn: Connection, relations: Sequence[dict[str, Any]]) -> tuple[TableInfo, ...]:
+def describe(conn: Connection, relations: Sequence[Mapping[str, Any]]) -> tuple[TableInfo, ...]:
+    """What the catalog says of relations that `resolution.py` has found."""
     oids = [r["oid"] for r in relations]
     columns = _columns(conn, oids)
     indexes = _indexes(conn, oids)

@@ -35,6 +35,10 @@ _RELATION, _TRUNCATE = ord("R"), ord("T")
 _FRAMING = frozenset(b"BC")
 _KEY, _OLD, _NEW = b"KON"
 
+#: By relation, where the run of its row messages is cut, under which description the rows ahead of the cut are, and the
+#: event at the cut.
+_Cuts = dict[int, list[tuple[int, KnownRelation | None, TableEvent | None]]]
+
 
 class Decoder:
     """Decodes framed blocks of one stream; it remembers the relations.
@@ -57,6 +61,8 @@ class Decoder:
         self._table_start = dict(table_start or {})
         # Only until the stream has passed every start does anything need to be compared.
         self._latest_start = max([start_lsn, *self._table_start.values()])
+        # The relation that the last message of the block before described.
+        self._described: Relation | None = None
 
     def decode(self, framed: FramedBlock, begin: int, end: int) -> list[TableEvent]:
         """The events of messages `begin` to `end` of a block; those of one table are in stream order.
@@ -73,7 +79,7 @@ class Decoder:
         types = framed.block.types[begin:end]
         rows = begin + np.flatnonzero(framed.is_row[begin:end])
         control = begin + np.flatnonzero(~framed.is_row[begin:end] & ~np.isin(types, list(_FRAMING)))
-        cuts = self._control(framed, control)
+        cuts = self._control(framed, control, begin) if end > begin else {}
         ahead: list[TableEvent] = []
         behind: list[TableEvent] = []
         # Byte1 type, Int32 relation OID
@@ -101,16 +107,16 @@ class Decoder:
                     (ahead if index < cut else behind).append(event)
         return ahead, behind
 
-    def _control(
-        self, framed: FramedBlock, control: Int64s
-    ) -> dict[int, list[tuple[int, KnownRelation | None, TableEvent | None]]]:
-        """Read Relation and Truncate messages: by relation, where its run is cut, under which description the rows
-        ahead of the cut are, and the event at the cut.
+    def _control(self, framed: FramedBlock, control: Int64s, begin: int) -> _Cuts:
+        """Read Relation and Truncate messages.
 
         The others are read too, so that a row message whose type byte was damaged is not passed over: Type and Origin
         carry nothing we use, logical messages are for `records()`, 'A' is `messages.StreamAbort`.
         """
-        cuts: dict[int, list[tuple[int, KnownRelation | None, TableEvent | None]]] = {}
+        cuts: _Cuts = {}
+        if self._described is not None:
+            self._row_behind(framed, self._described, begin, cuts)
+            self._described = None
         for index in control.tolist():
             wal_start, payload = framed.block.message(index)
             message = parse(payload, wal_start)
@@ -124,19 +130,36 @@ class Decoder:
                     new.verify()
                 event = _described(new, commit_lsn, xid) if wanted else None
                 cuts.setdefault(message.oid, []).append((index, old, event))
-                if partition := self.relations.learn_partition(message):
-                    root, event = partition.now, None
-                    if partition.is_new and self._wanted(root, commit_lsn):
-                        event = _described(root, commit_lsn, xid, partition=message.oid)
-                    cuts.setdefault(root.message.oid, []).append((index, partition.before, event))
+                if index + 1 == len(framed.block):
+                    self._described = message
+                else:
+                    self._row_behind(framed, message, index + 1, cuts)
             elif isinstance(message, Truncate):
-                self.relations.learn_truncated(message.relation_oids)
                 for oid in message.relation_oids:
                     known = self._relation(oid, wal_start, "T")
                     if self._wanted(known, commit_lsn):
                         position = _position(framed, index)
                         cuts.setdefault(oid, []).append((index, known, Truncation(known.schema.table, position)))
         return cuts
+
+    def _row_behind(self, framed: FramedBlock, described: Relation, index: int, cuts: _Cuts) -> None:
+        """Look at the message behind a Relation message: a row of another relation says that this is a partition."""
+        block = framed.block
+        if not framed.is_row[index] or block.ends[index] - block.starts[index] < HEADER + 5:
+            return
+        oid = int(unaligned(block.buffer, ">u4")[block.starts[index] + HEADER + 1])
+        found = self.relations.learn_row(described, oid)
+        if found is None:
+            return
+        number = int(framed.transaction[index])
+        commit_lsn, xid = Lsn(int(framed.commit_lsn[number])), int(framed.xid[number])
+        event: TableEvent | None = None
+        if found.is_new and self._wanted(found.now, commit_lsn):
+            event = _described(found.now, commit_lsn, xid, partition=described.oid)
+        cuts.setdefault(oid, []).append((index, found.before, event))
+        if self._wanted(found.partition, commit_lsn):
+            event = _described(found.partition, commit_lsn, xid, root=found.now.schema.table)
+            cuts.setdefault(described.oid, []).append((index, found.partition, event))
 
     def _wanted(self, known: KnownRelation, commit_lsn: Lsn) -> bool:
         start = max(self._start, self._table_start.get(known.schema.table, INVALID_LSN))
@@ -175,9 +198,11 @@ class Decoder:
             _explain(framed, rows, known)
 
 
-def _described(known: KnownRelation, commit_lsn: Lsn, xid: int, *, partition: int = 0) -> NewSchema:
+def _described(
+    known: KnownRelation, commit_lsn: Lsn, xid: int, *, partition: int = 0, root: TableRef | None = None
+) -> NewSchema:
     names = tuple(column.name for column in known.message.columns)
-    return NewSchema(known.schema, commit_lsn, xid, known.message.oid, partition, names)
+    return NewSchema(known.schema, commit_lsn, xid, known.message.oid, partition, names, root)
 
 
 def _position(framed: FramedBlock, index: int) -> SourcePosition:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dbmazz_core.config import SourceConfig
-from dbmazz_core.connectors.sources.postgres.catalog import Resolution, TableInfo, resolve_tables
+from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.connectors.sources.postgres.publication import (
     Publication,
@@ -15,6 +15,7 @@ from dbmazz_core.connectors.sources.postgres.publication import (
     publication_step,
     read_publication,
 )
+from dbmazz_core.connectors.sources.postgres.resolution import Resolution, resolve_tables
 from dbmazz_core.connectors.sources.postgres.server_state import (
     ServerFacts,
     SlotState,

@@ -24,7 +24,7 @@ class Fingerprint:
         columns: By name.
         types: By column, see `TableIdentity.types`.
         missing: By column: text of the value of rows that are older than it; NULL is left out.
-        empty_partitions: See `SourceTable`.
+        empty_partitions, written_by: See `SourceTable`.
     """
 
     oid: int
@@ -35,6 +35,7 @@ class Fingerprint:
     types: Mapping[str, Mapping[int, tuple[str, ...]]]
     missing: Mapping[str, str]
     empty_partitions: frozenset[int]
+    written_by: int
 
     def identity(
         self, names: Collection[str], *, key_index: int, published: str, hidden: tuple[HiddenColumn, ...]
@@ -70,9 +71,9 @@ def read_fingerprints(connection: Connection, oids: Collection[int]) -> dict[int
     types = _types(connection, oids)
     partitions = _partitions(connection, oids)
     found: dict[int, Fingerprint] = {}
-    for oid, kind, storage, top in connection.execute(
+    for oid, kind, storage, top, written_by in connection.execute(
         """
-        SELECT c.oid::bigint, c.relkind::text, c.relfilenode::text, c.relnatts
+        SELECT c.oid::bigint, c.relkind::text, c.relfilenode::text, c.relnatts, c.xmin::text::bigint
         FROM pg_catalog.pg_class c WHERE c.oid = ANY (%s)
         """,
         (list(oids),),
@@ -87,6 +88,7 @@ def read_fingerprints(connection: Connection, oids: Collection[int]) -> dict[int
             types=types.get(oid, {}),
             missing=missing.get(oid, {}),
             empty_partitions=frozenset(leaf for leaf, (_, created) in leaves.items() if created),
+            written_by=written_by,
         )
     return found
 

@@ -2,8 +2,9 @@
 
 A partition has a replica identity of its own, and it is what the old tuples of its changes hold. The server sends them
 under the root's name all the same: with the root's letter in front (K or O), and NULL for every column that the
-partition's identity lacks (pgoutput.c and proto.c; seen on 14 to 18). But it describes the partition, right behind its
-root, before the first change that comes from it (maybe_send_schema), and that tells.
+partition's identity lacks (pgoutput.c and proto.c; seen on 14 to 18). But it describes the partition, behind its root
+and right ahead of the first change that comes from it (maybe_send_schema), and that tells: every other description is
+followed by a row of the relation itself, or by a TRUNCATE.
 """
 
 from __future__ import annotations
@@ -45,45 +46,24 @@ class Partitions:
     def __init__(self, roots: Mapping[int, Collection[int]]) -> None:
         self._known = {oid for partitions in roots.values() for oid in partitions}
         self._described: dict[int, dict[int, Relation]] = {root: {} for root in roots}
-        self._ahead: Relation | None = None
 
-    def described(self, message: Relation, *, captured: bool) -> int | None:
-        """Take in a Relation message; the root's OID if it is of a partition.
+    def described(self, message: Relation, root: Relation) -> bool:
+        """Take in a partition's description; whether it is of a captured table and was not known when the stream began.
 
-        Args:
-            message: Whichever relation it is of.
-            captured: Whether it is captured under its own name.
+        With other columns than the root it was described by the root's column list, counted off its own columns
+        (pgoutput.c, send_relation_and_attrs), and tells nothing of its identity.
         """
-        ahead = self._ahead
-        self._ahead = message if message.oid in self._described else None
-        if ahead is None or self._ahead is not None or captured:
-            return None
-        if {c.name for c in message.columns} != {c.name for c in ahead.columns}:
-            return None
-        self._described[ahead.oid][message.oid] = message
-        return ahead.oid
-
-    def truncated(self, oids: Collection[int]) -> list[int]:
-        """Take in that relations were truncated by name, so none of these is a partition; roots that it concerns.
-
-        Truncated together, they are described one behind the other too.
-        """
-        concerned = []
-        for root, partitions in self._described.items():
-            if not partitions.keys().isdisjoint(oids):
-                self._described[root] = {oid: m for oid, m in partitions.items() if oid not in oids}
-                concerned.append(root)
-        return concerned
+        if root.oid not in self._described:
+            return False
+        if {c.name for c in message.columns} == {c.name for c in root.columns}:
+            self._described[root.oid][message.oid] = message
+        return message.oid not in self._known
 
     def reshaped(self, root: int) -> None:
         """Take in that a relation's columns have changed, and with them those of its partitions: each is described anew
         ahead of its next change, and the names in what is known of it mean nothing any more."""
         if root in self._described:
             self._described[root] = {}
-
-    def is_new(self, oid: int) -> bool:
-        """Whether a partition was not known when the stream began."""
-        return oid not in self._known
 
     def old_rows(self, root: Relation, schema: TableSchema) -> OldRows:
         """What old rows of a relation are worth, by the partitions that were described so far."""

@@ -29,14 +29,17 @@ class PublishedTable:
         filter_columns: The columns that the WHERE reads. The server refuses updates and deletes unless the replica
             identity has them.
         entry: Which catalog entries publish it, and since when. It is another one as soon as the table was taken out
-            and put in again, the publication was made anew, its operations or options were set, or the table's filter
-            or column list was; then changes may be missing from the stream, which says nothing about it.
+            and put in again, also by leaving its schema, the publication was made anew, its operations or options were
+            set, or the table's filter or column list was; then changes may be missing from the stream, which says
+            nothing about it.
+        by_name: Whether the table itself is one of them, and not only its schema, a table above it or all tables are.
     """
 
     columns: tuple[str, ...] | None
     row_filter: str | None
     filter_columns: tuple[str, ...] = ()
     entry: str = ""
+    by_name: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,17 +140,22 @@ def read_publication(conn: Connection, name: str, *, only: Collection[TableRef] 
 
 def _entries(
     conn: Connection, restriction: str, arguments: Sequence[object]
-) -> dict[TableRef, tuple[tuple[str, ...], str]]:
-    """Of each published table, the columns of its row filter and its `PublishedTable.entry`.
+) -> dict[TableRef, tuple[tuple[str, ...], str, bool]]:
+    """Of each published table `PublishedTable.filter_columns`, `entry` and `by_name`.
 
-    A table is in by itself, by a partitioned table above it (which it may leave and join again), by its schema or as
-    one of all. The rows of pg_publication_rel and pg_publication_namespace are never changed, only deleted and inserted
-    with a new OID (also by ALTER PUBLICATION ... SET TABLE with another filter or list); that of pg_publication is
-    changed by SET (...).
+    A table is in by itself, by a partitioned table above it (which it may leave and join again), by its schema (which
+    it may leave too: the row of pg_depend that puts it there is written anew whenever it comes) or as one of all. The
+    rows of pg_publication_rel and pg_publication_namespace are never changed, only deleted and inserted with a new OID
+    (also by ALTER PUBLICATION ... SET TABLE with another filter or list); that of pg_publication is changed by SET
+    (...).
     """
     if conn.info.server_version >= _COLUMN_LISTS_VERSION:
         schemas = """
-            SELECT n.oid FROM pg_catalog.pg_publication_namespace n
+            SELECT concat(n.oid, ' ', (
+                SELECT string_agg(d.xmin::text, ' ' ORDER BY d.objid) FROM pg_catalog.pg_depend d
+                WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = ANY (up.relations)
+                  AND d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = n.pnnspid))
+            FROM pg_catalog.pg_publication_namespace n
             WHERE n.pnpubid = p.oid AND n.pnnspid = ANY (up.schemas)"""
         # A Var of the expression's one table; pg_depend has those of the column list as well.
         filters = """
@@ -158,16 +166,17 @@ def _entries(
                   WHERE r.prpubid = p.oid AND r.prrelid = c.oid AND t.rowfilter IS NOT NULL
                   GROUP BY a.attnum, a.attname ORDER BY a.attnum)"""
     else:
-        schemas = "SELECT NULL::oid WHERE false"
+        schemas = "SELECT NULL WHERE false"
         filters = "'{}'::text[]"
     rows = conn.execute(
         f"""
         SELECT t.schemaname, t.tablename, {filters},
                concat_ws(' ', p.oid, p.xmin, (
-                   SELECT string_agg(entry::text, ' ' ORDER BY entry::text) FROM (
-                       SELECT r.oid FROM pg_catalog.pg_publication_rel r
+                   SELECT string_agg(entry, ' ' ORDER BY entry) FROM (
+                       SELECT r.oid::text FROM pg_catalog.pg_publication_rel r
                        WHERE r.prpubid = p.oid AND r.prrelid = ANY (up.relations)
-                       UNION ALL {schemas}) AS entries (entry)), up.attached)
+                       UNION ALL {schemas}) AS entries (entry)), up.attached),
+               EXISTS (SELECT FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = c.oid)
         FROM pg_catalog.pg_publication p
         JOIN pg_catalog.pg_publication_tables t ON t.pubname = p.pubname
         JOIN pg_catalog.pg_namespace s ON s.nspname = t.schemaname
@@ -181,7 +190,7 @@ def _entries(
         """.encode(),
         arguments,
     )
-    return {TableRef(schema, table): (tuple(columns), entry) for schema, table, columns, entry in rows}
+    return {TableRef(schema, table): (tuple(columns), *more) for schema, table, columns, *more in rows}
 
 
 def published_tables(conn: Connection, name: str, tables: Iterable[TableInfo]) -> dict[TableRef, PublishedTable]:

@@ -59,6 +59,8 @@ class RecordStream:
     _unread: deque[tuple[Lsn, memoryview]] = field(default_factory=deque)
     _server_end: Lsn = INVALID_LSN
     _reached: Lsn = INVALID_LSN
+    # The relation that the last message described.
+    _described: m.Relation | None = None
 
     def records(self, blocks: Callable[[], MessageBlock | None], until: Lsn | None = None) -> Iterator[CdcRecord]:
         """Yield records as blocks come.
@@ -88,6 +90,7 @@ class RecordStream:
                 self._server_end = block.server_end
 
     def _record(self, message: m.CdcMessage, lsn: Lsn) -> Iterator[CdcRecord]:
+        described, self._described = self._described, None
         match message:
             case m.Begin(final_lsn, commit_time, xid):
                 self._position = SourcePosition(final_lsn, 0, xid, pg_time(commit_time, lsn=lsn))
@@ -100,7 +103,7 @@ class RecordStream:
                     yield Commit(position, message.end_lsn)
             case m.Relation():
                 _, new = self.relations.learn(message)
-                self.relations.learn_partition(message)
+                self._described = message
                 if self._wanted(new):
                     new.verify()
                     # Not what was known before: that may be from a transaction that is left out.
@@ -110,7 +113,6 @@ class RecordStream:
                         yield SchemaChange(new.schema.table, before, new.schema, self._position)
             case m.Truncate(oids, cascade, restart):
                 self._count()
-                self.relations.learn_truncated(oids)
                 tables = tuple(r.schema.table for r in (self._known(oid, lsn) for oid in oids) if self._wanted(r))
                 if tables:
                     yield Truncate(tables, cascade, restart, self._position)
@@ -120,6 +122,8 @@ class RecordStream:
                     yield Message(prefix, content, transactional, position)
             case m.Insert() | m.Update() | m.Delete():
                 self._count()
+                if described is not None:
+                    self.relations.learn_row(described, message.relation_oid)
                 known = self._known(message.relation_oid, lsn)
                 if self._wanted(known):
                     known.verify()

@@ -44,13 +44,15 @@ class KnownRelation:
 
 @dataclass(frozen=True, slots=True)
 class PartitionOf:
-    """What a partition's description tells of its root.
+    """What it tells that rows of a relation come under the name of another one, its root.
 
     Attributes:
+        partition: What is known of the relation itself.
         before, now: What was known of the root, and what is from here on.
-        is_new: Whether the partition was not known when the stream began.
+        is_new: Whether the root is captured, and the partition was not known when the stream began.
     """
 
+    partition: KnownRelation
     before: KnownRelation
     now: KnownRelation
     is_new: bool
@@ -114,19 +116,14 @@ class Relations:
         self._by_oid[message.oid] = new = self._with_old_rows(self._known(message, old))
         return old, new
 
-    def learn_partition(self, message: Relation) -> PartitionOf | None:
-        """Take in that the relation just learned may be a partition; what that tells of its root."""
-        root = self._partitions.described(message, captured=self._by_oid[message.oid].captured)
-        if root is None:
+    def learn_row(self, message: Relation, oid: int) -> PartitionOf | None:
+        """Take in of which relation the row right behind a Relation message is: another one is the root of this one."""
+        before = self._by_oid.get(oid)
+        if before is None or oid == message.oid:
             return None
-        before = self._by_oid[root]
-        self._by_oid[root] = now = self._with_old_rows(before)
-        return PartitionOf(before, now, self._partitions.is_new(message.oid))
-
-    def learn_truncated(self, oids: Collection[int]) -> None:
-        """Take in that relations were truncated under their own names."""
-        for root in self._partitions.truncated(oids):
-            self._by_oid[root] = self._with_old_rows(self._by_oid[root])
+        is_new = self._partitions.described(message, before.message)
+        self._by_oid[oid] = now = self._with_old_rows(before)
+        return PartitionOf(self._by_oid[message.oid], before, now, is_new)
 
     def _with_old_rows(self, known: KnownRelation) -> KnownRelation:
         return replace(known, old_rows=self._partitions.old_rows(known.message, known.schema))

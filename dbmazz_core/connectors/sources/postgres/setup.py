@@ -15,10 +15,11 @@ import psycopg
 from psycopg import errors as pg
 
 from dbmazz_core.config import SourceConfig
-from dbmazz_core.connectors.sources.postgres.catalog import TableInfo, find_tables
+from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, Connection, translated
 from dbmazz_core.connectors.sources.postgres.findings import CheckReport, Finding, Situation
 from dbmazz_core.connectors.sources.postgres.publication import Step, read_publication
+from dbmazz_core.connectors.sources.postgres.resolution import find_tables
 from dbmazz_core.connectors.sources.postgres.server_checks import (
     server_findings,
     slot_findings,

@@ -16,7 +16,7 @@ from dbmazz_core.config import SourceConfig
 from dbmazz_core.connectors.sources.base import TableEvent
 from dbmazz_core.connectors.sources.postgres import setup
 from dbmazz_core.connectors.sources.postgres.block import MessageBlock
-from dbmazz_core.connectors.sources.postgres.catalog import TableInfo, find_tables, resolve_tables
+from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules
 from dbmazz_core.connectors.sources.postgres.connection import Connection, connect
 from dbmazz_core.connectors.sources.postgres.exported import ExportedSnapshot
@@ -26,6 +26,7 @@ from dbmazz_core.connectors.sources.postgres.reader import StreamReader
 from dbmazz_core.connectors.sources.postgres.record_stream import RecordStream
 from dbmazz_core.connectors.sources.postgres.relations import Relations
 from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection, SystemIdentity
+from dbmazz_core.connectors.sources.postgres.resolution import find_tables, resolve_tables
 from dbmazz_core.connectors.sources.postgres.server_errors import translated
 from dbmazz_core.connectors.sources.postgres.server_state import SlotState, flush_half_record, flush_lsn, slot_state
 from dbmazz_core.connectors.sources.postgres.slots import verify_history
@@ -185,6 +186,8 @@ class PostgresSource:
                     for n, text in missing.items()
                     if n in types
                 },
+                storage_tells=not (published and published.by_name) or (table.is_partition and publication.via_root),
+                written_by=fingerprint.written_by,
             )
         return found
 

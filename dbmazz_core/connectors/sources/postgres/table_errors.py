@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.errors import ReplicaIdentityInsufficient, TableNotFound, TableNotSupported, UnknownValue
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.tables import TablePattern, TableRef, quote_identifier
 
+_UNLOGGED = "an unlogged table"
 #: PostgreSQL keeps names that begin with `pg_` for itself.
 SYSTEM_SCHEMA = re.compile(r"pg_.*|information_schema", re.DOTALL)
 
 
-def not_found(conn: Connection, pattern: TablePattern) -> TableNotFound:
-    """No such table, no such schema, or a schema without tables; with the nearest names that there are."""
+def not_found(conn: Connection, pattern: TablePattern, left_out: Mapping[TableRef, str] = {}) -> TableNotFound:
+    """No such table, no such schema, or a schema without tables; with the nearest names that there are, or what of the
+    schema is left out, and why."""
     schemas = [
         schema
         for (schema,) in conn.execute("SELECT nspname FROM pg_catalog.pg_namespace ORDER BY nspname")
@@ -29,7 +32,9 @@ def not_found(conn: Connection, pattern: TablePattern) -> TableNotFound:
             near = _similar_tables(conn, pattern)
         return _missing(pattern, f"schema {quote_identifier(pattern.schema)} does not exist", near)
     if pattern.name is None:
-        return _missing(pattern, f"schema {quote_identifier(pattern.schema)} has no table that can be captured", [])
+        what = ", ".join(f"{ref} is {reason}" for ref, reason in sorted(left_out.items()) if pattern.matches(ref))
+        none = f"schema {quote_identifier(pattern.schema)} has no table that can be captured"
+        return _missing(pattern, f"{none}: {what}" if what else none, [])
     return _missing(pattern, f"table {pattern} does not exist", _similar_tables(conn, pattern))
 
 
@@ -74,9 +79,25 @@ def system_schema(pattern: TablePattern) -> TableNotSupported:
     )
 
 
-def not_supported(ref: TableRef, what: str) -> TableNotSupported:
+@dataclass(frozen=True, slots=True)
+class UnstreamedPartition:
+    """A partition that writes no row changes; `what` it is, such as `a foreign table`."""
+
+    ref: TableRef
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.ref}, {self.what}, as a partition"
+
+
+def not_supported(ref: TableRef, what: str, partition: UnstreamedPartition | None = None) -> TableNotSupported:
     """A relation that writes no row changes; `what` it is, such as `a view`."""
-    if what == "an unlogged table":
+    if partition is not None:
+        reason = "that one's changes do not come"
+        remedy = f"detach {partition.ref}, or have its partitions in TABLES instead of {ref}"
+        if partition.what == _UNLOGGED:
+            remedy = f"ALTER TABLE {partition.ref.sql} SET LOGGED; or {remedy}"
+    elif what == _UNLOGGED:
         reason, remedy = "it writes no WAL", f"ALTER TABLE {ref.sql} SET LOGGED; or leave it out of TABLES"
     elif what == "a foreign table":
         reason, remedy = "its rows are on another server", "capture it there, or leave it out of TABLES"
