@@ -12,7 +12,7 @@ import polars as pl
 
 from dbmazz_core.datatypes import DataType
 from dbmazz_core.errors import BadValue
-from dbmazz_core.lsn import Lsn
+from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.masks import HIDDEN
 from dbmazz_core.records import CdcRecord
 from dbmazz_core.schema import TableSchema
@@ -219,15 +219,16 @@ def _natural(values: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     return values.cast(dtype, strict=False)
 
 
-def bad_value(schema: TableSchema, column: int, text: str, lsn: Lsn, xid: int) -> BadValue:
-    """The error for a value that its column's type cannot hold."""
+def bad_value(
+    schema: TableSchema, column: int, text: str, lsn: Lsn = INVALID_LSN, xid: int = 0, *, copied: bool = False
+) -> BadValue:
+    """The error for a value that its column's type cannot hold; `xid` is 0 where it came in no transaction."""
     definition = schema.columns[column]
     shown = HIDDEN if definition.mask else text if len(text) <= 80 else text[:77] + "..."
-    # Rows that are copied come without a transaction.
     where = f" of the transaction {xid} committed at {lsn}" if xid else ""
     return BadValue(
         f"{schema.table}, column {definition.name} ({definition.source_type}): the value {shown!r}{where} cannot be "
-        f"held by {definition.type}; nothing of this {'flush was applied' if xid else 'table was copied'}",
+        f"held by {definition.type}; nothing of this {'table was copied' if copied else 'flush was applied'}",
         object=f"{schema.table}.{definition.name}",
         remedy=f"change the value in PostgreSQL and copy the table anew: dbmazz snapshot --tables '{schema.table}'; or "
         f"have such rows kept apart: ON_BAD_VALUE='{schema.table}=quarantine'; or keep the column as PostgreSQL's "

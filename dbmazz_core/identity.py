@@ -107,7 +107,7 @@ class SourceTable:
         identity: What it is.
         empty_partitions: Leaves that were created as partitions, so that all their rows came through the stream.
         missing: By column: the value, in its carrier dtype, shape (1,), that rows have which were there before the
-            column. Columns that are NULL there are left out.
+            column; null where its text is none of the column's type. Columns that are NULL there are left out.
         storage_tells: Whether other storage may mean other rows, though the stream says nothing of it. SET UNLOGGED is
             refused only for tables that are published by name, and TRUNCATE of a partition is not sent while its root
             is published.

@@ -13,6 +13,7 @@ from dbmazz_core.connectors.sources.base import Truncation
 from dbmazz_core.engine.changelog import changelog
 from dbmazz_core.engine.compact import compact
 from dbmazz_core.engine.effect import NetEffect
+from dbmazz_core.engine.evolution import unheld_default
 from dbmazz_core.engine.follow_schema import SchemaEvent, WindowEvent
 from dbmazz_core.engine.quarantine import Quarantine
 from dbmazz_core.engine.result import WindowResult
@@ -159,6 +160,8 @@ class EventApplier:
         """Change a table's shape, or give it up for this window where that has to be done by copying it anew."""
         if event.table in self._given_up:
             return
+        if event.copy_anew is None and self._quarantine and (column := self._quarantine.unheld_default(event)):
+            event = replace(event, copy_anew=unheld_default(column).reason)
         if event.copy_anew is None and not self._sink.evolve(event, slot=self._slot):
             steps = "; ".join(str(step) for step, _ in event.steps)
             event = replace(event, copy_anew=f"changed in a transaction that had changed its rows: {steps}")

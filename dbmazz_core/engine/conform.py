@@ -73,7 +73,10 @@ class _Conformed:
         place, dtype = self.places[column], self.schema.columns[column].type.carrier
         if place is None:
             return pl.repeat(None, len(self.index), dtype=dtype, eager=True), None
-        values = self.images.values(place)
+        try:
+            values = self.images.values(place)
+        except UnreadableText as error:
+            raise UnreadableText(column, error.place, error.text) from None
         if values.dtype == dtype:
             return values, None
         cast = values.cast(dtype, strict=False)

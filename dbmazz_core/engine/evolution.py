@@ -117,6 +117,12 @@ class CopyAnew:
     kind: SchemaChangeKind
 
 
+def unheld_default(column: str) -> CopyAnew:
+    """A column is new, and the value that it has in older rows is bad: the copy does with them what the policy says."""
+    what = f"got column {quote_identifier(column)} with a value in older rows that it cannot hold in the destination"
+    return CopyAnew(what, SchemaChangeKind.ADD_COLUMN)
+
+
 def compare(
     have: TableSchema,
     identity: TableIdentity | None,
@@ -281,7 +287,10 @@ def _steps(
                 return CopyAnew(
                     f"got column {quote_identifier(column.name)} and was rewritten", SchemaChangeKind.ADD_COLUMN
                 )
-            steps.append(AddColumn(definition, now.missing.get(column.name)))
+            missing = now.missing.get(column.name)
+            if missing is not None and missing[0] is None:
+                return unheld_default(definition.name)
+            steps.append(AddColumn(definition, missing))
             kept.append(replace(column, target=definition.name))
             continue
         version = today[column.number].version if column.number in today else old_column.version

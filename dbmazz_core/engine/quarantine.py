@@ -19,10 +19,13 @@ import polars as pl
 from dbmazz_core.batch import DELETE, INSERT, UPDATE, ChangeBatch, Indexes, Mask, RowImages
 from dbmazz_core.connectors.sinks.base import Sink
 from dbmazz_core.connectors.sources.base import CopiedRows
+from dbmazz_core.engine.evolution import AddColumn
+from dbmazz_core.engine.follow_schema import SchemaEvent
 from dbmazz_core.engine.images import CompletedImages, JoinedImages, KeyImages
 from dbmazz_core.engine.rows import Rows
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.schema import TableSchema
+from dbmazz_core.table_options import SchemaAction
 from dbmazz_core.tables import TableRef
 
 #: Rows of `_dbmazz.quarantine`, beside slot, table and time.
@@ -116,6 +119,15 @@ class Quarantine:
             schema=ROWS,
         )
         return frame.filter(pl.Series(first == _GOOD)), self._keep(schema.table, [rows])
+
+    def unheld_default(self, event: SchemaEvent) -> str | None:
+        """A new column whose value in older rows the destination cannot hold, where such rows are kept apart."""
+        added = [step for step, action in event.steps if isinstance(step, AddColumn) and action is SchemaAction.APPLY]
+        values = [step.missing.alias(step.column.name) for step in added if step.missing is not None]
+        if not values or not self.wanted(event.table):
+            return None
+        refused = self.sink.refused(event.schema, pl.DataFrame(values))
+        return values[refused["column"][0]].name if len(refused) else None
 
     def _keep(self, table: TableRef, rows: list[pl.DataFrame]) -> int:
         if not rows:

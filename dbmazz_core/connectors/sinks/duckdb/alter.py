@@ -55,7 +55,7 @@ def alter(connection: duckdb.DuckDBPyConnection, path: str, event: SchemaEvent, 
         for prefix in prefixes:
             do.run(f"ALTER TABLE {table} ADD COLUMN {quoted(prefix + column.name)} {type_name(column.type)}")
         if step.missing is not None:
-            do.fill(step.missing.alias(column.name).to_frame())
+            do.fill(step.missing.alias(column.name), event.commit_lsn, event.xid)
 
 
 def rename(connection: duckdb.DuckDBPyConnection, names: Mapping[TableRef, TableRef]) -> None:

@@ -211,12 +211,13 @@ def write_history(
 
 
 def rename_table(connection: duckdb.DuckDBPyConnection, old: TableRef, new: TableRef) -> None:
-    """Record a table under another name."""
-    connection.execute(
-        "UPDATE _dbmazz.tables SET schema_name = ?, table_name = ?, updated_at = now() "
-        "WHERE schema_name = ? AND table_name = ?",
-        [new.schema, new.name, old.schema, old.name],
-    )
+    """Record a table, and its rows in quarantine, under another name."""
+    for recorded, also in (("tables", ", updated_at = now()"), ("quarantine", "")):
+        connection.execute(
+            f"UPDATE _dbmazz.{recorded} SET schema_name = ?, table_name = ?{also} "
+            "WHERE schema_name = ? AND table_name = ?",
+            [new.schema, new.name, old.schema, old.name],
+        )
 
 
 def write_table(
@@ -257,12 +258,17 @@ def _columns(schema: TableSchema) -> str:
 
 
 def write_quarantine(connection: duckdb.DuckDBPyConnection, table: TableRef, rows: pl.DataFrame, *, slot: str) -> None:
-    """Add rows to the quarantine; for their columns see `Sink.quarantine`."""
+    """Add rows to the quarantine; for their columns see `Sink.quarantine`. The table has not all of the source's rows
+    from now on, also when somebody has deleted these."""
     bad_rows = rows.to_arrow(compat_level=pl.CompatLevel.newest())  # noqa: F841 - DuckDB finds it
     connection.execute(
         "INSERT INTO _dbmazz.quarantine SELECT ?, ?, ?, commit_lsn, xid, ordinal, op, column_name, reason, "
         "CAST(row AS JSON), now() FROM bad_rows",
         [slot, table.schema, table.name],
+    )
+    connection.execute(
+        "UPDATE _dbmazz.tables SET complete = false WHERE schema_name = ? AND table_name = ? AND complete",
+        [table.schema, table.name],
     )
 
 
@@ -271,14 +277,6 @@ def clear_quarantine(connection: duckdb.DuckDBPyConnection, table: TableRef) -> 
     connection.execute(
         "DELETE FROM _dbmazz.quarantine WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
     )
-
-
-def has_quarantine(connection: duckdb.DuckDBPyConnection, table: TableRef) -> bool:
-    """Whether a table has rows in quarantine."""
-    rows = connection.execute(
-        "SELECT 1 FROM _dbmazz.quarantine WHERE schema_name = ? AND table_name = ? LIMIT 1", [table.schema, table.name]
-    ).fetchall()
-    return bool(rows)
 
 
 def count_quarantine(connection: duckdb.DuckDBPyConnection, slot: str) -> Mapping[TableRef, int]:

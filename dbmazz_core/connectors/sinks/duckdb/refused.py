@@ -5,12 +5,12 @@ from __future__ import annotations
 import duckdb
 import polars as pl
 
-from dbmazz_core.connectors.sinks.duckdb import bookkeeping
 from dbmazz_core.connectors.sinks.duckdb.names import qualified
 from dbmazz_core.connectors.sinks.duckdb.shapes import LIVE
 from dbmazz_core.connectors.sinks.duckdb.values import arrow_table, expression, needs_cast
 from dbmazz_core.engine.changelog import KNOWN_OLD, OLD, OP, ORDINAL
 from dbmazz_core.engine.effect import COMMIT_LSN
+from dbmazz_core.engine.result import TableState
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.table_options import Mode
 from dbmazz_core.tables import quote_identifier as quoted
@@ -39,18 +39,20 @@ def refused(connection: duckdb.DuckDBPyConnection, schema: TableSchema, frame: p
     )
 
 
-def missing(connection: duckdb.DuckDBPyConnection, schema: TableSchema, keys: pl.DataFrame, mode: Mode) -> pl.Series:
+def missing(
+    connection: duckdb.DuckDBPyConnection, schema: TableSchema, keys: pl.DataFrame, state: TableState
+) -> pl.Series:
     """See `Sink.missing`."""
     types = {column.name: column.type for column in schema.columns}
     table, names = schema.table, [quoted(name) for name in schema.key]
     asked = ", ".join(f"{expression(n, types[n], source='f')} AS {quoted(n)}" for n in schema.key)
     on_key = " AND ".join(f"t.{name} = a.{name}" for name in names)
-    if mode is Mode.CHANGELOG:
-        if not bookkeeping.has_quarantine(connection, table):
+    if state.mode is Mode.CHANGELOG:
+        if state.complete:
             return pl.Series(dtype=pl.Int64)
         join = f"SEMI JOIN ({_emptied(schema, qualified(connection, table), on_key)}) t"
     else:
-        join = f"ANTI JOIN (FROM {qualified(connection, table)} t WHERE {LIVE[mode]}) t"
+        join = f"ANTI JOIN (FROM {qualified(connection, table)} t WHERE {LIVE[state.mode]}) t"
     found = _select(
         connection,
         f"WITH asked AS (SELECT f.{_ROW}, {asked} FROM found f) "

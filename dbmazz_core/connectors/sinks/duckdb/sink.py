@@ -342,7 +342,7 @@ class DuckDBSink:
     def missing(self, schema: TableSchema, keys: pl.DataFrame) -> pl.Series:
         """See `Sink.missing`."""
         with translated(self.path):
-            return missing(self._connection, schema, keys, self._state(schema.table).mode)
+            return missing(self._connection, schema, keys, self._state(schema.table))
 
     def quarantine(self, table: TableRef, rows: pl.DataFrame, *, slot: str) -> None:
         """See `Sink.quarantine`."""

@@ -110,10 +110,13 @@ class Statements:
         self.run(f"INSERT INTO {self.table} ({columns}) SELECT {columns} FROM temp.main._dbmazz_clinging")
         self.run("DROP TABLE temp.main._dbmazz_clinging")
 
-    def fill(self, value: pl.DataFrame) -> None:
-        """Give a column the one value of the frame, in all rows."""
-        name = quoted(value.columns[0])
-        self.run(f"UPDATE {self.table} t SET {name} = s.{name} FROM {self.source(value.columns)}", value)
+    def fill(self, value: pl.Series, lsn: Lsn, xid: int) -> None:
+        """Give a column the one value of the series, in all rows; it came by a transaction."""
+        name = quoted(value.name)
+        frame = value.to_frame().with_columns(
+            pl.lit(int(lsn), dtype=pl.UInt64).alias(COMMIT_LSN), pl.lit(xid, dtype=pl.UInt32).alias(XID)
+        )
+        self.run(f"UPDATE {self.table} t SET {name} = s.{name} FROM {self.source([value.name])}", frame)
 
     def run(self, sql: str, frame: pl.DataFrame | None = None) -> int:
         """Run a statement that reads `frame`; the number of rows it changed."""
@@ -192,6 +195,7 @@ class Statements:
 
     def _explain(self, frame: pl.DataFrame) -> None:
         """Raise BadValue for the first value in the frame that DuckDB's type cannot hold, if there is one."""
+        copied = COMMIT_LSN not in frame.columns
         # A cursor of its own: the failure has aborted the transaction.
         with self._connection.cursor() as cursor:
             cursor.execute("SET TimeZone = 'UTC'")
@@ -200,14 +204,14 @@ class Statements:
                     if name not in frame.columns or not needs_cast(column.type):
                         continue
                     value = misfit(f"s.{quoted(name)}", column.type)
-                    position = f"{COMMIT_LSN}, {XID}" if COMMIT_LSN in frame.columns else "0, 0"
+                    position = "0, 0" if copied else f"{COMMIT_LSN}, {XID}"
                     row = self._query(
                         cursor,
                         f"SELECT {value} AS bad, {position} FROM {FRAME} s WHERE bad IS NOT NULL LIMIT 1",
                         frame,
                     )
                     if row is not None:
-                        raise bad_value(self.schema, number, str(row[0]), Lsn(row[1]), int(row[2]))
+                        raise bad_value(self.schema, number, str(row[0]), Lsn(row[1]), int(row[2]), copied=copied)
 
     def _query(
         self, connection: duckdb.DuckDBPyConnection, sql: str, frame: pl.DataFrame | None

@@ -9,6 +9,7 @@ tests hold this against.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import NoReturn
 
@@ -262,12 +263,11 @@ def _batch(framed: FramedBlock, messages: pl.Series, rows: Int64s, known: KnownR
         old=old,
         old_is_key=(marker[old_index] == _KEY) | known.old_rows.key_only,
     )
-    # Now, while the block is in the processor's cache; of old images mostly the key alone is ever looked at.
+    # Now, while the block is in the processor's cache; of old images mostly the key alone is ever looked at. What a bad
+    # value has to say is said to whom asks for it: nobody does where the table is about to be copied anew.
     for images, wanted in ((new, range(len(types))), (old, [schema.names.index(name) for name in schema.key])):
-        try:
+        with suppress(UnreadableText):
             images.materialize(wanted)
-        except UnreadableText as error:
-            raise batch.unreadable(images, error) from None
     return batch
 
 

@@ -26,7 +26,6 @@ from dbmazz_core.connectors.sources.postgres.server_errors import source_error
 from dbmazz_core.connectors.sources.postgres.types import read_each
 from dbmazz_core.datatypes import Kind
 from dbmazz_core.errors import ReplicationInterrupted
-from dbmazz_core.lsn import INVALID_LSN
 from dbmazz_core.masks import Masker, utf8
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.secret_url import SecretUrl
@@ -324,7 +323,7 @@ def _in_carriers(frame: pl.DataFrame, schema: TableSchema, maskers: Mapping[str,
             raw = series.cast(pl.Binary).to_list()
             texts = [raw[at].decode("utf-8", "backslashreplace") for at in wrong.arg_true()]
             if not lenient:
-                raise bad_value(schema, number, texts[0], INVALID_LSN, 0)
+                raise bad_value(schema, number, texts[0], copied=True)
             none = pl.repeat(None, len(series), dtype=pl.String, eager=True)
             unreadable[number] = none.scatter(wrong.arg_true(), texts)
         columns.append(values.alias(column.name))

@@ -31,7 +31,7 @@ from dbmazz_core.connectors.sources.postgres.server_errors import translated
 from dbmazz_core.connectors.sources.postgres.server_state import SlotState, flush_half_record, flush_lsn, slot_state
 from dbmazz_core.connectors.sources.postgres.slots import verify_history
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
-from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, ColumnOfType, TypePolicy, read_texts
+from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, ColumnOfType, TypePolicy, read_each
 from dbmazz_core.errors import SlotActive, SlotNotFound
 from dbmazz_core.hidden import verify_hidden
 from dbmazz_core.identity import SourceTable, TableIdentity
@@ -170,7 +170,15 @@ class PostgresSource:
             schema = self._schema(table, publication.columns_of(table), known_as)
             maskers = self._rules.maskers(known_as)
             types = {c.name: c.type for c in schema.columns}
-            missing = {name: pl.Series([text.encode()]) for name, text in fingerprint.missing.items()}
+            missing: dict[str, pl.Series] = {}
+            for name, text in fingerprint.missing.items():
+                raw = pl.Series([text.encode()])
+                if name not in types:
+                    continue
+                if name not in maskers:
+                    missing[name], _ = read_each(raw, types[name])
+                elif (masked := maskers[name].column(raw, types[name])).null_count() == 0:
+                    missing[name] = masked
             found[table.ref] = SourceTable(
                 table.ref,
                 schema,
@@ -181,11 +189,7 @@ class PostgresSource:
                     hidden=self._rules.hidden(known_as, {n: c.number for n, c in fingerprint.columns.items()}),
                 ),
                 fingerprint.empty_partitions,
-                {
-                    n: maskers[n].column(text, types[n]) if n in maskers else read_texts(text, types[n])
-                    for n, text in missing.items()
-                    if n in types
-                },
+                missing,
                 storage_tells=not (published and published.by_name) or (table.is_partition and publication.via_root),
                 written_by=fingerprint.written_by,
             )
