@@ -27,12 +27,14 @@ def fold(connection: duckdb.DuckDBPyConnection, table: str, key: Sequence[str]) 
     own = [name for name in names if not name.startswith("_dbmazz_")]
     values = [f"{_quoted(prefix + name)}::VARCHAR" for prefix in ("", "_dbmazz_old_") for name in own]
     changes = connection.execute(
-        f"SELECT _dbmazz_op, _dbmazz_unchanged, _dbmazz_known_old, {', '.join(values)} FROM {table} "
+        f"SELECT _dbmazz_ordinal, _dbmazz_op, _dbmazz_unchanged, _dbmazz_known_old, {', '.join(values)} FROM {table} "
         "ORDER BY _dbmazz_commit_lsn, _dbmazz_ordinal"
     ).fetchall()
+    # A table that was copied again begins there, perhaps with another key.
+    begin = max((n for n, (ordinal, *_) in enumerate(changes) if ordinal == -1), default=0)
     places = [own.index(name) for name in key]
     rows = _Keyed(places) if key else _Bag()
-    for op, unchanged, known_old, *images in changes:
+    for _, op, unchanged, known_old, *images in changes[begin:]:
         new, old = tuple(images[: len(own)]), tuple(images[len(own) :])
         sent = [name in known_old for name in own]
         if op == "truncate":

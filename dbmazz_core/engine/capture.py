@@ -17,6 +17,7 @@ from dbmazz_core.engine.snapshot import quarantine_of
 from dbmazz_core.engine.window import Window
 from dbmazz_core.identity import SourceTable
 from dbmazz_core.lsn import INVALID_LSN, Lsn
+from dbmazz_core.table_options import Mode
 from dbmazz_core.tables import TableRef
 
 
@@ -63,7 +64,13 @@ class Capture:
         sink.mark_incomplete(settings.source.slot, [ref for ref in states if ref not in self.tables])
         schemas = {ref: schema for ref in self.tables if (schema := sink.schema(ref)) is not None}
         identities = {ref: identity for ref in schemas if (identity := sink.identity(ref)) is not None}
-        follower = SchemaFollower(dict(schemas), dict(identities), source.describe, settings.tables.schema_changes)
+        follower = SchemaFollower(
+            dict(schemas),
+            dict(identities),
+            source.describe,
+            settings.tables.schema_changes,
+            histories={ref for ref, state in states.items() if state.mode is Mode.CHANGELOG},
+        )
         upper, catalog = self._upper() if bound is None else (bound, {})
         quarantine = quarantine_of(settings, sink)
         stream = source.start_replication_from(

@@ -23,7 +23,7 @@ from dbmazz_core.identity import SourceColumn, SourceTable, TableIdentity, verif
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.schema import ColumnDef, TableSchema
 from dbmazz_core.table_options import SchemaAction, SchemaChangeKind, SchemaPolicy
-from dbmazz_core.tables import TableRef
+from dbmazz_core.tables import TableRef, quote_identifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,7 @@ class SchemaFollower:
         identities: What the source's tables are, likewise; tables without one were copied by an older version.
         describe: Looks a table up in the source's catalog, by OID.
         policy: What is done about changes.
+        histories: Tables that are kept as changelogs.
         abandoned: Tables that have to be copied anew, and why: their events are left out.
         truncated: Tables that were truncated, and by which transaction last.
     """
@@ -69,6 +70,7 @@ class SchemaFollower:
     identities: dict[TableRef, TableIdentity]
     describe: Callable[[int], SourceTable | None]
     policy: SchemaPolicy
+    histories: Collection[TableRef] = ()
     abandoned: dict[TableRef, str] = field(default_factory=dict)
     truncated: dict[TableRef, int] = field(default_factory=dict)
 
@@ -145,6 +147,8 @@ class SchemaFollower:
             return self._copy_anew(table, result, commit_lsn, xid)
         chosen = self._chosen(have, result, commit_lsn, xid)
         schema, after = _shaped(have, result, chosen)
+        if table in self.histories and (key := _found_by(seen, after)) != {*schema.key}:
+            return self._copy_anew(table, _other_key(key), commit_lsn, xid)
         self.schemas[table], self.identities[table] = schema, after
         if identity == after and schema == have:
             return []
@@ -169,6 +173,19 @@ class SchemaFollower:
             # Without it rows could not be found any more.
             chosen.append((step, SchemaAction.APPLY if in_key else action))
         return tuple(chosen)
+
+
+def _found_by(seen: TableSchema, identity: TableIdentity) -> set[str | None]:
+    """The destination's columns by which rows are found from here on."""
+    targets = {column.name: column.target for column in identity.columns}
+    return {targets.get(name) for name in seen.key}
+
+
+def _other_key(key: Collection[str | None]) -> CopyAnew:
+    """A changelog does not say by which columns a change finds its row; with a copy at the change, one key holds for
+    all that comes behind it."""
+    names = ", ".join(sorted(quote_identifier(name) for name in key if name is not None))
+    return CopyAnew(f"has its rows found by {names or 'all columns'} from here on", SchemaChangeKind.CHANGE_TYPE)
 
 
 def _shaped(

@@ -216,6 +216,38 @@ def test_a_constraint_was_added(start: Callable[[Mode], Lab]) -> None:
 
 
 @pytest.mark.parametrize("mode", Mode)
+def test_a_constraint_goes_with_a_copy(start: Callable[[Mode], Lab], mode: Mode) -> None:
+    """A changelog, too, which otherwise goes on in the same table."""
+    lab = start(mode)
+    by_hand(lab, "ALTER TABLE public.t ALTER n SET NOT NULL")
+    lab.transactions("UPDATE t SET n = NULL WHERE id = 2", "DELETE FROM t WHERE id = 3")
+    with lab.nothing_changes("public.t"), pytest.raises(DestinationConflict, match="a constraint that dbmazz") as info:
+        lab.capture()
+    assert info.value.remedy.endswith("dbmazz snapshot --tables 'public.t'")
+    lab.pipeline.snapshot([lab.ref("t")])
+    lab.capture_and_compare("t")
+    lab.execute("UPDATE t SET n = NULL; DELETE FROM t WHERE id = 1")
+    lab.capture_and_compare("t")
+
+
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("change", ["DROP COLUMN n", "RENAME n TO m", "RENAME TO u"])
+def test_an_index_keeps_a_table_from_being_altered(start: Callable[[Mode], Lab], mode: Mode, change: str) -> None:
+    lab = start(mode)
+    by_hand(lab, 'CREATE INDEX "Mine" ON public.t (id)')
+    lab.execute("DELETE FROM t WHERE id = 3")
+    lab.capture_and_compare("t")
+    name = "u" if change == "RENAME TO u" else "t"
+    lab.transactions(f"ALTER TABLE t {change}", f"DELETE FROM {name} WHERE id = 1")
+    with lab.nothing_changes("public.t"), pytest.raises(DestinationConflict, match=r'did not make.*: "Mine";') as info:
+        lab.capture()
+    statement = info.value.remedy.split(": ")[1].split(" or copy")[0]
+    assert statement == 'DROP INDEX "public"."Mine";'
+    by_hand(lab, statement)
+    lab.capture_and_compare(name)
+
+
+@pytest.mark.parametrize("mode", Mode)
 def test_an_existing_table_of_another_shape_is_not_touched(lab: Lab, mode: Mode) -> None:
     lab.execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
     by_hand(lab, "CREATE SCHEMA public; CREATE TABLE public.t AS SELECT 'precious' AS id")

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from hypothesis import strategies as st
 
+from dbmazz_core.table_options import Mode
 from tests.soak.ddl import CHANGES
 from tests.soak.statements import KEYS, STATEMENTS
 from tests.soak.tables import TableSpec, specs
@@ -108,10 +109,11 @@ Step = Do | CommitPrepared | Capture | Kill | Copy | Vacuum
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """Tables to begin with, how many rows each has, and what happens then."""
+    """Tables to begin with, how many rows each has, how the destination keeps them, and what happens then."""
 
     tables: tuple[TableSpec, ...]
     rows: tuple[int, ...]
+    mode: Mode
     steps: tuple[Step, ...]
 
 
@@ -167,6 +169,7 @@ def programs(draw: st.DrawFn, *, ddl: bool) -> Program:
     return Program(
         tables=tuple(tables),
         rows=tuple(draw(st.sampled_from([KEYS, KEYS // 2, 0])) for _ in tables),
+        mode=draw(st.sampled_from([Mode.MIRROR, Mode.MIRROR, Mode.SOFT_DELETE, Mode.CHANGELOG])),
         # Lists of hypothesis tend to be short.
         steps=tuple(step for _ in range(6) for step in draw(st.lists(steps, max_size=24))),
     )

@@ -25,7 +25,6 @@ from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.tables import TableRef, parse_tables
 from tests.engine.lab import Lab
 from tests.engine.worker_process import Worker
-from tests.oracle import assert_equal
 from tests.soak.ddl import CHANGES
 from tests.soak.past import Past
 from tests.soak.program import SESSIONS, Capture, Change, CommitPrepared, Copy, Do, Kill, Program, Step, Vacuum
@@ -112,6 +111,8 @@ class Run:
                 self._sessions.append(_Session(number, connection))
             stack.callback(self._roll_back_prepared)
             self._create(program)
+            self.lab = self.lab.kept(program.mode)
+            self._say(f"MODE={program.mode.value}")
             for step in (Capture(), *program.steps):
                 self._step(step)
             self._end_sessions(everything=True)
@@ -328,7 +329,7 @@ class Run:
         failures = []
         for copy in self._past.copies(name, position):
             try:
-                assert_equal(self.lab.database, self.lab.path, copy, as_table=f"public.{name}")
+                self.lab.assert_equal_as((copy, f"public.{name}"))
             except AssertionError as error:
                 failures.append(error)
             else:
@@ -388,7 +389,7 @@ class Run:
     def _kill(self, step: Kill) -> None:
         self.tally.kills += 1
         self._say(str(step))
-        environment = {"FLUSH_SIZE": str(step.flush_size)}
+        environment = {"FLUSH_SIZE": str(step.flush_size), "MODE": self.lab.mode.value}
         if step.after_flush is not None:
             environment["DBMAZZ_TEST_DIE_AT"] = f"stream:{step.after_flush}"
         worker = Worker(self.lab, **environment)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import duckdb
 
 from dbmazz_core.connectors.sinks.duckdb import bookkeeping
+from dbmazz_core.connectors.sinks.duckdb.conflicts import verify_alterable
 from dbmazz_core.connectors.sinks.duckdb.names import qualified, qualified_schema
 from dbmazz_core.connectors.sinks.duckdb.statements import Statements
 from dbmazz_core.connectors.sinks.duckdb.values import type_name
@@ -25,6 +26,8 @@ def alter(connection: duckdb.DuckDBPyConnection, path: str, event: SchemaEvent, 
     """Take the steps that are to be applied; in a changelog, on the columns of the row before as well."""
     do = Statements(connection, path, event.schema)
     table = do.table
+    if any(action is SchemaAction.APPLY and not isinstance(step, AddColumn) for step, action in event.steps):
+        verify_alterable(connection, path, event.table)
     prefixes = ("", OLD) if mode is Mode.CHANGELOG else ("",)
     renames: dict[str, str] = {}
     added: list[AddColumn] = []
@@ -58,8 +61,10 @@ def alter(connection: duckdb.DuckDBPyConnection, path: str, event: SchemaEvent, 
             do.fill(step.missing.alias(column.name), event.commit_lsn, event.xid)
 
 
-def rename(connection: duckdb.DuckDBPyConnection, names: Mapping[TableRef, TableRef]) -> None:
+def rename(connection: duckdb.DuckDBPyConnection, path: str, names: Mapping[TableRef, TableRef]) -> None:
     """Rename tables and move them between schemas, bookkeeping and all."""
+    for old in names:
+        verify_alterable(connection, path, old)
     # By way of names that no table has: two may exchange theirs.
     passing = {old: TableRef(old.schema, f"_dbmazz_renamed_{number}") for number, old in enumerate(names)}
     for old, between in passing.items():

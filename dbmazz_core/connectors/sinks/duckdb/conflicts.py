@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import duckdb
+
 from dbmazz_core.connectors.sinks.duckdb import shapes
 from dbmazz_core.errors import DestinationConflict
-from dbmazz_core.tables import TableRef
+from dbmazz_core.tables import TableRef, quote_identifier
 
 
 def changed_by_hand(table: TableRef, path: str, expected: shapes.Columns, found: shapes.Columns) -> DestinationConflict:
@@ -21,3 +23,34 @@ def changed_by_hand(table: TableRef, path: str, expected: shapes.Columns, found:
         object=str(table),
         remedy=f"undo the change, or copy the table anew: dbmazz snapshot --tables '{table}'",
     )
+
+
+def has_additions(connection: duckdb.DuckDBPyConnection, table: TableRef) -> bool:
+    """Whether a table has indexes or constraints, of which dbmazz makes none."""
+    return bool(_listed(connection, "duckdb_indexes", table) or _listed(connection, "duckdb_constraints", table))
+
+
+def verify_alterable(connection: duckdb.DuckDBPyConnection, path: str, table: TableRef) -> None:
+    """DuckDB alters no column or name of a table that has an index (tried, 1.4 and 2.0)."""
+    names = [quote_identifier(str(row["index_name"])) for row in _listed(connection, "duckdb_indexes", table)]
+    if not names:
+        return
+    schema = quote_identifier(table.schema)
+    raise DestinationConflict(
+        f"{table} changed in PostgreSQL, and in {path} it has indexes that dbmazz did not make, with which DuckDB does "
+        f"not alter a table: {', '.join(names)}; nothing of this flush was applied",
+        object=str(table),
+        remedy="drop them in DuckDB, and make them again afterwards: "
+        + " ".join(f"DROP INDEX {schema}.{name};" for name in names)
+        + f" or copy the table anew, without them: dbmazz snapshot --tables '{table}'",
+    )
+
+
+def _listed(connection: duckdb.DuckDBPyConnection, function: str, table: TableRef) -> list[dict[str, object]]:
+    """Rows of a function that tells of all tables."""
+    cursor = connection.execute(
+        f"FROM {function}() WHERE database_name = current_database() AND schema_name = ? AND table_name = ?",
+        [table.schema, table.name],
+    )
+    names = [column[0] for column in cursor.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

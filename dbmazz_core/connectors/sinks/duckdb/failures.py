@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import duckdb
 
 from dbmazz_core.errors import DestinationConflict, DestinationError, DestinationLocked, DiskFull
+from dbmazz_core.tables import TableRef
 
 _NO_SPACE = re.compile(
     r"No space left|disk full|ENOSPC|maximum size.*exceeded|max_temp_directory_size|File too large|quota exceeded",
@@ -44,9 +45,11 @@ def translated(path: str) -> Iterator[None]:
         raise destination_error(path, error) from error
 
 
-def destination_error(path: str, error: duckdb.Error) -> DestinationError:
-    """The DestinationError for a failure of DuckDB."""
+def destination_error(path: str, error: duckdb.Error, table: TableRef | None = None) -> DestinationError:
+    """The DestinationError for a failure of DuckDB, at a table where that is known."""
     text = str(error).strip()
+    which = f"'{table}'" if table else "<table>"
+    copy = f"copy the table anew: dbmazz snapshot --tables {which}"
     if _NO_SPACE.search(text):
         return DiskFull(
             f"no space left for the DuckDB file {path}: {_first_line(text)}",
@@ -64,15 +67,14 @@ def destination_error(path: str, error: duckdb.Error) -> DestinationError:
         return DestinationConflict(
             f"the DuckDB file {path} does not hold what dbmazz left there: {_first_line(text)}",
             object=path,
-            remedy="undo the change made by hand, or copy the table anew: dbmazz snapshot --tables <table>",
+            remedy=f"undo the change made by hand, or {copy}",
         )
     if isinstance(error, duckdb.ConstraintException):
         # The tables have no constraints of ours: the source's own hold for what comes.
         return DestinationConflict(
             f"a constraint that dbmazz did not make refuses rows in {path}: {_first_line(text)}",
             object=path,
-            remedy="drop the constraint or unique index in DuckDB, or copy its table anew: "
-            "dbmazz snapshot --tables <table>",
+            remedy=f"drop the constraint or unique index in DuckDB, or {copy}",
         )
     return DestinationError(
         f"DuckDB cannot write {path}: {_first_line(text)}",

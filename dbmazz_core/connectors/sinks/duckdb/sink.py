@@ -22,7 +22,7 @@ from dbmazz_core.connectors.sinks.duckdb.apply_mirror import MirrorApplier
 from dbmazz_core.connectors.sinks.duckdb.apply_soft_delete import SoftDeleteApplier
 from dbmazz_core.connectors.sinks.duckdb.by_hand import Expected
 from dbmazz_core.connectors.sinks.duckdb.compression import Compression
-from dbmazz_core.connectors.sinks.duckdb.conflicts import changed_by_hand
+from dbmazz_core.connectors.sinks.duckdb.conflicts import changed_by_hand, has_additions
 from dbmazz_core.connectors.sinks.duckdb.failures import translated
 from dbmazz_core.connectors.sinks.duckdb.names import conflicts, fold, qualified, qualified_schema
 from dbmazz_core.connectors.sinks.duckdb.opening import opened
@@ -238,7 +238,7 @@ class DuckDBSink:
         with translated(self.path):
             self._connection.execute("BEGIN TRANSACTION")
             try:
-                rename(self._connection, names)
+                rename(self._connection, self.path, names)
                 for old, new in names.items():
                     schema = bookkeeping.read_schema(self._connection, new)
                     assert schema is not None
@@ -288,7 +288,8 @@ class DuckDBSink:
             history = kept and mode is Mode.CHANGELOG
             if history:
                 copy_again.verify_later(statements, snapshot_lsn)
-            if not (history and shapes.comparable(found) == shapes.comparable(columns)):
+            stays = history and shapes.comparable(found) == shapes.comparable(columns)
+            if not stays or has_additions(self._connection, table):
                 if kept:
                     copy_again.set_aside(self._connection, table)
                 self._replace(table, columns)

@@ -191,7 +191,7 @@ class Statements:
         except duckdb.Error as error:
             if frame is not None:
                 self._explain(frame)
-            raise destination_error(self.path, error) from error
+            raise destination_error(self.path, error, self.schema.table) from error
 
     def _explain(self, frame: pl.DataFrame) -> None:
         """Raise BadValue for the first value in the frame that DuckDB's type cannot hold, if there is one."""
