@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Self
 
-import polars as pl
 import psycopg
 
 from dbmazz_core.config import SourceConfig
@@ -30,8 +29,9 @@ from dbmazz_core.connectors.sources.postgres.resolution import find_tables, reso
 from dbmazz_core.connectors.sources.postgres.server_errors import translated
 from dbmazz_core.connectors.sources.postgres.server_state import SlotState, flush_half_record, flush_lsn, slot_state
 from dbmazz_core.connectors.sources.postgres.slots import verify_history
+from dbmazz_core.connectors.sources.postgres.source_table import source_table
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
-from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, ColumnOfType, TypePolicy, read_each
+from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, TypePolicy
 from dbmazz_core.errors import SlotActive, SlotNotFound
 from dbmazz_core.hidden import verify_hidden
 from dbmazz_core.identity import SourceTable, TableIdentity
@@ -165,34 +165,8 @@ class PostgresSource:
             fingerprint = fingerprints.get(table.oid)
             if publication is None or fingerprint is None:
                 continue
-            published = publication.tables.get(table.ref)
             known_as = self._names.get(table.oid, table.ref)
-            schema = self._schema(table, publication.columns_of(table), known_as)
-            maskers = self._rules.maskers(known_as)
-            types = {c.name: c.type for c in schema.columns}
-            missing: dict[str, pl.Series] = {}
-            for name, text in fingerprint.missing.items():
-                raw = pl.Series([text.encode()])
-                if name not in types:
-                    continue
-                if name not in maskers:
-                    missing[name], _ = read_each(raw, types[name])
-                elif (masked := maskers[name].column(raw, types[name])).null_count() == 0:
-                    missing[name] = masked
-            found[table.ref] = SourceTable(
-                table.ref,
-                schema,
-                fingerprint.identity(
-                    schema.names,
-                    key_index=table.key_index,
-                    published=f"{published.entry} {published.row_filter}" if published else "",
-                    hidden=self._rules.hidden(known_as, {n: c.number for n, c in fingerprint.columns.items()}),
-                ),
-                fingerprint.empty_partitions,
-                missing,
-                storage_tells=not (published and published.by_name) or (table.is_partition and publication.via_root),
-                written_by=fingerprint.written_by,
-            )
+            found[table.ref] = source_table(table, publication, fingerprint, self._types, self._rules, known_as)
         return found
 
     def fingerprints(self, oids: Collection[int]) -> dict[int, Fingerprint]:
@@ -458,12 +432,6 @@ class PostgresSource:
         if self._control is not None:
             self._control.close()
             self._control = None
-
-    def _schema(self, table: TableInfo, names: tuple[str, ...], known_as: TableRef) -> TableSchema:
-        columns = {c.name: c for c in table.columns}
-        chosen = [ColumnOfType(n, columns[n].type_oid, columns[n].type_modifier, n in table.key) for n in names]
-        whole = TableSchema(table.ref, self._types.columns(table.ref, table.oid, chosen), table.key)
-        return self._rules.apply(whole, known_as)[0]
 
     def _await_confirmed(self, lsn: Lsn) -> None:
         """Wait until the server has taken the acknowledgement; if it does not, the checkpoint still knows."""

@@ -1,0 +1,72 @@
+"""What is captured of a table, and what the table is, by the catalog, the publication and the rules for its columns."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
+from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules
+from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint
+from dbmazz_core.connectors.sources.postgres.publication import Publication
+from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, ColumnOfType, read_each
+from dbmazz_core.identity import SourceTable
+from dbmazz_core.schema import TableSchema
+from dbmazz_core.tables import TableRef
+
+
+def source_table(
+    table: TableInfo,
+    publication: Publication,
+    fingerprint: Fingerprint,
+    types: CatalogTypes,
+    rules: ColumnRules,
+    known_as: TableRef,
+) -> SourceTable:
+    """A table as the catalog has it.
+
+    Args:
+        table: The table.
+        publication: What is published, at least of this table.
+        fingerprint: The table's.
+        types: Tells the columns' types.
+        rules: Which columns are captured, and how they are masked.
+        known_as: What the rules call the table, if it was renamed meanwhile.
+    """
+    published = publication.tables.get(table.ref)
+    columns = {c.name: c for c in table.columns}
+    names = publication.columns_of(table)
+    chosen = [ColumnOfType(n, columns[n].type_oid, columns[n].type_modifier, n in table.key) for n in names]
+    whole = TableSchema(table.ref, types.columns(table.ref, table.oid, chosen), table.key)
+    schema = rules.apply(whole, known_as)[0]
+    return SourceTable(
+        table.ref,
+        schema,
+        fingerprint.identity(
+            schema.names,
+            key_index=table.key_index,
+            published=f"{published.entry} {published.row_filter}" if published else "",
+            hidden=rules.hidden(known_as, {n: c.number for n, c in fingerprint.columns.items()}),
+        ),
+        fingerprint.empty_partitions,
+        _missing(fingerprint, schema, rules, known_as),
+        storage_tells=not (published and published.by_name) or (table.is_partition and publication.via_root),
+        written_by=fingerprint.written_by,
+    )
+
+
+def _missing(
+    fingerprint: Fingerprint, schema: TableSchema, rules: ColumnRules, known_as: TableRef
+) -> dict[str, pl.Series]:
+    """See `SourceTable.missing`."""
+    maskers = rules.maskers(known_as)
+    found: dict[str, pl.Series] = {}
+    for column in schema.columns:
+        text = fingerprint.missing.get(column.name)
+        if text is None:
+            continue
+        raw = pl.Series([text.encode()])
+        if column.name not in maskers:
+            found[column.name], _ = read_each(raw, column.type)
+        elif (masked := maskers[column.name].column(raw, column.type)).null_count() == 0:
+            found[column.name] = masked
+    return found
