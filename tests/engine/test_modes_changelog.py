@@ -56,6 +56,34 @@ def test_every_change_with_its_rows_before_and_after(history: Lab) -> None:
     ) == [(True, None, None)]
 
 
+@pytest.mark.parametrize(
+    ("change", "update"),
+    [
+        ("ALTER TABLE t DROP CONSTRAINT t_pkey; ALTER TABLE t ADD PRIMARY KEY (code)", "UPDATE t SET id = id + 100"),
+        ("ALTER TABLE t REPLICA IDENTITY USING INDEX t_code_key", "UPDATE t SET id = id + 100"),
+        ("ALTER TABLE t DROP CONSTRAINT t_pkey; ALTER TABLE t REPLICA IDENTITY FULL", "UPDATE t SET id = 7"),
+    ],
+    ids=["another primary key", "another identity", "another key under FULL"],
+)
+@pytest.mark.parametrize("seen", [True, False], ids=["rows behind it", "no row behind it"])
+def test_with_another_key_it_begins_anew(history: Lab, change: str, update: str, seen: bool) -> None:
+    """An update that leaves its key alone says nothing of the row before: without knowing the key of then, which of
+    the rows it changed could not be told."""
+    history.execute("CREATE TABLE t (id int PRIMARY KEY, code int NOT NULL CONSTRAINT t_code_key UNIQUE, n int)")
+    history.execute("INSERT INTO t SELECT i, i, i FROM generate_series(1, 3) i")
+    history.capture_and_compare("t")
+    history.transactions("UPDATE t SET code = code + 10", change, *([update] if seen else []))
+    assert "has its rows found by" in history.capture_and_compare("t").copy_anew[history.ref("t")]
+    history.transactions(update, "DELETE FROM t WHERE code = 12", "INSERT INTO t VALUES (12, 12, 12)")
+    assert not history.capture_and_compare("t").copy_anew
+    history.execute("ALTER TABLE t REPLICA IDENTITY FULL")
+    history.execute("UPDATE t SET n = 0")
+    # The key is the primary key's again where it was that of another index.
+    assert bool(history.capture_and_compare("t").copy_anew) == ("USING INDEX" in change)
+    history.execute("UPDATE t SET n = 1")
+    assert not history.capture_and_compare("t").copy_anew
+
+
 def test_under_replica_identity_full_the_row_before_is_whole(history: Lab) -> None:
     history.execute("CREATE TABLE t (id int PRIMARY KEY, d date, big text); ALTER TABLE t REPLICA IDENTITY FULL")
     history.execute(f"INSERT INTO t VALUES (1, '0044-03-15 BC', {toast(1)})")
