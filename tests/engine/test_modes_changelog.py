@@ -84,6 +84,28 @@ def test_with_another_key_it_begins_anew(history: Lab, change: str, update: str,
     assert not history.capture_and_compare("t").copy_anew
 
 
+@pytest.mark.parametrize(
+    ("change", "unchanged", "known"),
+    [
+        ('{0} big TO "it\'s"; {0} id TO key', ["it's"], ["key"]),
+        ("{0} id TO x; {0} big TO id; {0} x TO big", ["id"], ["big"]),
+        ("ALTER TABLE t DROP n; {0} big TO n", ["n"], ["id"]),
+    ],
+    ids=["renamed", "exchanged", "in another one's place"],
+)
+def test_columns_that_are_renamed_are_so_in_lists_too(
+    history: Lab, change: str, unchanged: list[str], known: list[str]
+) -> None:
+    history.execute(f"CREATE TABLE t (id int PRIMARY KEY, n int, big text); INSERT INTO t VALUES (1, 1, {toast('x')})")
+    history.capture()
+    history.transactions("UPDATE t SET n = 2", "UPDATE t SET id = 2")
+    history.capture()
+    history.execute(change.format("ALTER TABLE t RENAME"))
+    assert not history.capture_and_compare("t").copy_anew
+    last = "SELECT _dbmazz_unchanged, _dbmazz_known_old FROM public.t ORDER BY _dbmazz_commit_lsn DESC LIMIT 1"
+    assert history.rows(last) == [(unchanged, known)]
+
+
 def test_under_replica_identity_full_the_row_before_is_whole(history: Lab) -> None:
     history.execute("CREATE TABLE t (id int PRIMARY KEY, d date, big text); ALTER TABLE t REPLICA IDENTITY FULL")
     history.execute(f"INSERT INTO t VALUES (1, '0044-03-15 BC', {toast(1)})")

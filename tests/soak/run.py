@@ -22,6 +22,7 @@ from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import StopReason
 from dbmazz_core.errors import SchemaChanged
 from dbmazz_core.lsn import INVALID_LSN, Lsn
+from dbmazz_core.table_options import Mode
 from dbmazz_core.tables import TableRef, parse_tables
 from tests.engine.lab import Lab
 from tests.engine.worker_process import Worker
@@ -141,7 +142,9 @@ class Run:
                 self._schema_moved = False
                 self._capture(step)
             case Kill():
-                self._end_sessions(everything=self._schema_moved or self._copies_wait)
+                # In another process nobody ends them once a copy waits: a changelog is copied where its key changes.
+                copies = self._schema_moved or self._copies_wait or self.lab.mode is Mode.CHANGELOG
+                self._end_sessions(everything=copies)
                 self._schema_moved = False
                 self._kill(step)
             case Copy():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import duckdb
 
@@ -11,7 +11,7 @@ from dbmazz_core.connectors.sinks.duckdb.conflicts import verify_alterable
 from dbmazz_core.connectors.sinks.duckdb.names import qualified, qualified_schema
 from dbmazz_core.connectors.sinks.duckdb.statements import Statements
 from dbmazz_core.connectors.sinks.duckdb.values import type_name
-from dbmazz_core.engine.changelog import OLD
+from dbmazz_core.engine.changelog import KNOWN_OLD, OLD, UNCHANGED
 from dbmazz_core.engine.evolution import AddColumn, ChangeType, DropColumn, RenameColumn
 from dbmazz_core.engine.follow_schema import SchemaEvent
 from dbmazz_core.table_options import Mode, SchemaAction
@@ -52,6 +52,10 @@ def alter(connection: duckdb.DuckDBPyConnection, path: str, event: SchemaEvent, 
     for names in (temporary, {temporary[old]: new for old, new in renames.items()}):
         for old, new in names.items():
             do.run(f"ALTER TABLE {table} RENAME COLUMN {quoted(old)} TO {quoted(new)}")
+    if mode is Mode.CHANGELOG:
+        applied = [step for step, action in event.steps if action is SchemaAction.APPLY]
+        dropped = [step.name for step in applied if isinstance(step, DropColumn)]
+        _rename_in_lists(do, dropped, {step.old: step.new for step in applied if isinstance(step, RenameColumn)})
     # Last: a new column may have the name that another one had.
     for step in added:
         column = step.column
@@ -59,6 +63,26 @@ def alter(connection: duckdb.DuckDBPyConnection, path: str, event: SchemaEvent, 
             do.run(f"ALTER TABLE {table} ADD COLUMN {quoted(prefix + column.name)} {type_name(column.type)}")
         if step.missing is not None:
             do.fill(step.missing.alias(column.name), event.commit_lsn, event.xid)
+
+
+def _rename_in_lists(do: Statements, dropped: Collection[str], renamed: Mapping[str, str]) -> None:
+    """A changelog names columns in values too: those that were not sent, and those that were of the row before."""
+    if not dropped and not renamed:
+        return
+    cases = " ".join(f"WHEN {_literal(old)} THEN {_literal(new)}" for old, new in renamed.items())
+    today = f"CASE n {cases} ELSE n END" if cases else "n"
+    gone, concerned = (f"[{', '.join(map(_literal, names))}]::VARCHAR[]" for names in (dropped, [*dropped, *renamed]))
+    lists = (UNCHANGED, KNOWN_OLD)
+    values = [
+        f"{name} = list_transform(list_filter({name}, lambda n: NOT list_contains({gone}, n)), lambda n: {today})"
+        for name in lists
+    ]
+    where = " OR ".join(f"list_has_any({name}, {concerned})" for name in lists)
+    do.run(f"UPDATE {do.table} SET {', '.join(values)} WHERE {where}")
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def rename(connection: duckdb.DuckDBPyConnection, path: str, names: Mapping[TableRef, TableRef]) -> None:
