@@ -98,7 +98,8 @@ class Run:
     _past: Past = field(init=False)
     _prepared: list[tuple[str, _Session]] = field(default_factory=list)
     _names: Iterator[int] = field(default_factory=itertools.count)
-    _schema_moved: bool = False
+    #: Whether the next window may find tables that it has to copy anew.
+    _copies_due: bool = False
 
     def run(self, program: Program) -> None:
         """Everything, then catch up and compare."""
@@ -138,14 +139,14 @@ class Run:
                 if self._prepared:
                     self._commit_prepared()
             case Capture():
-                self._end_sessions(everything=self._schema_moved or self._copies_wait)
-                self._schema_moved = False
+                self._end_sessions(everything=self._copies_due or self._copies_wait)
+                self._copies_due = False
                 self._capture(step)
             case Kill():
                 # In another process nobody ends them once a copy waits: a changelog is copied where its key changes.
-                copies = self._schema_moved or self._copies_wait or self.lab.mode is Mode.CHANGELOG
+                copies = self._copies_due or self._copies_wait or self.lab.mode is Mode.CHANGELOG
                 self._end_sessions(everything=copies)
-                self._schema_moved = False
+                self._copies_due = False
                 self._kill(step)
             case Copy():
                 # A slot's creation waits for all open transactions.
@@ -192,6 +193,7 @@ class Run:
         if table is None or not table.columns:
             return
         session.exclusive |= change.kind in EXCLUSIVE or change.kind in CHANGES
+        self._copies_due |= change.kind.startswith("truncate")  # the stream does not tell which partitions
         if change.kind == "copy":
             self._copy_in(session, table, change)
         elif change.kind == "truncate_several":
@@ -200,7 +202,7 @@ class Run:
             self._execute(session, f"TRUNCATE {', '.join(sorted(names))} RESTART IDENTITY CASCADE")
         else:
             if change.kind in CHANGES:
-                self._schema_moved = True
+                self._copies_due = True
                 session.reshaped.add(table.oid)
             render = (CHANGES if change.kind in CHANGES else STATEMENTS)[change.kind]
             self._execute(session, render(table, change.a, change.b, change.n))
@@ -264,6 +266,7 @@ class Run:
     def _vacuum(self, step: Vacuum) -> None:
         session = self._sessions[-1]
         if table := look_up(session.connection, step.table):
+            self._copies_due = True  # of a partition
             try:
                 self._execute(session, f"VACUUM FULL {table.name}")
             except _REFUSED as error:
