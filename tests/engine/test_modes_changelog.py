@@ -106,6 +106,32 @@ def test_columns_that_are_renamed_are_so_in_lists_too(
     assert history.rows(last) == [(unchanged, known)]
 
 
+@pytest.mark.parametrize("key", ["PRIMARY KEY", ""], ids=["with a key", "without"])
+@pytest.mark.parametrize("default", [5, None])
+def test_a_new_column_is_in_the_rows_before_and_after_that_there_are(
+    history: Lab, key: str, default: int | None
+) -> None:
+    history.execute(f"CREATE TABLE t (id int {key}, v int); ALTER TABLE t REPLICA IDENTITY FULL")
+    history.execute("INSERT INTO t VALUES (1, 1), (2, 2), (2 + 1, 3)")
+    history.capture()
+    history.transactions("UPDATE t SET v = 9 WHERE id = 1; DELETE FROM t WHERE id = 2; INSERT INTO t VALUES (4, 4)")
+    history.capture()
+    history.execute(f"ALTER TABLE t ADD COLUMN n int{'' if default is None else f' DEFAULT {default}'}")
+    assert not history.capture_and_compare("t").copy_anew
+    found = history.rows(
+        "SELECT _dbmazz_op, n, _dbmazz_old_n, _dbmazz_known_old FROM public.t WHERE _dbmazz_op <> 'snapshot' "
+        "ORDER BY _dbmazz_ordinal"
+    )
+    names = ["id", "v", "n"]
+    assert found == [
+        ("update", default, default, names),
+        ("delete", None, default, names),
+        ("insert", default, None, []),
+    ]
+    history.transactions("UPDATE t SET v = 8, n = 7 WHERE id = 1", "DELETE FROM t WHERE id = 3")
+    history.capture_and_compare("t")
+
+
 def test_under_replica_identity_full_the_row_before_is_whole(history: Lab) -> None:
     history.execute("CREATE TABLE t (id int PRIMARY KEY, d date, big text); ALTER TABLE t REPLICA IDENTITY FULL")
     history.execute(f"INSERT INTO t VALUES (1, '0044-03-15 BC', {toast(1)})")

@@ -11,7 +11,7 @@ from dbmazz_core.connectors.sinks.duckdb.conflicts import verify_alterable
 from dbmazz_core.connectors.sinks.duckdb.names import qualified, qualified_schema
 from dbmazz_core.connectors.sinks.duckdb.statements import Statements
 from dbmazz_core.connectors.sinks.duckdb.values import type_name
-from dbmazz_core.engine.changelog import KNOWN_OLD, OLD, UNCHANGED
+from dbmazz_core.engine.changelog import KNOWN_OLD, OLD, OP, UNCHANGED
 from dbmazz_core.engine.evolution import AddColumn, ChangeType, DropColumn, RenameColumn
 from dbmazz_core.engine.follow_schema import SchemaEvent
 from dbmazz_core.table_options import Mode, SchemaAction
@@ -57,12 +57,34 @@ def alter(connection: duckdb.DuckDBPyConnection, path: str, event: SchemaEvent, 
         dropped = [step.name for step in applied if isinstance(step, DropColumn)]
         _rename_in_lists(do, dropped, {step.old: step.new for step in applied if isinstance(step, RenameColumn)})
     # Last: a new column may have the name that another one had.
-    for step in added:
+    for number, step in enumerate(added):
         column = step.column
         for prefix in prefixes:
             do.run(f"ALTER TABLE {table} ADD COLUMN {quoted(prefix + column.name)} {type_name(column.type)}")
+        name = quoted(column.name)
+        value = f"{name} = s.{name}"
+        if mode is Mode.CHANGELOG:
+            value = _in_history(do, column.name, len(event.schema.columns) - len(added) + number)
         if step.missing is not None:
-            do.fill(step.missing.alias(column.name), event.commit_lsn, event.xid)
+            do.fill(step.missing.alias(column.name), event.commit_lsn, event.xid, value)
+
+
+def _in_history(do: Statements, name: str, before: int) -> str:
+    """Let a new column of a changelog be a part of all rows before that are whole; how it is given its value in them,
+    and in the rows after.
+
+    Args:
+        do: Statements of the table.
+        name: The column.
+        before: How many columns there were without it.
+    """
+    column, old = quoted(name), quoted(OLD + name)
+    do.run(
+        f"UPDATE {do.table} SET {KNOWN_OLD} = list_append({KNOWN_OLD}, {_literal(name)}) "
+        f"WHERE len({KNOWN_OLD}) = {before}"
+    )
+    after = f"CASE WHEN t.{OP} IN ('delete', 'truncate') THEN NULL ELSE s.{column} END"
+    return f"{column} = {after}, {old} = CASE WHEN list_contains(t.{KNOWN_OLD}, {_literal(name)}) THEN s.{column} END"
 
 
 def _rename_in_lists(do: Statements, dropped: Collection[str], renamed: Mapping[str, str]) -> None:
