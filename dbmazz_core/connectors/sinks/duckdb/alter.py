@@ -22,8 +22,9 @@ from dbmazz_core.tables import quote_identifier as quoted
 ALTERS_MODIFIED_TABLES = tuple(map(int, duckdb.__version__.split(".")[:2])) >= (2, 0)
 
 
-def alter(connection: duckdb.DuckDBPyConnection, path: str, event: SchemaEvent, mode: Mode) -> None:
-    """Take the steps that are to be applied; in a changelog, on the columns of the row before as well."""
+def alter(connection: duckdb.DuckDBPyConnection, path: str, event: SchemaEvent, mode: Mode) -> bool:
+    """Take the steps that are to be applied; in a changelog, on the columns of the row before as well. Whether rows
+    were changed."""
     do = Statements(connection, path, event.schema)
     table = do.table
     if any(action is SchemaAction.APPLY and not isinstance(step, AddColumn) for step, action in event.steps):
@@ -52,45 +53,47 @@ def alter(connection: duckdb.DuckDBPyConnection, path: str, event: SchemaEvent, 
     for names in (temporary, {temporary[old]: new for old, new in renames.items()}):
         for old, new in names.items():
             do.run(f"ALTER TABLE {table} RENAME COLUMN {quoted(old)} TO {quoted(new)}")
+    # Last: a new column may have the name that another one had.
+    for step in added:
+        for prefix in prefixes:
+            name, type = quoted(prefix + step.column.name), type_name(step.column.type)
+            do.run(f"ALTER TABLE {table} ADD COLUMN {name} {type}")
+    # Rows only now: DuckDB 1.4 alters no table behind that.
+    changed = 0
     if mode is Mode.CHANGELOG:
         applied = [step for step, action in event.steps if action is SchemaAction.APPLY]
         dropped = [step.name for step in applied if isinstance(step, DropColumn)]
-        _rename_in_lists(do, dropped, {step.old: step.new for step in applied if isinstance(step, RenameColumn)})
-    # Last: a new column may have the name that another one had.
-    for number, step in enumerate(added):
-        column = step.column
-        for prefix in prefixes:
-            do.run(f"ALTER TABLE {table} ADD COLUMN {quoted(prefix + column.name)} {type_name(column.type)}")
-        name = quoted(column.name)
-        value = f"{name} = s.{name}"
+        renamed = {step.old: step.new for step in applied if isinstance(step, RenameColumn)}
+        changed += _rename_in_lists(do, dropped, renamed)
+    for number, step in enumerate(added, len(event.schema.columns) - len(added)):
+        value = f"{quoted(step.column.name)} = s.{quoted(step.column.name)}"
         if mode is Mode.CHANGELOG:
-            value = _in_history(do, column.name, len(event.schema.columns) - len(added) + number)
+            changed += _add_in_lists(do, step.column.name, number)
+            value = _in_history(step.column.name)
         if step.missing is not None:
-            do.fill(step.missing.alias(column.name), event.commit_lsn, event.xid, value)
+            changed += do.fill(step.missing.alias(step.column.name), event.commit_lsn, event.xid, value)
+    return changed > 0
 
 
-def _in_history(do: Statements, name: str, before: int) -> str:
-    """Let a new column of a changelog be a part of all rows before that are whole; how it is given its value in them,
-    and in the rows after.
+def _add_in_lists(do: Statements, name: str, before: int) -> int:
+    """Let a new column of a changelog be a part of all rows before that are whole; `before`: the number of columns that
+    they have without it. How many rows that changed, likewise below."""
+    appended = f"{KNOWN_OLD} = list_append({KNOWN_OLD}, {_literal(name)})"
+    return do.run(f"UPDATE {do.table} SET {appended} WHERE len({KNOWN_OLD}) = {before}")
 
-    Args:
-        do: Statements of the table.
-        name: The column.
-        before: How many columns there were without it.
-    """
+
+def _in_history(name: str) -> str:
+    """How a new column of a changelog gets its value of older rows: in the rows after, and the rows before that have
+    it."""
     column, old = quoted(name), quoted(OLD + name)
-    do.run(
-        f"UPDATE {do.table} SET {KNOWN_OLD} = list_append({KNOWN_OLD}, {_literal(name)}) "
-        f"WHERE len({KNOWN_OLD}) = {before}"
-    )
     after = f"CASE WHEN t.{OP} IN ('delete', 'truncate') THEN NULL ELSE s.{column} END"
     return f"{column} = {after}, {old} = CASE WHEN list_contains(t.{KNOWN_OLD}, {_literal(name)}) THEN s.{column} END"
 
 
-def _rename_in_lists(do: Statements, dropped: Collection[str], renamed: Mapping[str, str]) -> None:
+def _rename_in_lists(do: Statements, dropped: Collection[str], renamed: Mapping[str, str]) -> int:
     """A changelog names columns in values too: those that were not sent, and those that were of the row before."""
     if not dropped and not renamed:
-        return
+        return 0
     cases = " ".join(f"WHEN {_literal(old)} THEN {_literal(new)}" for old, new in renamed.items())
     today = f"CASE n {cases} ELSE n END" if cases else "n"
     gone, concerned = (f"[{', '.join(map(_literal, names))}]::VARCHAR[]" for names in (dropped, [*dropped, *renamed]))
@@ -100,7 +103,7 @@ def _rename_in_lists(do: Statements, dropped: Collection[str], renamed: Mapping[
         for name in lists
     ]
     where = " OR ".join(f"list_has_any({name}, {concerned})" for name in lists)
-    do.run(f"UPDATE {do.table} SET {', '.join(values)} WHERE {where}")
+    return do.run(f"UPDATE {do.table} SET {', '.join(values)} WHERE {where}")
 
 
 def _literal(text: str) -> str:

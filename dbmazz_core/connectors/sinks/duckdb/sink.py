@@ -199,7 +199,8 @@ class DuckDBSink:
                 return False
             self._verify_names(event.schema)
         with translated(self.path):
-            alter(self._connection, self.path, event, self._state(event.table).mode)
+            if alter(self._connection, self.path, event, self._state(event.table).mode):
+                self._touched.add(event.table)
             bookkeeping.write_shape(self._connection, event.schema, event.identity)
             entries = [(step.kind.value, str(step), action.value) for step, action in event.steps]
             bookkeeping.write_history(

@@ -110,12 +110,13 @@ class Statements:
         self.run(f"INSERT INTO {self.table} ({columns}) SELECT {columns} FROM temp.main._dbmazz_clinging")
         self.run("DROP TABLE temp.main._dbmazz_clinging")
 
-    def fill(self, value: pl.Series, lsn: Lsn, xid: int, assignments: str) -> None:
-        """Give all rows the one value of the series, `s` and its name in what is assigned; it came by a transaction."""
+    def fill(self, value: pl.Series, lsn: Lsn, xid: int, assignments: str) -> int:
+        """Give all rows the one value of the series, `s` and its name in what is assigned. It came by a transaction.
+        How many rows there are."""
         frame = value.to_frame().with_columns(
             pl.lit(int(lsn), dtype=pl.UInt64).alias(COMMIT_LSN), pl.lit(xid, dtype=pl.UInt32).alias(XID)
         )
-        self.run(f"UPDATE {self.table} t SET {assignments} FROM {self.source([value.name])}", frame)
+        return self.run(f"UPDATE {self.table} t SET {assignments} FROM {self.source([value.name])}", frame)
 
     def run(self, sql: str, frame: pl.DataFrame | None = None) -> int:
         """Run a statement that reads `frame`; the number of rows it changed."""
