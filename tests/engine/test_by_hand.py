@@ -230,8 +230,11 @@ def test_a_constraint_goes_with_a_copy(start: Callable[[Mode], Lab], mode: Mode)
     lab.capture_and_compare("t")
 
 
-@pytest.mark.parametrize("mode", Mode)
-@pytest.mark.parametrize("change", ["DROP COLUMN n", "RENAME n TO m", "RENAME TO u"])
+@pytest.mark.parametrize(
+    ("change", "mode"),
+    [("DROP COLUMN n", Mode.MIRROR), ("RENAME n TO m", Mode.SOFT_DELETE), ("DROP COLUMN n", Mode.CHANGELOG),
+     ("RENAME TO u", Mode.MIRROR)],
+)  # fmt: skip
 def test_an_index_keeps_a_table_from_being_altered(start: Callable[[Mode], Lab], mode: Mode, change: str) -> None:
     lab = start(mode)
     by_hand(lab, 'CREATE INDEX "Mine" ON public.t (id)')

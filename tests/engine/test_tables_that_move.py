@@ -32,17 +32,20 @@ ATTACHED = (
 )
 
 
+GONE = "ALTER TABLE t SET UNLOGGED"
+BACK = "ALTER TABLE t SET LOGGED"
+
+
 @PUBLICATIONS
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "after"),
     [
-        ("ALTER TABLE t SET UNLOGGED", "INSERT INTO t VALUES (3, 3)", "ALTER TABLE t SET LOGGED"),
-        ("ALTER TABLE t SET UNLOGGED; INSERT INTO t VALUES (3, 3); ALTER TABLE t SET LOGGED",),
-        ("TRUNCATE t", "ALTER TABLE t SET UNLOGGED", "INSERT INTO t VALUES (3, 3)", "ALTER TABLE t SET LOGGED"),
+        ((GONE, "INSERT INTO t VALUES (3, 3)", BACK), ()),
+        ((f"{GONE}; INSERT INTO t VALUES (3, 3); {BACK}",), ("INSERT INTO t VALUES (4, 4)",)),
+        (("TRUNCATE t", GONE, "INSERT INTO t VALUES (3, 3)", BACK), ("INSERT INTO t VALUES (4, 4)",)),
     ],
-    ids=["by itself", "in one transaction", "behind a TRUNCATE"],
+    ids=["then nothing", "in one transaction, then rows", "behind a TRUNCATE, then rows"],
 )
-@pytest.mark.parametrize("after", [(), ("INSERT INTO t VALUES (4, 4)",)], ids=["then nothing", "then rows"])
 def test_a_table_that_was_unlogged_for_a_while(
     lab: Lab, publication: str, changes: tuple[str, ...], after: tuple[str, ...]
 ) -> None:

@@ -99,7 +99,7 @@ def test_values_of_every_type_in_a_table_without_a_key(lab: Lab) -> None:
     lab.capture_and_compare(*types)
 
 
-@BOTH
+@pytest.mark.parametrize("identity", ["DEFAULT", pytest.param("FULL", marks=pytest.mark.slow)])
 def test_keys_of_every_type(lab: Lab, identity: str) -> None:
     """Rows are found again by keys of each type that PostgreSQL takes as key."""
     values = {type: texts for type, texts in prepare(lab.database).items() if type not in NOT_KEYS}

@@ -1,7 +1,7 @@
 """Generated workloads against the oracle, for a while.
 
 Half of the time tables keep their schema, and are compared after every window; half of it they change that too.
-`SOAK_SECONDS` says for how long (60; `make soak` runs for an hour), `SOAK_BEGIN` with which seed it begins (`make test`
+`SOAK_SECONDS` says for how long (40; `make soak` runs for an hour), `SOAK_BEGIN` with which seed it begins (`make test`
 always with the same one), `SOAK_SEED` repeats one round, `SOAK_DDL=0` or `1` runs one half only. A failure names its
 seed, and tells the SQL of the smallest program that was found to fail.
 """
@@ -25,7 +25,7 @@ from tests.postgres_fixtures import create_database, drop_database
 from tests.soak.program import Program, programs
 from tests.soak.run import Run, Tally
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))
+SECONDS = float(os.environ.get("SOAK_SECONDS", "40"))
 #: Whether tables change their schema, by half.
 HALVES = {"0": [False], "1": [True]}.get(os.environ.get("SOAK_DDL", ""), [False, True])
 #: Programs of one seed. Replaying a failure runs through all of them up to the one that fails.
