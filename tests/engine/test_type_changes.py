@@ -14,7 +14,6 @@ OTHER_TEXT = {
     "oid to regclass": ("oid", "1259", "TYPE regclass"),
     "regprocedure to regproc": ("regprocedure", "pg_catalog.now()", "TYPE regproc"),
     "only decimals to numeric": ("numeric(2,2)", "0.50", "TYPE numeric"),
-    "only decimals to text decimals": ("numeric(2,5)", "-0.00012", "TYPE numeric"),
 }
 #: Likewise, and the text is the same.
 SAME_TEXT = {
@@ -43,6 +42,11 @@ def copied_anew_by(lab: Lab, before: str, value: str, change: str) -> bool:
 @pytest.mark.parametrize(("before", "value", "change"), OTHER_TEXT.values(), ids=OTHER_TEXT)
 def test_a_type_with_another_text_is_copied_anew(lab: Lab, before: str, value: str, change: str) -> None:
     assert copied_anew_by(lab, before, value, change)
+
+
+@pytest.mark.since(15)
+def test_a_number_of_more_decimals_than_digits_that_becomes_any(lab: Lab) -> None:
+    assert copied_anew_by(lab, "numeric(2,5)", "-0.00012", "TYPE numeric")
 
 
 @pytest.mark.parametrize(("before", "value", "change"), SAME_TEXT.values(), ids=SAME_TEXT)
