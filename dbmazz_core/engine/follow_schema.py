@@ -119,8 +119,7 @@ class SchemaFollower:
         have, identity = self.schemas[table], self.identities.get(table)
         if identity is None or identity.oid != now.identity.oid:
             return []
-        targets = {c.name: c.target for c in identity.columns}
-        key = tuple(targets.get(name) or "" for name in now.schema.key)
+        key = _found_by(now.schema, identity)
         if (key, now.identity.key_index) == (have.key, identity.key_index) or not {*have.names}.issuperset(key):
             return []
         schema, after = replace(have, key=key), replace(identity, key_index=now.identity.key_index)
@@ -147,7 +146,7 @@ class SchemaFollower:
             return self._copy_anew(table, result, commit_lsn, xid)
         chosen = self._chosen(have, result, commit_lsn, xid)
         schema, after = _shaped(have, result, chosen)
-        if table in self.histories and (key := _found_by(seen, after)) != {*schema.key}:
+        if table in self.histories and {*(key := _found_by(seen, after))} != {*schema.key}:
             return self._copy_anew(table, _other_key(key), commit_lsn, xid)
         self.schemas[table], self.identities[table] = schema, after
         if identity == after and schema == have:
@@ -175,16 +174,16 @@ class SchemaFollower:
         return tuple(chosen)
 
 
-def _found_by(seen: TableSchema, identity: TableIdentity) -> set[str | None]:
-    """The destination's columns by which rows are found from here on."""
+def _found_by(seen: TableSchema, identity: TableIdentity) -> tuple[str, ...]:
+    """The destination's columns by which rows are found from here on; empty for one that it does not have."""
     targets = {column.name: column.target for column in identity.columns}
-    return {targets.get(name) for name in seen.key}
+    return tuple(targets.get(name) or "" for name in seen.key)
 
 
-def _other_key(key: Collection[str | None]) -> CopyAnew:
+def _other_key(key: Collection[str]) -> CopyAnew:
     """A changelog does not say by which columns a change finds its row; with a copy at the change, one key holds for
     all that comes behind it."""
-    names = ", ".join(sorted(quote_identifier(name) for name in key if name is not None))
+    names = ", ".join(sorted(quote_identifier(name) for name in key if name))
     return CopyAnew(f"has its rows found by {names or 'all columns'} from here on", SchemaChangeKind.CHANGE_TYPE)
 
 

@@ -7,9 +7,8 @@ from dataclasses import replace
 import duckdb
 import pytest
 
-from dbmazz_core.config import TableConfig
 from dbmazz_core.errors import BadValue
-from dbmazz_core.table_options import BadValuePolicy, ByTable, Mode, by_table
+from dbmazz_core.table_options import Mode
 from tests.engine.lab import BOTH, Lab
 from tests.engine.test_quarantine import FAR, kept, quarantining
 
@@ -19,12 +18,16 @@ TABLE = (
 )
 
 
+def started(lab: Lab, identity: str) -> Lab:
+    lab.execute(TABLE.format(identity=identity))
+    lab.capture()
+    return lab
+
+
 @BOTH
 @pytest.mark.parametrize("mode", Mode)
 def test_rows_in_quarantine_go_with_a_table_that_is_renamed(lab: Lab, identity: str, mode: Mode) -> None:
-    lab = lab.configured(tables=TableConfig(ByTable(mode), by_table("ON_BAD_VALUE", "quarantine", BadValuePolicy)))
-    lab.execute(TABLE.format(identity=identity))
-    lab.capture()
+    lab = started(quarantining(lab, mode=mode), identity)
     lab.transactions("INSERT INTO t VALUES (7, 'NaN')", "UPDATE t SET n = 'NaN' WHERE id = 1")
     lab.capture()
     lab.transactions("CREATE SCHEMA s; ALTER TABLE t SET SCHEMA s", "ALTER TABLE s.t RENAME TO u")
@@ -45,9 +48,7 @@ def test_rows_in_quarantine_go_with_a_table_that_is_renamed(lab: Lab, identity: 
 @pytest.mark.parametrize("mode", Mode)
 def test_somebody_empties_the_quarantine(lab: Lab, identity: str, mode: Mode) -> None:
     """The rows are still not in the table, and nobody has taken them away from there."""
-    lab = lab.configured(tables=TableConfig(ByTable(mode), by_table("ON_BAD_VALUE", "quarantine", BadValuePolicy)))
-    lab.execute(TABLE.format(identity=identity))
-    lab.capture()
+    lab = started(quarantining(lab, mode=mode), identity)
     lab.transactions("INSERT INTO t VALUES (7, 'NaN')", "UPDATE t SET n = 'NaN' WHERE id < 3")
     lab.capture()
     with duckdb.connect(str(lab.path)) as connection:

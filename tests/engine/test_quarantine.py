@@ -27,8 +27,8 @@ TABLE = (
 FAR = "'294276-12-31 23:59:59'"
 
 
-def quarantining(lab: Lab, rules: str = "quarantine") -> Lab:
-    return lab.configured(tables=TableConfig(on_bad_value=by_table("ON_BAD_VALUE", rules, BadValuePolicy)))
+def quarantining(lab: Lab, rules: str = "quarantine", mode: Mode = Mode.MIRROR) -> Lab:
+    return lab.configured(tables=TableConfig(ByTable(mode), by_table("ON_BAD_VALUE", rules, BadValuePolicy)))
 
 
 def kept(lab: Lab, table: str = "t") -> list[tuple[Any, ...]]:
@@ -333,10 +333,7 @@ def test_flushes_make_no_difference(lab: Lab, tmp_path: Path, identity: str, see
 @pytest.mark.parametrize("mode", [Mode.SOFT_DELETE, Mode.CHANGELOG])
 @pytest.mark.parametrize("size", [1, 1000])
 def test_the_other_modes(lab: Lab, identity: str, mode: Mode, size: int) -> None:
-    lab = lab.configured(
-        flush=FlushConfig(size=size),
-        tables=TableConfig(ByTable(mode), by_table("ON_BAD_VALUE", "quarantine", BadValuePolicy)),
-    )
+    lab = quarantining(lab, mode=mode).configured(flush=FlushConfig(size=size))
     lab.execute(
         "CREATE TABLE t (id int PRIMARY KEY, n numeric(9,2), v int, big text);"
         f"ALTER TABLE t REPLICA IDENTITY {identity};"

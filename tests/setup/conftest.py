@@ -13,10 +13,7 @@ from dbmazz_core.connectors.sources.postgres.connection import Connection, conne
 from dbmazz_core.secret_url import SecretUrl
 from dbmazz_core.tables import parse_tables, quote_identifier
 from tests.postgres_fixtures import SourceDatabase
-from tests.setup.kit import (
-    PASSWORD,
-    Configure,
-)
+from tests.setup.kit import PASSWORD, Configure
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Schema changes, as statements of a transaction like any other, so with rows before and after them.
 
-Off by default (`SOAK_DDL=1` turns them on). Where a change stops the window with SchemaChanged, the run copies that
-table again and goes on.
+For half of the time (`SOAK_DDL=0` turns them off). Where a change stops the window with SchemaChanged, the run copies
+that table again and goes on.
 """
 
 from __future__ import annotations

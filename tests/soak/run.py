@@ -341,9 +341,9 @@ class Run:
             else:
                 self.tally.comparisons += 1
                 return
-        for error in failures[:1]:
-            error.add_note(f"that is {name} as it was in the source at {position}")
-            raise error
+        if failures:
+            failures[0].add_note(f"that is {name} as it was in the source at {position}")
+            raise failures[0]
 
     # -- the destination
 

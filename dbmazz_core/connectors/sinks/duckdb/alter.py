@@ -15,7 +15,7 @@ from dbmazz_core.engine.changelog import KNOWN_OLD, OLD, OP, UNCHANGED
 from dbmazz_core.engine.evolution import AddColumn, ChangeType, DropColumn, RenameColumn
 from dbmazz_core.engine.follow_schema import SchemaEvent
 from dbmazz_core.table_options import Mode, SchemaAction
-from dbmazz_core.tables import TableRef
+from dbmazz_core.tables import TableRef, quote_literal
 from dbmazz_core.tables import quote_identifier as quoted
 
 #: DuckDB 1.4 fails at COMMIT where a table was altered after an UPDATE or DELETE of the same transaction (tried).
@@ -26,12 +26,11 @@ def alter(connection: duckdb.DuckDBPyConnection, path: str, event: SchemaEvent, 
     """Take the steps that are to be applied; in a changelog, on the columns of the row before as well. Whether rows
     were changed."""
     do = Statements(connection, path, event.schema)
-    table = do.table
-    if any(action is SchemaAction.APPLY and not isinstance(step, AddColumn) for step, action in event.steps):
-        verify_alterable(connection, path, event.table)
     prefixes = ("", OLD) if mode is Mode.CHANGELOG else ("",)
-    renames: dict[str, str] = {}
+    alterations: list[str] = []
     added: list[AddColumn] = []
+    dropped: list[str] = []
+    renamed: dict[str, str] = {}
     for step, action in event.steps:
         if action is not SchemaAction.APPLY:
             continue
@@ -39,31 +38,29 @@ def alter(connection: duckdb.DuckDBPyConnection, path: str, event: SchemaEvent, 
             case AddColumn():
                 added.append(step)
             case DropColumn(name):
-                for prefix in prefixes:
-                    do.run(f"ALTER TABLE {table} DROP COLUMN {quoted(prefix + name)}")
+                dropped.append(name)
+                alterations += [f"DROP COLUMN {quoted(prefix + name)}" for prefix in prefixes]
             case RenameColumn(old, new):
-                renames |= {prefix + old: prefix + new for prefix in prefixes}
-            case ChangeType(_, old_column, new_column):
-                if old_column.type.duckdb != new_column.type.duckdb:
-                    for prefix in prefixes:
-                        name, type = quoted(prefix + old_column.name), type_name(new_column.type)
-                        do.run(f"ALTER TABLE {table} ALTER COLUMN {name} TYPE {type}")
+                renamed[old] = new
+            case ChangeType(_, old_column, new_column) if old_column.type.duckdb != new_column.type.duckdb:
+                type = type_name(new_column.type)
+                alterations += [f"ALTER COLUMN {quoted(prefix + old_column.name)} TYPE {type}" for prefix in prefixes]
     # By way of names that no column has: two may exchange theirs.
+    renames = {prefix + old: prefix + new for old, new in renamed.items() for prefix in prefixes}
     temporary = {old: f"_dbmazz_renamed_{number}" for number, old in enumerate(renames)}
     for names in (temporary, {temporary[old]: new for old, new in renames.items()}):
-        for old, new in names.items():
-            do.run(f"ALTER TABLE {table} RENAME COLUMN {quoted(old)} TO {quoted(new)}")
+        alterations += [f"RENAME COLUMN {quoted(old)} TO {quoted(new)}" for old, new in names.items()]
+    if alterations:
+        verify_alterable(connection, path, event.table)
     # Last: a new column may have the name that another one had.
     for step in added:
-        for prefix in prefixes:
-            name, type = quoted(prefix + step.column.name), type_name(step.column.type)
-            do.run(f"ALTER TABLE {table} ADD COLUMN {name} {type}")
+        type = type_name(step.column.type)
+        alterations += [f"ADD COLUMN {quoted(prefix + step.column.name)} {type}" for prefix in prefixes]
+    for alteration in alterations:
+        do.run(f"ALTER TABLE {do.table} {alteration}")
     # Rows only now: DuckDB 1.4 alters no table behind that.
     changed = 0
     if mode is Mode.CHANGELOG:
-        applied = [step for step, action in event.steps if action is SchemaAction.APPLY]
-        dropped = [step.name for step in applied if isinstance(step, DropColumn)]
-        renamed = {step.old: step.new for step in applied if isinstance(step, RenameColumn)}
         changed += _rename_in_lists(do, dropped, renamed)
     for number, step in enumerate(added, len(event.schema.columns) - len(added)):
         value = f"{quoted(step.column.name)} = s.{quoted(step.column.name)}"
@@ -78,7 +75,7 @@ def alter(connection: duckdb.DuckDBPyConnection, path: str, event: SchemaEvent, 
 def _add_in_lists(do: Statements, name: str, before: int) -> int:
     """Let a new column of a changelog be a part of all rows before that are whole; `before`: the number of columns that
     they have without it. How many rows that changed, likewise below."""
-    appended = f"{KNOWN_OLD} = list_append({KNOWN_OLD}, {_literal(name)})"
+    appended = f"{KNOWN_OLD} = list_append({KNOWN_OLD}, {quote_literal(name)})"
     return do.run(f"UPDATE {do.table} SET {appended} WHERE len({KNOWN_OLD}) = {before}")
 
 
@@ -87,16 +84,20 @@ def _in_history(name: str) -> str:
     it."""
     column, old = quoted(name), quoted(OLD + name)
     after = f"CASE WHEN t.{OP} IN ('delete', 'truncate') THEN NULL ELSE s.{column} END"
-    return f"{column} = {after}, {old} = CASE WHEN list_contains(t.{KNOWN_OLD}, {_literal(name)}) THEN s.{column} END"
+    return (
+        f"{column} = {after}, {old} = CASE WHEN list_contains(t.{KNOWN_OLD}, {quote_literal(name)}) THEN s.{column} END"
+    )
 
 
 def _rename_in_lists(do: Statements, dropped: Collection[str], renamed: Mapping[str, str]) -> int:
     """A changelog names columns in values too: those that were not sent, and those that were of the row before."""
     if not dropped and not renamed:
         return 0
-    cases = " ".join(f"WHEN {_literal(old)} THEN {_literal(new)}" for old, new in renamed.items())
+    cases = " ".join(f"WHEN {quote_literal(old)} THEN {quote_literal(new)}" for old, new in renamed.items())
     today = f"CASE n {cases} ELSE n END" if cases else "n"
-    gone, concerned = (f"[{', '.join(map(_literal, names))}]::VARCHAR[]" for names in (dropped, [*dropped, *renamed]))
+    gone, concerned = (
+        f"[{', '.join(map(quote_literal, names))}]::VARCHAR[]" for names in (dropped, [*dropped, *renamed])
+    )
     lists = (UNCHANGED, KNOWN_OLD)
     values = [
         f"{name} = list_transform(list_filter({name}, lambda n: NOT list_contains({gone}, n)), lambda n: {today})"
@@ -104,10 +105,6 @@ def _rename_in_lists(do: Statements, dropped: Collection[str], renamed: Mapping[
     ]
     where = " OR ".join(f"list_has_any({name}, {concerned})" for name in lists)
     return do.run(f"UPDATE {do.table} SET {', '.join(values)} WHERE {where}")
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def rename(connection: duckdb.DuckDBPyConnection, path: str, names: Mapping[TableRef, TableRef]) -> None:

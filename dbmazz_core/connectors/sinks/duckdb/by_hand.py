@@ -12,6 +12,7 @@ from dbmazz_core.engine.effect import COMMIT_LSN, XID
 from dbmazz_core.errors import DestinationConflict
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.tables import quote_identifier as quoted
+from dbmazz_core.tables import quote_literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Expected:
     ) -> tuple[str, int, int, int, int] | None:
         """The first row whose count does not fit: its values, commit LSN, transaction, count and expected count."""
         shown = ", ".join(
-            f"""'{n.replace("'", "''")} = ' || left(coalesce(s.{quoted(n)}::VARCHAR, 'NULL'), 80)""" for n in names
+            f"{quote_literal(f'{n} = ')} || left(coalesce(s.{quoted(n)}::VARCHAR, 'NULL'), 80)" for n in names
         )
         wanted = "1" if times is None else times
         return statements.committed(

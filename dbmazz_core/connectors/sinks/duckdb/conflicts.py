@@ -27,12 +27,14 @@ def changed_by_hand(table: TableRef, path: str, expected: shapes.Columns, found:
 
 def has_additions(connection: duckdb.DuckDBPyConnection, table: TableRef) -> bool:
     """Whether a table has indexes or constraints, of which dbmazz makes none."""
-    return bool(_listed(connection, "duckdb_indexes", table) or _listed(connection, "duckdb_constraints", table))
+    return bool(_of_table(connection, "index_name FROM duckdb_indexes()", table)) or bool(
+        _of_table(connection, "constraint_type FROM duckdb_constraints()", table)
+    )
 
 
 def verify_alterable(connection: duckdb.DuckDBPyConnection, path: str, table: TableRef) -> None:
     """DuckDB alters no column or name of a table that has an index (tried, 1.4 and 2.0)."""
-    names = [quote_identifier(str(row["index_name"])) for row in _listed(connection, "duckdb_indexes", table)]
+    names = [quote_identifier(name) for name in _of_table(connection, "index_name FROM duckdb_indexes()", table)]
     if not names:
         return
     schema = quote_identifier(table.schema)
@@ -46,11 +48,10 @@ def verify_alterable(connection: duckdb.DuckDBPyConnection, path: str, table: Ta
     )
 
 
-def _listed(connection: duckdb.DuckDBPyConnection, function: str, table: TableRef) -> list[dict[str, object]]:
-    """Rows of a function that tells of all tables."""
-    cursor = connection.execute(
-        f"FROM {function}() WHERE database_name = current_database() AND schema_name = ? AND table_name = ?",
+def _of_table(connection: duckdb.DuckDBPyConnection, what: str, table: TableRef) -> list[str]:
+    """A column of one of the functions that tell of all tables."""
+    rows = connection.execute(
+        f"SELECT {what} WHERE database_name = current_database() AND schema_name = ? AND table_name = ?",
         [table.schema, table.name],
-    )
-    names = [column[0] for column in cursor.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    ).fetchall()
+    return [str(row[0]) for row in rows]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.errors import SlotCreationBlocked, SlotError, TableLocked
-from dbmazz_core.tables import TableRef
+from dbmazz_core.tables import TableRef, quote_literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,7 @@ class OpenTransaction:
         """The statement that ends it."""
         if self.pid is not None:
             return f"SELECT pg_terminate_backend({self.pid});"
-        gid = (self.gid or "").replace("'", "''")
-        return f"ROLLBACK PREPARED '{gid}'; in database {self.database}"
+        return f"ROLLBACK PREPARED {quote_literal(self.gid or '')}; in database {self.database}"
 
 
 def slot_creation_blockers(conn: Connection) -> list[OpenTransaction]:

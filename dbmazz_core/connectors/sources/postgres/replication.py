@@ -25,7 +25,7 @@ from dbmazz_core.connectors.sources.postgres.transport import LibpqTransport, op
 from dbmazz_core.errors import SlotActive
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.secret_url import SecretUrl
-from dbmazz_core.tables import quote_identifier
+from dbmazz_core.tables import quote_identifier, quote_literal
 
 #: A walsender that lost its client holds its slot for a moment. Wait that long before "slot is active" is an error.
 SLOT_RELEASE_WAIT_S = 5.0
@@ -170,8 +170,7 @@ class ReplicationConnection:
             slots: Shared memory to read into.
         """
         # Options' values are string literals in the replication grammar; names inside are SQL identifiers.
-        publications = quote_identifier(self.publication).replace("'", "''")
-        options = f"proto_version '1', publication_names '{publications}'"
+        options = f"proto_version '1', publication_names {quote_literal(quote_identifier(self.publication))}"
         if messages:
             options += ", messages 'true'"
         command = f"START_REPLICATION SLOT {quote_identifier(self.slot)} LOGICAL {start_lsn} ({options})"
