@@ -69,7 +69,7 @@ def test_killed_right_after_a_commit_and_before_it_is_confirmed(lab: Lab, moment
     lab.capture_and_compare(*TABLES)
 
 
-@pytest.mark.parametrize("mode", [Mode.SOFT_DELETE, Mode.CHANGELOG])
+@pytest.mark.parametrize("mode", [Mode.SOFT_DELETE, pytest.param(Mode.CHANGELOG, marks=pytest.mark.slow)])
 def test_killed_while_what_went_is_kept(lab: Lab, mode: Mode) -> None:
     lab.execute(SETUP)
     work(lab, transactions=3)

@@ -87,7 +87,9 @@ def test_odd_names_of_columns(lab: Lab, identity: str, names: list[str], mode: M
     lab.capture_and_compare(*tables)
 
 
-@pytest.mark.parametrize("mode", [Mode.MIRROR, pytest.param(Mode.SOFT_DELETE, marks=pytest.mark.slow), Mode.CHANGELOG])
+@pytest.mark.parametrize(
+    "mode", [Mode.MIRROR, *(pytest.param(mode, marks=pytest.mark.slow) for mode in (Mode.SOFT_DELETE, Mode.CHANGELOG))]
+)
 def test_odd_names_of_schemas_and_tables(lab: Lab, mode: Mode) -> None:
     refs = [TableRef(name, name) for name in [*ODD, *KEYWORDS]]
     # Equal names in two schemas.
