@@ -13,8 +13,9 @@ from dbmazz_core.connectors.sources.base import NewSchema
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, ColumnOfType, TypePolicy
 from dbmazz_core.errors import BadValue
+from dbmazz_core.tables import quote_literal
 from tests.engine.lab import BOTH, Lab, toast
-from tests.engine.type_values import NEGATIVE_ZERO, NOT_KEYS, OTHER_SPELLINGS, has_icu, literal, prepare
+from tests.engine.type_values import NEGATIVE_ZERO, NOT_KEYS, OTHER_SPELLINGS, has_icu, prepare
 from tests.postgres_fixtures import SourceDatabase
 
 SPLIT = ("copied", "streamed")
@@ -30,7 +31,7 @@ def insert(lab: Lab, part: str, types: Mapping[str, str], values: Mapping[str, l
     lab.execute(
         ";".join(
             f"INSERT INTO {table} (part, n, v) VALUES ('{part}', 0, NULL)"
-            + "".join(f", ('{part}', {n}, {literal(value)})" for n, value in enumerate(values[type], 1))
+            + "".join(f", ('{part}', {n}, {quote_literal(value)})" for n, value in enumerate(values[type], 1))
             for table, type in types.items()
         )
     )
@@ -110,7 +111,7 @@ def test_keys_of_every_type(lab: Lab, identity: str) -> None:
             f"CREATE TABLE {table} (v {type} PRIMARY KEY, n int, big text);"
             f"ALTER TABLE {table} REPLICA IDENTITY {identity};"
             + ";".join(
-                f"INSERT INTO {table} VALUES ({literal(value)}, {n}, {toast(n)}) ON CONFLICT DO NOTHING"
+                f"INSERT INTO {table} VALUES ({quote_literal(value)}, {n}, {toast(n)}) ON CONFLICT DO NOTHING"
                 for n, value in enumerate(values[type])
                 if len(value) < 5000
             )
@@ -148,11 +149,11 @@ def test_a_key_spelled_otherwise(lab: Lab, identity: str, changes: str) -> None:
         one, _ = OTHER_SPELLINGS[type]
         lab.execute(
             f"CREATE TABLE {table} (v {type} PRIMARY KEY, n int, big text); INSERT INTO {table} VALUES"
-            f" ({literal(one)}, 1, {toast('a')}); ALTER TABLE {table} REPLICA IDENTITY {identity}"
+            f" ({quote_literal(one)}, 1, {toast('a')}); ALTER TABLE {table} REPLICA IDENTITY {identity}"
         )
     lab.capture_and_compare(*types)
     for table, type in types.items():
-        one, other = map(literal, OTHER_SPELLINGS[type])
+        one, other = map(quote_literal, OTHER_SPELLINGS[type])
         match changes:
             case "spelling":
                 lab.execute(f"UPDATE {table} SET v = {other}")

@@ -253,7 +253,3 @@ def _can(database: SourceDatabase, statement: str) -> bool:
     except psycopg.errors.FeatureNotSupported:
         return False
     return True
-
-
-def literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
