@@ -111,7 +111,8 @@ class SourceTable:
         storage_tells: Whether other storage may mean other rows, though the stream says nothing of it. SET UNLOGGED is
             refused only for tables that are published by name, and TRUNCATE of a partition is not sent while its root
             is published.
-        written_by: Transaction that wrote the table's row in the catalog last.
+        truncated_by: Transaction that truncated the table, if nothing gave it other storage since, and the catalog proves
+            it; else None.
     """
 
     table: TableRef
@@ -120,7 +121,7 @@ class SourceTable:
     empty_partitions: frozenset[int] = frozenset()
     missing: Mapping[str, pl.Series] = field(default_factory=dict)
     storage_tells: bool = False
-    written_by: int = 0
+    truncated_by: int | None = None
 
 
 def verify_still_hidden(table: TableRef, identity: TableIdentity, now: SourceTable) -> None:

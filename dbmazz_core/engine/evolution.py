@@ -13,7 +13,7 @@ What is certain:
   older than a column have the value that the catalog keeps for them, or NULL.
 - With other storage but the same versions of all columns, it was TRUNCATE (which the stream tells), VACUUM FULL or the
   like: the values are what they were. Where it may have been something else of which the stream says nothing
-  (`SourceTable.storage_tells`), the last TRUNCATE that it told of has to be what wrote the catalog last.
+  (`SourceTable.storage_tells`), the last TRUNCATE that it told of has to be what gave the table its storage.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def _types(identity: TableIdentity, now: SourceTable) -> CopyAnew | None:
 
 def _rewritten(identity: TableIdentity, now: SourceTable, truncated_by: int) -> CopyAnew | None:
     """What was written while a table was unlogged is not in the stream."""
-    if now.identity.storage == identity.storage or not now.storage_tells or now.written_by == truncated_by:
+    if now.identity.storage == identity.storage or not now.storage_tells or now.truncated_by == truncated_by:
         return None
     return CopyAnew("was rewritten: its rows may have changed while it was unlogged", SchemaChangeKind.CHANGE_TYPE)
 

@@ -43,8 +43,16 @@ BACK = "ALTER TABLE t SET LOGGED"
         ((GONE, "INSERT INTO t VALUES (3, 3)", BACK), ()),
         ((f"{GONE}; INSERT INTO t VALUES (3, 3); {BACK}",), ("INSERT INTO t VALUES (4, 4)",)),
         (("TRUNCATE t", GONE, "INSERT INTO t VALUES (3, 3)", BACK), ("INSERT INTO t VALUES (4, 4)",)),
+        ((f"TRUNCATE t; {GONE}; INSERT INTO t VALUES (3, 3); {BACK}",), ()),
+        ((f"TRUNCATE t; {GONE}; INSERT INTO t VALUES (3, 3); {BACK}; INSERT INTO t VALUES (4, 4)",), ()),
     ],
-    ids=["then nothing", "in one transaction, then rows", "behind a TRUNCATE, then rows"],
+    ids=[
+        "then nothing",
+        "in one transaction, then rows",
+        "behind a TRUNCATE, then rows",
+        "behind a TRUNCATE of the same transaction",
+        "behind a TRUNCATE of the same transaction, then rows of it",
+    ],
 )
 def test_a_table_that_was_unlogged_for_a_while(
     lab: Lab, publication: str, changes: tuple[str, ...], after: tuple[str, ...]
@@ -73,9 +81,10 @@ def test_a_window_while_a_table_is_unlogged(lab: Lab) -> None:
 
 
 @PUBLICATIONS
-def test_a_truncated_table_is_not_copied_for_that(lab: Lab, publication: str) -> None:
+@pytest.mark.parametrize("column", ["v int", "v text"], ids=["index", "TOAST table and index"])
+def test_a_truncated_table_is_not_copied_for_that(lab: Lab, publication: str, column: str) -> None:
     """Its storage is another one too, but the stream says why."""
-    lab.execute(TABLES)
+    lab.execute(TABLES.replace("v int", column))
     lab.execute(f"CREATE PUBLICATION dbmazz_pub {publication}")
     lab.capture_and_compare("t")
     lab.transactions("TRUNCATE t, other", "INSERT INTO t VALUES (3, 3)", "TRUNCATE t", "INSERT INTO t VALUES (4, 4)")

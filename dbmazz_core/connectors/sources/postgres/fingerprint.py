@@ -24,7 +24,7 @@ class Fingerprint:
         columns: By name.
         types: By column, see `TableIdentity.types`.
         missing: By column: text of the value of rows that are older than it; NULL is left out.
-        empty_partitions, written_by: See `SourceTable`.
+        empty_partitions, truncated_by: See `SourceTable`.
     """
 
     oid: int
@@ -35,7 +35,7 @@ class Fingerprint:
     types: Mapping[str, Mapping[int, tuple[str, ...]]]
     missing: Mapping[str, str]
     empty_partitions: frozenset[int]
-    written_by: int
+    truncated_by: int | None
 
     def identity(
         self, names: Collection[str], *, key_index: int, published: str, hidden: tuple[HiddenColumn, ...]
@@ -60,6 +60,19 @@ class Fingerprint:
         )
 
 
+#: Whether TRUNCATE gave the table `c` the storage that it has, and not a command that rewrites it.
+#:
+#: Both take the numbers of new files from the counter that OIDs come from. TRUNCATE takes one for the table, the next
+#: for its TOAST table, or its first index if it has none; rewriting makes a table first, whose row type and array type
+#: have OIDs too, so what follows is 3 away or more (measured on 14 to 18). Where another session took a number in
+#: between, where there is neither TOAST table nor index, or an index was rebuilt since, the answer is no.
+_TRUNCATED = """c.relfilenode::bigint + 1 IN (
+    SELECT o.relfilenode::bigint FROM pg_catalog.pg_class o WHERE o.oid = c.reltoastrelid
+    UNION ALL
+    SELECT o.relfilenode::bigint FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class o ON o.oid = i.indexrelid
+    WHERE i.indrelid = c.oid)"""
+
+
 def read_fingerprints(connection: Connection, oids: Collection[int]) -> dict[int, Fingerprint]:
     """The tables with these OIDs, as far as they exist.
 
@@ -71,11 +84,12 @@ def read_fingerprints(connection: Connection, oids: Collection[int]) -> dict[int
     types = _types(connection, oids)
     partitions = _partitions(connection, oids)
     found: dict[int, Fingerprint] = {}
-    for oid, kind, storage, top, written_by in connection.execute(
-        """
-        SELECT c.oid::bigint, c.relkind::text, c.relfilenode::text, c.relnatts, c.xmin::text::bigint
+    for oid, kind, storage, top, truncated_by in connection.execute(
+        f"""
+        SELECT c.oid::bigint, c.relkind::text, c.relfilenode::text, c.relnatts,
+               CASE WHEN {_TRUNCATED} THEN c.xmin::text::bigint END
         FROM pg_catalog.pg_class c WHERE c.oid = ANY (%s)
-        """,
+        """.encode(),
         (list(oids),),
     ):
         leaves = partitions.get(oid, {}) if kind == "p" else {}
@@ -88,7 +102,7 @@ def read_fingerprints(connection: Connection, oids: Collection[int]) -> dict[int
             types=types.get(oid, {}),
             missing=missing.get(oid, {}),
             empty_partitions=frozenset(leaf for leaf, (_, created) in leaves.items() if created),
-            written_by=written_by,
+            truncated_by=truncated_by,
         )
     return found
 

@@ -50,7 +50,7 @@ def source_table(
         fingerprint.empty_partitions,
         _missing(fingerprint, schema, rules, known_as),
         storage_tells=not (published and published.by_name) or (table.is_partition and publication.via_root),
-        written_by=fingerprint.written_by,
+        truncated_by=fingerprint.truncated_by,
     )
 
 
