@@ -111,8 +111,8 @@ class SourceTable:
         storage_tells: Whether other storage may mean other rows, though the stream says nothing of it. SET UNLOGGED is
             refused only for tables that are published by name, and TRUNCATE of a partition is not sent while its root
             is published.
-        truncated_by: Transaction that truncated the table, if nothing gave it other storage since, and the catalog proves
-            it; else None.
+        truncated_by: Transaction that truncated the table, if the catalog proves that nothing gave it other storage
+            since; else None.
     """
 
     table: TableRef

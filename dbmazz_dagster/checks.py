@@ -117,9 +117,9 @@ def _check_key(sink: SinkConfig, table: TableRef) -> dg.AssetCheckResult:
     if not Path(sink.url).exists():
         return not_yet
     with destination(sink) as connection:
-        known = bool(bookkeeping.layout(connection))
-        schema = bookkeeping.read_schema(connection, table) if known else None
-        state = bookkeeping.read_state(connection, table) if known else None
+        layout = bookkeeping.layout(connection)
+        schema = bookkeeping.read_schema(connection, table) if layout else None
+        state = bookkeeping.read_state(connection, table, layout) if layout else None
         if schema is None or state is None:
             return not_yet
         if state.mode is Mode.CHANGELOG:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,22 @@ def duckdb_path(tmp_path: Path) -> Path:
 #: The matrix's core: runs on every version each time. Other tests marked `matrix` do so in `make test-matrix`, and each
 #: time on the newest version only.
 _CORE = ("test_matrix.py", "test_partition_origin.py")
+
+
+_MEMORY = Path("/dev/shm")
+_ROOM = 6 << 30
+
+
+def pytest_configure() -> None:
+    """Put what is temporary into memory, where there is room and programs may run, unless TMPDIR says where.
+
+    Each test has a database of its own, 300 files: a quarter of a second on some disks, 20 ms in memory.
+    """
+    if "TMPDIR" in os.environ or not os.access(_MEMORY, os.W_OK):
+        return
+    about = os.statvfs(_MEMORY)
+    if about.f_bavail * about.f_frsize > _ROOM and not about.f_flag & os.ST_NOEXEC:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

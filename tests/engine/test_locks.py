@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from dbmazz_core.connectors.sources.postgres import connection, snapshot
+from dbmazz_core.connectors.sources.postgres import connection, setup, snapshot
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.errors import TableLocked
 from tests.engine.lab import Lab
@@ -20,7 +20,7 @@ NEEDS_TABLES = pytest.mark.since(15)
 
 @pytest.fixture
 def shop(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    for module in (connection, snapshot):
+    for module in (connection, setup, snapshot):
         monkeypatch.setattr(module, "LOCK_TIMEOUT_S", 1)
     lab.execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
     lab.capture_and_compare("t")

@@ -93,10 +93,10 @@ def write_checkpoint(connection: duckdb.DuckDBPyConnection, checkpoint: Checkpoi
     )
 
 
-def read_tables(connection: duckdb.DuckDBPyConnection, slot: str) -> Mapping[TableRef, TableState]:
+def read_tables(connection: duckdb.DuckDBPyConnection, slot: str, layout: int) -> Mapping[TableRef, TableState]:
     """The tables that a slot feeds. One that it does not feed any more, and that somebody has dropped, is forgotten."""
     rows = connection.execute(
-        f"""{_states(connection)} WHERE slot = ? AND (state <> 'snapshotting' OR EXISTS (
+        f"""{_states(layout)} WHERE slot = ? AND (state <> 'snapshotting' OR EXISTS (
             FROM duckdb_tables() d WHERE d.database_name = current_database()
             AND d.schema_name = t.schema_name AND d.table_name = t.table_name))""",
         [slot],
@@ -104,21 +104,21 @@ def read_tables(connection: duckdb.DuckDBPyConnection, slot: str) -> Mapping[Tab
     return {state.table: state for state in map(_state, rows)}
 
 
-def read_state(connection: duckdb.DuckDBPyConnection, table: TableRef) -> TableState | None:
+def read_state(connection: duckdb.DuckDBPyConnection, table: TableRef, layout: int) -> TableState | None:
     """A table's state and mode, whichever slot feeds it."""
     row = connection.execute(
-        f"{_states(connection)} WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
+        f"{_states(layout)} WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
     ).fetchone()
     return None if row is None else _state(row)
 
 
-def _states(connection: duckdb.DuckDBPyConnection) -> str:
+def _states(layout: int) -> str:
     """The query for `_state`. A file opened read-only may still have layout 1, which knew mirrors only, and not
     whether they were complete."""
     added = (
         """mode, complete AND NOT EXISTS (
             FROM _dbmazz.quarantine q WHERE q.schema_name = t.schema_name AND q.table_name = t.table_name)"""
-        if layout(connection) >= WITH_QUARANTINE
+        if layout >= WITH_QUARANTINE
         else "'mirror', false"
     )
     return f"SELECT schema_name, table_name, state, snapshot_lsn, {added} FROM _dbmazz.tables t"

@@ -111,13 +111,13 @@ class DuckDBSink:
     def tables(self, slot: str) -> Mapping[TableRef, TableState]:
         """See `Sink.tables`."""
         with translated(self.path):
-            return {} if self._empty else bookkeeping.read_tables(self._connection, slot)
+            return {} if self._empty else bookkeeping.read_tables(self._connection, slot, self._layout)
 
     def schema(self, table: TableRef) -> TableSchema | None:
         """See `Sink.schema`."""
         with translated(self.path):
             schema = None if self._empty else bookkeeping.read_schema(self._connection, table)
-            state = None if self._empty else bookkeeping.read_state(self._connection, table)
+            state = None if self._empty else bookkeeping.read_state(self._connection, table, self._layout)
             found = self._columns(table)
         if schema is None or state is None:
             return None
@@ -273,7 +273,8 @@ class DuckDBSink:
         self._touched.add(table)
         statements = Statements(self._connection, self.path, schema)
         with translated(self.path):
-            before, found = bookkeeping.read_state(self._connection, table), self._columns(table)
+            before = bookkeeping.read_state(self._connection, table, self._layout)
+            found = self._columns(table)
             bookkeeping.write_table(
                 self._connection,
                 schema,
@@ -397,7 +398,7 @@ class DuckDBSink:
     def _state(self, table: TableRef) -> TableState:
         """What is recorded of one of our tables."""
         with translated(self.path):
-            state = bookkeeping.read_state(self._connection, table)
+            state = bookkeeping.read_state(self._connection, table, self._layout)
         if state is None:
             raise DestinationConflict(
                 f"{self.path} does not know the table {table} any more",
