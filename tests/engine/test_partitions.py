@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from dbmazz_core.errors import DbmazzError, PublicationLacksTable, ReplicaIdentityInsufficient, TableNotSupported
@@ -336,3 +338,20 @@ def test_root_and_partitions_do_not_go_together(lab: Lab) -> None:
     assert isinstance(wrong.value, DbmazzError)
     lab.execute(wrong.value.remedy)
     replace(lab, tables="r").capture_and_compare("r")
+
+
+def test_a_partition_whose_concurrent_detaching_was_interrupted(lab: Lab) -> None:
+    """Queries of the root leave its rows out from then on, though the catalog has it as a partition until FINALIZE."""
+    lab.execute(PARTITIONED)
+    lab = replace(lab, tables="r")
+    lab.capture_and_compare("r")
+    with closing(lab.database.connect()) as reader, closing(lab.database.connect()) as session:
+        reader.execute("BEGIN; SELECT FROM r")
+        session.execute("SET lock_timeout = '500ms'")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            session.execute("ALTER TABLE r DETACH PARTITION r2 CONCURRENTLY")
+    assert list(lab.capture_and_compare("r").copy_anew) == [R]
+    lab.transactions("UPDATE r2 SET v = 'unseen'; DELETE FROM r2 WHERE id = 12", "UPDATE r SET v = 'seen'")
+    lab.capture_and_compare("r")
+    lab.execute("ALTER TABLE r DETACH PARTITION r2 FINALIZE; UPDATE r SET v = 'seen again'")
+    lab.capture_and_compare("r")

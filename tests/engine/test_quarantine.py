@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dbmazz_core.config import FlushConfig, TableConfig
+from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import WindowResult
 from dbmazz_core.errors import BadValue
 from dbmazz_core.table_options import BadValuePolicy, ByTable, Mode, by_table
@@ -282,6 +283,39 @@ def test_rolled_back_with_its_flush(lab: Lab) -> None:
     assert kept(lab) == []
     lab.execute("UPDATE u SET n = 1")
     assert counts(quarantining(lab).capture(), lab) == 1
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_each_change_is_kept_once_whatever_ends_the_windows(lab: Lab, mode: Mode) -> None:
+    lab = quarantining(lab, mode=mode).configured(flush=FlushConfig(size=1))
+    lab.execute(TABLE.format(identity="DEFAULT"))
+    lab.capture()
+    lab.transactions(
+        "INSERT INTO t VALUES (7, 'NaN', NULL, NULL)",
+        "INSERT INTO t VALUES (8, 8, NULL, 'good')",
+        "UPDATE t SET n = 'NaN' WHERE id = 1",
+        "UPDATE t SET v = 'still bad' WHERE id = 1",
+        "UPDATE t SET n = 1 WHERE id = 1",
+        "DELETE FROM t WHERE id = 7",
+    )
+
+    def end(report: Progress) -> None:
+        if report.phase == "stream" and report.rows:
+            raise KeyboardInterrupt
+
+    for _ in range(6):  # after each transaction
+        with pytest.raises(KeyboardInterrupt):
+            lab.capture(progress=end)
+    assert lab.capture().changes == 0
+    assert [(op, row["id"], row["v"]) for op, _, row in kept(lab)] == [
+        ("insert", "7", None),
+        ("update", "1", "v1"),
+        ("update", "1", "still bad"),
+    ]
+    (state,) = lab.pipeline.status().tables
+    assert state.quarantined == 3
+    if mode is not Mode.CHANGELOG:  # one with rows in quarantine is not complete and cannot be folded
+        lab.assert_equal("t")
 
 
 @pytest.mark.parametrize("identity", ["DEFAULT", "FULL"])
