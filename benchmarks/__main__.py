@@ -61,11 +61,10 @@ def main() -> int:
         directory = Path(name)
         bench = Bench(server, directory, changes=arguments.changes, rounds=arguments.rounds)
         for workload in arguments.workloads:
-            if workload.name == "orders":
-                measured[workload.name] = bench.measure(workload, TRANSPORTS, spare="stages")
+            spare = "stages" if workload.name == "orders" else None
+            measured[workload.name] = bench.measure(workload, TRANSPORTS, spare=spare)
+            if spare:
                 alone = _stages(server, workload, measured[workload.name].backlog.end)
-            else:
-                measured[workload.name] = bench.measure(workload, {"Unix socket": True})
         if arguments.snapshot_rows:
             snapshot = copying(server, directory, arguments.snapshot_rows)
         machine = _machine(server)

@@ -29,7 +29,7 @@ def tables(
             lines += ["", *_stages(stages, orders.backlog.changes)]
     others = [one for name, one in measured.items() if name != "orders"]
     if others:
-        lines += ["", "Other tables, over the Unix socket:", "", *_workloads(others)]
+        lines += ["", "Other tables:", "", *_workloads(others)]
     if snapshot is not None:
         lines += ["", _snapshot(snapshot)]
     return "\n".join(lines) + "\n"
@@ -48,16 +48,17 @@ def _transports(measured: Measured) -> list[str]:
 
 def _workloads(measured: Iterable[Measured]) -> list[str]:
     lines = [
-        "| table | changes (inserts, updates, deletes) | bytes a change | `pg_recvlogical`/s | `dbmazz capture`/s "
-        "| ratio (each round) | CPU s | peak MB |",
-        "|---|---|---|---|---|---|---|---|",
+        "| table | changes (inserts, updates, deletes) | bytes a change | transport | `pg_recvlogical`/s "
+        "| `dbmazz capture`/s | ratio (each round) | CPU s | peak MB |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for one in measured:
         backlog = one.backlog
-        for rounds in one.rounds.values():
+        for transport, rounds in one.rounds.items():
             lines.append(
                 f"| {one.workload.title} | {backlog.changes:,} ({backlog.inserts:,}, {backlog.updates:,}, "
-                f"{backlog.deletes:,}) | {one.bytes / backlog.changes:,.0f} | {_speeds(backlog.changes, rounds)} |"
+                f"{backlog.deletes:,}) | {one.bytes / backlog.changes:,.0f} | {transport} "
+                f"| {_speeds(backlog.changes, rounds)} |"
             )
     return lines
 
