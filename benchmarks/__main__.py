@@ -22,7 +22,7 @@ import polars
 from benchmarks import report, stages
 from benchmarks.copying import copying
 from benchmarks.process import run
-from benchmarks.rounds import TRANSPORTS, Bench, Measured
+from benchmarks.rounds import Bench, Measured
 from benchmarks.workloads import WORKLOADS, Workload
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 
@@ -62,7 +62,7 @@ def main() -> int:
         bench = Bench(server, directory, changes=arguments.changes, rounds=arguments.rounds)
         for workload in arguments.workloads:
             spare = "stages" if workload.name == "orders" else None
-            measured[workload.name] = bench.measure(workload, TRANSPORTS, spare=spare)
+            measured[workload.name] = bench.measure(workload, spare=spare)
             if spare:
                 alone = _stages(server, workload, measured[workload.name].backlog.end)
         if arguments.snapshot_rows:

@@ -91,15 +91,14 @@ class Bench:
         self._changes = changes
         self._rounds = rounds
 
-    def measure(self, workload: Workload, transports: dict[str, bool], *, spare: str | None = None) -> Measured:
-        """Write the backlog and run all rounds.
+    def measure(self, workload: Workload, *, spare: str | None = None) -> Measured:
+        """Write the backlog and run all rounds over each of `TRANSPORTS`.
 
         Args:
             workload: Its table and publication must not exist.
-            transports: Some of `TRANSPORTS`.
             spare: Name of one more slot with the backlog behind it, left for somebody else, as are the tables.
         """
-        places = [(name, number) for number in range(self._rounds) for name in transports]
+        places = [(name, number) for number in range(self._rounds) for name in TRANSPORTS]
         limits = {place: f"limit_{at}" for at, place in enumerate(places)}
         captures = {place: f"capture_{at}" for at, place in enumerate(places)}
         workload.create(self._server, self._changes)
@@ -109,9 +108,9 @@ class Bench:
             for name in captures.values():  # makes its slot and copies the table
                 self._capture(workload, name, socket=True)
             backlog = workload.fill(self._server, self._changes)
-            measured = Measured(workload, backlog, rounds={name: [] for name in transports})
+            measured = Measured(workload, backlog, rounds={name: [] for name in TRANSPORTS})
             for at, place in enumerate(places):
-                socket = transports[place[0]]
+                socket = TRANSPORTS[place[0]]
                 limit = self._limit(workload, limits[place], backlog.end, socket=socket)
                 captured = self._capture(workload, captures[place], socket=socket)
                 window = json.loads(captured.stdout)

@@ -17,11 +17,6 @@ def duckdb_path(tmp_path: Path) -> Path:
     return tmp_path / "destination.duckdb"
 
 
-#: The matrix's core: runs on every version each time. Other tests marked `matrix` do so in `make test-matrix`, and each
-#: time on the newest version only.
-_CORE = ("test_matrix.py", "test_partition_origin.py")
-
-
 _MEMORY = Path("/dev/shm")
 _ROOM = 6 << 30
 
@@ -36,6 +31,11 @@ def pytest_configure() -> None:
     about = os.statvfs(_MEMORY)
     if about.f_bavail * about.f_frsize > _ROOM and not about.f_flag & os.ST_NOEXEC:
         os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
+
+
+#: The matrix's core: runs on every version each time. Other tests marked `matrix` do so in `make test-matrix`, and each
+#: time on the newest version only.
+_CORE = ("test_matrix.py", "test_partition_origin.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

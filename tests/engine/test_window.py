@@ -271,8 +271,7 @@ print(result.changes, status.partition("VmHWM:")[2].split()[0])
     answer = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     changes, peak_kb = map(int, answer.stdout.split())  # and nothing else, no progress bar, on standard output
     assert changes == 250_000
-    # Half of it Python with its libraries, and the blocks in flight. DuckDB 1 takes more (docs/benchmarks.md).
-    assert peak_kb < (1_000_000 if duckdb.__version__.startswith("1.") else 580_000)
+    assert peak_kb < 580_000  # half of it Python with its libraries, and the blocks in flight
 
 
 # -- acknowledgements
