@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextlib import closing
+from typing import Any, cast
 
+import psycopg
 import pytest
 
 from dbmazz_core.config import ReplicaIdentityPolicy
 from dbmazz_core.connectors.sources.postgres.connection import Connection, connect
-from dbmazz_core.connectors.sources.postgres.publication import published_tables
+from dbmazz_core.connectors.sources.postgres.publication import published_tables, read_publication
 from dbmazz_core.connectors.sources.postgres.resolution import find_tables
 from dbmazz_core.connectors.sources.postgres.setup import (
     check,
@@ -319,3 +322,28 @@ def test_generated_columns_do_not_make_the_server_refuse_updates(
         apply(database, caught.value.remedy)
     prepare(conn, config)
     database.execute(use.format("theirs"))
+
+
+class _Pages:
+    """A connection that counts the pages of the catalog that each query looks at."""
+
+    def __init__(self, conn: Connection) -> None:
+        self.conn, self.info, self.count = conn, conn.info, 0
+
+    def execute(self, query: bytes, arguments: Sequence[object]) -> psycopg.Cursor[tuple[Any, ...]]:
+        [([plan],)] = self.conn.execute(b"EXPLAIN (ANALYZE, BUFFERS, FORMAT json) " + query, arguments)
+        self.count += plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"]
+        return self.conn.execute(query, arguments)
+
+
+def test_a_publication_of_many_tables_is_read_in_one_go(database: SourceDatabase, conn: Connection) -> None:
+    """The catalog was gone through for every relation of the database: with 1,500 tables 0.6 s, five times a window."""
+    database.execute("CREATE TABLE p (id int) PARTITION BY RANGE (id); CREATE TABLE p0 PARTITION OF p DEFAULT")
+    database.execute("CREATE PUBLICATION dbmazz_pub FOR ALL TABLES WITH (publish_via_partition_root = false)")
+    for tables in (range(25), range(25, 200)):
+        database.execute("; ".join(f"CREATE TABLE t{i} (id int PRIMARY KEY)" for i in tables))
+        pages = _Pages(conn)
+        publication = read_publication(cast("Connection", pages), "dbmazz_pub")
+        assert publication is not None
+        assert len(publication.tables) == tables.stop + 1
+        assert pages.count < 40 * len(publication.tables)  # 110 to 340 it was

@@ -150,43 +150,58 @@ def _entries(
     (...).
     """
     if conn.info.server_version >= _COLUMN_LISTS_VERSION:
+        filtered = "t.rowfilter IS NOT NULL"
         schemas = """
-            SELECT concat(n.oid, ' ', (
-                SELECT string_agg(d.xmin::text, ' ' ORDER BY d.objid) FROM pg_catalog.pg_depend d
-                WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = ANY (up.relations)
-                  AND d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = n.pnnspid))
-            FROM pg_catalog.pg_publication_namespace n
-            WHERE n.pnpubid = p.oid AND n.pnnspid = ANY (up.schemas)"""
+            UNION ALL
+            SELECT line.published, concat(n.oid, ' ', string_agg(d.xmin::text, ' ' ORDER BY d.objid))
+            FROM line JOIN pg_catalog.pg_publication_namespace n
+              ON n.pnpubid = line.publication AND n.pnnspid = line.relnamespace
+            LEFT JOIN pg_catalog.pg_depend d
+              ON d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = line.oid
+             AND d.refclassid = 'pg_catalog.pg_namespace'::regclass AND d.refobjid = n.pnnspid
+            GROUP BY line.published, n.oid"""
         # A Var of the expression's one table; pg_depend has those of the column list as well.
         filters = """
             ARRAY(SELECT a.attname::text
-                  FROM pg_catalog.pg_publication_rel r
-                  CROSS JOIN LATERAL regexp_matches(r.prqual::text, '\\{VAR :varno \\d+ :varattno (\\d+)', 'g') AS v
-                  JOIN pg_catalog.pg_attribute a ON a.attrelid = r.prrelid AND a.attnum = v[1]::int
-                  WHERE r.prpubid = p.oid AND r.prrelid = c.oid AND t.rowfilter IS NOT NULL
+                  FROM regexp_matches(r.prqual::text, '\\{VAR :varno \\d+ :varattno (\\d+)', 'g') AS v
+                  JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attnum = v[1]::int
+                  WHERE t.filtered
                   GROUP BY a.attnum, a.attname ORDER BY a.attnum)"""
     else:
-        schemas = "SELECT NULL WHERE false"
-        filters = "'{}'::text[]"
+        filtered, schemas, filters = "false", "", "'{}'::text[]"
+    # Table by table, each part would look through a whole catalog again.
     rows = conn.execute(
         f"""
+        WITH published AS MATERIALIZED (
+            SELECT p.oid AS publication, p.xmin AS altered, c.oid, t.schemaname, t.tablename,
+                   {filtered} AS filtered
+            FROM pg_catalog.pg_publication p
+            JOIN pg_catalog.pg_publication_tables t ON t.pubname = p.pubname
+            JOIN pg_catalog.pg_namespace s ON s.nspname = t.schemaname
+            JOIN pg_catalog.pg_class c ON c.relnamespace = s.oid AND c.relname = t.tablename
+            WHERE p.pubname = %s{restriction}),
+        line AS MATERIALIZED (  -- each with the partitioned tables above it
+            SELECT up.publication, up.published, c.oid, c.relnamespace, i.xmin AS attached
+            FROM (SELECT publication, oid, oid FROM published
+                  UNION
+                  SELECT t.publication, t.oid, a.relid
+                  FROM published t, pg_catalog.pg_partition_ancestors(t.oid) AS a) AS up (publication, published, oid)
+            JOIN pg_catalog.pg_class c ON c.oid = up.oid
+            LEFT JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.oid AND c.relispartition),
+        entries (published, entry) AS (
+            SELECT line.published, r.oid::text
+            FROM line JOIN pg_catalog.pg_publication_rel r ON r.prpubid = line.publication AND r.prrelid = line.oid
+            {schemas}),
+        entered AS (SELECT published, string_agg(entry, ' ' ORDER BY entry) AS by FROM entries GROUP BY published),
+        attached AS (
+            SELECT published, string_agg(attached::text, ' ' ORDER BY oid) AS by FROM line GROUP BY published)
         SELECT t.schemaname, t.tablename, {filters},
-               concat_ws(' ', p.oid, p.xmin, (
-                   SELECT string_agg(entry, ' ' ORDER BY entry) FROM (
-                       SELECT r.oid::text FROM pg_catalog.pg_publication_rel r
-                       WHERE r.prpubid = p.oid AND r.prrelid = ANY (up.relations)
-                       UNION ALL {schemas}) AS entries (entry)), up.attached),
-               EXISTS (SELECT FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = c.oid)
-        FROM pg_catalog.pg_publication p
-        JOIN pg_catalog.pg_publication_tables t ON t.pubname = p.pubname
-        JOIN pg_catalog.pg_namespace s ON s.nspname = t.schemaname
-        JOIN pg_catalog.pg_class c ON c.relnamespace = s.oid AND c.relname = t.tablename
-        CROSS JOIN LATERAL (
-            SELECT array_agg(a.oid), array_agg(a.relnamespace), string_agg(i.xmin::text, ' ' ORDER BY a.oid)
-            FROM pg_catalog.pg_class a LEFT JOIN pg_catalog.pg_inherits i ON i.inhrelid = a.oid AND a.relispartition
-            WHERE a.oid = c.oid OR a.oid IN (SELECT relid FROM pg_catalog.pg_partition_ancestors(c.oid))
-        ) AS up (relations, schemas, attached)
-        WHERE p.pubname = %s{restriction}
+               concat_ws(' ', t.publication, t.altered, entered.by, attached.by),
+               r.oid IS NOT NULL
+        FROM published t
+        LEFT JOIN pg_catalog.pg_publication_rel r ON r.prpubid = t.publication AND r.prrelid = t.oid
+        LEFT JOIN entered ON entered.published = t.oid
+        LEFT JOIN attached ON attached.published = t.oid
         """.encode(),
         arguments,
     )
