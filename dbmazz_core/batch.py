@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from dbmazz_core.bad_value import bad_value
 from dbmazz_core.datatypes import DataType
 from dbmazz_core.errors import BadValue
-from dbmazz_core.lsn import INVALID_LSN, Lsn
-from dbmazz_core.masks import HIDDEN
+from dbmazz_core.lsn import Lsn
 from dbmazz_core.records import CdcRecord
 from dbmazz_core.schema import TableSchema
-from dbmazz_core.tables import TableRef, quoted_if_needed
+from dbmazz_core.tables import TableRef
 
 INSERT, UPDATE, DELETE = ord("I"), ord("U"), ord("D")
 OPERATION_NAMES = {INSERT: "insert", UPDATE: "update", DELETE: "delete"}
@@ -121,8 +121,15 @@ class ChangeBatch:
     def unreadable(self, images: RowImages, error: UnreadableText) -> BadValue:
         """The error for a text that is no value of its column's type."""
         row = int(images.index[error.place])
+
+        def value(column: int) -> object:
+            try:
+                return images.values(column)[error.place]
+            except UnreadableText:  # the value that the error is about, or one beside it: that names no row
+                return None
+
         lsn, xid = Lsn(int(self.commit_lsn[row])), int(self.xid[row])
-        return bad_value(self.schema, error.column, error.text, lsn, xid)
+        return bad_value(self.schema, error.column, error.text, lsn, xid, row=value)
 
     def frame(self) -> pl.DataFrame:
         """All changes as one polars frame, one row a change, in stream order.
@@ -159,10 +166,7 @@ class ChangeBatch:
             values = self.values(self.new, number)
             cast, lost = _to_natural(values, column.type)
             if lost is not None:
-                row = int(self.new.index[lost])
-                raise bad_value(
-                    self.schema, number, str(values[lost]), Lsn(int(self.commit_lsn[row])), int(self.xid[row])
-                )
+                raise self.unreadable(self.new, UnreadableText(number, lost, str(values[lost])))
             columns.append(cast.alias(column.name))
         return pl.DataFrame(columns)
 
@@ -217,20 +221,3 @@ def _natural(values: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     if dtype == pl.Time:
         return values.str.to_time("%H:%M:%S%.f", strict=False)
     return values.cast(dtype, strict=False)
-
-
-def bad_value(
-    schema: TableSchema, column: int, text: str, lsn: Lsn = INVALID_LSN, xid: int = 0, *, copied: bool = False
-) -> BadValue:
-    """The error for a value that its column's type cannot hold; `xid` is 0 where it came in no transaction."""
-    definition = schema.columns[column]
-    shown = HIDDEN if definition.mask else text if len(text) <= 80 else text[:77] + "..."
-    where = f" of the transaction {xid} committed at {lsn}" if xid else ""
-    return BadValue(
-        f"{schema.table}, column {definition.name} ({definition.source_type}): the value {shown!r}{where} cannot be "
-        f"held by {definition.type}; nothing of this {'table was copied' if copied else 'flush was applied'}",
-        object=f"{schema.table}.{definition.name}",
-        remedy=f"change the value in PostgreSQL and copy the table anew: dbmazz snapshot --tables '{schema.table}'; or "
-        f"have such rows kept apart: ON_BAD_VALUE='{schema.table}=quarantine'; or keep the column as PostgreSQL's "
-        f"text: COLUMNS_AS_TEXT='{schema.table}.{quoted_if_needed(definition.name)}', and copy the table anew",
-    )

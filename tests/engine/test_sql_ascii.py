@@ -56,8 +56,19 @@ def test_by_default_they_stop_and_are_named(ascii_lab: Lab, streamed: bool) -> N
     if streamed:
         ascii_lab.capture()
     write(ascii_lab)
-    with pytest.raises(BadValue, match=r"public\.t, column v \(text\): the value 'caf\\\\xe9'"):
+    with pytest.raises(BadValue, match=r"public\.t, column v \(text\) of the row id = 2: the value 'caf\\\\xe9'"):
         ascii_lab.capture()
     ascii_lab.execute("DELETE FROM t WHERE id = 2")
     ascii_lab.pipeline.snapshot()
     assert ascii_lab.rows("FROM public.t ORDER BY id") == GOOD
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_text_names_its_row(ascii_lab: Lab, streamed: bool) -> None:
+    ascii_lab.execute("CREATE TABLE named (k text PRIMARY KEY, v text)")
+    if streamed:
+        ascii_lab.capture()
+    with psycopg.connect(ascii_lab.database.url, autocommit=True, client_encoding="SQL_ASCII") as connection:
+        connection.execute(b"INSERT INTO named VALUES (E'\\303\\251', E'caf\\351')")
+    with pytest.raises(BadValue, match=r"public\.named, column v \(text\) of the row k = 'é': the value 'caf"):
+        ascii_lab.capture()

@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 import polars as pl
 
-from dbmazz_core.batch import bad_value
+from dbmazz_core.bad_value import bad_value
 from dbmazz_core.connectors.sinks.duckdb.failures import destination_error
 from dbmazz_core.connectors.sinks.duckdb.names import qualified
 from dbmazz_core.connectors.sinks.duckdb.values import alike, arrow_table, expression, misfit, needs_cast
@@ -200,18 +200,23 @@ class Statements:
         with self._connection.cursor() as cursor:
             cursor.execute("SET TimeZone = 'UTC'")
             for number, column in enumerate(self.schema.columns):
-                for name in (column.name, OLD + column.name, ORIGIN + column.name):
+                for prefix in ("", OLD, ORIGIN):
+                    name = prefix + column.name
                     if name not in frame.columns or not needs_cast(column.type):
                         continue
                     value = misfit(f"s.{quoted(name)}", column.type)
-                    position = "0, 0" if copied else f"{COMMIT_LSN}, {XID}"
-                    row = self._query(
+                    keys = [n for n, key in enumerate(self.names) if key in self.key and prefix + key in frame.columns]
+                    rest = ["0", "0"] if copied else [COMMIT_LSN, XID]
+                    rest += [f"s.{quoted(prefix + self.names[key])}" for key in keys]
+                    found = self._query(
                         cursor,
-                        f"SELECT {value} AS bad, {position} FROM {FRAME} s WHERE bad IS NOT NULL LIMIT 1",
+                        f"SELECT {value} AS bad, {', '.join(rest)} FROM {FRAME} s WHERE bad IS NOT NULL LIMIT 1",
                         frame,
                     )
-                    if row is not None:
-                        raise bad_value(self.schema, number, str(row[0]), Lsn(row[1]), int(row[2]), copied=copied)
+                    if found is not None:
+                        text, lsn, xid, *values = found
+                        row = dict(zip(keys, values, strict=True)).get
+                        raise bad_value(self.schema, number, str(text), Lsn(lsn), int(xid), row=row, copied=copied)
 
     def _query(
         self, connection: duckdb.DuckDBPyConnection, sql: str, frame: pl.DataFrame | None

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 
 import polars as pl
 
-from dbmazz_core.batch import bad_value
+from dbmazz_core.bad_value import bad_value
 from dbmazz_core.connectors.sources.postgres import messages as m
 from dbmazz_core.connectors.sources.postgres.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.parser import parse, pg_time, require_whole
 from dbmazz_core.connectors.sources.postgres.relations import KnownRelation, Relations
 from dbmazz_core.connectors.sources.postgres.table_errors import unidentified_rows, value_left_out
-from dbmazz_core.errors import ParseError
+from dbmazz_core.errors import BadValue, ParseError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.masks import HIDDEN
 from dbmazz_core.records import (
@@ -177,25 +177,32 @@ class RecordStream:
             if value is None or value is UNCHANGED:
                 found[column.name] = value
             elif isinstance(value, bytes):
-                found[column.name] = self._value(known, number, value)
+                found[column.name] = self._value(known, number, value, values)
             else:
                 raise ParseError("a binary value, which was not asked for", message_type="?", offset=6, lsn=lsn)
         return found
 
-    def _value(self, known: KnownRelation, number: int, raw: bytes) -> ColumnValue:
-        schema, masker = known.schema, known.projection.maskers[number]
-        type = schema.columns[number].type
+    def _value(self, known: KnownRelation, number: int, raw: bytes, row: m.TupleData) -> ColumnValue:
+        masker = known.projection.maskers[number]
+        type = known.schema.columns[number].type
         if masker is not None:
             try:
                 return masker.text(raw)
             except UnicodeDecodeError:
-                raise bad_value(schema, number, HIDDEN, self._position.commit_lsn, self._position.xid) from None
-        text = raw.decode("utf-8", "backslashreplace")
+                raise self._bad_value(known, number, HIDDEN, row) from None
+        text = _text(raw)
         value = python_value(text, type)
         # Text stands for values that Python lacks; of these types it has them all.
         if text.encode() != raw or (isinstance(value, str) and type.carrier != pl.String):
-            raise bad_value(schema, number, text, self._position.commit_lsn, self._position.xid)
+            raise self._bad_value(known, number, text, row)
         return value
+
+    def _bad_value(self, known: KnownRelation, number: int, text: str, row: m.TupleData) -> BadValue:
+        def value(column: int) -> object:
+            raw = row[column]
+            return python_value(_text(raw), known.schema.columns[column].type) if isinstance(raw, bytes) else None
+
+        return bad_value(known.schema, number, text, self._position.commit_lsn, self._position.xid, row=value)
 
     def _old_columns(self, known: KnownRelation, message: m.Update | m.Delete, lsn: Lsn) -> Columns:
         old = message.old
@@ -210,3 +217,7 @@ class RecordStream:
             keys = {c.name for c in known.message.columns if c.is_key}
             return {name: value for name, value in found.items() if name in keys}
         return found
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")

@@ -19,7 +19,7 @@ import psycopg
 import pyarrow as pa
 from psycopg import sql
 
-from dbmazz_core.batch import bad_value
+from dbmazz_core.bad_value import bad_value
 from dbmazz_core.connectors.sources.base import CopiedRows
 from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, session_conninfo, settings_query
 from dbmazz_core.connectors.sources.postgres.server_errors import source_error
@@ -323,7 +323,8 @@ def _in_carriers(frame: pl.DataFrame, schema: TableSchema, maskers: Mapping[str,
             raw = series.cast(pl.Binary).to_list()
             texts = [raw[at].decode("utf-8", "backslashreplace") for at in wrong.arg_true()]
             if not lenient:
-                raise bad_value(schema, number, texts[0], copied=True)
+                first = frame.row(int(wrong.arg_true()[0]))
+                raise bad_value(schema, number, texts[0], row=first.__getitem__, copied=True)
             none = pl.repeat(None, len(series), dtype=pl.String, eager=True)
             unreadable[number] = none.scatter(wrong.arg_true(), texts)
         columns.append(values.alias(column.name))
