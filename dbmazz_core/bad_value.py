@@ -13,6 +13,7 @@ from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.masks import HIDDEN
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import quote_literal, quoted_if_needed
+from dbmazz_core.values import escaped
 
 _LONGEST = 80
 
@@ -53,7 +54,10 @@ def bad_value(
 
 
 def _of_row(schema: TableSchema, bad: int, value: Callable[[int], object]) -> str:
-    """The row by its key, as a condition for PostgreSQL; what is masked is not told."""
+    """The row by its key, as a condition for PostgreSQL; what is masked is not told.
+
+    Values that are long or nested are only shown: PostgreSQL does not read them.
+    """
     numbers = [n for n, c in enumerate(schema.columns) if c.name in schema.key and n != bad and not c.mask]
     known = [(schema.columns[number], value(number)) for number in numbers]
     conditions = [f"{quoted_if_needed(c.name)} = {_literal(key, c.type)}" for c, key in known if key is not None]
@@ -65,7 +69,7 @@ def _literal(value: object, type: DataType) -> str:
         return str(value)
     if isinstance(value, bytes):
         # Texts are bytes too where PostgreSQL does not know their encoding.
-        value = f"\\x{value.hex()}" if type.carrier == pl.Binary else value.decode("utf-8", "backslashreplace")
+        value = f"\\x{value.hex()}" if type.carrier == pl.Binary else escaped(value)
     return quote_literal(_shortened(str(value)))
 
 

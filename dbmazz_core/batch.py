@@ -120,7 +120,7 @@ class ChangeBatch:
 
     def unreadable(self, images: RowImages, error: UnreadableText) -> BadValue:
         """The error for a text that is no value of its column's type."""
-        row = int(images.index[error.place])
+        change = int(images.index[error.place])
 
         def value(column: int) -> object:
             try:
@@ -128,7 +128,7 @@ class ChangeBatch:
             except UnreadableText:  # the value that the error is about, or one beside it: that names no row
                 return None
 
-        lsn, xid = Lsn(int(self.commit_lsn[row])), int(self.xid[row])
+        lsn, xid = Lsn(int(self.commit_lsn[change])), int(self.xid[change])
         return bad_value(self.schema, error.column, error.text, lsn, xid, row=value)
 
     def frame(self) -> pl.DataFrame:

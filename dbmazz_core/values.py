@@ -17,6 +17,15 @@ from dbmazz_core.nested_text import array_elements, hstore_pairs
 from dbmazz_core.records import ColumnValue
 
 
+def escaped(raw: bytes) -> str:
+    r"""A text of any encoding as UTF-8; bytes that are none are written `\xff`.
+
+    >>> escaped(b"caf\xe9")
+    'caf\\xe9'
+    """
+    return raw.decode("utf-8", "backslashreplace")
+
+
 def python_value(text: str, type: DataType) -> ColumnValue:
     """PostgreSQL's text as Python's own type; the text itself where Python has no such value.
 

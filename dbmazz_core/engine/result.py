@@ -71,7 +71,7 @@ class WindowResult:
     Attributes:
         start_lsn: Checkpoint at its start.
         end_lsn: Checkpoint at its end: the confirmed LSN; 0/0 if it was stopped before there was one.
-            It may lie past `upper_lsn`, where the WAL up to it holds nothing for the captured tables.
+            Past `upper_lsn`, where the WAL in between holds nothing for the captured tables.
         upper_lsn: The server's flush LSN at its start, the bound.
         changes: Row changes received for the captured tables.
         transactions: Source transactions applied that held any message for the publication.

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from itertools import cycle
 
 import pytest
-from psycopg import sql
 
 from dbmazz_core.batch import ChangeBatch
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
@@ -29,12 +28,20 @@ KEYS = [
 WAYS = pytest.mark.parametrize("streamed", [False, True], ids=["copied", "streamed"])
 
 
-def prepared(lab: Lab, columns: str, type: str, *, identity: str = "DEFAULT") -> Lab:
+def prepared(lab: Lab, columns: str, type: str, *, identity: str = "DEFAULT") -> None:
     names = ", ".join(re.sub(r" \S+$", "", column) for column in columns.split(", "))
     lab.execute(
         f"CREATE TABLE t ({columns}, v {type}, PRIMARY KEY ({names})); ALTER TABLE t REPLICA IDENTITY {identity}"
     )
-    return lab
+
+
+def stopped_by(lab: Lab, insert: str, *, streamed: bool) -> BadValue:
+    if streamed:
+        lab.capture()
+    lab.execute(insert)
+    with pytest.raises(BadValue) as error:
+        lab.capture()
+    return error.value
 
 
 def condition(error: BadValue) -> str:
@@ -53,12 +60,8 @@ def found(lab: Lab, error: BadValue) -> list[tuple[str]]:
 def test_its_key_finds_the_row(lab: Lab, key: tuple[str, str, str], bad: tuple[str, str], streamed: bool) -> None:
     (columns, row, other), (type, value) = key, bad
     prepared(lab, columns, type)
-    if streamed:
-        lab.capture()
-    lab.execute(f"INSERT INTO t VALUES ({other}, NULL), ({row}, '{value}')")
-    with pytest.raises(BadValue) as error:
-        lab.capture()
-    assert found(lab, error.value) == [(value,)]
+    error = stopped_by(lab, f"INSERT INTO t VALUES ({other}, NULL), ({row}, '{value}')", streamed=streamed)
+    assert found(lab, error) == [(value,)]
 
 
 @pytest.mark.parametrize("identity", ["DEFAULT", "FULL"])
@@ -93,46 +96,30 @@ def test_of_polars_own_dtypes_and_of_records(lab: Lab, type: str, value: str) ->
 @WAYS
 def test_a_part_of_a_key_that_is_bad_itself_is_shown_as_the_value_only(lab: Lab, streamed: bool) -> None:
     prepared(lab, "k numeric(9,2), j int", "text")
-    if streamed:
-        lab.capture()
-    lab.execute("INSERT INTO t VALUES ('NaN', 3, '')")
-    with pytest.raises(BadValue) as error:
-        lab.capture()
-    assert condition(error.value) == "j = 3"
-    assert "the value 'NaN'" in error.value.what
+    error = stopped_by(lab, "INSERT INTO t VALUES ('NaN', 3, '')", streamed=streamed)
+    assert condition(error) == "j = 3"
+    assert "the value 'NaN'" in error.what
 
 
 @WAYS
 def test_without_a_key_there_is_no_name(lab: Lab, streamed: bool) -> None:
     lab.execute("CREATE TABLE t (n numeric(9,2), v text); ALTER TABLE t REPLICA IDENTITY FULL")
-    if streamed:
-        lab.capture()
-    lab.execute("INSERT INTO t VALUES ('NaN', 'private')")
-    with pytest.raises(BadValue) as error:
-        lab.capture()
-    assert "column n (numeric(9,2)): the value 'NaN'" in error.value.what
-    assert "private" not in str(error.value)
+    error = stopped_by(lab, "INSERT INTO t VALUES ('NaN', 'private')", streamed=streamed)
+    assert "column n (numeric(9,2)): the value 'NaN'" in error.what
+    assert "private" not in str(error)
 
 
 @WAYS
 def test_what_is_masked_is_not_told(lab: Lab, streamed: bool) -> None:
     lab = lab.configured(source={"masks": column_masks("COLUMNS_MASK", "t.name=hash"), "mask_key": "k"})
     prepared(lab, "name text, n int", "numeric(9,2)")
-    if streamed:
-        lab.capture()
-    lab.execute("INSERT INTO t VALUES ('private', 5, 'NaN')")
-    with pytest.raises(BadValue) as error:
-        lab.capture()
-    assert condition(error.value) == "n = 5"
-    assert "private" not in str(error.value)
+    error = stopped_by(lab, "INSERT INTO t VALUES ('private', 5, 'NaN')", streamed=streamed)
+    assert condition(error) == "n = 5"
+    assert "private" not in str(error)
 
 
 @WAYS
 def test_a_long_key_is_shortened(lab: Lab, streamed: bool) -> None:
     prepared(lab, "k text", "numeric(9,2)")
-    if streamed:
-        lab.capture()
-    lab.database.execute(sql.SQL("INSERT INTO t VALUES ({}, 'NaN')").format("ä" * 2000).as_string())
-    with pytest.raises(BadValue) as error:
-        lab.capture()
-    assert condition(error.value) == f"k = '{'ä' * 77}...'"
+    error = stopped_by(lab, f"INSERT INTO t VALUES ('{'ä' * 2000}', 'NaN')", streamed=streamed)
+    assert condition(error) == f"k = '{'ä' * 77}...'"

@@ -196,6 +196,7 @@ class Statements:
     def _explain(self, frame: pl.DataFrame) -> None:
         """Raise BadValue for the first value in the frame that DuckDB's type cannot hold, if there is one."""
         copied = COMMIT_LSN not in frame.columns
+        position = ["0", "0"] if copied else [COMMIT_LSN, XID]
         # A cursor of its own: the failure has aborted the transaction.
         with self._connection.cursor() as cursor:
             cursor.execute("SET TimeZone = 'UTC'")
@@ -206,11 +207,10 @@ class Statements:
                         continue
                     value = misfit(f"s.{quoted(name)}", column.type)
                     keys = [n for n, key in enumerate(self.names) if key in self.key and prefix + key in frame.columns]
-                    rest = ["0", "0"] if copied else [COMMIT_LSN, XID]
-                    rest += [f"s.{quoted(prefix + self.names[key])}" for key in keys]
+                    others = [*position, *(f"s.{quoted(prefix + self.names[key])}" for key in keys)]
                     found = self._query(
                         cursor,
-                        f"SELECT {value} AS bad, {', '.join(rest)} FROM {FRAME} s WHERE bad IS NOT NULL LIMIT 1",
+                        f"SELECT {value} AS bad, {', '.join(others)} FROM {FRAME} s WHERE bad IS NOT NULL LIMIT 1",
                         frame,
                     )
                     if found is not None:

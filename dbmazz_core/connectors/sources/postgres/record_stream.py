@@ -35,7 +35,7 @@ from dbmazz_core.records import (
 )
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import TableRef
-from dbmazz_core.values import python_value
+from dbmazz_core.values import escaped, python_value
 
 _OUTSIDE = SourcePosition(INVALID_LSN, 0)
 
@@ -190,7 +190,7 @@ class RecordStream:
                 return masker.text(raw)
             except UnicodeDecodeError:
                 raise self._bad_value(known, number, HIDDEN, row) from None
-        text = _text(raw)
+        text = escaped(raw)
         value = python_value(text, type)
         # Text stands for values that Python lacks; of these types it has them all.
         if text.encode() != raw or (isinstance(value, str) and type.carrier != pl.String):
@@ -200,7 +200,7 @@ class RecordStream:
     def _bad_value(self, known: KnownRelation, number: int, text: str, row: m.TupleData) -> BadValue:
         def value(column: int) -> object:
             raw = row[column]
-            return python_value(_text(raw), known.schema.columns[column].type) if isinstance(raw, bytes) else None
+            return python_value(escaped(raw), known.schema.columns[column].type) if isinstance(raw, bytes) else None
 
         return bad_value(known.schema, number, text, self._position.commit_lsn, self._position.xid, row=value)
 
@@ -217,7 +217,3 @@ class RecordStream:
             keys = {c.name for c in known.message.columns if c.is_key}
             return {name: value for name, value in found.items() if name in keys}
         return found
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "backslashreplace")

@@ -12,6 +12,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import adbc_driver_postgresql.dbapi
 import polars as pl
@@ -30,6 +31,7 @@ from dbmazz_core.masks import Masker, utf8
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.secret_url import SecretUrl
 from dbmazz_core.tables import TableRef
+from dbmazz_core.values import escaped
 
 #: Types that ADBC delivers in the carrier dtype, by OID: boolean, bytea, bigint, smallint, integer, text, real, double
 #: precision, character, character varying.
@@ -320,12 +322,11 @@ def _in_carriers(frame: pl.DataFrame, schema: TableSchema, maskers: Mapping[str,
         else:
             values, wrong = read_each(series.cast(pl.Binary), column.type)
         if wrong is not None and wrong.any():
-            raw = series.cast(pl.Binary).to_list()
-            texts = [raw[at].decode("utf-8", "backslashreplace") for at in wrong.arg_true()]
+            places = wrong.arg_true()
+            texts = [escaped(raw) for raw in series.gather(places).cast(pl.Binary)]
             if not lenient:
-                first = frame.row(int(wrong.arg_true()[0]))
-                raise bad_value(schema, number, texts[0], row=first.__getitem__, copied=True)
+                raise bad_value(schema, number, texts[0], row=partial(frame.item, places[0]), copied=True)
             none = pl.repeat(None, len(series), dtype=pl.String, eager=True)
-            unreadable[number] = none.scatter(wrong.arg_true(), texts)
+            unreadable[number] = none.scatter(places, texts)
         columns.append(values.alias(column.name))
     return CopiedRows(pl.DataFrame(columns), unreadable)

@@ -25,6 +25,7 @@ from dbmazz_core.connectors.sources.postgres.column_choice import Projection
 from dbmazz_core.connectors.sources.postgres.types import BadText, carrier, read_each, read_texts
 from dbmazz_core.datatypes import DataType, Kind
 from dbmazz_core.masks import HIDDEN, Masker, utf8
+from dbmazz_core.values import escaped
 
 _NULL, _UNCHANGED, _TEXT = ord("n"), ord("u"), ord("t")
 
@@ -123,7 +124,7 @@ class TupleColumns:
         texts = utf8(raw)
         if texts.null_count() == raw.null_count():
             return texts
-        shown = [None if value is None else value.decode("utf-8", "backslashreplace") for value in raw.to_list()]
+        shown = [None if value is None else escaped(value) for value in raw.to_list()]
         return pl.Series(texts.name, shown, dtype=pl.String)
 
     def lacks_values(self, among: Mask | None = None) -> bool:
@@ -256,7 +257,7 @@ class TupleColumns:
     def _text(self, column: int, place: int) -> str:
         if self._maskers[column] is not None:
             return HIDDEN
-        return self._raw(column, place).decode("utf-8", "backslashreplace")
+        return escaped(self._raw(column, place))
 
     def _raw(self, column: int, place: int) -> bytes:
         where = self._texts[column]
