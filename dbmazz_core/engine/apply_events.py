@@ -14,7 +14,8 @@ from dbmazz_core.engine.changelog import changelog
 from dbmazz_core.engine.compact import compact
 from dbmazz_core.engine.effect import NetEffect
 from dbmazz_core.engine.evolution import unheld_default
-from dbmazz_core.engine.follow_schema import SchemaEvent, WindowEvent
+from dbmazz_core.engine.follow_schema import SchemaEvent, WindowEvent, stopped
+from dbmazz_core.engine.labels import labels_in_doubt
 from dbmazz_core.engine.quarantine import Quarantine
 from dbmazz_core.engine.result import WindowResult
 from dbmazz_core.records import SourcePosition
@@ -162,6 +163,8 @@ class EventApplier:
             return
         if event.copy_anew is None and self._quarantine and (column := self._quarantine.unheld_default(event)):
             event = replace(event, copy_anew=unheld_default(column).reason)
+        if event.copy_anew is None and (reason := self._labels_tell(event)) is not None:
+            event = replace(event, copy_anew=reason)
         if event.copy_anew is None and not self._sink.evolve(event, slot=self._slot):
             steps = "; ".join(str(step) for step, _ in event.steps)
             event = replace(event, copy_anew=f"changed in a transaction that had changed its rows: {steps}")
@@ -172,6 +175,22 @@ class EventApplier:
             return
         self._shapes[event.table] = event.schema
         self._result.schema_changes += [f"{event.table}: {step} ({action.value})" for step, action in event.steps]
+
+    def _labels_tell(self, event: SchemaEvent) -> str | None:
+        """Why a table has to be copied anew whose enums got labels, if its values leave doubt.
+
+        Raises:
+            SchemaChanged: If the policy is to stop then.
+        """
+        for labels in event.labels:
+            held = self._sink.other_values(self._shapes[event.table], labels.column, labels.known)
+            if not labels_in_doubt(labels.new, held):
+                continue
+            reason = "has values of an enum's new labels, which may have been renamed since"
+            if labels.stop:
+                raise stopped(event.table, reason, event.commit_lsn, event.xid)
+            return reason
+        return None
 
     def _count(self, started: float, compacted: float) -> None:
         self._result.phases["compact"] += compacted - started

@@ -15,7 +15,7 @@ from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import Checkpoint, StopReason, WindowResult
 from dbmazz_core.engine.snapshot import quarantine_of
 from dbmazz_core.engine.window import Window
-from dbmazz_core.identity import SourceTable
+from dbmazz_core.identity import SourceTable, TableIdentity
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.table_options import Mode
 from dbmazz_core.tables import TableRef
@@ -68,10 +68,11 @@ class Capture:
             dict(schemas),
             dict(identities),
             source.describe,
+            source.layouts,
             settings.tables.schema_changes,
             histories={ref for ref, state in states.items() if state.mode is Mode.CHANGELOG},
         )
-        upper, catalog = self._upper() if bound is None else (bound, {})
+        upper, catalog = self._upper(identities) if bound is None else (bound, {})
         quarantine = quarantine_of(settings, sink)
         stream = source.start_replication_from(
             checkpoint.lsn,
@@ -100,12 +101,22 @@ class Capture:
         result.phases["receive"] = stream.receive_cpu_s
         return result
 
-    def _upper(self) -> tuple[Lsn, dict[TableRef, SourceTable]]:
-        """Where the server is now, and the tables that are known to be so there."""
-        infos = list(self.tables.values())
-        before, upper, after = self.source.catalog(infos), self.source.reachable_lsn(), self.source.catalog(infos)
+    def _upper(self, known: Mapping[TableRef, TableIdentity]) -> tuple[Lsn, dict[TableRef, SourceTable]]:
+        """Where the server is now, and the tables that are known to be so there.
+
+        Args:
+            known: What the tables were when the destination was last made to fit.
+        """
+        oids = [table.oid for table in self.tables.values()]
+        upper, now = self.source.reachable_lsn(), self.source.catalog(oids)
+        if all(ref in known and known[ref].is_as(table.identity) for ref, table in now.items()):
+            return upper, now  # as they have been all the while
+        before = now
+        upper, now = self.source.reachable_lsn(), self.source.catalog(oids)
         # What is alike before and behind it, is so at the bound.
-        return upper, {ref: now for ref, now in after.items() if ref in before and now.identity == before[ref].identity}
+        return upper, {
+            ref: table for ref, table in now.items() if ref in before and table.identity == before[ref].identity
+        }
 
     def _bound(self, checkpoint: Checkpoint) -> Lsn | None:
         """Where a stream has to end, and another one to begin; None if it may go on.

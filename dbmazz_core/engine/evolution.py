@@ -6,9 +6,8 @@ happened, or they do not; then the table is copied anew, which is right whatever
 
 What is certain:
 
-- A column keeps its number through renames; a new column gets a number above all that were given before. So a name
-  that the catalog has under the recorded number is that column, under a higher one a new column.
-- As long as no higher number was given, there is no new column, and a new name is a rename.
+- A column keeps its number through renames; a new column gets a number above all that were given before. Which numbers
+  a description means, `column_numbers` tells, or that nobody can.
 - As long as the table's storage is the same, no value was rewritten: types changed in name only, and rows that are
   older than a column have the value that the catalog keeps for them, or NULL.
 - With other storage but the same versions of all columns, it was TRUNCATE (which the stream tells), VACUUM FULL or the
@@ -19,14 +18,16 @@ What is certain:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import polars as pl
 
+from dbmazz_core.connectors.sources.base import DescribedColumn
 from dbmazz_core.datatypes import DataType, Kind
-from dbmazz_core.hidden import HiddenColumn, merged
+from dbmazz_core.engine.column_numbers import Seen, columns_described
+from dbmazz_core.engine.labels import found_by_new_labels, types_changed
+from dbmazz_core.hidden import merged
 from dbmazz_core.identity import SourceColumn, SourceTable, TableIdentity
 from dbmazz_core.schema import ColumnDef, TableSchema
 from dbmazz_core.table_options import SchemaChangeKind
@@ -86,6 +87,10 @@ class ChangeType:
         return f"column {quote_identifier(self.name)} was {self.old.source_type} and is {self.new.source_type}"
 
 
+_ANY = SchemaChangeKind.CHANGE_TYPE
+#: Layouts of types by OID.
+Layouts = Callable[[Collection[int]], Mapping[int, str]]
+
 SchemaStep = AddColumn | DropColumn | RenameColumn | ChangeType
 
 
@@ -129,7 +134,8 @@ def compare(
     seen: TableSchema,
     now: SourceTable | None,
     *,
-    described: Collection[str] = (),
+    described: Sequence[DescribedColumn] = (),
+    layouts: Layouts = lambda _: {},
     settled: bool = False,
     truncated_by: int = 0,
 ) -> Evolution | CopyAnew:
@@ -140,16 +146,17 @@ def compare(
         identity: What the table was when the destination was last made to fit; None where that was not recorded.
         seen: The captured columns as the stream describes them, or as the catalog has them.
         now: The catalog's table, looked up after that; None if it is gone.
-        described: Names of all columns as the stream describes them: those that are not captured tell too.
-        settled: Whether `now` is neither older nor newer than `seen`. Else storage and versions may tell of a change
-            that the stream comes to later, and are kept as they were until then.
+        described: All columns as the stream describes them, also those that are not captured; none if `settled`.
+        layouts: Tells the layouts of types by OID (`SourceTable.layouts`), as far as these still exist.
+        settled: Whether `now` is neither older nor newer than `seen`, which is its schema. Else storage and versions
+            may tell of a change that the stream comes to later, and are kept as they were until then.
         truncated_by: Transaction of the last TRUNCATE of the table in the stream; 0: there was none.
     """
     if identity is None:
         return _without_identity(have, seen, now)
     if now is None:
-        names = list(described) if described and identity.hidden else list(seen.names)
-        if [c.name for c in _columns(identity, all=bool(described))] == names:
+        known = sorted((c.number, c.name) for some in (identity.columns, identity.left_out) for c in some)
+        if [name for _, name in known] == [column.name for column in described]:
             return Evolution((), identity, seen)
         return CopyAnew("changed and was dropped", SchemaChangeKind.DROP_COLUMN)
     if now.identity.oid != identity.oid:
@@ -157,10 +164,21 @@ def compare(
     if now.identity.published != identity.published:
         return CopyAnew("is published anew: changes may be missing, or rows", SchemaChangeKind.DROP_COLUMN)
     rewritten = _rewritten(identity, now, truncated_by) if settled else None
-    for found in (_partitions(identity, now), _types(identity, now), rewritten):
+    for found in (_partitions(identity, now), rewritten):
         if found is not None:
             return found
-    columns = _numbered(identity, seen, now, described, settled=settled)
+    for reason in (types_changed(identity, now), None if settled else found_by_new_labels(identity, seen, now)):
+        if reason is not None:
+            return CopyAnew(reason, SchemaChangeKind.CHANGE_TYPE)
+    columns: list[SourceColumn] | CopyAnew
+    if settled:
+        columns = list(now.identity.columns)
+    elif identity.hidden is None:  # by an older version, which did not record what rules leave out
+        columns = _numbered(identity, now, [c for c in described if c.name in {*seen.names}], layouts)
+    else:
+        columns = _numbered(identity, now, described, layouts)
+    if not isinstance(columns, CopyAnew):
+        columns = _captured(identity, seen, now, columns)
     if isinstance(columns, CopyAnew):
         return columns
     return _steps(have, identity, seen, now, columns, settled=settled)
@@ -185,16 +203,6 @@ def _partitions(identity: TableIdentity, now: SourceTable) -> CopyAnew | None:
     return None
 
 
-def _types(identity: TableIdentity, now: SourceTable) -> CopyAnew | None:
-    """Labels and attributes of types change the text of all rows at once. A label that came behind the others does
-    not."""
-    after = now.identity.types
-    if any(oid in after and after[oid][: len(parts)] != parts for oid, parts in identity.types.items()):
-        reason = "has values of an enum whose labels were renamed, or of a composite whose attributes changed"
-        return CopyAnew(reason, SchemaChangeKind.CHANGE_TYPE)
-    return None
-
-
 def _rewritten(identity: TableIdentity, now: SourceTable, truncated_by: int) -> CopyAnew | None:
     """What was written while a table was unlogged is not in the stream."""
     if now.identity.storage == identity.storage or not now.storage_tells or now.truncated_by == truncated_by:
@@ -202,56 +210,55 @@ def _rewritten(identity: TableIdentity, now: SourceTable, truncated_by: int) -> 
     return CopyAnew("was rewritten: its rows may have changed while it was unlogged", SchemaChangeKind.CHANGE_TYPE)
 
 
-_ANY = SchemaChangeKind.CHANGE_TYPE
-
-
-def _columns(identity: TableIdentity, *, all: bool) -> list[SourceColumn]:
-    """The captured columns in order, or all of them."""
-    left_out = [SourceColumn(c.name, c.number, "") for c in _left_out(identity)] if all else []
-    return sorted((*identity.columns, *left_out), key=lambda column: column.number)
-
-
-def _left_out(identity: TableIdentity) -> list[HiddenColumn]:
-    return [column for column in identity.hidden or () if column.mask is None]
-
-
 def _numbered(
-    identity: TableIdentity, seen: TableSchema, now: SourceTable, described: Collection[str], *, settled: bool
+    identity: TableIdentity, now: SourceTable, described: Sequence[DescribedColumn], layouts: Layouts
 ) -> list[SourceColumn] | CopyAnew:
-    """The columns seen, with the numbers that they have in the catalog."""
-    # All columns of the description, as far as it was recorded what they were: their order tells.
-    all = bool(described) and identity.hidden is not None
-    known_columns, columns_now = _columns(identity, all=all), _columns(now.identity, all=all)
-    before = {c.name: c for c in known_columns}
-    today = {c.name: c for c in columns_now}
-    known = {c.number for c in identity.columns}
-    hidden = {c.number for c in _left_out(identity)}
-    # Numbers that were given since to columns of which nothing is left.
-    vanished = now.identity.top - identity.top - sum(c.number > identity.top for c in columns_now)
-    captured = {*seen.names}
-    names = described if all else seen.names
-    found: list[SourceColumn] = []
-    for place, name in enumerate(names):
-        column = today.get(name)
-        if column is None and name in before and not vanished:
-            column = before[name]  # dropped or renamed later
-        elif column is None:
-            # Renamed or dropped again later. Without any new number it can only be a renamed one.
-            if now.identity.top != identity.top or len(names) != len(known_columns):
-                return CopyAnew(f"has had a column {quote_identifier(name)} of which nothing is left", _ANY)
-            column = replace(known_columns[place], name=name)
-        elif not settled and name in before and before[name].number != column.number:
-            return CopyAnew(
-                f"had column {quote_identifier(name)} dropped and added again", SchemaChangeKind.DROP_COLUMN
-            )
-        elif name in captured and column.number not in known and column.number <= identity.top:
-            return _not_captured(name)
-        if name in captured and column.number in hidden:
-            return _not_captured(name)
-        found.append(column)
-    if any(first.number >= second.number for first, second in pairwise(found)):
-        return CopyAnew("had columns exchange their names", SchemaChangeKind.RENAME_COLUMN)
-    return [column for column in found if column.name in captured]
+    """The columns described, captured or not, with their numbers and the names that they have there."""
+    before, today = {c.number: c for c in identity.columns}, {c.number: c for c in now.identity.columns}
+    unchanged = now.identity.storage == identity.storage
+    streamed_before, streamed_today = {*identity.streamed}, {*now.identity.streamed}
+    # Live and never in the stream as far as the catalog knows: today, or then and today.
+    vanished = {*range(identity.top + 1, now.identity.top + 1), *identity.unpublished} - {*now.identity.unpublished}
+
+    def seen(number: int) -> Seen:
+        old, column = before.get(number), today.get(number)
+        kept = old is not None and column is not None and old.version == column.version
+        return Seen(
+            number,
+            old.name if old is not None and kept else None,
+            now.layouts.get(number, "") if unchanged else "",
+            always=number in streamed_before and number in streamed_today,
+            lasts=number > identity.top and number in streamed_today,
+        )
+
+    columns = [seen(number) for number in sorted(streamed_before | streamed_today | vanished)]
+    choices = columns_described(columns, [(column.name, "") for column in described])
+    if len(choices) > 1:
+        layout_of = layouts([column.type_oid for column in described])
+        named = [(column.name, layout_of.get(column.type_oid, "")) for column in described]
+        choices = columns_described(columns, named)
+    if len(choices) != 1:
+        return CopyAnew("had columns that came and went, or took others' names: nobody can tell which is which", _ANY)
+    return [
+        SourceColumn(column.name, number, before[number].version if number in before else "")
+        for number, column in zip(choices[0], described, strict=True)
+    ]
+
+
+def _captured(
+    identity: TableIdentity, seen: TableSchema, now: SourceTable, columns: Sequence[SourceColumn]
+) -> list[SourceColumn] | CopyAnew:
+    """Those of the columns that are captured, if they are what was captured before, or new."""
+    known, left_out = {c.number for c in identity.columns}, {c.number for c in identity.left_out}
+    today = {*now.identity.streamed}
+    found = [column for column in columns if column.name in {*seen.names}]
+    for column in found:
+        if column.number in left_out or (column.number not in known and column.number <= identity.top):
+            return _not_captured(column.name)
+        if column.number not in known and column.number not in today:
+            what = f"has had a column {quote_identifier(column.name)} of which nothing is left"
+            return CopyAnew(what, SchemaChangeKind.ADD_COLUMN)
+    return found
 
 
 def _not_captured(name: str) -> CopyAnew:
@@ -269,6 +276,7 @@ def _steps(
 ) -> Evolution | CopyAnew:
     before = {c.number: c for c in identity.columns}
     today = {c.number: c for c in now.identity.columns}
+    definitions_today = {c.number: d for c, d in zip(now.identity.columns, now.schema.columns, strict=True)}
     definitions = {c.name: c for c in have.columns}
     storage_changed = now.identity.storage != identity.storage
     steps: list[SchemaStep] = []
@@ -287,7 +295,14 @@ def _steps(
                 return CopyAnew(
                     f"got column {quote_identifier(column.name)} and was rewritten", SchemaChangeKind.ADD_COLUMN
                 )
-            missing = now.missing.get(column.name)
+            latest = definitions_today.get(column.number)
+            if latest is None or (latest.type, latest.mask) != (definition.type, definition.mask):
+                return CopyAnew(
+                    f"got column {quote_identifier(column.name)}, which is another one today: what older rows have "
+                    "there is not known",
+                    SchemaChangeKind.ADD_COLUMN,
+                )
+            missing = now.missing.get(column.number)
             if missing is not None and missing[0] is None:
                 return unheld_default(definition.name)
             steps.append(AddColumn(definition, missing))
@@ -324,6 +339,8 @@ def _steps(
         top=now.identity.top if settled else max([identity.top, *numbers]),
         columns=tuple(kept),
         types=now.identity.types if settled else identity.types,
+        type_versions=now.identity.type_versions if settled else identity.type_versions,
+        unpublished=now.identity.unpublished if settled else identity.unpublished,
         hidden=merged(identity.hidden, now.identity.hidden, settled=settled),
     )
     return Evolution(tuple(steps), after, seen)

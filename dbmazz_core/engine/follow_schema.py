@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from dbmazz_core.batch import ChangeBatch
-from dbmazz_core.connectors.sources.base import NewSchema, TableEvent, Truncation
+from dbmazz_core.connectors.sources.base import DescribedColumn, NewSchema, TableEvent, Truncation
 from dbmazz_core.engine.conform import conform
 from dbmazz_core.engine.evolution import (
     AddColumn,
@@ -14,16 +14,35 @@ from dbmazz_core.engine.evolution import (
     CopyAnew,
     DropColumn,
     Evolution,
+    Layouts,
     RenameColumn,
     SchemaStep,
     compare,
 )
+from dbmazz_core.engine.labels import new_labels
 from dbmazz_core.errors import SchemaChanged
 from dbmazz_core.identity import SourceColumn, SourceTable, TableIdentity, verify_still_hidden
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.schema import ColumnDef, TableSchema
 from dbmazz_core.table_options import SchemaAction, SchemaChangeKind, SchemaPolicy
 from dbmazz_core.tables import TableRef, quote_identifier
+
+
+@dataclass(frozen=True, slots=True)
+class NewLabels:
+    """An enum got labels, which rows that came since may hold under other names than today's.
+
+    Attributes:
+        column: The destination's column.
+        known: The labels that it had before.
+        new: Those that it got, as they are called today.
+        stop: Whether the policy is to stop, where the table would have to be copied anew.
+    """
+
+    column: str
+    known: tuple[str, ...]
+    new: tuple[str, ...]
+    stop: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +56,7 @@ class SchemaEvent:
         identity: What the source's table is from here on.
         copy_anew: Why the table has to be copied anew instead; None if it need not.
         commit_lsn, xid: Of the transaction; 0 where it is not known.
+        labels: Enums that got labels: the table has to be copied anew if its values leave doubt.
     """
 
     table: TableRef
@@ -46,6 +66,7 @@ class SchemaEvent:
     copy_anew: str | None
     commit_lsn: Lsn
     xid: int
+    labels: tuple[NewLabels, ...] = ()
 
 
 #: What a window applies.
@@ -60,6 +81,7 @@ class SchemaFollower:
         schemas: The destination's tables, as they are behind the events that went through here.
         identities: What the source's tables are, likewise; tables without one were copied by an older version.
         describe: Looks a table up in the source's catalog, by OID.
+        layouts: Tells the layouts of types, see `compare`.
         policy: What is done about changes.
         histories: Tables that are kept as changelogs.
         abandoned: Tables that have to be copied anew, and why: their events are left out.
@@ -69,6 +91,7 @@ class SchemaFollower:
     schemas: dict[TableRef, TableSchema]
     identities: dict[TableRef, TableIdentity]
     describe: Callable[[int], SourceTable | None]
+    layouts: Layouts
     policy: SchemaPolicy
     histories: Collection[TableRef] = ()
     abandoned: dict[TableRef, str] = field(default_factory=dict)
@@ -89,9 +112,8 @@ class SchemaFollower:
                 other = CopyAnew(why, SchemaChangeKind.DROP_COLUMN)
                 return self._copy_anew(event.table, other, event.commit_lsn, event.xid)
             now = self.describe(event.relation)
-            if event.partition and now is not None and event.partition not in now.identity.partitions:
-                gone = CopyAnew("had a partition for a while, and lost its rows with it", SchemaChangeKind.DROP_COLUMN)
-                return self._copy_anew(event.table, gone, event.commit_lsn, event.xid)
+            if event.partition and now is not None and (told := _partition_tells(event, now)) is not None:
+                return self._copy_anew(event.table, told, event.commit_lsn, event.xid)
             return self._compared(event.schema, now, event.commit_lsn, event.xid, described=event.described)
         if isinstance(event, ChangeBatch) and event.table in self.identities:
             return [conform(event, self.schemas[event.table], self.identities[event.table])]
@@ -133,15 +155,27 @@ class SchemaFollower:
         commit_lsn: Lsn,
         xid: int,
         *,
-        described: Collection[str] = (),
+        described: Sequence[DescribedColumn] = (),
         settled: bool = False,
     ) -> list[WindowEvent]:
         table, have = seen.table, self.schemas[seen.table]
         identity = self.identities.get(table)
         if identity is not None and now is not None:
             verify_still_hidden(table, identity, now)
-        truncated_by = self.truncated.get(table, 0)
-        result = compare(have, identity, seen, now, described=described, settled=settled, truncated_by=truncated_by)
+        result = compare(
+            have,
+            identity,
+            seen,
+            now,
+            described=described,
+            layouts=self.layouts,
+            settled=settled,
+            truncated_by=self.truncated.get(table, 0),
+        )
+        labels: tuple[NewLabels, ...] = ()
+        if settled and identity is not None and now is not None and isinstance(result, Evolution):
+            found = self._new_labels(identity, now)
+            result, labels = (found, ()) if isinstance(found, CopyAnew) else (result, found)
         if isinstance(result, CopyAnew):
             return self._copy_anew(table, result, commit_lsn, xid)
         chosen = self._chosen(have, result, commit_lsn, xid)
@@ -151,11 +185,25 @@ class SchemaFollower:
         self.schemas[table], self.identities[table] = schema, after
         if identity == after and schema == have:
             return []
-        return [SchemaEvent(table, chosen, schema, after, None, commit_lsn, xid)]
+        return [SchemaEvent(table, chosen, schema, after, None, commit_lsn, xid, labels)]
+
+    def _new_labels(self, identity: TableIdentity, now: SourceTable) -> tuple[NewLabels, ...] | CopyAnew:
+        """Labels that enums of a table got, by the destination's columns that hold them."""
+        targets, found = {c.number: c.target for c in identity.columns}, []
+        for oid, new in new_labels(identity, now).items():
+            for column in now.enums[oid]:
+                if not column.plain:
+                    what = "has an enum in a composite, a range, a text or under a mask that got a label"
+                    return CopyAnew(what, SchemaChangeKind.CHANGE_TYPE)
+                target = targets.get(column.number)
+                if target is not None:
+                    stop = self.policy.of(now.table, SchemaChangeKind.CHANGE_TYPE) is SchemaAction.STOP
+                    found.append(NewLabels(target, identity.types[oid], new, stop))
+        return tuple(found)
 
     def _copy_anew(self, table: TableRef, why: CopyAnew, commit_lsn: Lsn, xid: int) -> list[WindowEvent]:
         if self.policy.of(table, why.kind) is SchemaAction.STOP:
-            raise _stopped(table, why.reason, commit_lsn, xid)
+            raise stopped(table, why.reason, commit_lsn, xid)
         self.abandoned[table] = why.reason
         have, identity = self.schemas[table], self.identities.get(table)
         return [SchemaEvent(table, (), have, identity, why.reason, commit_lsn, xid)]
@@ -167,11 +215,33 @@ class SchemaFollower:
         for step in evolution.steps:
             action = self.policy.of(have.table, step.kind)
             if action is SchemaAction.STOP:
-                raise _stopped(have.table, str(step), commit_lsn, xid)
+                raise stopped(have.table, str(step), commit_lsn, xid)
             in_key = isinstance(step, DropColumn) and (step.name in have.key or not have.key)
             # Without it rows could not be found any more.
             chosen.append((step, SchemaAction.APPLY if in_key else action))
         return tuple(chosen)
+
+
+def _partition_tells(event: NewSchema, now: SourceTable) -> CopyAnew | None:
+    """Whether a partition that shows up here for the first time had rows that went, or that never came.
+
+    TRUNCATE of a partition is not in the stream. It leaves no trace in the (sub)transaction that created the partition,
+    so rows of that one prove nothing. A subtransaction has a higher id than its transaction (xact.c,
+    AssignTransactionId), so one with a lower id is another transaction, and committed before it was used.
+    """
+    if event.partition not in now.identity.partitions:
+        return CopyAnew("had a partition for a while, and lost its rows with it", SchemaChangeKind.DROP_COLUMN)
+    created_by = now.empty_partitions.get(event.partition)
+    if created_by is not None and not _is_older(created_by, event.xid):
+        what = "got rows of a partition from the transaction that created it, which may have truncated it as well"
+        return CopyAnew(what, SchemaChangeKind.ADD_COLUMN)
+    return None
+
+
+def _is_older(xid: int, than: int) -> bool:
+    """Whether a transaction id was given before another one (transam.c, TransactionIdPrecedes): they go round, and
+    those below 3, of a frozen row for example, are older than all."""
+    return xid < 3 <= than or (xid >= 3 and 0 < (than - xid) % (1 << 32) < 1 << 31)
 
 
 def _found_by(seen: TableSchema, identity: TableIdentity) -> tuple[str, ...]:
@@ -232,7 +302,8 @@ def _shaped(
     return schema, replace(evolution.identity, columns=tuple(moved))
 
 
-def _stopped(table: TableRef, what: str, commit_lsn: Lsn, xid: int) -> SchemaChanged:
+def stopped(table: TableRef, what: str, commit_lsn: Lsn, xid: int) -> SchemaChanged:
+    """The error where the policy is to stop at a change."""
     where = f" (transaction {xid}, committed at {commit_lsn})" if xid else ""
     return SchemaChanged(
         f"{table} changed in PostgreSQL: {what}{where}; nothing of this flush was applied",

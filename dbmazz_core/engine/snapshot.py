@@ -98,7 +98,7 @@ class SnapshotRun:
     def _copy(self, copied: dict[TableRef, int]) -> None:
         for _ in range(_ATTEMPTS):
             left = [ref for ref in self.needed if ref not in copied]
-            before = self.source.catalog([self.tables[ref] for ref in left])
+            before = self.source.catalog([self.tables[ref].oid for ref in left])
             published = {ref: table.identity.published for ref, table in before.items()}
             make = self.source.create_slot if self.slot is None and not copied else self.source.export_snapshot
             with make() as snapshot:
@@ -106,7 +106,7 @@ class SnapshotRun:
                     self.checkpoint, self.fresh = replace(self.checkpoint, lsn=snapshot.lsn), False
                 self.slot = self.slot or self.source.slot()
                 as_of = snapshot.fingerprints([self.tables[ref].oid for ref in left])
-                catalog = self.source.catalog([self.tables[ref] for ref in left])
+                catalog = self.source.catalog([self.tables[ref].oid for ref in left])
                 for ref in left:
                     self._verify_not_stopped()
                     # Published in another way before the snapshot, changes behind it may not be in the stream.
@@ -194,7 +194,7 @@ class SnapshotRun:
         elif self.fresh:
             lsn = self.slot.confirmed_flush_lsn or INVALID_LSN
         self.checkpoint = replace(self.checkpoint, lsn=lsn)
-        catalog = self.source.catalog([self.tables[ref] for ref in self.needed])
+        catalog = self.source.catalog([self.tables[ref].oid for ref in self.needed])
         self.sink.begin()
         try:
             for table in catalog.values():

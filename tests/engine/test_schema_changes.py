@@ -37,17 +37,17 @@ IN_PLACE = {
     "not null": "ALTER TABLE t ALTER COLUMN n SET NOT NULL",
     "varchar": "ALTER TABLE t ALTER COLUMN v TYPE varchar",
     "default": "ALTER TABLE t ALTER COLUMN n SET DEFAULT 5",
+    "exchange names": "ALTER TABLE t RENAME n TO x; ALTER TABLE t RENAME v TO n; ALTER TABLE t RENAME x TO v",
+    "drop and add ahead of another": "ALTER TABLE t DROP COLUMN n; ALTER TABLE t ADD COLUMN n int DEFAULT 3",
 }
 #: Values are rewritten, or the catalog cannot tell any more which column was which: the table is copied anew.
 COPIED = {
-    "exchange names": "ALTER TABLE t RENAME n TO x; ALTER TABLE t RENAME v TO n; ALTER TABLE t RENAME x TO v",
     "widen": "ALTER TABLE t ALTER COLUMN n TYPE bigint",
     "to text": "ALTER TABLE t ALTER COLUMN n TYPE text",
     "using": "ALTER TABLE t ALTER COLUMN n TYPE int USING n * 2",
     "volatile default": "ALTER TABLE t ADD COLUMN c double precision DEFAULT random()",
     "serial": "ALTER TABLE t ADD COLUMN c serial",
-    "drop and add": "ALTER TABLE t DROP COLUMN v; ALTER TABLE t ADD COLUMN v text",
-    "drop and add with default": "ALTER TABLE t DROP COLUMN n; ALTER TABLE t ADD COLUMN n int DEFAULT 3",
+    "drop and add the last": "ALTER TABLE t DROP COLUMN v; ALTER TABLE t ADD COLUMN v text",
     "created again": "DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY, n int, v text)",
 }
 

@@ -110,7 +110,8 @@ def test_a_label_that_is_renamed_is_so_in_every_row(lab: Lab, column: str, value
     lab.execute(f"{MADE_TYPES} CREATE TABLE t (id int PRIMARY KEY, v {column}); INSERT INTO t VALUES (1, '{value}')")
     lab.capture_and_compare("t")
     lab.transactions("ALTER TYPE mood ADD VALUE 'so' BEFORE 'bad'", "UPDATE t SET id = 2")
-    assert not lab.capture_and_compare("t").copy_anew
+    # Which labels a composite's or a range's text holds is not looked for.
+    assert bool(lab.capture_and_compare("t").copy_anew) == (column in ("pair", "pair[]", "moods"))
     lab.execute("ALTER TYPE mood RENAME VALUE 'good' TO 'fine'")
     assert lab.capture_and_compare("t").copy_anew
     lab.execute("ALTER TYPE mood RENAME TO humour; UPDATE t SET id = 3")
@@ -140,8 +141,9 @@ def test_an_attribute_that_a_composite_gets(lab: Lab) -> None:
     lab.capture_and_compare("t")
     lab.transactions("ALTER TYPE pair ADD ATTRIBUTE b text", "INSERT INTO t VALUES (3, '(1,b)')")
     assert lab.capture_and_compare("t").copy_anew
+    # The text is the same, but it may have been another in between: the catalog has the last change only.
     lab.transactions("ALTER TYPE pair RENAME ATTRIBUTE b TO c", "UPDATE t SET id = -id")
-    assert not lab.capture_and_compare("t").copy_anew
+    assert lab.capture_and_compare("t").copy_anew
 
 
 def test_a_domain_over_an_enum_is_copied(lab: Lab) -> None:

@@ -122,6 +122,17 @@ class Sink(Protocol):
             of each.
         """
 
+    def other_values(self, schema: TableSchema, column: str, known: Collection[str]) -> Collection[str]:
+        """Texts in a column, or in its lists, that are none of the known ones.
+
+        Of the rows that the source has; in a changelog, of all changes since the table was copied last.
+
+        Args:
+            schema: The table.
+            column: A column of text, or of lists of text.
+            known: Texts.
+        """
+
     def missing(self, schema: TableSchema, keys: pl.DataFrame) -> pl.Series:
         """Numbers (Int64, ascending) of the keys under which the table holds no row; in a changelog, of those that
         its last change has emptied.

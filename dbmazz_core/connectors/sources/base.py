@@ -25,6 +25,14 @@ class Truncation:
 
 
 @dataclass(frozen=True, slots=True)
+class DescribedColumn:
+    """A column of the stream, by its name and its type's OID."""
+
+    name: str
+    type_oid: int
+
+
+@dataclass(frozen=True, slots=True)
 class NewSchema:
     """A captured table is described: for the first time in this stream, or anew since something about it changed.
 
@@ -33,7 +41,7 @@ class NewSchema:
         commit_lsn, xid: Of the transaction in which it is described.
         relation: OID of the table.
         partition: OID of a partition that shows up here for the first time; 0: none does.
-        described: Names of all columns that the stream has, also of those that are not captured.
+        described: All columns that the stream has, also those that are not captured, in its order.
         root: Another table, under whose name its changes come here, since it is a partition of it.
     """
 
@@ -42,7 +50,7 @@ class NewSchema:
     xid: int
     relation: int = 0
     partition: int = 0
-    described: tuple[str, ...] = ()
+    described: tuple[DescribedColumn, ...] = ()
     root: TableRef | None = None
 
     @property

@@ -23,6 +23,7 @@ from dbmazz_core.connectors.sinks.duckdb.apply_soft_delete import SoftDeleteAppl
 from dbmazz_core.connectors.sinks.duckdb.by_hand import Expected
 from dbmazz_core.connectors.sinks.duckdb.compression import Compression
 from dbmazz_core.connectors.sinks.duckdb.conflicts import changed_by_hand, has_additions
+from dbmazz_core.connectors.sinks.duckdb.distinct import other_values
 from dbmazz_core.connectors.sinks.duckdb.failures import translated
 from dbmazz_core.connectors.sinks.duckdb.names import conflicts, fold, qualified, qualified_schema
 from dbmazz_core.connectors.sinks.duckdb.opening import opened
@@ -341,6 +342,11 @@ class DuckDBSink:
         """See `Sink.refused`."""
         with translated(self.path):
             return refused(self._connection, schema, frame)
+
+    def other_values(self, schema: TableSchema, column: str, known: Collection[str]) -> Collection[str]:
+        """See `Sink.other_values`."""
+        with translated(self.path):
+            return other_values(self._connection, schema, column, known, self._state(schema.table))
 
     def missing(self, schema: TableSchema, keys: pl.DataFrame) -> pl.Series:
         """See `Sink.missing`."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 from psycopg.rows import dict_row
 
 from dbmazz_core.connectors.sources.postgres.connection import Connection
@@ -128,6 +130,19 @@ class TableInfo:
     def identities(self) -> tuple[Partition, ...]:
         """The table itself and its partitions, each with its replica identity."""
         return (Partition(self.ref, self.replica_identity), *self.partitions)
+
+
+@contextlib.contextmanager
+def one_snapshot(conn: Connection) -> Iterator[None]:
+    """Queries within see the catalog as of one moment; functions of the server still see the present."""
+    conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(psycopg.Error):  # the connection may be the thing that failed
+            conn.execute("ROLLBACK")
+        raise
+    conn.execute("COMMIT")
 
 
 def describe(conn: Connection, relations: Sequence[Mapping[str, Any]]) -> tuple[TableInfo, ...]:

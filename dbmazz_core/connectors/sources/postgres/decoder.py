@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from dbmazz_core.batch import DELETE, INSERT, ChangeBatch, UnreadableText
-from dbmazz_core.connectors.sources.base import NewSchema, TableEvent, Truncation
+from dbmazz_core.connectors.sources.base import DescribedColumn, NewSchema, TableEvent, Truncation
 from dbmazz_core.connectors.sources.postgres.block import HEADER, Int64s, unaligned
 from dbmazz_core.connectors.sources.postgres.framing import FramedBlock
 from dbmazz_core.connectors.sources.postgres.messages import Insert, Relation, Truncate
@@ -202,8 +202,8 @@ class Decoder:
 def _described(
     known: KnownRelation, commit_lsn: Lsn, xid: int, *, partition: int = 0, root: TableRef | None = None
 ) -> NewSchema:
-    names = tuple(column.name for column in known.message.columns)
-    return NewSchema(known.schema, commit_lsn, xid, known.message.oid, partition, names, root)
+    columns = tuple(DescribedColumn(column.name, column.type_oid) for column in known.message.columns)
+    return NewSchema(known.schema, commit_lsn, xid, known.message.oid, partition, columns, root)
 
 
 def _position(framed: FramedBlock, index: int) -> SourcePosition:

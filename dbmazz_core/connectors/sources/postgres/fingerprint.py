@@ -7,12 +7,30 @@ of that snapshot; functions such as `pg_relation_filenode` look at the present.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.hidden import HiddenColumn
 from dbmazz_core.identity import SourceColumn, TableIdentity
 from dbmazz_core.nested_text import array_elements
+
+
+@dataclass(frozen=True, slots=True)
+class HeldType:
+    """An enum or composite that values of a column hold.
+
+    Attributes:
+        parts, versions: See `TableIdentity.types` and `type_versions`.
+        is_enum: Whether it is an enum.
+        direct: Whether the column's type is this one, a domain over it, or an array of either.
+        in_array: Whether it is within an array.
+    """
+
+    parts: tuple[str, ...]
+    versions: tuple[str, ...]
+    is_enum: bool
+    direct: bool
+    in_array: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +40,9 @@ class Fingerprint:
     Attributes:
         oid, storage, partitions, top: See `TableIdentity`.
         columns: By name.
-        types: By column, see `TableIdentity.types`.
+        types: By column and OID.
         missing: By column: text of the value of rows that are older than it; NULL is left out.
+        layouts: By number, also of dropped columns.
         empty_partitions, truncated_by: See `SourceTable`.
     """
 
@@ -32,20 +51,31 @@ class Fingerprint:
     partitions: Mapping[int, str]
     top: int
     columns: Mapping[str, SourceColumn]
-    types: Mapping[str, Mapping[int, tuple[str, ...]]]
+    types: Mapping[str, Mapping[int, HeldType]]
     missing: Mapping[str, str]
-    empty_partitions: frozenset[int]
+    layouts: Mapping[int, str]
+    empty_partitions: Mapping[int, int]
     truncated_by: int | None
 
     def identity(
         self, names: Collection[str], *, key_index: int, published: str, hidden: tuple[HiddenColumn, ...]
     ) -> TableIdentity:
         """With the captured columns only, and those that rules hide."""
-        columns = tuple(self.columns[name] for name in names)
-        types = {oid: parts for name in names for oid, parts in self.types.get(name, {}).items()}
-        return TableIdentity(
-            self.oid, self.storage, self.partitions, self.top, key_index, published, columns, types, hidden
+        types = {oid: held for name in names for oid, held in self.types.get(name, {}).items()}
+        identity = TableIdentity(
+            oid=self.oid,
+            storage=self.storage,
+            partitions=self.partitions,
+            top=self.top,
+            key_index=key_index,
+            published=published,
+            columns=tuple(self.columns[name] for name in names),
+            types={oid: held.parts for oid, held in types.items()},
+            type_versions={oid: held.versions for oid, held in types.items()},
+            hidden=hidden,
         )
+        unpublished = {column.number for column in self.columns.values()}.difference(identity.streamed)
+        return replace(identity, unpublished=tuple(sorted(unpublished)))
 
     def is_as(self, other: Fingerprint | None) -> bool:
         """Whether nothing of the table's shape or storage is different."""
@@ -73,6 +103,18 @@ _TRUNCATED = """c.relfilenode::bigint + 1 IN (
     WHERE i.indrelid = c.oid)"""
 
 
+def read_layouts(connection: Connection, types: Collection[int]) -> dict[int, str]:
+    """Layouts of types by OID, as far as they exist; see `SourceTable.layouts`."""
+    rows = connection.execute(
+        f"SELECT oid::bigint, {_layout('typ')} FROM pg_catalog.pg_type WHERE oid = ANY (%s)".encode(), (list(types),)
+    )
+    return dict(rows.fetchall())
+
+
+def _layout(prefix: str) -> str:
+    return f"concat_ws(' ', {prefix}len, {prefix}byval, {prefix}align)"
+
+
 def read_fingerprints(connection: Connection, oids: Collection[int]) -> dict[int, Fingerprint]:
     """The tables with these OIDs, as far as they exist.
 
@@ -80,7 +122,7 @@ def read_fingerprints(connection: Connection, oids: Collection[int]) -> dict[int
         connection: Made with `text_form=True`: values are text of the stream's form.
         oids: `pg_class.oid` of tables.
     """
-    columns, missing = _columns(connection, oids)
+    columns, missing, layouts = _columns(connection, oids)
     types = _types(connection, oids)
     partitions = _partitions(connection, oids)
     found: dict[int, Fingerprint] = {}
@@ -96,12 +138,13 @@ def read_fingerprints(connection: Connection, oids: Collection[int]) -> dict[int
         found[oid] = Fingerprint(
             oid=oid,
             storage="" if kind == "p" else storage,
-            partitions={leaf: leaf_storage for leaf, (leaf_storage, _) in leaves.items()},
+            partitions={leaf: leaf_storage for leaf, (leaf_storage, *_) in leaves.items()},
             top=top,
             columns=columns.get(oid, {}),
             types=types.get(oid, {}),
             missing=missing.get(oid, {}),
-            empty_partitions=frozenset(leaf for leaf, (_, created) in leaves.items() if created),
+            layouts=layouts.get(oid, {}),
+            empty_partitions={leaf: xid for leaf, (_, created, xid) in leaves.items() if created},
             truncated_by=truncated_by,
         )
     return found
@@ -109,68 +152,85 @@ def read_fingerprints(connection: Connection, oids: Collection[int]) -> dict[int
 
 def _columns(
     connection: Connection, oids: Collection[int]
-) -> tuple[dict[int, dict[str, SourceColumn]], dict[int, dict[str, str]]]:
-    """Columns by table and name, and their values in older rows.
+) -> tuple[dict[int, dict[str, SourceColumn]], dict[int, dict[str, str]], dict[int, dict[int, str]]]:
+    """Columns by table and name, their values in older rows, and layouts by number.
 
     A column that was added with a constant default is missing from older rows, and the catalog has their value (fast
     defaults). A partitioned table has no rows: its leaves know.
     """
     found: dict[int, dict[str, SourceColumn]] = {}
     values: dict[int, dict[str, str]] = {}
-    for oid, name, number, version, delimiter, missing in connection.execute(
-        """
-        SELECT a.attrelid::bigint, a.attname::text, a.attnum, a.xmin::text, t.typdelim::text,
-               CASE WHEN c.relkind <> 'p' THEN a.attmissingval::text
+    layouts: dict[int, dict[int, str]] = {}
+    for oid, name, number, version, layout, delimiter, missing in connection.execute(
+        f"""
+        SELECT a.attrelid::bigint, CASE WHEN NOT a.attisdropped THEN a.attname::text END, a.attnum, a.xmin::text,
+               {_layout("a.att")}, t.typdelim::text,
+               CASE WHEN a.attisdropped THEN NULL
+                    WHEN c.relkind <> 'p' THEN a.attmissingval::text
                     ELSE (SELECT min(l.attmissingval::text) FROM pg_catalog.pg_attribute l
                           WHERE l.attname = a.attname AND l.attrelid IN
                                 (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid) WHERE isleaf)) END
         FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
-        JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
-        WHERE a.attrelid = ANY (%s) AND a.attnum > 0 AND NOT a.attisdropped
+        LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+        WHERE a.attrelid = ANY (%s) AND a.attnum > 0
         ORDER BY a.attrelid, a.attnum
-        """,
+        """.encode(),
         (list(oids),),
     ):
+        layouts.setdefault(oid, {})[number] = layout
+        if name is None:
+            continue
         found.setdefault(oid, {})[name] = SourceColumn(name, number, version, name)
         if missing is not None:
             # An array of one element, which is an array itself if the column's type is.
             [values.setdefault(oid, {})[name]] = array_elements(missing, depth=1, delimiter=delimiter)
-    return found, values
+    return found, values, layouts
 
 
-def _types(connection: Connection, oids: Collection[int]) -> dict[int, dict[str, dict[int, tuple[str, ...]]]]:
+def _types(connection: Connection, oids: Collection[int]) -> dict[int, dict[str, dict[int, HeldType]]]:
     """Enums and composites by table and column, also within arrays, domains, ranges and each other.
 
     Values name labels by OID and attributes by position: ALTER TYPE ... RENAME VALUE and ADD ATTRIBUTE change the text
     of all rows at once, and the stream does not say so. A new label changes no row.
     """
-    found: dict[int, dict[str, dict[int, tuple[str, ...]]]] = {}
-    for table, column, oid, parts in connection.execute(
+    found: dict[int, dict[str, dict[int, HeldType]]] = {}
+    for table, column, oid, is_enum, direct, in_array, parts, versions in connection.execute(
         """
         WITH RECURSIVE held AS (
-            SELECT a.attrelid, a.attname, a.atttypid AS oid FROM pg_catalog.pg_attribute a
+            SELECT a.attrelid, a.attname, a.atttypid AS oid, true AS direct, false AS in_array
+            FROM pg_catalog.pg_attribute a
             WHERE a.attrelid = ANY (%s) AND a.attnum > 0 AND NOT a.attisdropped AND a.atttypid >= 16384
             UNION
-            SELECT held.attrelid, held.attname, other.oid FROM held JOIN pg_catalog.pg_type t ON t.oid = held.oid
+            SELECT held.attrelid, held.attname, other.oid, held.direct AND other.direct, held.in_array OR other.in_array
+            FROM held JOIN pg_catalog.pg_type t ON t.oid = held.oid
             CROSS JOIN LATERAL (
-                SELECT t.typelem UNION SELECT t.typbasetype
-                UNION SELECT r.rngsubtype FROM pg_catalog.pg_range r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
-                UNION SELECT a.atttypid FROM pg_catalog.pg_attribute a
-                WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) AS other (oid)
+                SELECT t.typelem, true, true UNION SELECT t.typbasetype, true, false
+                UNION SELECT r.rngsubtype, false, false FROM pg_catalog.pg_range r
+                WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
+                UNION SELECT a.atttypid, false, false FROM pg_catalog.pg_attribute a
+                WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) AS other (oid, direct, in_array)
             WHERE other.oid >= 16384
         )
-        SELECT attrelid::bigint, attname::text, t.oid::bigint,
+        SELECT attrelid::bigint, attname::text, t.oid::bigint, t.typtype = 'e', bool_and(direct), bool_or(in_array),
                CASE t.typtype WHEN 'e' THEN ARRAY(
                    SELECT e.enumlabel::text FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid ORDER BY e.oid)
                ELSE ARRAY(
                    SELECT string_agg(concat(a.attnum, ' ', a.atttypid, ' ', a.atttypmod), ', ' ORDER BY a.attnum)
                    FROM pg_catalog.pg_attribute a
-                   WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) END
+                   WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) END,
+               CASE t.typtype WHEN 'e' THEN ARRAY(
+                   SELECT e.xmin::text FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid ORDER BY e.oid)
+               ELSE ARRAY(
+                   SELECT string_agg(a.xmin::text, ' ' ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
+                   WHERE a.attrelid = t.typrelid AND a.attnum > 0) END
         FROM held JOIN pg_catalog.pg_type t ON t.oid = held.oid WHERE t.typtype IN ('e', 'c')
+        GROUP BY attrelid, attname, t.oid
         """,
         (list(oids),),
     ):
-        found.setdefault(table, {}).setdefault(column, {})[oid] = tuple(part or "" for part in parts)
+        found.setdefault(table, {}).setdefault(column, {})[oid] = HeldType(
+            tuple(part or "" for part in parts), tuple(part or "" for part in versions), is_enum, direct, in_array
+        )
     return found
 
 
@@ -188,8 +248,8 @@ _BORN_AS_PARTITION = """
     )"""
 
 
-def _partitions(connection: Connection, oids: Collection[int]) -> dict[int, dict[int, tuple[str, bool]]]:
-    """Leaves by root: storage, and whether the leaf was created as a partition.
+def _partitions(connection: Connection, oids: Collection[int]) -> dict[int, dict[int, tuple[str, bool, int]]]:
+    """Leaves by root: storage, whether the leaf was created as a partition, and the (sub)transaction that made it one.
 
     To the storage belongs since when it is a part of the root: detached for a while, it changed without a word.
 
@@ -203,25 +263,26 @@ def _partitions(connection: Connection, oids: Collection[int]) -> dict[int, dict
     rewritten when the default is stored; a partition all of whose columns have one counts as attached.
 
     A table's first file is named by its OID; one that has another was truncated since, which the stream does not say
-    of a partition. (What it says nothing of, and leaves no trace: a TRUNCATE in the transaction that created the
-    partition.)
+    of a partition. A TRUNCATE in the (sub)transaction that created it leaves no trace (tablecmds.c,
+    ExecuteTruncateGuts, empties the file in place): whether rows came from that transaction is for the engine to ask.
     """
-    found: dict[int, dict[int, tuple[str, bool]]] = {}
-    for root, leaf, storage, created in connection.execute(
+    found: dict[int, dict[int, tuple[str, bool, int]]] = {}
+    for root, leaf, storage, created, xid in connection.execute(
         f"""
         WITH RECURSIVE tree AS (
-            SELECT i.inhparent AS root, i.inhrelid AS leaf, i.xmin::text AS since, born.so
+            SELECT i.inhparent AS root, i.inhrelid AS leaf, i.xmin::text AS since, i.xmin AS created_by, born.so
             FROM pg_catalog.pg_inherits i CROSS JOIN LATERAL (SELECT {_BORN_AS_PARTITION}) AS born (so)
             WHERE i.inhparent = ANY (%s)
             UNION ALL
-            SELECT tree.root, i.inhrelid, concat(tree.since, ' ', i.xmin), tree.so AND born.so
+            SELECT tree.root, i.inhrelid, concat(tree.since, ' ', i.xmin), i.xmin, tree.so AND born.so
             FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.leaf
             CROSS JOIN LATERAL (SELECT {_BORN_AS_PARTITION}) AS born (so)
         )
-        SELECT root::bigint, leaf::bigint, concat(c.relfilenode, ' ', since), so AND c.relfilenode = c.oid
+        SELECT root::bigint, leaf::bigint, concat(c.relfilenode, ' ', since), so AND c.relfilenode = c.oid,
+               created_by::text::bigint
         FROM tree JOIN pg_catalog.pg_class c ON c.oid = leaf WHERE c.relkind = 'r'
         """.encode(),
         (list(oids),),
     ):
-        found.setdefault(root, {})[leaf] = (storage, created)
+        found.setdefault(root, {})[leaf] = (storage, created, xid)
     return found

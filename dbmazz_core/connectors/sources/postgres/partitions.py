@@ -44,11 +44,11 @@ class Partitions:
     """
 
     def __init__(self, roots: Mapping[int, Collection[int]]) -> None:
-        self._known = {oid for partitions in roots.values() for oid in partitions}
+        self._known = {root: {*partitions} for root, partitions in roots.items()}
         self._described: dict[int, dict[int, Relation]] = {root: {} for root in roots}
 
     def described(self, message: Relation, root: Relation) -> bool:
-        """Take in a partition's description; whether it is of a captured table and was not known when the stream began.
+        """Take in a partition's description; whether its root is captured, and did not have it when the stream began.
 
         With other columns than the root it was described by the root's column list, counted off its own columns
         (pgoutput.c, send_relation_and_attrs), and tells nothing of its identity.
@@ -57,7 +57,7 @@ class Partitions:
             return False
         if {c.name for c in message.columns} == {c.name for c in root.columns}:
             self._described[root.oid][message.oid] = message
-        return message.oid not in self._known
+        return message.oid not in self._known[root.oid]
 
     def reshaped(self, root: int) -> None:
         """Take in that a relation's columns have changed, and with them those of its partitions: each is described anew

@@ -73,6 +73,10 @@ class Publication:
         """Those of `tables` whose changes would not arrive under their name."""
         return [t for t in tables if t.ref not in self.tables]
 
+    def columns_exist(self, table: TableInfo) -> bool:
+        """Whether the table has the columns that are published of it: both are of one moment then."""
+        return {column.name for column in table.columns}.issuperset(self.columns_of(table))
+
     def columns_of(self, table: TableInfo) -> tuple[str, ...]:
         """The columns that arrive in the stream, in the table's order. A snapshot has to copy these."""
         published = self.tables.get(table.ref)

@@ -49,7 +49,7 @@ class PartitionOf:
     Attributes:
         partition: What is known of the relation itself.
         before, now: What was known of the root, and what is from here on.
-        is_new: Whether the root is captured, and the partition was not known when the stream began.
+        is_new: Whether the root is captured, and did not have the partition when the stream began.
     """
 
     partition: KnownRelation
@@ -91,6 +91,8 @@ class Relations:
     ) -> None:
         self._captured = captured
         self._names = names or {}
+        # Of known tables. Another one that goes by such a name for a while is not captured.
+        self._taken = {*self._names.values()} if keep_names else set()
         self._keep_names = keep_names
         self._keys = keys
         self._offline = BuiltinTypes()
@@ -138,7 +140,7 @@ class Relations:
             key = key if {c.name for c in message.columns}.issuperset(key) else ()
         else:
             key = tuple(c.name for c in message.columns if c.is_key)
-        captured = self._captured(known_as)
+        captured = self._captured(known_as) and (message.oid in self._names or called not in self._taken)
         types = self._types if captured else self._offline  # of others nothing is read
         described = [ColumnOfType(c.name, c.type_oid, c.type_modifier, c.name in key) for c in message.columns]
         columns = types.columns(table, message.oid, described)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,15 +98,34 @@ def resolve_tables(conn: Connection, patterns: Iterable[TablePattern]) -> Resolu
     return Resolution(describe(conn, list(chosen.values())), tuple(errors), tuple(sorted(left_out.items())))
 
 
+def tables_of(conn: Connection, oids: Collection[int]) -> tuple[TableInfo, ...]:
+    """The tables with these OIDs, as far as they exist and can be captured."""
+    found = _read_relations(conn, "c.oid = ANY (%(oids)s)", {"oids": list(oids)})
+    return describe(conn, [relation for relation in found if not relation["unsupported"]])
+
+
 def _ancestors(relation: Mapping[str, Any]) -> list[TableRef]:
     return [TableRef(*name) for name in relation["ancestors"]]
 
 
 def _relations(conn: Connection, patterns: Sequence[TablePattern]) -> list[dict[str, Any]]:
     """Relations of any kind that match, by schema and name."""
+    return _read_relations(
+        conn,
+        """(n.nspname = ANY (%(schemas)s)
+            OR (n.nspname, c.relname) IN (SELECT * FROM unnest(%(in)s::text[], %(names)s::text[])))""",
+        {
+            "schemas": [p.schema for p in patterns if p.name is None],
+            "in": [p.schema for p in patterns if p.name is not None],
+            "names": [p.name for p in patterns if p.name is not None],
+        },
+    )
+
+
+def _read_relations(conn: Connection, which: str, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
     with conn.cursor(row_factory=dict_row) as cursor:
         cursor.execute(
-            """
+            f"""
             SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind::text, c.relpersistence::text,
                    c.relreplident::text,
                    r.rolname AS owner, pg_has_role(c.relowner, 'USAGE') AS owned,
@@ -123,15 +142,10 @@ def _relations(conn: Connection, patterns: Sequence[TablePattern]) -> list[dict[
             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
             JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
             WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-              AND (n.nspname = ANY (%(schemas)s)
-                   OR (n.nspname, c.relname) IN (SELECT * FROM unnest(%(in)s::text[], %(names)s::text[])))
+              AND {which}
             ORDER BY n.nspname, c.relname
-            """,
-            {
-                "schemas": [p.schema for p in patterns if p.name is None],
-                "in": [p.schema for p in patterns if p.name is not None],
-                "names": [p.name for p in patterns if p.name is not None],
-            },
+            """.encode(),
+            arguments,
         )
         rows = cursor.fetchall()
     unstreamed = _unstreamed_partitions(conn, [row["oid"] for row in rows if row["relkind"] == "p"])

@@ -15,35 +15,37 @@ from dbmazz_core.config import SourceConfig
 from dbmazz_core.connectors.sources.base import TableEvent
 from dbmazz_core.connectors.sources.postgres import setup
 from dbmazz_core.connectors.sources.postgres.block import MessageBlock
-from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
+from dbmazz_core.connectors.sources.postgres.catalog import TableInfo, one_snapshot
 from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules
 from dbmazz_core.connectors.sources.postgres.connection import Connection, connect
 from dbmazz_core.connectors.sources.postgres.exported import ExportedSnapshot
-from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint, read_fingerprints
+from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint, read_fingerprints, read_layouts
 from dbmazz_core.connectors.sources.postgres.publication import read_publication
 from dbmazz_core.connectors.sources.postgres.reader import StreamReader
 from dbmazz_core.connectors.sources.postgres.record_stream import RecordStream
 from dbmazz_core.connectors.sources.postgres.relations import Relations
 from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection, SystemIdentity
-from dbmazz_core.connectors.sources.postgres.resolution import find_tables, resolve_tables
+from dbmazz_core.connectors.sources.postgres.resolution import find_tables, resolve_tables, tables_of
 from dbmazz_core.connectors.sources.postgres.server_errors import translated
 from dbmazz_core.connectors.sources.postgres.server_state import SlotState, flush_half_record, flush_lsn, slot_state
 from dbmazz_core.connectors.sources.postgres.slots import verify_history
 from dbmazz_core.connectors.sources.postgres.source_table import source_table
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
 from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, TypePolicy
-from dbmazz_core.errors import SlotActive, SlotNotFound
+from dbmazz_core.errors import SlotActive, SlotNotFound, SourceNotReady
 from dbmazz_core.hidden import verify_hidden
 from dbmazz_core.identity import SourceTable, TableIdentity
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.records import CdcRecord
 from dbmazz_core.schema import TableSchema
-from dbmazz_core.tables import TablePattern, TableRef, quote_identifier
+from dbmazz_core.tables import TableRef, quote_identifier
 
 #: A walsender that lost its client holds its slot for a moment; a run that follows another waits that long.
 SLOT_RELEASE_WAIT_S = 5.0
 #: How long `stop` waits for the server to have taken the last acknowledgement.
 CONFIRM_WAIT_S = 3.0
+#: How often tables that are altered while they are looked at are looked at.
+_LOOKS = 5
 _EVERYTHING = 1 << 62
 
 
@@ -154,38 +156,55 @@ class PostgresSource:
             for table in tables
         }
 
-    def catalog(self, tables: Collection[TableInfo]) -> dict[TableRef, SourceTable]:
-        """The tables as the catalog has them: what is captured of them, and what they are."""
+    def catalog(self, tables: Collection[int]) -> dict[TableRef, SourceTable]:
+        """Tables as the catalog has them now: what is captured of them, and what they are.
+
+        All of it as of one moment. A table that is gone, or cannot be captured, is left out.
+
+        Args:
+            tables: Their OIDs, whatever they are called.
+        """
         with self._translated():
-            only = [table.ref for table in tables]
-            publication = read_publication(self.connection, self.config.publication, only=only)
-            fingerprints = self.fingerprints([table.oid for table in tables])
-        found: dict[TableRef, SourceTable] = {}
-        for table in tables:
-            fingerprint = fingerprints.get(table.oid)
-            if publication is None or fingerprint is None:
-                continue
-            known_as = self._names.get(table.oid, table.ref)
-            found[table.ref] = source_table(table, publication, fingerprint, self._types, self._rules, known_as)
-        return found
+            for _ in range(_LOOKS):
+                with one_snapshot(self.connection):
+                    found = tables_of(self.connection, tables)
+                    only = [table.ref for table in found]
+                    publication = read_publication(self.connection, self.config.publication, only=only)
+                    if publication is None:
+                        return {}
+                    # pg_publication_tables is a function behind a view: it sees the present.
+                    if all(publication.columns_exist(table) for table in found):
+                        fingerprints = read_fingerprints(self.connection, [table.oid for table in found])
+                        return {
+                            table.ref: source_table(
+                                table,
+                                publication,
+                                fingerprints[table.oid],
+                                self._types,
+                                self._rules,
+                                self._names.get(table.oid, table.ref),
+                            )
+                            for table in found
+                        }
+        raise SourceNotReady(
+            "tables keep changing shape while they are looked at",
+            object=", ".join(str(table.ref) for table in found),
+            remedy="run again when nobody alters them",
+        )
 
     def fingerprints(self, oids: Collection[int]) -> dict[int, Fingerprint]:
         """What the tables with these OIDs are."""
         with self._translated():
             return read_fingerprints(self.connection, oids)
 
+    def layouts(self, types: Collection[int]) -> dict[int, str]:
+        """Layouts of types by OID, see `SourceTable.layouts`."""
+        with self._translated():
+            return read_layouts(self.connection, types)
+
     def describe(self, oid: int) -> SourceTable | None:
         """A table by its OID, as the catalog has it now; None if it is gone, or cannot be captured any more."""
-        with self._translated():
-            row = self.connection.execute(
-                "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c "
-                "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s",
-                (oid,),
-            ).fetchone()
-            if row is None:
-                return None
-            tables = resolve_tables(self.connection, [TablePattern(*row)]).tables
-        return next(iter(self.catalog(tables).values()), None)
+        return next(iter(self.catalog([oid]).values()), None)
 
     def verify_rules(self, table: TableInfo, recorded: TableSchema) -> None:
         """Raise ConfigError if a table was copied under other rules for its columns than today's.

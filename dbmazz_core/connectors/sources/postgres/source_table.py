@@ -9,7 +9,7 @@ from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules
 from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint
 from dbmazz_core.connectors.sources.postgres.publication import Publication
 from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, ColumnOfType, read_each
-from dbmazz_core.identity import SourceTable
+from dbmazz_core.identity import EnumColumn, SourceTable
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import TableRef
 
@@ -51,22 +51,35 @@ def source_table(
         _missing(fingerprint, schema, rules, known_as),
         storage_tells=not (published and published.by_name) or (table.is_partition and publication.via_root),
         truncated_by=fingerprint.truncated_by,
+        layouts=fingerprint.layouts,
+        enums=_enums(fingerprint, schema),
     )
+
+
+def _enums(fingerprint: Fingerprint, schema: TableSchema) -> dict[int, tuple[EnumColumn, ...]]:
+    """See `SourceTable.enums`."""
+    found: dict[int, tuple[EnumColumn, ...]] = {}
+    for column in schema.columns:
+        for oid, held in fingerprint.types.get(column.name, {}).items():
+            if held.is_enum and column.mask != "null":
+                plain = held.direct and not column.mask and held.in_array == (column.type.element is not None)
+                found[oid] = (*found.get(oid, ()), EnumColumn(fingerprint.columns[column.name].number, plain))
+    return found
 
 
 def _missing(
     fingerprint: Fingerprint, schema: TableSchema, rules: ColumnRules, known_as: TableRef
-) -> dict[str, pl.Series]:
+) -> dict[int, pl.Series]:
     """See `SourceTable.missing`."""
     maskers = rules.maskers(known_as)
-    found: dict[str, pl.Series] = {}
+    found: dict[int, pl.Series] = {}
     for column in schema.columns:
         text = fingerprint.missing.get(column.name)
         if text is None:
             continue
-        raw = pl.Series([text.encode()])
+        raw, number = pl.Series([text.encode()]), fingerprint.columns[column.name].number
         if column.name not in maskers:
-            found[column.name], _ = read_each(raw, column.type)
+            found[number], _ = read_each(raw, column.type)
         elif (masked := maskers[column.name].column(raw, column.type)).null_count() == 0:
-            found[column.name] = masked
+            found[number] = masked
     return found

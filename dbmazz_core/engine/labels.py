@@ -1,0 +1,66 @@
+"""Types whose definition is part of their values' text: labels of enums, attributes of composites.
+
+ALTER TYPE ... RENAME VALUE changes the text of all rows at once; changed and changed back, it has changed the text of
+the rows in between. The stream says nothing of it. A new label changes no row, but may be renamed once it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from dbmazz_core.identity import SourceTable, TableIdentity
+from dbmazz_core.schema import TableSchema
+
+
+def types_changed(identity: TableIdentity, now: SourceTable) -> str | None:
+    """What happened to a table, if labels or attributes that it knew were changed since; None if not.
+
+    By their names, and by their rows in the catalog: one that was changed back has its name again, and another row.
+    """
+    after = now.identity
+    for oid, parts in identity.types.items():
+        versions = identity.type_versions.get(oid, ())
+        if oid in after.types and (
+            after.types[oid][: len(parts)] != parts or after.type_versions[oid][: len(versions)] != versions
+        ):
+            return "has values of an enum whose labels were renamed, or of a composite whose attributes changed"
+    return None
+
+
+def new_labels(identity: TableIdentity, now: SourceTable) -> dict[int, tuple[str, ...]]:
+    """By OID of an enum: the labels that it got since, as they are called today."""
+    found = {}
+    for oid in now.enums:
+        labels, known = now.identity.types[oid], identity.types.get(oid)
+        if known is not None and len(labels) > len(known):
+            found[oid] = labels[len(known) :]
+    return found
+
+
+def found_by_new_labels(identity: TableIdentity, seen: TableSchema, now: SourceTable) -> str | None:
+    """What happened to a table whose rows are found by values of an enum that got labels: they may be looked for under
+    a later name than the one that they were sent with. None if it is no such table."""
+    keyless = not seen.key or not now.schema.key
+    key = {c.number for c in now.identity.columns if keyless or c.name in {*seen.key, *now.schema.key}}
+    for oid in new_labels(identity, now):
+        if any(column.number in key for column in now.enums[oid]):
+            return "has its rows found by values of an enum that got a label"
+    return None
+
+
+def labels_in_doubt(new: Collection[str], held: Collection[str]) -> bool:
+    """Whether texts of an enum's new labels may be those of others today.
+
+    Certain is only a single new one: labels are never dropped, and the ones from before were never called otherwise
+    (`types_changed`), so that every other text is this label's.
+
+    Args:
+        new: The labels that the enum got, as they are called today.
+        held: Texts in the destination that are none of the labels from before.
+
+    >>> labels_in_doubt(["c"], ["c"]), labels_in_doubt(["d"], ["c"]), labels_in_doubt(["c", "d"], ["c"])
+    (False, True, True)
+    >>> labels_in_doubt(["c", "d"], [])
+    False
+    """
+    return bool(held) and (len(new) > 1 or {*held} != {*new})
