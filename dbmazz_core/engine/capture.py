@@ -72,7 +72,10 @@ class Capture:
             settings.tables.schema_changes,
             histories={ref for ref, state in states.items() if state.mode is Mode.CHANGELOG},
         )
-        upper, catalog = self._upper(identities) if bound is None else (bound, {})
+        upper, catalog = self._upper(identities)
+        same_keys = {ref for ref, now in catalog.items() if ref in identities and _same_key(identities[ref], now)}
+        if bound is not None:
+            upper, catalog = bound, {}
         quarantine = quarantine_of(settings, sink)
         stream = source.start_replication_from(
             checkpoint.lsn,
@@ -80,6 +83,7 @@ class Capture:
             table_start={ref: state.snapshot_lsn or INVALID_LSN for ref, state in states.items()},
             schemas=schemas,
             identities=identities,
+            same_keys=same_keys,
             lenient=quarantine.wanted if quarantine else None,
         )
         window = Window(
@@ -132,6 +136,16 @@ class Capture:
         roots = [states[ref] for ref, info in self.tables.items() if info.is_partitioned and ref in states]
         copies = (state.snapshot_lsn or INVALID_LSN for state in roots)
         return max((lsn for lsn in copies if lsn > checkpoint.lsn), default=None)
+
+
+def _same_key(known: TableIdentity, now: SourceTable) -> bool:
+    """Whether a table's key has been of the same index, and its columns have had their names, all the while."""
+    versions = {(column.number, column.name, column.version) for column in known.columns}
+    return known.key_index == now.identity.key_index and all(
+        (column.number, column.name, column.version) in versions
+        for column in now.identity.columns
+        if column.name in now.schema.key
+    )
 
 
 def _left(limits: WindowLimits, result: WindowResult) -> WindowLimits:

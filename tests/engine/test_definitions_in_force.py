@@ -110,6 +110,24 @@ COLUMNS = {
             "UPDATE t SET c = 5 WHERE id = 2",
         ),
     ),
+    "the key's name exchanged and exchanged back, under full identity": Story(
+        "CREATE TABLE t (id int PRIMARY KEY, n int); ALTER TABLE t REPLICA IDENTITY FULL;"
+        "INSERT INTO t VALUES (1, 5), (2, 5), (3, 5)",
+        (
+            "ALTER TABLE t RENAME id TO x; ALTER TABLE t RENAME n TO id; ALTER TABLE t RENAME x TO n",
+            "UPDATE t SET n = n + 10; DELETE FROM t WHERE n = 12",
+            "ALTER TABLE t RENAME id TO x; ALTER TABLE t RENAME n TO id; ALTER TABLE t RENAME x TO n",
+        ),
+    ),
+    "the key passes on to another column, under full identity": Story(
+        "CREATE TABLE t (id int PRIMARY KEY, n int); ALTER TABLE t REPLICA IDENTITY FULL;"
+        "INSERT INTO t VALUES (1, 5), (2, 6), (3, 7)",
+        (
+            "ALTER TABLE t DROP CONSTRAINT t_pkey; UPDATE t SET id = 1",
+            "UPDATE t SET n = n + 10 WHERE n = 6",
+            "UPDATE t SET id = n; ALTER TABLE t ADD PRIMARY KEY (id)",
+        ),
+    ),
     "names that go round among three columns": Story(
         _FOUR,
         (

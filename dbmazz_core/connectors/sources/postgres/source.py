@@ -324,6 +324,7 @@ class PostgresSource:
         table_start: Mapping[TableRef, Lsn] | None = None,
         schemas: Mapping[TableRef, TableSchema] | None = None,
         identities: Mapping[TableRef, TableIdentity] | None = None,
+        same_keys: Collection[TableRef] = (),
         lenient: Callable[[TableRef], bool] | None = None,
     ) -> PostgresStream:
         """Stream transactions committed at or after `lsn`.
@@ -334,6 +335,8 @@ class PostgresSource:
             table_start: Tables whose changes start later, because their snapshot is newer.
             schemas: The tables to stream, as they were when they were copied; by default all that are configured.
             identities: What these were, so that they are followed under their name whatever they are called now.
+            same_keys: Those of `schemas` whose key has been the same columns, under the same names, since they were
+                recorded and until the upper LSN.
             lenient: Of which tables the change batches keep bad values apart, see `RowImages.unreadable`.
 
         Raises:
@@ -354,14 +357,12 @@ class PostgresSource:
         names = {table.oid: table.ref for table in tables}
         if schemas is not None:
             # The catalog has the key of today. Where it had another one, or none, changes of that time may still be to
-            # come, and under REPLICA IDENTITY FULL they do not say; without a key they are right whatever it was. The
-            # same index all the while is the same key.
+            # come, and under REPLICA IDENTITY FULL they do not say; without a key they are right whatever it was.
             known = identities or {}
             names = {identity.oid: ref for ref, identity in known.items()}
             keys = {
                 table.ref: table.key
-                if table.key == schemas[table.ref].key
-                and (table.ref not in known or table.key_index == known[table.ref].key_index)
+                if table.key == schemas[table.ref].key and (table.ref not in known or table.ref in same_keys)
                 else ()
                 for table in tables
                 if table.ref in schemas
