@@ -161,6 +161,8 @@ class SourceTable:
             (`pg_attribute.attlen`, `attbyval`, `attalign`). A type can only be made another one without rewriting the
             table if these are alike (manual, "CREATE CAST": binary coercible types).
         enums: By OID: the captured columns that hold an enum.
+        original_parts: By OID of the types that captured columns hold: how many of their labels, oldest first, or 1 for
+            the attributes of a composite, are certain to be as they were when the type was created.
     """
 
     table: TableRef
@@ -172,6 +174,7 @@ class SourceTable:
     truncated_by: int | None = None
     layouts: Mapping[int, str] = field(default_factory=dict)
     enums: Mapping[int, tuple[EnumColumn, ...]] = field(default_factory=dict)
+    original_parts: Mapping[int, int] = field(default_factory=dict)
 
 
 def verify_still_hidden(table: TableRef, identity: TableIdentity, now: SourceTable) -> None:

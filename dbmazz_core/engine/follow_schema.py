@@ -198,7 +198,8 @@ class SchemaFollower:
                 target = targets.get(column.number)
                 if target is not None:
                     stop = self.policy.of(now.table, SchemaChangeKind.CHANGE_TYPE) is SchemaAction.STOP
-                    found.append(NewLabels(target, identity.types[oid], new, stop))
+                    known = now.identity.types[oid][: -len(new)]
+                    found.append(NewLabels(target, known, new, stop))
         return tuple(found)
 
     def _copy_anew(self, table: TableRef, why: CopyAnew, commit_lsn: Lsn, xid: int) -> list[WindowEvent]:

@@ -24,16 +24,24 @@ def types_changed(identity: TableIdentity, now: SourceTable) -> str | None:
             after.types[oid][: len(parts)] != parts or after.type_versions[oid][: len(versions)] != versions
         ):
             return "has values of an enum whose labels were renamed, or of a composite whose attributes changed"
+    for oid in after.types.keys() - identity.types.keys():
+        # It came with a column. Of an enum `new_labels` takes care.
+        if oid not in now.enums and not now.original_parts[oid]:
+            return "got values of a composite whose attributes were changed, perhaps since"
     return None
 
 
 def new_labels(identity: TableIdentity, now: SourceTable) -> dict[int, tuple[str, ...]]:
-    """By OID of an enum: the labels that it got since, as they are called today."""
+    """By OID of an enum: the labels that it got since, as they are called today.
+
+    Of an enum that came with a column, all labels that may have been renamed since.
+    """
     found = {}
     for oid in now.enums:
-        labels, known = now.identity.types[oid], identity.types.get(oid)
-        if known is not None and len(labels) > len(known):
-            found[oid] = labels[len(known) :]
+        labels = now.identity.types[oid]
+        known = len(identity.types[oid]) if oid in identity.types else now.original_parts[oid]
+        if len(labels) > known:
+            found[oid] = labels[known:]
     return found
 
 

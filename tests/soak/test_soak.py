@@ -10,67 +10,24 @@ from __future__ import annotations
 
 import os
 import random
-import tempfile
 import time
-from collections.abc import Callable
-from pathlib import Path
 
-import hypothesis
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
 
 from dbmazz_core.demo.postgres import EmbeddedPostgres
-from tests.engine.lab import Lab
-from tests.postgres_fixtures import create_database, drop_database
 from tests.soak.program import Program, programs
+from tests.soak.rounds import in_a_lab, one_round
 from tests.soak.run import Run, Tally
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "40"))
 #: Whether tables change their schema, by half.
 HALVES = {"0": [False], "1": [True]}.get(os.environ.get("SOAK_DDL", ""), [False, True])
-#: Programs of one seed. Replaying a failure runs through all of them up to the one that fails.
-ROUND = 8
 
 
 def run_program(server: EmbeddedPostgres, program: Program, ddl: bool, tally: Tally) -> None:
     """In a database of its own, into a file of its own; a failure has the history with it."""
-    database = create_database(server)
-    with tempfile.TemporaryDirectory(prefix="dbmazz-soak-") as directory:
-        run = Run(Lab(database, Path(directory) / "destination.duckdb"), ddl, tally)
-        try:
-            run.run(program)
-        except BaseException as error:
-            error.add_note(f"what was done, PostgreSQL {server.version}:\n\n" + "\n".join(run.history))
-            raise
-        finally:
-            drop_database(database)
-
-
-def one_round(server: EmbeddedPostgres, seed: int, ddl: bool, deadline: float, tally: Tally) -> Callable[[], None]:
-    """A hypothesis test of one seed's programs, of which none is begun after the deadline."""
-    failed = False
-
-    @hypothesis.seed(seed)
-    @settings(
-        max_examples=ROUND,
-        database=None,
-        deadline=None,
-        phases=(Phase.generate, Phase.shrink),
-        report_multiple_bugs=False,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(programs(ddl=ddl))
-    def check(program: Program) -> None:
-        nonlocal failed
-        if time.monotonic() > deadline and not failed:  # a failure is reduced, whatever the time
-            return
-        try:
-            run_program(server, program, ddl, tally)
-        except BaseException:
-            failed = True
-            raise
-
-    return check
+    history: list[str] = []
+    in_a_lab(server, lambda lab: Run(lab, ddl, tally, history).run(program), lambda: history)
 
 
 @pytest.mark.timeout(SECONDS + 900)
@@ -84,7 +41,7 @@ def test_generated_workloads(server: EmbeddedPostgres, ddl: bool) -> None:
     try:
         while True:
             try:
-                one_round(server, seed, ddl, deadline, tally)()
+                one_round(programs(ddl=ddl), seed, deadline, lambda p: run_program(server, p, ddl, tally))()
             except BaseException as error:
                 error.add_note(f"to repeat it: make soak SEED={seed} DDL={int(ddl)}")
                 raise

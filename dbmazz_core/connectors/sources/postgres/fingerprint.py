@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.hidden import HiddenColumn
@@ -21,6 +22,7 @@ class HeldType:
 
     Attributes:
         parts, versions: See `TableIdentity.types` and `type_versions`.
+        original: How many of the parts are certain to be as they were when the type was created.
         is_enum: Whether it is an enum.
         direct: Whether the column's type is this one, a domain over it, or an array of either.
         in_array: Whether it is within an array.
@@ -28,6 +30,7 @@ class HeldType:
 
     parts: tuple[str, ...]
     versions: tuple[str, ...]
+    original: int
     is_enum: bool
     direct: bool
     in_array: bool
@@ -192,9 +195,13 @@ def _types(connection: Connection, oids: Collection[int]) -> dict[int, dict[str,
 
     Values name labels by OID and attributes by position: ALTER TYPE ... RENAME VALUE and ADD ATTRIBUTE change the text
     of all rows at once, and the stream does not say so. A new label changes no row.
+
+    CREATE TYPE writes the rows of the type and its parts with one command (typecmds.c, DefineEnum; heap.c,
+    heap_create_with_catalog); a part whose row is of another command was added or changed since. Where a row was
+    touched by a transaction that was rolled back (`xmax`), its `cmin` means nothing, and the answer is no.
     """
     found: dict[int, dict[str, dict[int, HeldType]]] = {}
-    for table, column, oid, is_enum, direct, in_array, parts, versions in connection.execute(
+    for table, column, oid, is_enum, direct, in_array, parts, versions, original in connection.execute(
         """
         WITH RECURSIVE held AS (
             SELECT a.attrelid, a.attname, a.atttypid AS oid, true AS direct, false AS in_array
@@ -222,14 +229,25 @@ def _types(connection: Connection, oids: Collection[int]) -> dict[int, dict[str,
                    SELECT e.xmin::text FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid ORDER BY e.oid)
                ELSE ARRAY(
                    SELECT string_agg(a.xmin::text, ' ' ORDER BY a.attnum) FROM pg_catalog.pg_attribute a
-                   WHERE a.attrelid = t.typrelid AND a.attnum > 0) END
+                   WHERE a.attrelid = t.typrelid AND a.attnum > 0) END,
+               CASE t.typtype WHEN 'e' THEN ARRAY(
+                   SELECT e.xmax = 0 AND e.xmin = t.xmin AND e.cmin = t.cmin AND t.xmax = 0
+                   FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid ORDER BY e.oid)
+               ELSE ARRAY(
+                   SELECT bool_and(a.xmax = 0 AND a.xmin = t.xmin AND a.cmin = t.cmin AND t.xmax = 0)
+                   FROM pg_catalog.pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0) END
         FROM held JOIN pg_catalog.pg_type t ON t.oid = held.oid WHERE t.typtype IN ('e', 'c')
-        GROUP BY attrelid, attname, t.oid
+        GROUP BY attrelid, attname, t.oid, t.xmin, t.cmin, t.xmax
         """,
         (list(oids),),
     ):
         found.setdefault(table, {}).setdefault(column, {})[oid] = HeldType(
-            tuple(part or "" for part in parts), tuple(part or "" for part in versions), is_enum, direct, in_array
+            parts=tuple(part or "" for part in parts),
+            versions=tuple(part or "" for part in versions),
+            original=len(list(takewhile(bool, original))),
+            is_enum=is_enum,
+            direct=direct,
+            in_array=in_array,
         )
     return found
 

@@ -53,6 +53,9 @@ def source_table(
         truncated_by=fingerprint.truncated_by,
         layouts=fingerprint.layouts,
         enums=_enums(fingerprint, schema),
+        original_parts={
+            oid: held.original for name in schema.names for oid, held in fingerprint.types.get(name, {}).items()
+        },
     )
 
 
