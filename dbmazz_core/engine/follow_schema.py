@@ -114,6 +114,13 @@ class SchemaFollower:
             now = self.describe(event.relation)
             if event.partition and now is not None and (told := _partition_tells(event, now)) is not None:
                 return self._copy_anew(event.table, told, event.commit_lsn, event.xid)
+            if event.key_in_doubt and now is not None and now.identity.partitions:
+                what = (
+                    "has had another key, or its columns renamed, and partitions whose rows may be sent by the key only"
+                )
+                return self._copy_anew(
+                    event.table, CopyAnew(what, SchemaChangeKind.CHANGE_TYPE), event.commit_lsn, event.xid
+                )
             return self._compared(event.schema, now, event.commit_lsn, event.xid, described=event.described)
         if isinstance(event, ChangeBatch) and event.table in self.identities:
             return [conform(event, self.schemas[event.table], self.identities[event.table])]

@@ -382,6 +382,15 @@ PARTITIONS = {
         tables=("ev",),
         after="INSERT INTO ev VALUES (8, 2)",
     ),
+    "a key's name exchanged under full identity, that of a partition by the key": Story(
+        _ROOTS + "; ALTER TABLE ev ADD a int; ALTER TABLE ev REPLICA IDENTITY FULL",
+        (
+            "ALTER TABLE ev RENAME a TO x; ALTER TABLE ev RENAME id TO a; ALTER TABLE ev RENAME x TO id",
+            "INSERT INTO ev (a, d) VALUES (2, 1); UPDATE ev SET id = 5 WHERE a = 1",
+        ),
+        tables=("ev",),
+        after="UPDATE ev SET id = 6 WHERE a = 2",
+    ),
     "a partition's name passes on": Story(
         _ROOTS,
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from tests.postgres_fixtures import create_database, drop_database
 _Program = TypeVar("_Program")
 #: Programs of one seed. Replaying a failure runs through all of them up to the one that fails.
 ROUND = 8
+#: How long a failure is made smaller.
+REDUCE_S = float(os.environ.get("SOAK_REDUCE_SECONDS", "300"))
 
 
 def in_a_lab(server: EmbeddedPostgres, run: Callable[[Lab], None], history: Callable[[], list[str]]) -> None:
@@ -37,8 +40,12 @@ def in_a_lab(server: EmbeddedPostgres, run: Callable[[Lab], None], history: Call
 def one_round(
     programs: st.SearchStrategy[_Program], seed: int, deadline: float, run: Callable[[_Program], None]
 ) -> Callable[[], None]:
-    """A hypothesis test of one seed's programs, of which none is begun after the deadline."""
-    failed = False
+    """A hypothesis test of one seed's programs, of which none is begun after the deadline.
+
+    A failure is reduced for `REDUCE_S`, whatever the deadline.
+    """
+    failed: list[_Program] = []
+    end = deadline
 
     @hypothesis.seed(seed)
     @settings(
@@ -51,13 +58,14 @@ def one_round(
     )
     @given(programs)
     def check(program: _Program) -> None:
-        nonlocal failed
-        if time.monotonic() > deadline and not failed:  # a failure is reduced, whatever the time
+        nonlocal end
+        if time.monotonic() > end and program not in failed:
             return
         try:
             run(program)
         except BaseException:
-            failed = True
+            end = end if failed else time.monotonic() + REDUCE_S
+            failed.append(program)
             raise
 
     return check

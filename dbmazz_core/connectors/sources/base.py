@@ -43,6 +43,8 @@ class NewSchema:
         partition: OID of a partition that shows up here for the first time; 0: none does.
         described: All columns that the stream has, also those that are not captured, in its order.
         root: Another table, under whose name its changes come here, since it is a partition of it.
+        key_in_doubt: Whether rows come whole (REPLICA IDENTITY FULL), and which columns were the key is not known. The
+            schema has none then.
     """
 
     schema: TableSchema
@@ -52,6 +54,7 @@ class NewSchema:
     partition: int = 0
     described: tuple[DescribedColumn, ...] = ()
     root: TableRef | None = None
+    key_in_doubt: bool = False
 
     @property
     def table(self) -> TableRef:

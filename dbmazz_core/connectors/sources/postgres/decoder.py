@@ -203,7 +203,9 @@ def _described(
     known: KnownRelation, commit_lsn: Lsn, xid: int, *, partition: int = 0, root: TableRef | None = None
 ) -> NewSchema:
     columns = tuple(DescribedColumn(column.name, column.type_oid) for column in known.message.columns)
-    return NewSchema(known.schema, commit_lsn, xid, known.message.oid, partition, columns, root)
+    return NewSchema(
+        known.schema, commit_lsn, xid, known.message.oid, partition, columns, root, key_in_doubt=known.key_in_doubt
+    )
 
 
 def _position(framed: FramedBlock, index: int) -> SourcePosition:

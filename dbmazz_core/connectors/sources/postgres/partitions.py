@@ -65,8 +65,11 @@ class Partitions:
         if root in self._described:
             self._described[root] = {}
 
-    def old_rows(self, root: Relation, schema: TableSchema) -> OldRows:
-        """What old rows of a relation are worth, by the partitions that were described so far."""
+    def old_rows(self, root: Relation, schema: TableSchema, *, key_in_doubt: bool) -> OldRows:
+        """What old rows of a relation are worth, by the partitions that were described so far.
+
+        Where the key is in doubt the root is copied anew, and nothing has to be known of its rows.
+        """
         # Without any identity the server refuses updates and deletes, so that none come from it.
         identities = {
             TableRef(p.schema, p.name): {c.name for c in p.columns if c.is_key}
@@ -77,5 +80,5 @@ class Partitions:
         lacking = [ref for ref, columns in partial.items() if not schema.key or not columns.issuperset(schema.key)]
         return OldRows(
             key_only=root.replica_identity == "f" and bool(partial),
-            unidentified=lacking[0] if lacking else None,
+            unidentified=lacking[0] if lacking and not key_in_doubt else None,
         )

@@ -26,6 +26,7 @@ class KnownRelation:
         lenient: Whether its bad values are kept apart, instead of stopping the stream.
         misfit: Why the rules for columns do not fit it. Of no concern to changes that a snapshot has.
         old_rows: What its old rows are worth, where they come from partitions.
+        key_in_doubt: See `NewSchema`.
     """
 
     message: Relation
@@ -35,6 +36,7 @@ class KnownRelation:
     lenient: bool = False
     misfit: ConfigError | None = None
     old_rows: OldRows = WHOLE
+    key_in_doubt: bool = False
 
     def verify(self) -> None:
         """Raise ConfigError if the rules for columns do not fit: before any of its changes is looked at."""
@@ -66,7 +68,7 @@ class Relations:
         names: Names by OID, as they were when the stream began: a table is captured whatever it is called later.
         keep_names: Whether it also goes by that name, or by its new one.
         keys: Key columns of tables by the catalog. REPLICA IDENTITY FULL flags every column in the message, so the
-            key has to come from there.
+            key has to come from there. None: it may have been another one since.
         types: Tells the columns' types. By default the OIDs alone do, which is enough for built-in types.
         rules: Which columns are captured, and how they are masked; None: all, as they are.
         recorded: Tables as they were copied; they have to have been copied under the same rules.
@@ -78,7 +80,7 @@ class Relations:
     def __init__(
         self,
         captured: Callable[[TableRef], bool],
-        keys: Mapping[TableRef, tuple[str, ...]],
+        keys: Mapping[TableRef, tuple[str, ...] | None],
         types: TypeResolver | None = None,
         *,
         names: Mapping[int, TableRef] | None = None,
@@ -128,15 +130,19 @@ class Relations:
         return PartitionOf(self._by_oid[message.oid], before, now, is_new)
 
     def _with_old_rows(self, known: KnownRelation) -> KnownRelation:
-        return replace(known, old_rows=self._partitions.old_rows(known.message, known.schema))
+        old_rows = self._partitions.old_rows(known.message, known.schema, key_in_doubt=known.key_in_doubt)
+        return replace(known, old_rows=old_rows)
 
     def _known(self, message: Relation, old: KnownRelation | None) -> KnownRelation:
         # An empty namespace stands for pg_catalog (logicalrep_write_namespace).
         called = TableRef(message.schema or "pg_catalog", message.name)
         known_as = self._names.get(message.oid, called)
         table = known_as if self._keep_names else called
-        if message.replica_identity == "f":
-            key = self._keys.get(known_as, ())
+        whole = message.replica_identity == "f"
+        of_catalog = self._keys.get(known_as, ())
+        key_in_doubt = whole and of_catalog is None
+        if whole:
+            key = of_catalog or ()
             key = key if {c.name for c in message.columns}.issuperset(key) else ()
         else:
             key = tuple(c.name for c in message.columns if c.is_key)
@@ -149,11 +155,13 @@ class Relations:
             return KnownRelation(message, schema, projection, captured=False)
         lenient = self._lenient(known_as)
         if self._rules is None:
-            return KnownRelation(message, schema, projection, captured=True, lenient=lenient)
+            return KnownRelation(message, schema, projection, captured=True, lenient=lenient, key_in_doubt=key_in_doubt)
         # The rules are those for the name that the catalog had: a table that is renamed keeps what it hides.
         misfit = self._misfit(self._rules, message, known_as, old)
         schema, projection = self._rules.apply(schema, known_as)
-        return KnownRelation(message, schema, projection, captured=True, lenient=lenient, misfit=misfit)
+        return KnownRelation(
+            message, schema, projection, captured=True, lenient=lenient, misfit=misfit, key_in_doubt=key_in_doubt
+        )
 
     def _misfit(
         self, rules: ColumnRules, message: Relation, table: TableRef, old: KnownRelation | None

@@ -353,7 +353,7 @@ class PostgresSource:
         tables = self.tables()
         for problem in self._rules.problems(tables):
             raise problem
-        keys = {table.ref: table.key for table in tables}
+        keys: dict[TableRef, tuple[str, ...] | None] = {table.ref: table.key for table in tables}
         names = {table.oid: table.ref for table in tables}
         if schemas is not None:
             # The catalog has the key of today. Where it had another one, or none, changes of that time may still be to
@@ -363,7 +363,7 @@ class PostgresSource:
             keys = {
                 table.ref: table.key
                 if table.key == schemas[table.ref].key and (table.ref not in known or table.ref in same_keys)
-                else ()
+                else None
                 for table in tables
                 if table.ref in schemas
             }
