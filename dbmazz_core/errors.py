@@ -9,6 +9,7 @@ is that of the `dbmazz` command.
     │   ├── ConnectionFailed          3  server unreachable, unknown host, TLS refused
     │   │   └── AuthenticationFailed  3  wrong password, unknown role or database, no pg_hba.conf entry
     │   ├── ReplicationInterrupted    3  the stream broke in the middle; a new run resumes
+    │   ├── ServerChanged             3  one run was led to two servers; a new run begins anew
     │   ├── SourceNotReady            4  the server or a table has to be changed first
     │   │   ├── UnsupportedServerVersion
     │   │   ├── WalLevelNotLogical
@@ -29,6 +30,7 @@ is that of the `dbmazz` command.
     │       ├── SlotAheadOfCheckpoint
     │       ├── SlotCreationBlocked
     │       ├── ServerBehindCheckpoint
+    │       ├── HistoryDiverged
     │       └── WrongServer
     ├── DestinationError              6  the destination cannot be opened or written
     │   ├── DestinationLocked
@@ -113,6 +115,10 @@ class ReplicationInterrupted(SourceError):
     """The replication stream broke. Nothing is lost: the next run resumes at the checkpoint."""
 
 
+class ServerChanged(SourceError):
+    """A connection of a run led to another server than the first one did, or to the same one restarted."""
+
+
 class SourceNotReady(SourceError):
     """The server, a privilege or a table has to be changed before changes can be captured."""
 
@@ -195,6 +201,10 @@ class SlotCreationBlocked(SlotError):
 
 class ServerBehindCheckpoint(SlotError):
     """The server's history does not reach the checkpoint: it was restored from a backup, or promoted too early."""
+
+
+class HistoryDiverged(SlotError):
+    """The server does not have the last transaction that was applied: another history took the place of its own."""
 
 
 class WrongServer(SlotError):

@@ -47,6 +47,21 @@ ColumnValue = (
 Columns = Mapping[str, ColumnValue]
 
 
+@dataclass(frozen=True, slots=True)
+class CommittedTransaction:
+    """A transaction of the source, by what no other history has alike.
+
+    Attributes:
+        commit_lsn: LSN of its commit record.
+        xid: Its id.
+        commit_time: When it was committed.
+    """
+
+    commit_lsn: Lsn
+    xid: int
+    commit_time: datetime
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class SourcePosition:
     """Where a change stands in the source's order: by its transaction's commit, then within the transaction.

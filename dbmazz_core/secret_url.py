@@ -40,6 +40,16 @@ class SecretUrl:
         """A libpq connection string with options added or replaced. It holds the password."""
         return make_conninfo(self._text, **overrides)
 
+    def pinned(self, *, host: str, hostaddr: str, port: str) -> SecretUrl:
+        """The same, but to one server, where the text may name several.
+
+        Args:
+            host: Name, or directory of its Unix socket; certificates and passwords are looked up by it.
+            hostaddr: Numeric address, empty for a Unix socket.
+            port: Its port.
+        """
+        return SecretUrl(self.conninfo(host=host, hostaddr=hostaddr, port=port))
+
     def redact(self, message: str) -> str:
         """The message with every form of the password replaced by `***`."""
         for secret in sorted(self._secrets, key=len, reverse=True):

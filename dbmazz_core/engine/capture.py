@@ -84,6 +84,7 @@ class Capture:
             schemas=schemas,
             identities=identities,
             same_keys=same_keys,
+            last=checkpoint.last,
             lenient=quarantine.wanted if quarantine else None,
         )
         window = Window(

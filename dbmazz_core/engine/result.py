@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from dbmazz_core.lsn import Lsn
+from dbmazz_core.records import CommittedTransaction
 from dbmazz_core.table_options import Mode
 from dbmazz_core.tables import TableRef
 
@@ -181,6 +182,8 @@ class Checkpoint:
         timeline: The cluster's timeline when it was written.
         database: The source database.
         commit_time: Commit time of the last applied transaction.
+        last: That transaction. If the slot is behind it, it has to come again, or the server has another history. None
+            where none was applied since all tables were copied, or by an older version.
     """
 
     slot: str
@@ -189,6 +192,7 @@ class Checkpoint:
     timeline: int
     database: str
     commit_time: datetime | None = None
+    last: CommittedTransaction | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from threading import Event
 
 from dbmazz_core.batch import DELETE, INSERT, UPDATE, ChangeBatch
@@ -28,6 +27,7 @@ from dbmazz_core.engine.quarantine import Quarantine
 from dbmazz_core.engine.result import Checkpoint, StopReason, TableCounts, WindowResult
 from dbmazz_core.identity import SourceTable
 from dbmazz_core.lsn import Lsn
+from dbmazz_core.records import CommittedTransaction
 from dbmazz_core.table_options import Mode
 from dbmazz_core.tables import TableRef
 
@@ -52,7 +52,8 @@ class _Pending:
         large: Whether a part of one transaction that is too large for memory has been applied; nothing else has then.
         ended: Whether its COMMIT has come since.
         since: When the first of it came (`time.monotonic`).
-        end_lsn, commit_time: Of the last complete transaction.
+        end_lsn: Of the last complete transaction.
+        last: That transaction.
     """
 
     complete: list[WindowEvent] = field(default_factory=list)
@@ -65,7 +66,7 @@ class _Pending:
     ended: bool = False
     since: float | None = None
     end_lsn: Lsn | None = None
-    commit_time: datetime | None = None
+    last: CommittedTransaction | None = None
 
     @property
     def bytes(self) -> int:
@@ -94,7 +95,7 @@ class _Pending:
             self.ended = self.large
         if part.end_lsn is not None:
             self.end_lsn = part.end_lsn
-            self.commit_time = part.commit_time or self.commit_time
+            self.last = part.last or self.last
 
 
 class Window:
@@ -269,9 +270,11 @@ class Window:
         pending = self._pending
         lsn = max(self._reached, self.result.upper_lsn) if final else self._reached
         if pending.complete or self._flusher.begun or lsn > self._checkpoint.lsn:
-            commit_time = pending.commit_time or self._checkpoint.commit_time
-            self._checkpoint = replace(self._checkpoint, lsn=lsn, commit_time=commit_time)
-            flush = Flush(self._checkpoint, pending.commit_time, self.result.changes, last)
+            self._checkpoint = replace(self._checkpoint, lsn=lsn)
+            if pending.last is not None:
+                self._checkpoint = replace(self._checkpoint, commit_time=pending.last.commit_time, last=pending.last)
+            commit_time = None if pending.last is None else pending.last.commit_time
+            flush = Flush(self._checkpoint, commit_time, self.result.changes, last)
             self._flusher.submit(pending.complete, flush)
         rows = sum(len(event) for event in pending.open if isinstance(event, ChangeBatch))
         since = time.monotonic() if pending.open else None

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Protocol
 
 import polars as pl
 
 from dbmazz_core.batch import ChangeBatch
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.records import SourcePosition
+from dbmazz_core.records import CommittedTransaction, SourcePosition
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import TableRef
 
@@ -90,7 +89,7 @@ class StreamPart:
         end_lsn: All transactions committed before it have been in this part or earlier ones. None if nothing is known.
         transactions: Transactions that ended in this part.
         bytes: Bytes of messages.
-        commit_time: When the last of them committed.
+        last: The last of them.
         at_bound: Whether the next transaction committed at or after the stream's upper LSN.
     """
 
@@ -99,7 +98,7 @@ class StreamPart:
     end_lsn: Lsn | None
     transactions: int
     bytes: int
-    commit_time: datetime | None
+    last: CommittedTransaction | None
     at_bound: bool
 
 

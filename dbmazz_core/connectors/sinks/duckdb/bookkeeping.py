@@ -12,14 +12,17 @@ import polars as pl
 from dbmazz_core.engine.result import Checkpoint, TableState
 from dbmazz_core.identity import TableIdentity
 from dbmazz_core.lsn import Lsn
+from dbmazz_core.records import CommittedTransaction
 from dbmazz_core.schema import ColumnChoice, ColumnDef, TableSchema
 from dbmazz_core.table_options import Mode
 from dbmazz_core.tables import TableRef
 
 #: Version of the layout below; a file with a higher one was written by a newer dbmazz.
-LAYOUT = 2
+LAYOUT = 3
 #: Layout from which on tables' identities and rows in quarantine are recorded.
 WITH_IDENTITY = WITH_QUARANTINE = 2
+#: Layout from which on the last transaction is recorded.
+WITH_TRANSACTION = 3
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _CREATE = """
@@ -39,6 +42,8 @@ CREATE TABLE IF NOT EXISTS _dbmazz.quarantine (
     slot VARCHAR NOT NULL, schema_name VARCHAR NOT NULL, table_name VARCHAR NOT NULL, commit_lsn UBIGINT NOT NULL,
     xid UINTEGER NOT NULL, ordinal BIGINT NOT NULL, op VARCHAR NOT NULL, column_name VARCHAR NOT NULL,
     reason VARCHAR NOT NULL, row JSON NOT NULL, quarantined_at TIMESTAMPTZ NOT NULL);
+ALTER TABLE _dbmazz.checkpoints ADD COLUMN IF NOT EXISTS commit_lsn UBIGINT;
+ALTER TABLE _dbmazz.checkpoints ADD COLUMN IF NOT EXISTS xid UINTEGER;
 ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS mode VARCHAR DEFAULT 'mirror';
 ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS complete BOOLEAN DEFAULT false;
 ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS identity JSON;
@@ -65,23 +70,30 @@ def create(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(_CREATE.format(layout=LAYOUT))
 
 
-def read_checkpoint(connection: duckdb.DuckDBPyConnection, slot: str) -> Checkpoint | None:
+def read_checkpoint(connection: duckdb.DuckDBPyConnection, slot: str, layout: int) -> Checkpoint | None:
     """The checkpoint of a slot."""
+    transaction = "commit_lsn, xid" if layout >= WITH_TRANSACTION else "NULL, NULL"
     row = connection.execute(
-        "SELECT lsn, system_identifier, timeline, database, epoch_us(commit_time) FROM _dbmazz.checkpoints "
-        "WHERE slot = ?",
+        f"SELECT lsn, system_identifier, timeline, database, epoch_us(commit_time), {transaction} "
+        "FROM _dbmazz.checkpoints WHERE slot = ?",
         [slot],
     ).fetchone()
     if row is None:
         return None
-    return Checkpoint(slot, Lsn(row[0]), row[1], row[2], row[3], _time(row[4]))
+    lsn, system_identifier, timeline, database, commit_time_us, commit_lsn, xid = row
+    commit_time, last = _time(commit_time_us), None
+    if commit_lsn is not None and commit_time is not None:
+        last = CommittedTransaction(Lsn(commit_lsn), xid, commit_time)
+    return Checkpoint(slot, Lsn(lsn), system_identifier, timeline, database, commit_time, last)
 
 
 def write_checkpoint(connection: duckdb.DuckDBPyConnection, checkpoint: Checkpoint) -> None:
     """Replace the checkpoint of a slot."""
     connection.execute("DELETE FROM _dbmazz.checkpoints WHERE slot = ?", [checkpoint.slot])
     connection.execute(
-        "INSERT INTO _dbmazz.checkpoints VALUES (?, ?, ?, ?, ?, CAST(? AS TIMESTAMPTZ), now())",
+        "INSERT INTO _dbmazz.checkpoints "
+        "(slot, system_identifier, timeline, database, lsn, commit_time, updated_at, commit_lsn, xid) "
+        "VALUES (?, ?, ?, ?, ?, CAST(? AS TIMESTAMPTZ), now(), ?, ?)",
         [
             checkpoint.slot,
             checkpoint.system_identifier,
@@ -89,6 +101,8 @@ def write_checkpoint(connection: duckdb.DuckDBPyConnection, checkpoint: Checkpoi
             checkpoint.database,
             int(checkpoint.lsn),
             checkpoint.commit_time.isoformat() if checkpoint.commit_time else None,
+            int(checkpoint.last.commit_lsn) if checkpoint.last else None,
+            checkpoint.last.xid if checkpoint.last else None,
         ],
     )
 

@@ -107,7 +107,7 @@ class DuckDBSink:
     def checkpoint(self, slot: str) -> Checkpoint | None:
         """See `Sink.checkpoint`."""
         with translated(self.path):
-            return None if self._empty else bookkeeping.read_checkpoint(self._connection, slot)
+            return None if self._empty else bookkeeping.read_checkpoint(self._connection, slot, self._layout)
 
     def tables(self, slot: str) -> Mapping[TableRef, TableState]:
         """See `Sink.tables`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import psycopg
@@ -21,14 +22,18 @@ from dbmazz_core.connectors.sources.postgres.server_errors import (
     source_error_of,
     translated,
 )
-from dbmazz_core.errors import DbmazzError
+from dbmazz_core.errors import DbmazzError, ServerChanged
 from dbmazz_core.secret_url import SecretUrl
 
 __all__ = [
     "TEXT_FORM_SETTINGS",
     "Connection",
+    "Server",
     "connect",
     "connect_replication",
+    "connect_to",
+    "is_standby",
+    "server_changed",
     "source_error",
     "source_error_of",
     "translated",
@@ -68,6 +73,9 @@ _SESSION_SETTINGS: dict[str, str] = {
     "row_security": "off",
 }
 
+#: When the server was started, exactly, and whether it is a standby: two columns of text.
+_SERVER = "extract(epoch FROM pg_postmaster_start_time())::text, pg_is_in_recovery()::text"
+
 #: Libpq's own defaults wait without end, and notice a dead peer only after two hours.
 #: Option: value, and the environment variable of libpq that goes before it.
 _DEFAULT_OPTIONS: dict[str, tuple[str, str]] = {
@@ -76,6 +84,43 @@ _DEFAULT_OPTIONS: dict[str, tuple[str, str]] = {
     "keepalives_interval": ("10", ""),
     "keepalives_count": ("3", ""),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One running server: a connection of a run that leads to another one is of no use to it.
+
+    With several hosts in the URL, several addresses of a name, or a pooler or proxy in front, each connection may lead
+    elsewhere; slot, position, catalog and stream have to be one server's.
+
+    Attributes:
+        url: To this server alone, as far as addresses tell.
+        started: `pg_postmaster_start_time()`, seconds since 1970: no two servers have the same, to the microsecond.
+        in_recovery: Whether it was a standby.
+    """
+
+    url: SecretUrl
+    started: str
+    in_recovery: bool
+
+    def verify(self, other: Server) -> None:
+        """Raise ServerChanged if a connection that has just been opened leads to another server."""
+        if other.started != self.started:
+            raise server_changed("a connection led to another server than the first one, or it was restarted since")
+        if other.in_recovery != self.in_recovery:
+            raise server_changed(PROMOTED)
+
+
+PROMOTED = "the server was promoted in the middle of this run"
+
+
+def server_changed(what: str) -> ServerChanged:
+    """The error for a run that was led to two servers."""
+    return ServerChanged(
+        f"{what}; nothing was applied since",
+        object="SOURCE_URL",
+        remedy="run again; if that comes again, name one server in SOURCE_URL, and no pooler that balances connections",
+    )
 
 
 def connect(url: SecretUrl, *, application_name: str = "dbmazz", text_form: bool = False) -> Connection:
@@ -92,20 +137,50 @@ def connect(url: SecretUrl, *, application_name: str = "dbmazz", text_form: bool
         NoFreeWalSender: The server takes no more connections.
         ConfigError: Libpq cannot use an option of the URL.
     """
+    return connect_to(None, url, application_name=application_name, text_form=text_form)[0]
+
+
+def connect_to(
+    server: Server | None, url: SecretUrl, *, application_name: str = "dbmazz", text_form: bool = False
+) -> tuple[Connection, Server]:
+    """Open a connection as `connect` does, to one server if that is wanted; and which one it leads to.
+
+    Raises:
+        ServerChanged: It leads to another one.
+    """
     # A URL that was written for a replication connection would open one.
     ordinary = {"replication": "false"} if "replication" in url.parameters else {}
     connection = _open(Connection, url, application_name, **ordinary)
     try:
         with translated(url):
-            version = connection.info.server_version
-            connection.execute(settings_query(version, text_form=text_form, lock_timeout_s=LOCK_TIMEOUT_S))
+            settings = settings_query(
+                connection.info.server_version, text_form=text_form, lock_timeout_s=LOCK_TIMEOUT_S
+            )
+            row = connection.execute(settings).fetchone()
+        assert row is not None
+        found = _server(url, connection.pgconn, *row[:2])
+        if server is not None:
+            server.verify(found)
     except BaseException:
         connection.close()
         raise
-    return connection
+    return connection, found
 
 
-def connect_replication(url: SecretUrl, *, application_name: str = "dbmazz") -> abc.PGconn:
+def _server(url: SecretUrl, pgconn: abc.PGconn, started: str, in_recovery: str) -> Server:
+    host, hostaddr, port = (value.decode() for value in (pgconn.host, pgconn.hostaddr, pgconn.port))
+    return Server(url.pinned(host=host, hostaddr=hostaddr, port=port), started, in_recovery == "true")
+
+
+def is_standby(connection: Connection) -> bool:
+    """Whether the server is one now."""
+    row = connection.execute("SELECT pg_is_in_recovery()").fetchone()
+    return bool(row and row[0])
+
+
+def connect_replication(
+    url: SecretUrl, *, application_name: str = "dbmazz", server: Server | None = None
+) -> abc.PGconn:
     """Open a replication connection to the URL's database, in blocking mode, with `TEXT_FORM_SETTINGS`.
 
     The caller closes it with `finish()`.
@@ -122,6 +197,9 @@ def connect_replication(url: SecretUrl, *, application_name: str = "dbmazz") -> 
         if result.status != pq.ExecStatus.TUPLES_OK:
             sqlstate = result.error_field(pq.DiagnosticField.SQLSTATE)
             raise source_error(sqlstate.decode() if sqlstate else None, result.get_error_message(), url)
+        if server is not None:
+            started, in_recovery = ((result.get_value(0, place) or b"").decode() for place in (0, 1))
+            server.verify(_server(url, connection, started, in_recovery))
     except BaseException:
         connection.finish()
         raise
@@ -189,7 +267,8 @@ def session_conninfo(url: SecretUrl, application_name: str, **overrides: str) ->
 
 
 def settings_query(server_version: int, *, text_form: bool, raw: bool = False, lock_timeout_s: int = 0) -> bytes:
-    """One query that sets everything for the session; it works on replication connections too.
+    """One query that sets everything for the session, and tells which server it is (`_SERVER`); it works on replication
+    connections too.
 
     Args:
         server_version: As in `PQserverVersion`.
@@ -201,7 +280,8 @@ def settings_query(server_version: int, *, text_form: bool, raw: bool = False, l
     settings = _SESSION_SETTINGS | {"lock_timeout": f"{lock_timeout_s}s"} | (TEXT_FORM_SETTINGS if text_form else {})
     if server_version >= 170000:
         settings["transaction_timeout"] = "0"
-    calls = [f"set_config('{name}', '{value}', false)" for name, value in settings.items()]
+    calls = [_SERVER]
+    calls += [f"set_config('{name}', '{value}', false)" for name, value in settings.items()]
     if raw:
         calls.append(
             "CASE WHEN current_setting('server_encoding') = 'SQL_ASCII' "

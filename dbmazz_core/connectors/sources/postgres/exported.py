@@ -12,7 +12,7 @@ from dbmazz_core.connectors.sources.base import CopiedRows
 from dbmazz_core.connectors.sources.postgres.blockers import slot_creation_blocked, slot_creation_blockers
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules
-from dbmazz_core.connectors.sources.postgres.connection import Connection, connect, translated
+from dbmazz_core.connectors.sources.postgres.connection import Connection, Server, connect_to, translated
 from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint, read_fingerprints
 from dbmazz_core.connectors.sources.postgres.publication import published_tables
 from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection
@@ -36,9 +36,12 @@ class ExportedSnapshot:
         lsn: The slot's consistent point.
     """
 
-    def __init__(self, connection: Connection, config: SourceConfig, replication: ReplicationConnection) -> None:
+    def __init__(
+        self, connection: Connection, server: Server, config: SourceConfig, replication: ReplicationConnection
+    ) -> None:
         self.lsn = Lsn(0)
         self._connection = connection
+        self._server = server
         self._config = config
         self._replication = replication
         self._name = ""
@@ -49,6 +52,7 @@ class ExportedSnapshot:
         cls,
         config: SourceConfig,
         connection: Connection,
+        server: Server,
         *,
         temporary: bool,
         on_wait: Callable[[str], None] | None = None,
@@ -58,6 +62,7 @@ class ExportedSnapshot:
         Args:
             config: Names the slot.
             connection: An ordinary connection, for the catalog.
+            server: The server that it leads to.
             temporary: A slot of another name that goes away with the snapshot, instead of the configured one.
             on_wait: Called with a sentence while the creation waits for open transactions.
 
@@ -65,9 +70,13 @@ class ExportedSnapshot:
             SlotCreationBlocked: If it waited for too long; names the transactions.
         """
         replication = ReplicationConnection(
-            config.url, slot=config.slot, publication=config.publication, application_name="dbmazz snapshot"
+            config.url,
+            slot=config.slot,
+            publication=config.publication,
+            application_name="dbmazz snapshot",
+            server=server,
         )
-        snapshot = cls(connection, config, replication)
+        snapshot = cls(connection, server, config, replication)
 
         def waiting(seconds: float) -> None:
             blockers = slot_creation_blockers(connection)
@@ -104,8 +113,9 @@ class ExportedSnapshot:
             SourceError: If reading fails.
         """
         config = self._config
+        connection, _ = connect_to(self._server, config.url, application_name="dbmazz snapshot", text_form=True)
         with (
-            connect(config.url, application_name="dbmazz snapshot", text_form=True) as connection,
+            connection,
             translated(config.url, slot=config.slot, publication=config.publication),
         ):
             connection.execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
@@ -136,7 +146,8 @@ class ExportedSnapshot:
         )
 
         if self._workers is None:
-            # All of them are pinned before the first row is read; from then on the exporting connection may go.
+            # All of them are pinned before the first row is read; from then on the exporting connection may go. Another
+            # server has no snapshot of that name.
             self._workers = SnapshotWorkers(
                 self._config.url, self._replication.server_version, self._name, workers=config.parallel_workers
             )

@@ -16,7 +16,8 @@ from dbmazz_core.connectors.sources.postgres.block import PADDING, MessageBlock
 from dbmazz_core.connectors.sources.postgres.shared_buffers import SlotViews
 from dbmazz_core.lsn import Lsn
 
-#: Streaming has begun; a block; an exception (pickled); the end, with the receiver's CPU seconds (pickled).
+#: Streaming has begun, with the walsender's process id; a block; an exception; the end, with the receiver's CPU
+#: seconds. All but blocks are pickled.
 STARTED, BLOCK, ERROR, END = b"S", b"B", b"E", b"F"
 #: Number of the slot where the bytes follow in the frame.
 _NO_SLOT = 0xFFFFFFFF

@@ -13,11 +13,12 @@ import time
 from dbmazz_core.config import SourceConfig
 from dbmazz_core.connectors.sources.postgres import receiver_spawn
 from dbmazz_core.connectors.sources.postgres.block import MessageBlock
-from dbmazz_core.connectors.sources.postgres.frames import BLOCK, END, ERROR, block_of, read_frame, write
+from dbmazz_core.connectors.sources.postgres.connection import Server
+from dbmazz_core.connectors.sources.postgres.frames import BLOCK, END, ERROR, STARTED, block_of, read_frame, write
 from dbmazz_core.connectors.sources.postgres.receiver_process import Request
 from dbmazz_core.connectors.sources.postgres.shared_buffers import SlotViews
 from dbmazz_core.errors import ReplicationInterrupted
-from dbmazz_core.lsn import Lsn
+from dbmazz_core.lsn import INVALID_LSN, Lsn
 
 #: Linux's largest pipe for everybody.
 _PIPE_BYTES = 1 << 20
@@ -26,15 +27,17 @@ _END_S = 5.0
 
 
 class StreamReader:
-    """A running logical replication stream.
+    """A running logical replication stream. Nothing is acknowledged, not even its start, before `begin`.
 
     Args:
         config: Which server, slot and publication.
         start_lsn: Transactions committed at or after it are streamed.
         messages: Whether logical messages are wanted.
+        server: The server that the stream has to come from; None: any.
 
     Attributes:
         pid: Id of the receiving process.
+        walsender: Id of the server's process that sends the stream.
         receive_cpu_s: CPU seconds of the receiving thread, known once the stream is closed.
         confirmed_lsn: What was last acknowledged.
 
@@ -42,9 +45,12 @@ class StreamReader:
         SourceError: If the stream does not start.
     """
 
-    def __init__(self, config: SourceConfig, start_lsn: Lsn, *, messages: bool = False) -> None:
+    def __init__(
+        self, config: SourceConfig, start_lsn: Lsn, *, messages: bool = False, server: Server | None = None
+    ) -> None:
         self.receive_cpu_s = 0.0
-        self.confirmed_lsn = start_lsn
+        self.walsender = 0
+        self.confirmed_lsn = INVALID_LSN
         self._slot = config.slot
         self._closed = False
         spawned = receiver_spawn.take()
@@ -59,7 +65,7 @@ class StreamReader:
         self._poller = select.poll()
         self._poller.register(self._up, select.POLLIN)
         try:
-            self._tell(pickle.dumps(Request(config.url, config.slot, config.publication, start_lsn, messages)))
+            self._tell(pickle.dumps(Request(config.url, server, config.slot, config.publication, start_lsn, messages)))
             self._next()
         except BaseException:
             self.close()
@@ -74,6 +80,11 @@ class StreamReader:
             SourceError: If the stream broke; everything received before has been handed out first.
         """
         return self._next() if self._poller.poll(timeout * 1000) else None
+
+    def begin(self, lsn: Lsn) -> None:
+        """Have the server told from now on that we live, and that everything before `lsn` is durable."""
+        self.confirmed_lsn = lsn
+        self._tell(f"confirm {lsn}\n".encode())
 
     def confirm(self, lsn: Lsn) -> None:
         """Acknowledge everything before `lsn` as durable; sent at once. An LSN behind the last one is ignored."""
@@ -112,6 +123,8 @@ class StreamReader:
             ) from None
         if kind == ERROR:
             raise pickle.loads(payload)
+        if kind == STARTED:
+            self.walsender = pickle.loads(payload)
         return block_of(payload, self._slots) if kind == BLOCK else None
 
     def _read_frame(self) -> tuple[bytes, bytearray]:

@@ -4,7 +4,9 @@ It runs in a process of its own (`receiver_process`), which `reader.StreamReader
 
 The thread is the only user of the connection once streaming has begun. It sends a standby status update well
 inside `wal_sender_timeout`, and at once when the server asks or when the confirmed LSN moves, whatever the consumer is
-busy with and even while the queue is full. What it acknowledges is only ever what `confirm` was told.
+busy with and even while the queue is full. What it acknowledges is only ever what `confirm` was told; before that it
+sends nothing at all. (To the minor releases of 2025 an acknowledgement of an older LSN moves the slot back: logical.c,
+LogicalConfirmReceivedLocation. It would hide that somebody else has moved it on.)
 """
 
 from __future__ import annotations
@@ -53,7 +55,6 @@ class StreamReceiver:
         self,
         connection: ReplicationConnection,
         transport: Transport,
-        start_lsn: Lsn,
         *,
         wal_sender_timeout_s: float,
         queue_bytes: int,
@@ -62,9 +63,9 @@ class StreamReceiver:
         self.receive_cpu_s = 0.0
         self._connection = connection
         self._transport = transport
-        self._confirmed = start_lsn
+        self._confirmed: Lsn | None = None
         self._interval = min(STATUS_INTERVAL_S, wal_sender_timeout_s / 4 or STATUS_INTERVAL_S)
-        self._status_due = time.monotonic()  # at once: the server's timeout counts from here
+        self._status_due = float("inf")
         self._reply_wanted = False
         self._queue: deque[Chunk] = deque()
         self._announced = INVALID_LSN
@@ -110,14 +111,14 @@ class StreamReceiver:
 
     def confirm(self, lsn: Lsn) -> None:
         """Acknowledge everything before `lsn` as durable; sent at once. An LSN behind the last one is ignored."""
-        if lsn > self._confirmed:
+        if self._confirmed is None or lsn > self._confirmed:
             self._confirmed = lsn
             self._status_due = 0.0
             self._wake()
 
     @property
-    def confirmed_lsn(self) -> Lsn:
-        """What was last acknowledged."""
+    def confirmed_lsn(self) -> Lsn | None:
+        """What was last acknowledged, None if nothing was."""
         return self._confirmed
 
     @property
@@ -158,7 +159,8 @@ class StreamReceiver:
         started = time.thread_time()
         try:
             self._pump()
-            self._send_status()
+            if self._confirmed is not None:
+                self._send_status(self._confirmed)
         except (psycopg.Error, OSError) as error:
             self._failure = self._interrupted(str(error))
         except Exception as error:  # noqa: BLE001 - whatever it is, the consumer gets it
@@ -180,7 +182,7 @@ class StreamReceiver:
                 if came:
                     continue
                 # All that has come is read.
-                wait_s = LINGER_S if transport.gathered else max(self._status_due - time.monotonic(), 0)
+                wait_s = LINGER_S if transport.gathered else self._until_status()
                 ready = poller.poll(wait_s * 1000)
                 self._answer(ready)
                 if not transport.gathered:
@@ -200,24 +202,30 @@ class StreamReceiver:
         if any(descriptor == self._wake_in for descriptor, _ in ready):
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_in, 4096)
+        if self._confirmed is None:
+            return
         if self._reply_wanted or self._transport.reply_requested or time.monotonic() >= self._status_due:
             self._transport.reply_requested = False
-            self._send_status()
+            self._send_status(self._confirmed)
+
+    def _until_status(self) -> float:
+        """Seconds until a status update is due; before the first, until one is looked for again."""
+        return min(max(self._status_due - time.monotonic(), 0.0), self._interval)
 
     def _hand_over(self, chunk: Chunk) -> None:
         with self._changed:
             while self._queued >= self._queue_bytes and not self._closing:
-                self._changed.wait(max(self._status_due - time.monotonic(), 0.0))
+                self._changed.wait(self._until_status())
                 self._answer(())
             self._queue.append(chunk)
             self._queued += chunk.size
             self._changed.notify_all()
         self._answer(())
 
-    def _send_status(self) -> None:
+    def _send_status(self, confirmed: Lsn) -> None:
         reply, self._reply_wanted = self._reply_wanted, False
         self._status_due = time.monotonic() + self._interval
-        gone = self._transport.send(build_standby_status_update(self._confirmed, reply_requested=reply))
+        gone = self._transport.send(build_standby_status_update(confirmed, reply_requested=reply))
         deadline = time.monotonic() + self._interval
         while not gone:  # the socket takes no more: a server that does not read, or a stalled network
             poller = select.poll()

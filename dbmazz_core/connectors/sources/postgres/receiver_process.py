@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+from dbmazz_core.connectors.sources.postgres.connection import Server
 from dbmazz_core.connectors.sources.postgres.frames import END, ERROR, STARTED, write_block, write_object
 from dbmazz_core.connectors.sources.postgres.receiver import StreamReceiver
 from dbmazz_core.connectors.sources.postgres.receiver_spawn import FORKS
@@ -41,12 +42,14 @@ class Request:
 
     Attributes:
         url: Where from.
+        server: Which one that has to be; None: any.
         slot, publication: Of what.
         start_lsn: From where on.
         messages: Whether logical messages are wanted.
     """
 
     url: SecretUrl
+    server: Server | None
     slot: str
     publication: str
     start_lsn: Lsn
@@ -121,12 +124,12 @@ def serve(memory: int | None) -> None:
     except EOFError:
         return
     try:
-        receiver = _start(request, slots)
+        receiver, walsender = _start(request, slots)
     except Exception as error:  # noqa: BLE001 - the reader raises it
         write_object(out, ERROR, error)
         return
     with contextlib.suppress(BrokenPipeError):  # the reader is gone: nobody is left to tell
-        write_object(out, STARTED, None)
+        write_object(out, STARTED, walsender)
         threading.Thread(target=_obey, args=(receiver, slots), daemon=True).start()
         try:
             while True:
@@ -141,10 +144,14 @@ def serve(memory: int | None) -> None:
     receiver.close()
 
 
-def _start(request: Request, slots: SlotPool) -> StreamReceiver:
-    connection = ReplicationConnection(request.url, slot=request.slot, publication=request.publication)
+def _start(request: Request, slots: SlotPool) -> tuple[StreamReceiver, int]:
+    """The running stream, and the server process that sends it."""
+    connection = ReplicationConnection(
+        request.url, slot=request.slot, publication=request.publication, server=request.server
+    )
     try:
-        return connection.start(request.start_lsn, messages=request.messages, slots=slots)
+        receiver = connection.start(request.start_lsn, messages=request.messages, slots=slots)
+        return receiver, connection.pgconn.backend_pid
     except BaseException:
         connection.close()
         raise

@@ -18,7 +18,7 @@ from typing import Self
 import psycopg
 from psycopg import pq
 
-from dbmazz_core.connectors.sources.postgres.connection import connect_replication, source_error
+from dbmazz_core.connectors.sources.postgres.connection import Server, connect_replication, source_error
 from dbmazz_core.connectors.sources.postgres.receiver import StreamReceiver
 from dbmazz_core.connectors.sources.postgres.shared_buffers import SlotPool
 from dbmazz_core.connectors.sources.postgres.transport import LibpqTransport, opened
@@ -72,11 +72,19 @@ class ReplicationConnection:
         SourceError: From every method, with its remedy.
     """
 
-    def __init__(self, url: SecretUrl, *, slot: str, publication: str, application_name: str = "dbmazz") -> None:
+    def __init__(
+        self,
+        url: SecretUrl,
+        *,
+        slot: str,
+        publication: str,
+        application_name: str = "dbmazz",
+        server: Server | None = None,
+    ) -> None:
         self.url = url
         self.slot = slot
         self.publication = publication
-        self.pgconn: pq.abc.PGconn = connect_replication(url, application_name=application_name)
+        self.pgconn: pq.abc.PGconn = connect_replication(url, application_name=application_name, server=server)
 
     def __enter__(self) -> Self:
         return self
@@ -164,7 +172,8 @@ class ReplicationConnection:
 
         Args:
             start_lsn: Where to start. The server starts at the slot's confirmed LSN if that is later, and says
-                nothing about it: whoever calls has to compare them first.
+                nothing about it. Whoever calls has to compare them once the stream has begun, for until then others
+                can move the slot; nothing is acknowledged before `StreamReceiver.confirm` is called.
             messages: Whether logical messages (`pg_logical_emit_message`) are sent.
             queue_bytes: Bytes of messages held for the consumer before the reader stops reading.
             slots: Shared memory to read into.
@@ -187,9 +196,7 @@ class ReplicationConnection:
             except OSError as error:
                 raise self.source_error(None, str(error)) from None
             else:
-                return StreamReceiver(
-                    self, transport, start_lsn, wal_sender_timeout_s=timeout_ms / 1000, queue_bytes=queue_bytes
-                )
+                return StreamReceiver(self, transport, wal_sender_timeout_s=timeout_ms / 1000, queue_bytes=queue_bytes)
 
     def _through_libpq(self) -> LibpqTransport:
         result = self.pgconn.get_result()

@@ -13,6 +13,7 @@ from dbmazz_core.connectors.sources.postgres.server_errors import (
 )
 from dbmazz_core.connectors.sources.postgres.server_state import SlotState
 from dbmazz_core.errors import (
+    HistoryDiverged,
     ServerBehindCheckpoint,
     SlotAheadOfCheckpoint,
     SlotLost,
@@ -20,6 +21,7 @@ from dbmazz_core.errors import (
     SlotNotFound,
 )
 from dbmazz_core.lsn import Lsn
+from dbmazz_core.records import CommittedTransaction
 
 PLUGIN = "pgoutput"
 
@@ -120,3 +122,20 @@ def verify_history(
             remedy=f"{NEW_SNAPSHOT}. It happens when the server was restored from a backup, or a standby was promoted "
             "that had not received everything",
         )
+
+
+def history_diverged(slot: str, last: CommittedTransaction, instead: str) -> HistoryDiverged:
+    """The error for a server that does not send the last applied transaction again, though its slot is behind it.
+
+    Parameters:
+        slot: The slot.
+        last: That transaction.
+        instead: What it sent, a clause.
+    """
+    return HistoryDiverged(
+        f"the last transaction in the destination is {last.xid}, committed at {last.commit_lsn} on "
+        f"{last.commit_time:%Y-%m-%d %H:%M:%S.%f} UTC; {instead}: its history is another one, and the destination "
+        "holds changes that it does not have",
+        object=f"replication slot {slot}",
+        remedy=f"{NEW_SNAPSHOT}. It happens when the server's data directory was put back from a copy",
+    )

@@ -17,7 +17,14 @@ from dbmazz_core.connectors.sources.postgres import setup
 from dbmazz_core.connectors.sources.postgres.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo, one_snapshot
 from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules
-from dbmazz_core.connectors.sources.postgres.connection import Connection, connect
+from dbmazz_core.connectors.sources.postgres.connection import (
+    PROMOTED,
+    Connection,
+    Server,
+    connect_to,
+    is_standby,
+    server_changed,
+)
 from dbmazz_core.connectors.sources.postgres.exported import ExportedSnapshot
 from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint, read_fingerprints, read_layouts
 from dbmazz_core.connectors.sources.postgres.publication import read_publication
@@ -32,11 +39,11 @@ from dbmazz_core.connectors.sources.postgres.slots import verify_history
 from dbmazz_core.connectors.sources.postgres.source_table import source_table
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
 from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, TypePolicy
-from dbmazz_core.errors import SlotActive, SlotNotFound, SourceNotReady
+from dbmazz_core.errors import ReplicationInterrupted, SlotActive, SlotNotFound, SourceNotReady
 from dbmazz_core.hidden import verify_hidden
 from dbmazz_core.identity import SourceTable, TableIdentity
 from dbmazz_core.lsn import INVALID_LSN, Lsn
-from dbmazz_core.records import CdcRecord
+from dbmazz_core.records import CdcRecord, CommittedTransaction
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import TableRef, quote_identifier
 
@@ -47,6 +54,11 @@ CONFIRM_WAIT_S = 3.0
 #: How often tables that are altered while they are looked at are looked at.
 _LOOKS = 5
 _EVERYTHING = 1 << 62
+
+
+def _unacknowledged(state: SlotState, last: CommittedTransaction | None) -> CommittedTransaction | None:
+    """The last applied transaction, if the slot was not told of it; None if it was, or if there is none."""
+    return last if last is not None and (state.confirmed_flush_lsn or INVALID_LSN) <= last.commit_lsn else None
 
 
 class PostgresSource:
@@ -92,6 +104,7 @@ class PostgresSource:
         self._names: dict[int, TableRef] = {}
         self._streamed = False
         self._control: Connection | None = None
+        self._server: Server | None = None
         self._stream: PostgresStream | None = None
         self._records: RecordStream | None = None
 
@@ -110,8 +123,18 @@ class PostgresSource:
     def connection(self) -> Connection:
         """An ordinary connection, for catalog queries."""
         if self._control is None or self._control.closed:
-            self._control = connect(self.config.url, text_form=True)
+            self._control, self._server = connect_to(self._server, self.config.url, text_form=True)
+            # Whatever else the URL names: everything comes from this one.
+            self.config = replace(self.config, url=self._server.url)
         return self._control
+
+    @property
+    def server(self) -> Server:
+        """The one server that this source speaks with: where its first connection led."""
+        if self._server is None:
+            self.connection  # noqa: B018 - it settles the server
+        assert self._server is not None
+        return self._server
 
     def validate(self) -> setup.CheckReport:
         """Check everything that capturing needs and change nothing; raises the first error found."""
@@ -293,11 +316,15 @@ class PostgresSource:
 
     def create_slot(self) -> ExportedSnapshot:
         """Create the slot; its exported snapshot shows the tables as of the slot's start."""
-        return ExportedSnapshot.create(self.config, self.connection, temporary=False, on_wait=self._on_slot_wait)
+        return ExportedSnapshot.create(
+            self.config, self.connection, self.server, temporary=False, on_wait=self._on_slot_wait
+        )
 
     def export_snapshot(self) -> ExportedSnapshot:
         """A snapshot with a known LSN, by a temporary slot; the slot itself is not touched."""
-        return ExportedSnapshot.create(self.config, self.connection, temporary=True, on_wait=self._on_slot_wait)
+        return ExportedSnapshot.create(
+            self.config, self.connection, self.server, temporary=True, on_wait=self._on_slot_wait
+        )
 
     def teardown(self) -> list[str]:
         """Drop slot and publication; says what it did."""
@@ -325,6 +352,7 @@ class PostgresSource:
         schemas: Mapping[TableRef, TableSchema] | None = None,
         identities: Mapping[TableRef, TableIdentity] | None = None,
         same_keys: Collection[TableRef] = (),
+        last: CommittedTransaction | None = None,
         lenient: Callable[[TableRef], bool] | None = None,
     ) -> PostgresStream:
         """Stream transactions committed at or after `lsn`.
@@ -337,14 +365,17 @@ class PostgresSource:
             identities: What these were, so that they are followed under their name whatever they are called now.
             same_keys: Those of `schemas` whose key has been the same columns, under the same names, since they were
                 recorded and until the upper LSN.
+            last: The last transaction that was applied before `lsn`: if the slot is behind it, it has to come again.
             lenient: Of which tables the change batches keep bad values apart, see `RowImages.unreadable`.
 
         Raises:
             SlotAheadOfCheckpoint: If the slot was confirmed beyond `lsn`: the changes between are gone.
             SlotActive: If another process consumes the slot.
+            ServerChanged: If the stream comes from another server than everything else.
             ConfigError: If the rules for columns do not fit the tables.
         """
-        if self.verify_slot(lsn) is None:
+        state = self.verify_slot(lsn)
+        if state is None:
             raise SlotNotFound(
                 f"replication slot {self.config.slot} does not exist",
                 object=self.config.slot,
@@ -383,10 +414,51 @@ class PostgresSource:
         )
         self._records = RecordStream(relations, lsn, dict(table_start or {}))
         messages = self._messages and self.connection.info.server_version >= 140000
-        reader = StreamReader(self.config, lsn, messages=messages)
+        again = _unacknowledged(state, last)
+        start = lsn if again is None or state.confirmed_flush_lsn is None else state.confirmed_flush_lsn
+        reader = StreamReader(self.config, start, messages=messages, server=self.server)
+        try:
+            again = _unacknowledged(self._verify_stream(reader, lsn), last)
+        except BaseException:
+            reader.close()
+            raise
+        reader.begin(lsn if again is None else start)
         self._streamed = True
-        self._stream = PostgresStream(reader, relations, start_lsn=lsn, table_start=table_start, upper_lsn=upper_lsn)
+        self._stream = PostgresStream(
+            reader,
+            relations,
+            start_lsn=lsn,
+            table_start=table_start,
+            upper_lsn=upper_lsn,
+            again=again,
+            slot=self.config.slot,
+        )
         return self._stream
+
+    def _verify_stream(self, reader: StreamReader, lsn: Lsn) -> SlotState:
+        """Look at the slot once more, now that the stream has it: until then others could move it, or make it anew.
+
+        START_REPLICATION waits for a slot that is in use, and begins where it stands, whatever was asked for
+        (logical.c, CreateDecodingContext). Once it has answered, nobody else can move the slot.
+        """
+        state = self.slot()
+        if state is not None and state.active_pid not in (None, reader.walsender):
+            raise server_changed(
+                f"the stream of replication slot {state.name} comes from process {reader.walsender}, and where the "
+                f"slot was looked at process {state.active_pid} has it"
+            )
+        if state is not None and state.active_pid is None:
+            raise ReplicationInterrupted(
+                f"the stream of replication slot {state.name} ended as soon as it had begun",
+                object=state.name,
+                remedy="run again: capture resumes at the checkpoint, nothing is lost",
+            )
+        setup.verify_slot(state, self.config, lsn, database=self.connection.info.dbname, own_pid=reader.walsender)
+        with self._translated():
+            if self.server.in_recovery and not is_standby(self.connection):
+                raise server_changed(PROMOTED)  # the checkpoint would be recorded under the wrong timeline
+        assert state is not None
+        return state
 
     def batches(self, *, rows: int = 50_000, until: Lsn | None = None) -> Iterator[TableEvent]:
         """Change batches, truncations and new schemas as they come; those of one table are in stream order.
@@ -473,6 +545,7 @@ class PostgresSource:
             slot=self.config.slot,
             publication=self.config.publication,
             application_name=application_name,
+            server=self.server,
         )
 
     def _translated(self) -> AbstractContextManager[None]:

@@ -12,7 +12,9 @@ from dbmazz_core.connectors.sources.postgres.framing import FramedBlock, OpenTra
 from dbmazz_core.connectors.sources.postgres.parser import pg_time
 from dbmazz_core.connectors.sources.postgres.reader import StreamReader
 from dbmazz_core.connectors.sources.postgres.relations import Relations
+from dbmazz_core.connectors.sources.postgres.replay import replayed
 from dbmazz_core.lsn import INVALID_LSN, Lsn
+from dbmazz_core.records import CommittedTransaction
 from dbmazz_core.tables import TableRef
 
 _MAX_LSN = Lsn((1 << 64) - 1)
@@ -29,6 +31,8 @@ class PostgresStream:
         start_lsn: Transactions committed before it are left out.
         table_start: The same by table, where a table's snapshot is newer.
         upper_lsn: Transactions committed at or after it are left for later; None: no bound.
+        again: A transaction from before `start_lsn` that has to come first, see `replay`; None: none has to.
+        slot: Name of the slot, for messages.
     """
 
     def __init__(
@@ -39,10 +43,14 @@ class PostgresStream:
         start_lsn: Lsn,
         table_start: Mapping[TableRef, Lsn] | None = None,
         upper_lsn: Lsn | None = None,
+        again: CommittedTransaction | None = None,
+        slot: str = "",
     ) -> None:
         self.reader = reader
         self._decoder = Decoder(relations, start_lsn=start_lsn, table_start=table_start)
         self._start = start_lsn
+        self._again = again
+        self._slot = slot
         self._upper = _MAX_LSN if upper_lsn is None else upper_lsn
         self._open: OpenTransaction | None = None
         self._framed: FramedBlock | None = None
@@ -65,6 +73,7 @@ class PostgresStream:
 
         Raises:
             SourceError: If the stream broke.
+            HistoryDiverged: If the transaction that has to come first does not.
             ParseError: If it cannot be understood.
         """
         if self._framed is None:
@@ -76,6 +85,8 @@ class PostgresStream:
                 return None
             self._framed = frame(block, self._open)
             self._at = 0
+        if self._again is not None and not self._pass_over(self._framed, self._again):
+            return None
         framed, begin = self._framed, self._at
         end, at_bound = self._cut(framed, begin, rows, size)
         if self._behind is not None:
@@ -86,6 +97,18 @@ class PostgresStream:
         else:
             events = self._decoder.decode(framed, begin, end) if end > begin else []
         return self._part(framed, begin, end, events, at_bound)
+
+    def _pass_over(self, framed: FramedBlock, again: CommittedTransaction) -> bool:
+        """Pass over what was applied before, up to the transaction that has to come again; whether it has come."""
+        behind = replayed(framed, again, self._slot)
+        # Relations are described once in a stream; changes from before the start are left out.
+        self._decoder.decode(framed, 0, len(framed.block) if behind is None else behind)
+        if behind is None:
+            self._open, self._framed = framed.open, None
+            return False
+        self._at, self._again = behind, None
+        self.reader.confirm(self._start)
+        return True
 
     def confirm(self, lsn: Lsn) -> None:
         """Acknowledge everything committed before `lsn` as durable."""
@@ -108,17 +131,18 @@ class PostgresStream:
             end_lsn = block.server_end
         if at_bound:
             end_lsn = max(end_lsn or INVALID_LSN, self._upper)
-        commit_time = None
+        transaction = None
         if ended:
             number = framed.transaction[framed.commits[last - 1]]
-            commit_time = pg_time(int(framed.commit_time[number]))
+            time = pg_time(int(framed.commit_time[number]))
+            transaction = CommittedTransaction(Lsn(int(framed.commit_lsn[number])), int(framed.xid[number]), time)
         stop = int(block.starts[end] if end < len(block) else block.ends[-1]) if len(block) else 0
         size = stop - (int(block.starts[begin]) if begin < len(block) else stop)
         if whole:
             self._open, self._framed = framed.open, None
         else:
             self._at = end
-        return StreamPart(events, complete, end_lsn, ended, size, commit_time, at_bound)
+        return StreamPart(events, complete, end_lsn, ended, size, transaction, at_bound)
 
     def _open_from(self, framed: FramedBlock, index: int) -> bool:
         """Whether the messages from `index` on belong to one transaction, which goes on in the next block."""
