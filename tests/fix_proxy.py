@@ -79,6 +79,10 @@ class Proxy:
         """Reset every connection, both ways, losing what is under way. New ones are accepted as before."""
         self._in_thread(self._reset_all)
 
+    def lead_to(self, server: EmbeddedPostgres) -> None:
+        """New connections go to another server, as behind a pooler that balances."""
+        self._in_thread(lambda: setattr(self, "_server", server))
+
     def stall(self) -> None:
         """Stop forwarding, without closing anything: a network that drops every packet."""
         self._in_thread(lambda: self._set_stalled(True))

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import shutil
+import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dbmazz_core.config import SinkConfig
+from dbmazz_core.config import SinkConfig, WindowLimits
 from dbmazz_core.connectors.sinks import create_sink
 from dbmazz_core.connectors.sources import create_source
+from dbmazz_core.connectors.sources.postgres.reader import StreamReader
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.engine.result import WindowResult
-from dbmazz_core.errors import DbmazzError, DestinationConflict, DestinationError, ServerBehindCheckpoint
+from dbmazz_core.errors import (
+    DbmazzError,
+    DestinationConflict,
+    DestinationError,
+    HistoryDiverged,
+    ServerBehindCheckpoint,
+    ServerChanged,
+)
+from dbmazz_core.lsn import Lsn
 from tests.engine.lab import Lab
 from tests.engine.worker_process import Worker
+from tests.fix_proxy import Proxy
 from tests.postgres_fixtures import UNSAFE_BUT_FAST, create_database
 
 
@@ -119,6 +134,131 @@ def test_a_promoted_server_that_has_everything_goes_on(own: Lab) -> None:
     assert own.capture_and_compare("t").changes == 1
 
 
+# -- another history at the same positions
+
+
+def written_on_past(lab: Lab, checkpoint: Lsn) -> None:
+    """Write until the server's WAL is beyond the checkpoint again."""
+    for first in itertools.count(1_000_000, 1000):
+        lab.execute(f"INSERT INTO t SELECT i, repeat('other', 50) FROM generate_series({first}, {first + 999}) i")
+        ((position,),) = lab.database.fetch("SELECT pg_current_wal_flush_lsn()::text")
+        if Lsn.parse(position) > checkpoint:
+            return
+
+
+@pytest.mark.parametrize("limits", [WindowLimits(), WindowLimits(max_changes=1)], ids=["whole windows", "short ones"])
+def test_a_copy_of_the_server_that_is_written_beyond_the_checkpoint(
+    own: Lab, tmp_path: Path, limits: WindowLimits
+) -> None:
+    """Positions and timeline fit; the last transaction that was applied is not there."""
+    backup(own, tmp_path / "backup")
+    own.execute("INSERT INTO t SELECT i, 'lost by the restore' FROM generate_series(2, 20) i")
+    own.capture_and_compare("t")
+    restore(own, tmp_path / "backup", new_timeline=False)
+    written_on_past(own, own.checkpoint)
+    for _ in range(2):
+        with own.nothing_changes("public.t"), pytest.raises(HistoryDiverged, match="last transaction") as info:
+            own.capture(limits=limits)
+    assert "dbmazz snapshot" in info.value.remedy
+    assert_repaired_by_a_new_snapshot(own)
+
+
+def test_a_copy_of_the_server_with_nothing_captured_since_goes_on(own: Lab, tmp_path: Path) -> None:
+    """What the destination holds is in the copy as well; only what it never had is another's."""
+    own.execute("INSERT INTO t VALUES (2, 'in the copy')")
+    own.capture_and_compare("t")
+    backup(own, tmp_path / "backup")
+    own.execute("INSERT INTO t VALUES (3, 'lost by the restore, and never captured')")
+    restore(own, tmp_path / "backup", new_timeline=False)
+    own.execute("INSERT INTO t VALUES (4, 'after')")
+    own.capture_and_compare("t")
+
+
+@pytest.mark.parametrize("more", [True, False], ids=["rows come", "nothing comes"])
+def test_a_commit_that_was_not_acknowledged_comes_again(lab: Lab, more: bool) -> None:
+    """What a crash between the destination's commit and the acknowledgement leaves."""
+    lab.execute("CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE u (id int PRIMARY KEY)")
+    lab.capture_and_compare("t", "u")
+    before = lab.confirmed
+    lab.transactions(*(f"INSERT INTO t VALUES ({n}, 'a'); INSERT INTO u VALUES ({n})" for n in range(5)))
+    worker = Worker(lab, DBMAZZ_TEST_DIE_AT="stream:1", FLUSH_SIZE="1")
+    assert worker.end()[0] == -signal.SIGKILL
+    ((commit_lsn,),) = lab.rows("SELECT commit_lsn FROM _dbmazz.checkpoints")
+    assert before <= lab.confirmed
+    if more:
+        lab.transactions("UPDATE t SET v = 'b'", "ALTER TABLE u ADD n int; INSERT INTO u VALUES (100, 1)")
+    result = lab.capture_and_compare("t", "u")
+    assert result.transactions == (6 if more else 4)
+    assert lab.confirmed == lab.checkpoint > Lsn(commit_lsn)
+
+
+# -- several servers
+
+
+@pytest.fixture
+def clone(own: Lab) -> Iterator[EmbeddedPostgres]:
+    """Another server with the same data, slot and all, which has written on by itself."""
+    with EmbeddedPostgres(settings=UNSAFE_BUT_FAST) as other:
+        other.kill()
+        other.password = own.database.server.password
+        settings = (other.data_dir / "postgresql.conf").read_text()  # where its socket is
+        shutil.rmtree(other.data_dir)
+        backup(own, other.data_dir)
+        (other.data_dir / "postgresql.conf").write_text(settings)
+        (other.data_dir / "postmaster.pid").unlink()
+        other.start()
+        written_on_past(replace(own, database=replace(own.database, server=other)), own.checkpoint)
+        own.execute("INSERT INTO t VALUES (2, 'not in the clone')")
+        yield other
+
+
+def before_the_stream(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
+    start = StreamReader.__init__
+
+    def wrapped(*arguments: Any, **more: Any) -> None:
+        do()
+        start(*arguments, **more)
+
+    monkeypatch.setattr(StreamReader, "__init__", wrapped)
+
+
+def test_a_url_with_two_hosts_of_which_the_first_goes_away(
+    own: Lab, clone: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run speaks with one server: it does not go on with the second one."""
+    with Proxy(own.database.server) as proxy:
+        hosts = f"{proxy.host}:{proxy.port},{clone.host}:{clone.port}"
+        both = own.configured(url=re.sub("@[^/]+/", f"@{hosts}/", own.database.url))
+        with monkeypatch.context() as patch, own.nothing_changes("public.t"):
+            before_the_stream(patch, proxy.close)
+            with pytest.raises(DbmazzError, match=str(proxy.port)):
+                both.capture()
+    own.capture_and_compare("t")
+
+
+def test_connections_that_are_led_to_another_server(
+    own: Lab, clone: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a proxy, a pooler, a name with another address."""
+    with Proxy(own.database.server) as proxy:
+        balanced = own.configured(url=proxy.url(own.database))
+        with monkeypatch.context() as patch, own.nothing_changes("public.t"):
+            before_the_stream(patch, lambda: proxy.lead_to(clone))
+            with pytest.raises(ServerChanged, match="another server") as info:
+                balanced.capture()
+        assert "pooler" in info.value.remedy
+    own.capture_and_compare("t")
+
+
+def test_a_server_that_is_restarted_before_the_stream(own: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    own.execute("INSERT INTO t VALUES (2, 'two')")
+    with monkeypatch.context() as patch, own.nothing_changes("public.t"):
+        before_the_stream(patch, own.database.server.restart)
+        with pytest.raises(ServerChanged, match="restarted"):
+            own.capture()
+    own.capture_and_compare("t")
+
+
 # -- not alone
 
 
@@ -140,14 +280,16 @@ def at_once(*labs: Lab) -> list[WindowResult | DbmazzError]:
     return results
 
 
-def test_two_engines_on_one_slot_lose_nothing(lab: Lab) -> None:
-    """PostgreSQL lets one in; into other files or the same one."""
+def test_two_captures_of_one_file_take_turns_or_say_why(lab: Lab) -> None:
+    """As threads, which DuckDB lets both have the file: PostgreSQL lets one have the slot."""
     lab.execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (0)")
     lab.capture()
     for n in range(1, 4):
         lab.execute(f"INSERT INTO t VALUES ({n})")
         results = at_once(lab, lab)
-        assert any(isinstance(result, WindowResult) for result in results), results
+        good = [result for result in results if isinstance(result, WindowResult)]
+        assert good, results
+        assert all(lab.checkpoint >= result.upper_lsn for result in good)
         lab.assert_equal("t")
 
 
