@@ -1,13 +1,13 @@
-"""What the receiving process and the reader say to each other over two pipes.
+"""What the receiving process and the reader say to each other over a socket.
 
-Down (to the receiver): one line a command: `confirm <lsn>`, `keepalive`, `release <slot>`; the end of the pipe means
-close. Up: frames, a kind byte and the length of the payload, then the payload.
+To the receiver: the length of a pickled request, the request, then one line a command: `confirm <lsn>`, `keepalive`.
+The end of what is sent means close. To the reader: frames, a kind byte and the length of the payload, then the payload.
 """
 
 from __future__ import annotations
 
-import os
 import pickle
+import socket
 from struct import Struct
 
 import numpy as np
@@ -21,38 +21,49 @@ from dbmazz_core.lsn import Lsn
 STARTED, BLOCK, ERROR, END = b"S", b"B", b"E", b"F"
 #: Number of the slot where the bytes follow in the frame.
 _NO_SLOT = 0xFFFFFFFF
-HEAD = Struct(">cQ")
+_HEAD = Struct(">cQ")
+_LENGTH = Struct(">I")
 _BLOCK = Struct(">QQI4x")  # server_end, number of messages, slot
 
 
-def write_block(descriptor: int, block: MessageBlock) -> None:
+def write_request(channel: socket.socket, request: object) -> None:
+    """Write the request."""
+    payload = pickle.dumps(request)
+    channel.sendall(_LENGTH.pack(len(payload)) + payload)
+
+
+def read_request(channel: socket.socket) -> object:
+    """Read the request. Raises EOFError if it does not come."""
+    (size,) = _LENGTH.unpack_from(_read(channel, _LENGTH.size))
+    return pickle.loads(_read(channel, size))
+
+
+def write_block(channel: socket.socket, block: MessageBlock) -> None:
     """Write a block: its head, where the messages start and end, and the messages unless they are in a slot."""
     first = int(block.starts[0]) if len(block) and block.slot is None else 0
     size = block.size if block.slot is None else 0
     places = (block.starts - first).tobytes() + (block.ends - first).tobytes()
     head = _BLOCK.pack(block.server_end, len(block), _NO_SLOT if block.slot is None else block.slot)
-    write(descriptor, HEAD.pack(BLOCK, len(head) + len(places) + size) + head + places)
+    channel.sendall(_HEAD.pack(BLOCK, len(head) + len(places) + size) + head + places)
     if size:
-        write(descriptor, block.view[first : first + size])
+        channel.sendall(block.view[first : first + size])
 
 
-def write_object(descriptor: int, kind: bytes, value: object) -> None:
+def write_object(channel: socket.socket, kind: bytes, value: object) -> None:
     """Write a frame with a pickled object."""
     payload = pickle.dumps(value)
-    write(descriptor, HEAD.pack(kind, len(payload)) + payload)
+    channel.sendall(_HEAD.pack(kind, len(payload)) + payload)
 
 
-def write(descriptor: int, data: bytes | memoryview) -> None:
-    """Write all of it."""
-    view = memoryview(data)
-    while len(view):
-        view = view[os.write(descriptor, view) :]
+def read_frame(channel: socket.socket) -> tuple[bytes, bytearray]:
+    """Read a frame's kind and payload, with `PADDING` behind it.
 
-
-def read_frame(descriptor: int) -> tuple[bytes, bytearray]:
-    """Read a frame's kind and payload, with `PADDING` behind it. Raises EOFError at the end of the pipe."""
-    kind, size = HEAD.unpack_from(_read(descriptor, HEAD.size))
-    return kind, _read(descriptor, size)
+    Raises:
+        EOFError: At the end.
+        TimeoutError: If the socket has a timeout, and nothing more came for so long.
+    """
+    kind, size = _HEAD.unpack_from(_read(channel, _HEAD.size))
+    return kind, _read(channel, size)
 
 
 def block_of(payload: bytearray, slots: SlotViews | None) -> MessageBlock:
@@ -66,11 +77,11 @@ def block_of(payload: bytearray, slots: SlotViews | None) -> MessageBlock:
     return MessageBlock(payload, places[:count], places[count:], Lsn(server_end))
 
 
-def _read(descriptor: int, size: int) -> bytearray:
+def _read(channel: socket.socket, size: int) -> bytearray:
     data = bytearray(size + len(PADDING))
     view, at = memoryview(data), 0
     while at < size:
-        got = os.readv(descriptor, [view[at:size]])
+        got = channel.recv_into(view[at:size])
         if not got:
             raise EOFError
         at += got

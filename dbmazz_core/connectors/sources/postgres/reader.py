@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import pickle
 import select
-import signal
+import socket
+import threading
 import time
 
 from dbmazz_core.config import SourceConfig
 from dbmazz_core.connectors.sources.postgres import receiver_spawn
 from dbmazz_core.connectors.sources.postgres.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.connection import Server
-from dbmazz_core.connectors.sources.postgres.frames import BLOCK, END, ERROR, STARTED, block_of, read_frame, write
+from dbmazz_core.connectors.sources.postgres.frames import (
+    BLOCK,
+    END,
+    ERROR,
+    STARTED,
+    block_of,
+    read_frame,
+    write_request,
+)
 from dbmazz_core.connectors.sources.postgres.receiver_process import Request
 from dbmazz_core.connectors.sources.postgres.shared_buffers import SlotViews
 from dbmazz_core.errors import ReplicationInterrupted
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 
-#: Linux's largest pipe for everybody.
-_PIPE_BYTES = 1 << 20
+#: How long a stream may take to begin: the connection's own limits, and a slot that is released.
+_START_S = 60.0
+#: How long the rest of a frame may take of which the beginning has come.
+_FRAME_S = 30.0
 #: How long the receiver may take to end once it is told to.
 _END_S = 5.0
 
@@ -52,21 +62,29 @@ class StreamReader:
         self.walsender = 0
         self.confirmed_lsn = INVALID_LSN
         self._slot = config.slot
+        self._redact = config.url.redact
         self._closed = False
-        spawned = receiver_spawn.take()
-        self.pid, self._down, self._up = spawned.pid, spawned.down, spawned.up
+        self._process = receiver_spawn.take()
+        self.pid, self._channel = self._process.pid, self._process.channel
+        self._channel.settimeout(_FRAME_S)
+        self._telling = threading.Lock()
         self._ended = False
         self._slots = None
-        if spawned.memory is not None:
-            self._slots = SlotViews(spawned.memory, self._release)
-            os.close(spawned.memory)  # what is mapped stays
-        with contextlib.suppress(OSError, AttributeError):  # a smaller pipe works too
-            fcntl.fcntl(self._up, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        if self._process.memory is not None:
+            self._slots = SlotViews(self._process.memory)
+            os.close(self._process.memory)  # what is mapped stays
         self._poller = select.poll()
-        self._poller.register(self._up, select.POLLIN)
+        self._poller.register(self._channel, select.POLLIN)
         try:
-            self._tell(pickle.dumps(Request(config.url, server, config.slot, config.publication, start_lsn, messages)))
+            write_request(
+                self._channel, Request(config.url, server, config.slot, config.publication, start_lsn, messages)
+            )
+            if not self._poller.poll(_START_S * 1000):
+                raise self._interrupted(f"nothing came for {_START_S:.0f} s")
             self._next()
+        except OSError as error:
+            self.close()
+            raise self._interrupted(str(error)) from None
         except BaseException:
             self.close()
             raise
@@ -101,7 +119,8 @@ class StreamReader:
         if self._closed:
             return
         self._closed = True
-        os.close(self._down)
+        with contextlib.suppress(OSError):
+            self._channel.shutdown(socket.SHUT_WR)  # seen whatever fork of this program holds a copy
         deadline = time.monotonic() + _END_S
         with contextlib.suppress(EOFError, OSError):
             while self._poller.poll(max(deadline - time.monotonic(), 0) * 1000):
@@ -109,18 +128,18 @@ class StreamReader:
                 if kind == END:
                     self.receive_cpu_s = pickle.loads(payload)
         if not self._ended:
-            os.kill(self.pid, signal.SIGKILL)
-        os.close(self._up)
+            self._process.kill()
+        self._channel.close()
+        if self._process.pidfd is not None:
+            os.close(self._process.pidfd)
 
     def _next(self) -> MessageBlock | None:
         try:
             kind, payload = self._read_frame()
         except EOFError:
-            raise ReplicationInterrupted(
-                f"the process that receives the stream of slot {self._slot} ended",
-                object=self._slot,
-                remedy="run again: capture resumes at the checkpoint, nothing is lost",
-            ) from None
+            raise self._interrupted(f"it ended{self._last_words()}") from None
+        except OSError as error:
+            raise self._interrupted(str(error)) from None
         if kind == ERROR:
             raise pickle.loads(payload)
         if kind == STARTED:
@@ -129,16 +148,23 @@ class StreamReader:
 
     def _read_frame(self) -> tuple[bytes, bytearray]:
         try:
-            return read_frame(self._up)
-        except EOFError:
-            self._ended = True  # its end of the pipe closes with the process
-            raise
-
-    def _release(self, slot: int) -> None:
-        if not self._closed:
-            self._tell(f"release {slot}\n".encode())
+            return read_frame(self._channel)
+        except (EOFError, ConnectionResetError):
+            self._ended = True  # its end of the socket closes with the process
+            raise EOFError from None
 
     def _tell(self, command: bytes) -> None:
-        # A receiver that is gone has said why, or its pipe has ended: the next read raises that.
-        with contextlib.suppress(BrokenPipeError):
-            write(self._down, command)
+        # A receiver that is gone has said why, or its socket has ended: the next read raises that.
+        with self._telling, contextlib.suppress(OSError):
+            self._channel.sendall(command)
+
+    def _last_words(self) -> str:
+        said = receiver_spawn.last_words()
+        return f": {self._redact(said)}" if said else ""
+
+    def _interrupted(self, what: str) -> ReplicationInterrupted:
+        return ReplicationInterrupted(
+            f"the process that receives the stream of slot {self._slot} does not go on: {what}",
+            object=self._slot,
+            remedy="run again: capture resumes at the checkpoint, nothing is lost",
+        )

@@ -1,11 +1,11 @@
-"""The receiving process: `python -m ...receiver_process`, started by `receiver_spawn`, which forks for each stream.
+"""The receiving process: `main`, run by the process that `receiver_spawn` starts, which forks for each stream.
 
 A process and not only a thread, because receiving one message takes Python a microsecond, all of it under the
 interpreter's lock: next to a decoder at work the server would wait for us half of the time (measured, a Unix socket:
 half the speed; docs/benchmarks.md). While it waits it has no threads, so that a fork has all there is.
 
-A fork reads a pickled request from standard input, then commands (see `frames`), and writes frames to standard output.
-When its standard input ends, whatever the reason, it ends.
+A fork reads a request and commands from its socket, and writes frames to it (see `frames`). When what it reads ends, it
+ends; and when the program does, though a fork of that may still hold the other end.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import contextlib
 import gc
 import os
 import pickle
+import select
 import signal
 import socket
 import sys
@@ -24,7 +25,14 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from dbmazz_core.connectors.sources.postgres.connection import Server
-from dbmazz_core.connectors.sources.postgres.frames import END, ERROR, STARTED, write_block, write_object
+from dbmazz_core.connectors.sources.postgres.frames import (
+    END,
+    ERROR,
+    STARTED,
+    read_request,
+    write_block,
+    write_object,
+)
 from dbmazz_core.connectors.sources.postgres.receiver import StreamReceiver
 from dbmazz_core.connectors.sources.postgres.receiver_spawn import FORKS
 from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection
@@ -56,14 +64,15 @@ class Request:
     messages: bool
 
 
-def main() -> None:
-    """Wait for orders on the socket that the argument names, and divide for each, until it closes."""
+def main(descriptor: int, program: int) -> None:
+    """Wait for orders on a socket, and divide for each, until it closes or the program ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the reader decides when it ends
     signal.signal(signal.SIGCHLD, _bury)
-    orders = socket.socket(fileno=int(sys.argv[1]))
+    orders = socket.socket(fileno=descriptor)
+    watch = Watch(program)
     gc.freeze()
-    while True:
-        header, given, _, _ = socket.recv_fds(orders, 4, 3)
+    while watch.until_readable(orders):
+        header, given, _, _ = socket.recv_fds(orders, 4, 2)
         if len(header) < 4:
             break
         environment, directory = pickle.loads(orders.recv(int.from_bytes(header, "big"), socket.MSG_WAITALL))
@@ -72,14 +81,62 @@ def main() -> None:
             if not FORKS:
                 orders.sendall(os.getpid().to_bytes(4, "big"))
             orders.close()
-            _become(given, environment, directory)
-        orders.sendall(pid.to_bytes(4, "big"))
-        for descriptor in given:
-            os.close(descriptor)
+            _become(given, environment, directory, watch)
+        pidfd = _pidfd(pid)
+        if pidfd is None:
+            orders.sendall(pid.to_bytes(4, "big"))
+        else:
+            socket.send_fds(orders, [pid.to_bytes(4, "big")], [pidfd])
+            os.close(pidfd)
+        for received in given:
+            os.close(received)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with contextlib.suppress(ChildProcessError):
         while True:
             os.wait()
+
+
+class Watch:
+    """Notices when the program ends, though its forks may live on and hold copies of its descriptors.
+
+    Args:
+        program: Its process id.
+    """
+
+    def __init__(self, program: int) -> None:
+        self._program = program
+        self._pidfd = _pidfd(program)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the program is still there."""
+        if self._pidfd is not None:
+            return not select.select([self._pidfd], [], [], 0)[0]
+        try:
+            os.kill(self._program, 0)
+        except OSError:
+            return False
+        return True
+
+    def until_readable(self, channel: socket.socket) -> bool:
+        """Wait for something to read, or the end; False once the program has ended."""
+        watched: list[socket.socket | int] = [channel] if self._pidfd is None else [channel, self._pidfd]
+        while True:
+            ready = select.select(watched, [], [], _POLL_S)[0]
+            if not self.alive:
+                return False
+            if ready:
+                return True
+
+
+def _pidfd(pid: int) -> int | None:
+    """A descriptor that means this process and no later one of its id; None where the system has none."""
+    if not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:  # an old kernel, or the process is gone
+        return None
 
 
 def _bury(*_: object) -> None:
@@ -88,7 +145,7 @@ def _bury(*_: object) -> None:
             pass
 
 
-def _become(given: Sequence[int], environment: dict[str, str], directory: str) -> NoReturn:
+def _become(given: Sequence[int], environment: dict[str, str], directory: str, watch: Watch) -> NoReturn:
     """Be the receiving process for one stream, and end."""
     status = 1
     try:
@@ -97,50 +154,49 @@ def _become(given: Sequence[int], environment: dict[str, str], directory: str) -
         os.environ.update(environment)
         with contextlib.suppress(OSError):  # removed: only a relative path would have needed it
             os.chdir(directory)
-        os.dup2(given[0], sys.stdin.fileno())
-        os.dup2(given[1], sys.stdout.fileno())
-        for descriptor in given[:2]:
-            os.close(descriptor)
-        serve(given[2] if len(given) > 2 else None)
+        serve(socket.socket(fileno=given[0]), given[1] if len(given) > 1 else None, watch)
         status = 0
     except BaseException:  # noqa: BLE001 - a fork must not return into the loop
         traceback.print_exc()
+        sys.stderr.flush()
     finally:
         os._exit(status)
 
 
-def serve(memory: int | None) -> None:
+def serve(channel: socket.socket, memory: int | None, watch: Watch) -> None:
     """Serve one request.
 
     Args:
+        channel: To the reader.
         memory: Descriptor of the memory shared with the reader.
+        watch: Notices the end of the reader's program.
     """
     # The thread that empties the socket must not wait for the other one, which looks at what came.
     sys.setswitchinterval(_SWITCH_S)
-    out = sys.stdout.fileno()
     slots = SlotPool(memory)
     try:
-        request = pickle.load(sys.stdin.buffer)
+        request = read_request(channel)
     except EOFError:
         return
+    assert isinstance(request, Request)
     try:
         receiver, walsender = _start(request, slots)
     except Exception as error:  # noqa: BLE001 - the reader raises it
-        write_object(out, ERROR, error)
+        write_object(channel, ERROR, error)
         return
-    with contextlib.suppress(BrokenPipeError):  # the reader is gone: nobody is left to tell
-        write_object(out, STARTED, walsender)
-        threading.Thread(target=_obey, args=(receiver, slots), daemon=True).start()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the reader is gone: nobody is left to tell
+        write_object(channel, STARTED, walsender)
+        threading.Thread(target=_obey, args=(receiver, channel, watch), daemon=True).start()
         try:
             while True:
                 block = receiver.read(_POLL_S)
                 if block is not None:
-                    write_block(out, block)
+                    write_block(channel, block)
         except Exception as error:  # noqa: BLE001 - the reader raises it, unless it closed the stream itself
             if not receiver.closing:
-                write_object(out, ERROR, error)
+                write_object(channel, ERROR, error)
         receiver.close()
-        write_object(out, END, receiver.receive_cpu_s)
+        write_object(channel, END, receiver.receive_cpu_s)
     receiver.close()
 
 
@@ -157,18 +213,19 @@ def _start(request: Request, slots: SlotPool) -> tuple[StreamReceiver, int]:
         raise
 
 
-def _obey(receiver: StreamReceiver, slots: SlotPool) -> None:
-    """Follow commands until standard input ends."""
-    for line in sys.stdin.buffer:
-        command, _, argument = line.decode().strip().partition(" ")
-        if command == "confirm":
-            receiver.confirm(Lsn.parse(argument))
-        elif command == "release":
-            slots.release(int(argument))
-        else:
-            receiver.request_keepalive()
-    receiver.stop()
-
-
-if __name__ == "__main__":
-    main()
+def _obey(receiver: StreamReceiver, channel: socket.socket, watch: Watch) -> None:
+    """Follow commands until they end, or the program does."""
+    rest = b""
+    try:
+        while watch.until_readable(channel) and (received := channel.recv(1 << 12)):
+            *lines, rest = (rest + received).split(b"\n")
+            for line in lines:
+                command, _, argument = line.decode().partition(" ")
+                if command == "confirm":
+                    receiver.confirm(Lsn.parse(argument))
+                else:
+                    receiver.request_keepalive()
+    except ConnectionResetError:  # it died with something of ours unread
+        pass
+    finally:
+        receiver.stop()

@@ -9,21 +9,37 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import json
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
+import weakref
 from dataclasses import dataclass
+from pathlib import Path
 
+import dbmazz_core
 from dbmazz_core.connectors.sources.postgres import shared_buffers
+from dbmazz_core.errors import ReplicationInterrupted
 
-_MODULE = f"{__package__}.receiver_process"
 #: On macOS a process must not go on after a fork (its frameworks, and libpq through them, fail): one for every stream.
 FORKS = sys.platform == "linux"
 #: How long the waiting process may take to end with the program.
 _END_S = 2.0
+#: How long it may take to start, and to divide.
+_ANSWER_S = 60.0
+#: Bytes of what a process that died said last.
+_LAST_WORDS = 2000
+#: Isolated, the interpreter looks neither into the current directory nor at its variables: a file there that is called
+#: like a standard module is not imported. What the program itself imports from is told.
+_BOOT = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    f"from {__package__}.receiver_process import main; main(*map(int, sys.argv[2:]))"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +48,21 @@ class Spawned:
 
     Attributes:
         pid: Its id. It is the child of the process that divides.
-        down: Descriptor of the pipe to its standard input.
-        up: Descriptor of the pipe from its standard output, which ends when the process does.
+        channel: The socket to it. Its other end closes with the process.
         memory: Descriptor of the memory shared with it, see `shared_buffers`.
+        pidfd: Descriptor that means this process and no later one of its id; None where the system has none.
     """
 
     pid: int
-    down: int
-    up: int
+    channel: socket.socket
     memory: int | None
+    pidfd: int | None
+
+    def kill(self) -> None:
+        """End it at once; nothing happens if it has ended."""
+        if self.pidfd is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
 
 class _Waiting:
@@ -48,11 +70,15 @@ class _Waiting:
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
+        self._socket.settimeout(_ANSWER_S)
+        close_in_forks(self._socket)
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", _MODULE, str(theirs.fileno())],
+                [sys.executable, "-I", "-c", _BOOT, json.dumps(_import_path()), str(theirs.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                stderr=self._said,
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,  # Ctrl-C in the terminal is for us alone
                 env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # numpy's threads would not survive the fork
@@ -64,36 +90,71 @@ class _Waiting:
         """Whether it is there, and ours: a fork of this program has to start its own."""
         return self.owner == os.getpid() and self._process.poll() is None
 
+    @property
+    def last_words(self) -> str:
+        """The end of what it, or a process that it divided into, wrote to its standard error."""
+        self._said.seek(0, os.SEEK_END)
+        self._said.seek(max(self._said.tell() - _LAST_WORDS, 0))
+        return self._said.read().decode("utf-8", "replace").strip()
+
     def divide(self) -> Spawned:
-        """Have it fork; raises OSError if it is gone."""
+        """Have it fork; raises OSError if it is gone, or says nothing."""
         memory = shared_buffers.create()
-        their_input, down = os.pipe()
-        up, their_output = os.pipe()
-        given = [their_input, their_output, *([] if memory is None else [memory])]
+        channel, theirs = socket.socketpair()
+        given = [theirs.fileno(), *([] if memory is None else [memory])]
         try:
             # With the surroundings of now: libpq's own variables, and the directory that paths are relative to.
             context = pickle.dumps((dict(os.environ), os.getcwd()))
             socket.send_fds(self._socket, [len(context).to_bytes(4, "big")], given)
             self._socket.sendall(context)
-            answer = self._socket.recv(4, socket.MSG_WAITALL)
+            answer, descriptors, _, _ = socket.recv_fds(self._socket, 4, 1)
             if len(answer) < 4:
                 raise BrokenPipeError("the process that starts receivers ended")
         except BaseException:
-            for descriptor in (down, up, *([] if memory is None else [memory])):
-                os.close(descriptor)
+            channel.close()
+            if memory is not None:
+                os.close(memory)
             raise
         finally:
-            os.close(their_input)
-            os.close(their_output)
-        return Spawned(int.from_bytes(answer, "big"), down, up, memory)
+            theirs.close()
+        close_in_forks(channel)
+        return Spawned(int.from_bytes(answer, "big"), channel, memory, descriptors[0] if descriptors else None)
 
     def close(self) -> None:
-        """End it, with what it has started; a fork of this program only lets go of it."""
+        """End it; a fork of this program only lets go of it."""
         self._socket.close()
         if self.usable:
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
                 self._process.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
 
+
+def _import_path() -> list[str]:
+    """Where this program imports from, without the current directory, unless this very package lies there."""
+    home, here = str(Path(dbmazz_core.__file__).resolve().parents[1]), os.getcwd()
+    path = [entry for entry in sys.path if os.path.isabs(entry) and entry not in (here, home)]
+    # Behind the standard library, ahead of what is installed: the package's directory may hold anything, and be old.
+    last = max((at for at, entry in enumerate(path) if entry.endswith("lib-dynload")), default=-1)
+    return [*path[: last + 1], home, *path[last + 1 :]]
+
+
+_open: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def close_in_forks(channel: socket.socket) -> None:
+    """Close a socket in forks of this program: what it leads to has to see the end of the program, not of its forks."""
+    _open.add(channel)
+
+
+def _close_all() -> None:
+    for channel in list(_open):
+        channel.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_all)
 
 _lock = threading.Lock()
 _waiting: _Waiting | None = None
@@ -106,17 +167,36 @@ def prestart() -> None:
 
 
 def take() -> Spawned:
-    """A receiving process of one's own."""
+    """A receiving process of one's own.
+
+    Raises:
+        ReplicationInterrupted: If none can be started; with the last words of the one that died.
+    """
     global _waiting
     with _lock:
         try:
             return _ready().divide()
         except OSError:  # killed since: once more, with a new one
             _dismiss()
-            return _ready().divide()
+        waiting = _ready()
+        try:
+            return waiting.divide()
+        except OSError as error:
+            _dismiss()
+            raise ReplicationInterrupted(
+                f"the process that receives the stream does not start: {waiting.last_words or error}",
+                object="receiver",
+                remedy="see above what failed there; nothing was read or changed",
+            ) from None
         finally:
             if not FORKS:
                 _waiting = None
+
+
+def last_words() -> str:
+    """The end of what receiving processes of this program wrote to their standard error."""
+    waiting = _waiting
+    return "" if waiting is None else waiting.last_words
 
 
 def _ready() -> _Waiting:

@@ -1,16 +1,18 @@
 """Memory that the receiving process and the reader share: blocks change hands without being copied.
 
-A file without a name (memfd_create(2)) cut into slots. The receiver fills a slot from the socket and tells its number;
-the reader looks at it in place, and gives the slot back once nothing points into it any more. A receiver that finds no
-free slot uses memory of its own, and the bytes go through the pipe.
+A file without a name (memfd_create(2)) cut into slots, with one byte for each slot ahead of them. The receiver sets a
+slot's byte, fills the slot from the socket and tells its number; the reader looks at it in place, and sets the byte
+back once nothing points into the slot any more. A receiver that finds no free slot uses memory of its own, and the
+bytes go through the socket to the reader.
+
+The byte is all that a finalizer touches: it may run in any thread and at any time, also when the stream is closed, and
+the memory stays mapped as long as a view of it lives.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-import threading
-from collections.abc import Callable
 from weakref import finalize
 
 import numpy as np
@@ -22,6 +24,10 @@ SLOT_BYTES = (4 << 20) + (1 << 20) + (1 << 17)
 #: What a flush holds by default, and three times as much to come while it is applied: half as many let the server wait
 #: for us, one second in six where rows are large (docs/benchmarks.md). Pages are taken when first used.
 SLOTS = 48
+#: Where the slots begin, behind their bytes.
+_FIRST = mmap.PAGESIZE
+_SIZE = _FIRST + SLOTS * SLOT_BYTES
+_FREE, _TAKEN = 0, 1
 
 
 def create() -> int | None:
@@ -30,7 +36,7 @@ def create() -> int | None:
         return None
     descriptor = os.memfd_create("dbmazz")
     try:
-        os.ftruncate(descriptor, SLOTS * SLOT_BYTES)
+        os.ftruncate(descriptor, _SIZE)
     except OSError:  # `ulimit -f` counts it as a file
         os.close(descriptor)
         return None
@@ -45,22 +51,23 @@ class SlotPool:
     """
 
     def __init__(self, descriptor: int | None) -> None:
-        self._free = list(range(SLOTS))[::-1] if descriptor is not None else []
-        self._memory = memoryview(mmap.mmap(descriptor, SLOTS * SLOT_BYTES)) if descriptor is not None else None
-        self._lock = threading.Lock()
+        self._memory = None if descriptor is None else memoryview(mmap.mmap(descriptor, _SIZE))
 
     def acquire(self) -> tuple[memoryview, int] | None:
-        """A free slot and its number; None if all are in use."""
-        with self._lock:
-            if self._memory is None or not self._free:
-                return None
-            number = self._free.pop()
-        return self._memory[number * SLOT_BYTES : (number + 1) * SLOT_BYTES], number
+        """A free slot and its number, for one thread to ask; None if all are in use."""
+        if self._memory is None:
+            return None
+        for number in range(SLOTS):  # the first: its pages are there already
+            if self._memory[number] == _FREE:
+                self._memory[number] = _TAKEN
+                begin = _FIRST + number * SLOT_BYTES
+                return self._memory[begin : begin + SLOT_BYTES], number
+        return None
 
     def release(self, number: int) -> None:
-        """The reader needs the slot no longer."""
-        with self._lock:
-            self._free.append(number)
+        """A slot that was acquired is not handed on."""
+        assert self._memory is not None
+        self._memory[number] = _FREE
 
 
 class SlotViews:
@@ -68,15 +75,15 @@ class SlotViews:
 
     Args:
         descriptor: From `create`; it may be closed afterwards.
-        release: Called with a slot's number when nothing points into it any more; from any thread.
     """
 
-    def __init__(self, descriptor: int, release: Callable[[int], None]) -> None:
-        self._memory = mmap.mmap(descriptor, SLOTS * SLOT_BYTES)
-        self._release = release
+    def __init__(self, descriptor: int) -> None:
+        self._memory = mmap.mmap(descriptor, _SIZE)
+        self._bytes = memoryview(self._memory)
 
     def view(self, number: int) -> Bytes:
         """A slot's bytes. Arrays, series and buffers made from this array keep the slot in use."""
-        array: Bytes = np.frombuffer(self._memory, dtype=np.uint8, count=SLOT_BYTES, offset=number * SLOT_BYTES)
-        finalize(array, self._release, number).atexit = False
+        begin = _FIRST + number * SLOT_BYTES
+        array: Bytes = np.frombuffer(self._memory, dtype=np.uint8, count=SLOT_BYTES, offset=begin)
+        finalize(array, self._bytes.__setitem__, number, _FREE).atexit = False
         return array
