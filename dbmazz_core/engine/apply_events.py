@@ -27,6 +27,10 @@ from dbmazz_core.tables import TableRef
 _Changes = list[ChangeBatch | Truncation]
 
 
+class Cancelled(Exception):
+    """Applying was asked to end."""
+
+
 class EventApplier:
     """Applies events of tables; of each in stream order, the tables one after the other.
 
@@ -54,6 +58,7 @@ class EventApplier:
         self._modes = modes
         self._quarantine = quarantine
         self._result = result
+        self._cancelled = False
         # Tables that have to be copied anew: the window passes over the rest of their events.
         self._given_up: set[TableRef] = set()
         # Of the destination's open transaction: counted when it is committed.
@@ -64,11 +69,14 @@ class EventApplier:
 
         Raises:
             DbmazzError: What was applied since the transaction began has to be rolled back.
+            Cancelled: The same, because `cancel` was called.
         """
         by_table: dict[TableRef, list[WindowEvent]] = {}
         for event in events:
             by_table.setdefault(event.table, []).append(event)
         for table, table_events in by_table.items():
+            if self._cancelled:
+                raise Cancelled
             changes: _Changes = []
             for event in table_events:
                 if isinstance(event, SchemaEvent):
@@ -78,6 +86,10 @@ class EventApplier:
                 elif isinstance(event, ChangeBatch | Truncation):
                     changes.append(event)
             self._apply_changes(table, changes)
+
+    def cancel(self) -> None:
+        """Have `apply`, in whatever thread it runs, end ahead of its next table."""
+        self._cancelled = True
 
     def committed(self) -> None:
         """The destination's transaction is durable."""

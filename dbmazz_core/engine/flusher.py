@@ -19,6 +19,10 @@ from dbmazz_core.connectors.sinks.base import Sink
 from dbmazz_core.engine.apply_events import EventApplier
 from dbmazz_core.engine.follow_schema import WindowEvent
 from dbmazz_core.engine.result import Checkpoint, WindowResult
+from dbmazz_core.errors import DbmazzError
+
+#: How often what is being applied is interrupted, until it has ended.
+_AGAIN_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ class Flusher:
         self._committed = committed
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="dbmazz-flush")
         self._running: Future[Flush | None] | None = None
+        self._committing = False
         #: Whether the destination's transaction is open, or will be once what was submitted has run.
         self.begun = False
 
@@ -64,10 +69,15 @@ class Flusher:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Without an error, everything is settled before."""
-        if error is not None:
-            self.abandon(interrupt=not isinstance(error, Exception))
-        self._thread.shutdown()
+        """Without an error, everything is settled before. What fails on the way out is told with the error."""
+        try:
+            if error is not None:
+                self.abandon(interrupt=not isinstance(error, Exception))
+        except DbmazzError as failure:
+            assert error is not None
+            error.add_note(f"and what was not committed could not be rolled back: {failure}")
+        finally:
+            self._thread.shutdown()
 
     def submit(self, events: Sequence[WindowEvent], flush: Flush | None = None) -> None:
         """Apply events, once what was submitted before is done.
@@ -105,12 +115,15 @@ class Flusher:
         """Roll back what is not committed. A commit that is under way is not broken off.
 
         Args:
-            interrupt: Break off what is being applied.
+            interrupt: Break off what is being applied, at the next table at the latest.
         """
         if self._running is not None:
             if interrupt:
-                self._sink.interrupt()
-            wait([self._running])
+                self._applier.cancel()
+            # Between two statements nothing is running that could be broken off: so again, until it has ended.
+            while not wait([self._running], timeout=_AGAIN_S if interrupt else None).done:
+                if not self._committing:
+                    self._sink.interrupt()
             self._running = None
         self._applier.rolled_back()
         self.begun = False
@@ -122,6 +135,8 @@ class Flusher:
         self._applier.apply(events)
         if flush is not None:
             clock = time.perf_counter()
+            self._committing = True
             self._sink.commit(flush.checkpoint, last=flush.last)
+            self._committing = False
             self._result.phases["merge"] += time.perf_counter() - clock
         return flush

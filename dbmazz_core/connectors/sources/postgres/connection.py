@@ -22,7 +22,7 @@ from dbmazz_core.connectors.sources.postgres.server_errors import (
     source_error_of,
     translated,
 )
-from dbmazz_core.errors import DbmazzError, ServerChanged
+from dbmazz_core.errors import DbmazzError, NoFreeWalSender, ServerChanged
 from dbmazz_core.secret_url import SecretUrl
 
 __all__ = [
@@ -227,11 +227,10 @@ def _open(kind: type[_AnyConnection], url: SecretUrl, application_name: str, **o
         message = str(error)
         used_password = error.pgconn is not None and error.pgconn.used_password
     # Outside the handler: psycopg's exception holds the connection, and is not to be carried along.
-    raise (
-        recognized_connection_error(message, url)
-        or (_cause_of_refusal(url) if kind is _Husk else None)
-        or vague_connection_error(message, url, used_password=used_password)
-    )
+    recognized = recognized_connection_error(message, url)
+    if kind is _Husk and (recognized is None or isinstance(recognized, NoFreeWalSender)):
+        recognized = _cause_of_refusal(url) or recognized
+    raise recognized or vague_connection_error(message, url, used_password=used_password)
 
 
 def _cause_of_refusal(url: SecretUrl) -> DbmazzError | None:
@@ -243,16 +242,16 @@ def _cause_of_refusal(url: SecretUrl) -> DbmazzError | None:
     try:
         with connect(url) as connection, translated(url):
             row = connection.execute(
-                "SELECT rolsuper OR rolreplication, (SELECT count(*) FROM pg_catalog.pg_stat_replication) "
-                ">= current_setting('max_wal_senders')::int "
+                "SELECT rolsuper OR rolreplication, (SELECT count(*) FROM pg_catalog.pg_stat_replication)::int, "
+                "current_setting('max_wal_senders')::int "
                 "FROM pg_catalog.pg_roles WHERE rolname = current_user"
             ).fetchone()
     except DbmazzError as refused_too:
         return refused_too
-    may_replicate, senders_taken = row or (True, False)
+    may_replicate, taken, limit = row or (True, 0, 1)
     if not may_replicate:
         return missing_replication(login)
-    return no_free_connection("max_wal_senders", login) if senders_taken else None
+    return no_free_connection("max_wal_senders", login, walsenders=(taken, limit)) if taken >= limit else None
 
 
 def session_conninfo(url: SecretUrl, application_name: str, **overrides: str) -> str:

@@ -213,13 +213,17 @@ class StreamReceiver:
         return min(max(self._status_due - time.monotonic(), 0.0), self._interval)
 
     def _hand_over(self, chunk: Chunk) -> None:
-        with self._changed:
-            while self._queued >= self._queue_bytes and not self._closing:
+        """Put a chunk into the queue once there is room, answering the server meanwhile: without the lock, for the
+        socket may take its time, and whoever reads, confirms or stops must not wait for it."""
+        while True:
+            with self._changed:
+                if self._queued < self._queue_bytes or self._closing:
+                    self._queue.append(chunk)
+                    self._queued += chunk.size
+                    self._changed.notify_all()
+                    break
                 self._changed.wait(self._until_status())
-                self._answer(())
-            self._queue.append(chunk)
-            self._queued += chunk.size
-            self._changed.notify_all()
+            self._answer(())
         self._answer(())
 
     def _send_status(self, confirmed: Lsn) -> None:

@@ -86,12 +86,12 @@ def server_findings(situation: Situation) -> Iterator[Finding]:
         yield Finding.of(missing_replication(Login(facts.role, facts.database, login.server)))
     used, limit = facts.slots_in_use, facts.max_replication_slots
     if situation.slot is None and used >= limit:
-        yield Finding.of(no_free_slot())
+        yield Finding.of(no_free_slot(used, limit, facts.idle_slots))
     else:
         yield Finding("ok", f"{used} of {limit} replication slots are taken", "max_replication_slots")
     used, limit = facts.walsenders_in_use, facts.max_wal_senders
     if used >= limit:
-        yield Finding.of(no_free_connection("max_wal_senders", login))
+        yield Finding.of(no_free_connection("max_wal_senders", login, walsenders=(used, limit)))
     else:
         yield Finding("ok", f"{used} of {limit} walsenders are taken", "max_wal_senders")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -29,7 +29,7 @@ from dbmazz_core.errors import (
     WalLevelNotLogical,
 )
 from dbmazz_core.secret_url import SecretUrl
-from dbmazz_core.tables import quote_identifier
+from dbmazz_core.tables import quote_identifier, quote_literal
 
 #: The way out wherever changes are gone for good.
 NEW_SNAPSHOT = (
@@ -116,7 +116,7 @@ def source_error(
         case "55P03":  # lock_not_available
             return _table_locked(text, url)
         case "53400":  # configuration_limit_exceeded
-            return no_free_slot()
+            return _no_free_slot(url)
         case "53300":  # too_many_connections
             return no_free_connection(text, login)
         case "42501":  # insufficient_privilege
@@ -169,14 +169,22 @@ def missing_replication(login: Login) -> MissingPrivilege:
     )
 
 
-def no_free_connection(limit: str, login: Login) -> NoFreeWalSender:
-    """A limit on connections is reached; `limit` is the server's own words for which."""
+def no_free_connection(limit: str, login: Login, *, walsenders: tuple[int, int] | None = None) -> NoFreeWalSender:
+    """A limit on connections is reached.
+
+    Parameters:
+        limit: The server's own words for which.
+        login: Whose login it refused.
+        walsenders: How many there are and may be, where that is known.
+    """
     if "max_wal_senders" in limit:
+        taken, most = walsenders or (0, 0)
+        number = str(_more(most, taken)) if most else "<more than SHOW max_wal_senders tells>"
         return NoFreeWalSender(
             f"all replication connections (max_wal_senders) of {login.server} are taken",
             object=login.server,
             remedy="end one (SELECT pid, application_name FROM pg_stat_replication;), or "
-            "ALTER SYSTEM SET max_wal_senders = 20; and restart PostgreSQL",
+            f"ALTER SYSTEM SET max_wal_senders = {number}; and restart PostgreSQL",
         )
     return NoFreeWalSender(
         f"all connections of {login.server} are taken ({limit.strip()})",
@@ -196,15 +204,36 @@ def wal_level_not_logical(found: str | None) -> WalLevelNotLogical:
     )
 
 
-def no_free_slot() -> NoFreeSlot:
-    """`max_replication_slots` is reached."""
+def no_free_slot(taken: int, limit: int, idle: Sequence[str]) -> NoFreeSlot:
+    """`max_replication_slots` is reached.
+
+    Parameters:
+        taken: How many there are. With a lower limit PostgreSQL does not start (slot.c, StartupReplicationSlots).
+        limit: The setting.
+        idle: Names of those that no process uses now.
+    """
+    example = quote_literal(idle[0]) if idle else "'...'"
+    unused = f"no process uses {', '.join(idle[:5])}{' and others' if len(idle) > 5 else ''} now: " if idle else ""
     return NoFreeSlot(
-        "all replication slots (max_replication_slots) are taken",
+        f"all {limit} replication slots (max_replication_slots) are taken",
         object="max_replication_slots",
-        remedy="drop one that nobody needs (SELECT slot_name, active FROM pg_replication_slots; then "
-        "SELECT pg_drop_replication_slot('...');), or ALTER SYSTEM SET max_replication_slots = 20; and "
-        "restart PostgreSQL",
+        remedy=f"{unused}drop one that nobody needs any more (SELECT pg_drop_replication_slot({example});), or ALTER "
+        f"SYSTEM SET max_replication_slots = {_more(limit, taken)}; and restart PostgreSQL",
     )
+
+
+def _no_free_slot(url: SecretUrl) -> NoFreeSlot:
+    """Ask the server, on a connection of its own, how many there may be and who uses them."""
+    from dbmazz_core.connectors.sources.postgres.connection import connect
+    from dbmazz_core.connectors.sources.postgres.server_state import idle_slots
+
+    with connect(url) as connection, translated(url):
+        return no_free_slot(*idle_slots(connection))
+
+
+def _more(limit: int, taken: int) -> int:
+    """A limit that leaves room, above what is set and what is in use."""
+    return max(2 * limit, taken + 10)
 
 
 def slot_active(slot: str, pid: int | None, application: str | None) -> SlotActive:

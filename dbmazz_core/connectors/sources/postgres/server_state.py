@@ -25,7 +25,7 @@ class ServerFacts:
         timeline: Of the last checkpoint; None where the role may not know.
         database: The connection's database.
         wal_level: `replica`, `logical`, ...
-        max_replication_slots: The limit, and `slots_in_use` of it.
+        max_replication_slots: The limit, and `slots_in_use` of it; no process uses `idle_slots` now.
         max_wal_senders: The limit, and `walsenders_in_use` of it.
         flush_lsn: Position up to which WAL can be read.
         in_recovery: Whether it is a standby.
@@ -43,6 +43,7 @@ class ServerFacts:
     wal_level: str
     max_replication_slots: int
     slots_in_use: int
+    idle_slots: list[str]
     max_wal_senders: int
     walsenders_in_use: int
     flush_lsn: Lsn
@@ -64,6 +65,8 @@ def server_facts(conn: Connection) -> ServerFacts:
                    current_setting('wal_level') AS wal_level,
                    current_setting('max_replication_slots')::int AS max_replication_slots,
                    (SELECT count(*) FROM pg_catalog.pg_replication_slots)::int AS slots_in_use,
+                   ARRAY(SELECT slot_name::text FROM pg_catalog.pg_replication_slots WHERE NOT active ORDER BY 1)
+                       AS idle_slots,
                    current_setting('max_wal_senders')::int AS max_wal_senders,
                    (SELECT count(*) FROM pg_catalog.pg_stat_replication)::int AS walsenders_in_use,
                    ({_POSITION})::text AS flush_lsn,
@@ -160,6 +163,18 @@ class SlotState:
     def is_lost(self) -> bool:
         """Whether the server no longer has the WAL that it needs."""
         return self.wal_status == "lost" or self.invalidation_reason is not None
+
+
+def idle_slots(conn: Connection) -> tuple[int, int, list[str]]:
+    """How many slots there are, how many there may be, and the names of those that no process uses now."""
+    row = conn.execute(
+        "SELECT count(*)::int, current_setting('max_replication_slots')::int, "
+        "coalesce(array_agg(slot_name::text ORDER BY slot_name) FILTER (WHERE NOT active), '{}') "
+        "FROM pg_catalog.pg_replication_slots"
+    ).fetchone()
+    assert row is not None
+    taken, limit, names = row
+    return taken, limit, names
 
 
 def slot_state(conn: Connection, name: str) -> SlotState | None:

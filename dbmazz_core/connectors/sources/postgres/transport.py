@@ -33,6 +33,10 @@ _FIELD = pq.DiagnosticField
 #: Room in a buffer for the beginning of a message that came with the chunk before.
 HEADROOM = 1 << 16
 _FRAME = 5
+#: How long the server may take to answer START_REPLICATION: it waits for nothing there that lasts.
+ANSWER_S = 30.0
+#: PostgreSQL sends no message of a gigabyte or more (memutils.h, MaxAllocSize).
+_GIGABYTE = 1 << 30
 _LENGTH = Struct(">I")
 #: At once from the socket; a Unix socket holds less.
 _READ_BYTES = 1 << 20
@@ -118,19 +122,30 @@ def opened(pgconn: pq.abc.PGconn, slots: SlotPool) -> Transport | None:
     GSSAPI packet with its length, 0 (PostgreSQL manual, protocol-flow). These, and errors, are left to libpq.
 
     Raises:
-        OSError: If the connection broke.
+        OSError: If the connection broke, or nothing came for `ANSWER_S`.
     """
     while pgconn.flush():
-        select.select([], [pgconn.socket], [])
+        _wait(pgconn.socket, select.POLLOUT)
     connection = socket.socket(fileno=os.dup(pgconn.socket))
-    select.select([connection], [], [])
-    if connection.recv(1, socket.MSG_PEEK) == _COPY_BOTH:
-        connection.setblocking(True)
-        head = connection.recv(_FRAME, socket.MSG_WAITALL)
-        connection.recv(_LENGTH.unpack_from(head, 1)[0] - _LENGTH.size, socket.MSG_WAITALL)
-        return PlainTransport(connection, slots)
+    try:
+        _wait(connection.fileno(), select.POLLIN)
+        if connection.recv(1, socket.MSG_PEEK) == _COPY_BOTH:
+            connection.settimeout(ANSWER_S)
+            head = connection.recv(_FRAME, socket.MSG_WAITALL)
+            connection.recv(_LENGTH.unpack_from(head, 1)[0] - _LENGTH.size, socket.MSG_WAITALL)
+            return PlainTransport(connection, slots)
+    except BaseException:
+        connection.close()
+        raise
     connection.close()
     return None
+
+
+def _wait(descriptor: int, event: int) -> None:
+    poller = select.poll()
+    poller.register(descriptor, event)
+    if not poller.poll(ANSWER_S * 1000):
+        raise TimeoutError(f"the server, or what is in front of it, did not answer for {ANSWER_S:.0f} s")
 
 
 class LibpqTransport:
@@ -278,6 +293,10 @@ class PlainTransport:
             if begin == found.tail:
                 break
         self._rest = bytearray(buffer[begin:end])
+        if len(self._rest) >= _FRAME and not _LENGTH.size <= _LENGTH.unpack_from(self._rest, 1)[0] < _GIGABYTE:
+            raise ParseError(
+                "no message of the server is that long", message_type=chr(self._rest[0]), offset=1, lsn=INVALID_LSN
+            )
         starts, ends = (np.concatenate([getattr(found, name) for found in pieces]) for name in ("starts", "ends"))
         if slot is not None and not len(starts):
             self._slots.release(slot)
