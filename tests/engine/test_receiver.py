@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import pickle
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
 from dbmazz_core.config import SourceConfig
-from dbmazz_core.connectors.sources.postgres import receiver_spawn
+from dbmazz_core.connectors.sources.postgres import receiver_spawn, transport
 from dbmazz_core.connectors.sources.postgres.reader import StreamReader
+from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection
+from dbmazz_core.connectors.sources.postgres.shared_buffers import SlotPool
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.errors import ParseError, ReplicationInterrupted, SlotNotFound, SourceError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.secret_url import SecretUrl
 from dbmazz_core.tables import parse_tables
 from tests.engine.lab import Lab
+from tests.fix_proxy import Proxy
 from tests.postgres_fixtures import MATRIX_VARIABLE, UNSAFE_BUT_FAST, SourceDatabase, create_database
 
 
@@ -215,6 +223,146 @@ def test_an_encrypted_connection_goes_through_libpq(tmp_path: Path) -> None:
                 StreamReader(lab.config, INVALID_LSN)
     finally:
         shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize("module", ["select", "socket", "struct", "types", "numpy", "json"])
+def test_a_file_called_like_a_module_is_not_imported(database: SourceDatabase, tmp_path: Path, module: str) -> None:
+    """From the current directory: it may be a stranger's."""
+    database.execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
+    (tmp_path / f"{module}.py").write_text("open('imported', 'w'); raise ImportError('mine')")
+    settings = {"SOURCE_URL": database.url, "TABLES": "t", "SOURCE_SLOT_NAME": database.name}
+    command = [str(Path(sys.executable).with_name("dbmazz")), "capture", "--json"]
+    ended = subprocess.run(command, cwd=tmp_path, env=os.environ | settings, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    assert not (tmp_path / "imported").exists()
+
+
+def test_a_receiver_that_cannot_start_tells_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiver_spawn, "_waiting", None)
+    monkeypatch.setattr(receiver_spawn, "_BOOT", "import sys; sys.exit('no such thing here')")
+    with pytest.raises(ReplicationInterrupted, match="no such thing here"):
+        receiver_spawn.take()
+    monkeypatch.setattr(receiver_spawn, "_waiting", None)
+
+
+FORKING = """
+import os, pickle, sys, time
+from dbmazz_core.connectors.sources.postgres.reader import StreamReader
+from dbmazz_core.lsn import INVALID_LSN
+reader = StreamReader(pickle.load(sys.stdin.buffer), INVALID_LSN)
+reader.begin(INVALID_LSN)
+child = os.fork()
+if not child:
+    time.sleep(60)
+    os._exit(0)
+print(child, flush=True)
+sys.stdin.close()
+if {close}:
+    started = time.monotonic()
+    reader.close()
+    print(time.monotonic() - started, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("close", [True, False], ids=["closed", "killed"])
+def test_a_program_that_forks_while_it_streams(database: SourceDatabase, close: bool) -> None:
+    """What a fork holds copies of neither delays the end of the stream, nor keeps the slot."""
+    settings = config(database)
+    code = FORKING.format(close=close)
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(pickle.dumps(settings))
+    process.stdin.close()
+    child = int(process.stdout.readline())
+    try:
+        if close:
+            assert float(process.stdout.readline()) < 2
+        else:
+            assert holders(database)
+            process.kill()
+            process.wait()
+        wait_for_release(database)
+        os.kill(child, 0)  # it is still there
+    finally:
+        os.kill(child, signal.SIGKILL)
+        process.kill()
+        process.wait()
+
+
+def test_a_view_that_outlives_the_stream_writes_into_no_file(database: SourceDatabase, tmp_path: Path) -> None:
+    """Its end may come in any thread, when descriptors of the stream are other files' by then."""
+    reader = StreamReader(config(database), INVALID_LSN)
+    database.execute("INSERT INTO t SELECT generate_series(1, 1000)")
+    while (block := reader.read(5)) is None or not len(block):
+        pass
+    assert block.slot is not None
+    slots = reader._slots
+    assert slots is not None
+    assert slots._bytes[block.slot] == 1
+    number = block.slot
+    reader.close()
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context((tmp_path / str(n)).open("wb", buffering=0)) for n in range(20)]
+        thread = threading.Thread(target=lambda held: held.clear(), args=([block],))
+        del block
+        thread.start()
+        thread.join()
+        gc.collect()
+        assert slots._bytes[number] == 0
+        assert all(file.tell() == 0 for file in files)
+
+
+def test_a_server_that_says_nothing_ends_the_wait(
+    database: SourceDatabase, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pooler that accepts, a network that drops every packet."""
+    settings = replace(config(database), url=SecretUrl(proxy.url(database)))
+    receiver_spawn.prestart()
+    monkeypatch.setattr("dbmazz_core.connectors.sources.postgres.reader._START_S", 1.0)
+    proxy.stall()
+    started = time.monotonic()
+    with pytest.raises(ReplicationInterrupted, match="nothing came") as info:
+        StreamReader(settings, INVALID_LSN)
+    assert time.monotonic() - started < 8
+    assert "run again" in info.value.remedy
+    proxy.resume()
+
+
+def test_start_replication_without_an_answer(
+    database: SourceDatabase, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(database)
+    monkeypatch.setattr(transport, "ANSWER_S", 0.5)
+    connection = ReplicationConnection(SecretUrl(proxy.url(database)), slot=settings.slot, publication="p")
+    send = connection.pgconn.send_query
+
+    def stalled(command: bytes) -> None:
+        send(command)
+        proxy.stall()
+
+    class Stalling:
+        def __getattr__(self, name: str) -> Any:
+            return stalled if name == "send_query" else getattr(pgconn, name)
+
+    pgconn, connection.pgconn = connection.pgconn, Stalling()  # type: ignore[assignment]
+    with pytest.raises(SourceError, match="did not answer"):
+        connection.start(INVALID_LSN)
+    proxy.resume()
+    connection.close()
+
+
+def test_a_message_of_two_gigabytes_is_not_waited_for() -> None:
+    """PostgreSQL sends none: a damaged stream."""
+    ours, theirs = socket.socketpair()
+    plain = transport.PlainTransport(ours, SlotPool(None))
+    with ours, theirs:
+        theirs.sendall(b"d\x7f\xff\xff\xffw" + bytes(40))
+        while not plain.gather():
+            pass
+        with pytest.raises(ParseError, match="that long"):
+            plain.read(plain.take())
 
 
 def _has_account(name: str) -> bool:

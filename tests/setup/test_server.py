@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from dbmazz_core.config import SourceConfig
-from dbmazz_core.connectors.sources.postgres.connection import connect
+from dbmazz_core.connectors.sources.postgres.connection import connect, connect_replication
 from dbmazz_core.connectors.sources.postgres.server_checks import known_decoding_bug, unsupported_version
 from dbmazz_core.connectors.sources.postgres.setup import (
     check,
@@ -16,11 +18,13 @@ from dbmazz_core.connectors.sources.postgres.setup import (
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.errors import (
     NoFreeSlot,
+    NoFreeWalSender,
     WalLevelNotLogical,
 )
 from dbmazz_core.secret_url import SecretUrl
 from dbmazz_core.tables import parse_tables
-from tests.postgres_fixtures import UNSAFE_BUT_FAST
+from tests.engine.lab import Lab
+from tests.postgres_fixtures import UNSAFE_BUT_FAST, create_database
 from tests.setup.kit import (
     ORDERS,
     statements,
@@ -70,3 +74,35 @@ def test_old_servers_are_refused() -> None:
     error = unsupported_version(130022, "13.22")
     assert error is not None
     assert "PostgreSQL 13.22" in error.what
+
+
+def test_a_remedy_for_taken_slots_is_above_what_the_server_has(tmp_path: Path) -> None:
+    """With fewer slots than there are PostgreSQL does not start any more."""
+    with EmbeddedPostgres(settings=UNSAFE_BUT_FAST | {"max_replication_slots": "30"}) as server:
+        database = create_database(server)
+        database.execute("CREATE TABLE t (id int PRIMARY KEY)")
+        for number in range(30):
+            database.fetch("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", f"old_{number}")
+        lab = Lab(database, tmp_path / "x.duckdb")
+        with pytest.raises(NoFreeSlot) as info:
+            lab.capture()
+        for error in (*lab.pipeline.check().errors, info.value):
+            assert isinstance(error, NoFreeSlot)
+            number = int(re.search(r"max_replication_slots = (\d+)", error.remedy)[1])  # type: ignore[index]
+            assert number > 30
+            assert "pg_drop_replication_slot('old_0')" in error.remedy
+        database.execute(f"ALTER SYSTEM SET max_replication_slots = {number}")
+        server.restart()
+        lab.capture_and_compare("t")
+
+
+def test_a_remedy_for_taken_walsenders_is_above_what_the_server_has(tmp_path: Path) -> None:
+    with EmbeddedPostgres(settings=UNSAFE_BUT_FAST | {"max_wal_senders": "1"}) as server:
+        database = create_database(server)
+        database.execute("CREATE TABLE t (id int PRIMARY KEY)")
+        lab = Lab(database, tmp_path / "x.duckdb")
+        taken = connect_replication(SecretUrl(database.url))
+        with pytest.raises(NoFreeWalSender) as info:
+            lab.capture()
+        taken.finish()
+        assert int(re.search(r"max_wal_senders = (\d+)", info.value.remedy)[1]) > 1  # type: ignore[index]

@@ -1,0 +1,77 @@
+"""The thread that applies: how it ends when something else fails."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from dbmazz_core.config import FlushConfig
+from dbmazz_core.connectors.sinks.duckdb.sink import DuckDBSink
+from dbmazz_core.engine.apply_events import EventApplier
+from dbmazz_core.engine.flusher import Flusher
+from dbmazz_core.errors import DestinationError
+from tests.engine.lab import Lab
+
+TABLES = [f"t{n}" for n in range(12)]
+
+
+@pytest.fixture
+def many(lab: Lab) -> Lab:
+    """Tables with rows to come, all in one flush."""
+    lab.execute("; ".join(f"CREATE TABLE {name} (id int PRIMARY KEY)" for name in TABLES))
+    lab.capture()
+    lab.execute("; ".join(f"INSERT INTO {name} VALUES (1)" for name in TABLES))
+    return lab.configured(flush=FlushConfig(size=1_000_000))
+
+
+def test_an_interrupt_between_two_statements_ends_the_flush(many: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the next table: nothing of the flush is there, and the next window has all of it."""
+    apply, settle, applied = DuckDBSink.apply, Flusher.settle, []
+
+    def slowly(sink: DuckDBSink, *arguments: Any) -> None:
+        apply(sink, *arguments)
+        applied.append(arguments)
+        time.sleep(0.3)  # no statement is running that could be broken off
+
+    def interrupted(flusher: Flusher, *, block: bool = True) -> None:
+        if block and applied:
+            raise KeyboardInterrupt
+        if block and flusher._running is not None:
+            time.sleep(0.1)
+            raise KeyboardInterrupt
+        settle(flusher, block=block)
+
+    checkpoint = many.checkpoint
+    with monkeypatch.context() as patch:
+        patch.setattr(DuckDBSink, "apply", slowly)
+        patch.setattr(Flusher, "settle", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            many.capture()
+    assert len(applied) <= 2
+    assert many.checkpoint == checkpoint
+    assert many.rows("SELECT count(*) FROM public.t0") == [(0,)]
+    many.capture_and_compare(*TABLES)
+
+
+def test_a_rollback_that_fails_does_not_hide_why(many: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    abandon = Flusher.abandon
+
+    def failing(flusher: Flusher, *, interrupt: bool = False) -> None:
+        abandon(flusher, interrupt=interrupt)
+        raise DestinationError("ROLLBACK failed", object="file", remedy="none")
+
+    def wrong(*_: Any) -> None:
+        raise ValueError("the first thing that went wrong")
+
+    threads = threading.active_count()
+    with monkeypatch.context() as patch:
+        patch.setattr(EventApplier, "apply", wrong)
+        patch.setattr(Flusher, "abandon", failing)
+        with pytest.raises(ValueError, match="first thing") as info:
+            many.capture()
+    assert any("ROLLBACK failed" in note for note in info.value.__notes__)
+    assert threading.active_count() == threads
+    many.capture_and_compare(*TABLES)
