@@ -116,7 +116,7 @@ class ReplicationInterrupted(SourceError):
 
 
 class ServerChanged(SourceError):
-    """A connection of a run led to another server than the first one did, or to the same one restarted."""
+    """Connections of one run reached different servers, or it was restarted or promoted in between."""
 
 
 class SourceNotReady(SourceError):
@@ -204,7 +204,7 @@ class ServerBehindCheckpoint(SlotError):
 
 
 class HistoryDiverged(SlotError):
-    """The server does not have the last transaction that was applied: another history took the place of its own."""
+    """The server no longer has the last transaction that was applied: it was restored from a backup, and written to."""
 
 
 class WrongServer(SlotError):

@@ -139,7 +139,10 @@ class Pipeline:
         with closing(create_source(settings.source, on_slot_wait=_waiting(progress, stop))) as source:
             _preflight(source)
             with create_sink(settings.sink) as sink:
-                run = self._prepare(source, sink, resnapshot, progress, stop)
+                try:
+                    run = self._prepare(source, sink, resnapshot, progress, stop)
+                except StopRequested:
+                    return _stopped_at(sink.checkpoint(settings.source.slot))
                 copied = run.copy() if run.needed else {}
                 copied_s = time.monotonic() - started
                 if run.stopped:
@@ -253,6 +256,11 @@ class Pipeline:
             source.verify_history(checkpoint.lsn, checkpoint.timeline)
         states = sink.tables(config.slot)
         restart = config.cleanup_on_stop and checkpoint is not None and source.slot() is None
+        slot = source.verify_slot(None if restart else checkpoint.lsn if checkpoint else None)
+        if slot is not None and checkpoint is not None and checkpoint.last is not None:
+            stopped = stop.is_set if stop is not None else lambda: False
+            if not source.verify_replay(checkpoint.last, slot, checkpoint.lsn, stopped):
+                raise StopRequested
         # What is copied anew may look as it likes, and may have been missing from the publication.
         followed = [] if restart else [ref for ref in _streaming(states) if ref not in resnapshot]
         infos = source.tables()
@@ -272,7 +280,6 @@ class Pipeline:
             # Before anything is changed, at the source too.
             agreement.verify_table(info, None if info.ref in resnapshot else states.get(info.ref), followed)
         tables = {info.ref: info for info in source.setup(captured=followed).tables}
-        slot = source.verify_slot(None if restart else checkpoint.lsn if checkpoint else None)
         if restart:
             sink.mark_incomplete(config.slot)
             checkpoint, states = None, sink.tables(config.slot)

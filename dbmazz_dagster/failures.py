@@ -14,6 +14,7 @@ from dbmazz_core.errors import (
     DbmazzError,
     DestinationLocked,
     ReplicationInterrupted,
+    ServerChanged,
     SlotActive,
     SlotCreationBlocked,
     TableLocked,
@@ -30,6 +31,7 @@ def is_transient(error: DbmazzError) -> bool:
     transient = (
         ConnectionFailed,
         ReplicationInterrupted,
+        ServerChanged,
         SlotActive,
         SlotCreationBlocked,
         TableLocked,

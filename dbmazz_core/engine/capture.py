@@ -84,7 +84,6 @@ class Capture:
             schemas=schemas,
             identities=identities,
             same_keys=same_keys,
-            last=checkpoint.last,
             lenient=quarantine.wanted if quarantine else None,
         )
         window = Window(

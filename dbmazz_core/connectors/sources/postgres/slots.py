@@ -137,5 +137,6 @@ def history_diverged(slot: str, last: CommittedTransaction, instead: str) -> His
         f"{last.commit_time:%Y-%m-%d %H:%M:%S.%f} UTC; {instead}: its history is another one, and the destination "
         "holds changes that it does not have",
         object=f"replication slot {slot}",
-        remedy=f"{NEW_SNAPSHOT}. It happens when the server's data directory was put back from a copy",
+        remedy=f"{NEW_SNAPSHOT}. It happens when the server's data directory was put back from a copy; or, if "
+        "SOURCE_PUBLICATION_NAME was changed just now, set it back for one run",
     )

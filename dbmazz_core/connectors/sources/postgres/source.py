@@ -31,6 +31,7 @@ from dbmazz_core.connectors.sources.postgres.publication import read_publication
 from dbmazz_core.connectors.sources.postgres.reader import StreamReader
 from dbmazz_core.connectors.sources.postgres.record_stream import RecordStream
 from dbmazz_core.connectors.sources.postgres.relations import Relations
+from dbmazz_core.connectors.sources.postgres.replay import comes_again
 from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection, SystemIdentity
 from dbmazz_core.connectors.sources.postgres.resolution import find_tables, resolve_tables, tables_of
 from dbmazz_core.connectors.sources.postgres.server_errors import translated
@@ -54,11 +55,6 @@ CONFIRM_WAIT_S = 3.0
 #: How often tables that are altered while they are looked at are looked at.
 _LOOKS = 5
 _EVERYTHING = 1 << 62
-
-
-def _unacknowledged(state: SlotState, last: CommittedTransaction | None) -> CommittedTransaction | None:
-    """The last applied transaction, if the slot was not told of it; None if it was, or if there is none."""
-    return last if last is not None and (state.confirmed_flush_lsn or INVALID_LSN) <= last.commit_lsn else None
 
 
 class PostgresSource:
@@ -94,6 +90,7 @@ class PostgresSource:
         types: TypePolicy | None = None,
     ) -> None:
         self.config = config
+        self._url = config.url
         self.end_lsn = INVALID_LSN
         self._messages = messages
         self._on_slot_wait = on_slot_wait
@@ -314,6 +311,35 @@ class PostgresSource:
                 left = connection.timeline_history(identity.timeline)
         verify_history(lsn, timeline, self.server_lsn(), identity.timeline, left)
 
+    def verify_replay(
+        self, last: CommittedTransaction, slot: SlotState, checkpoint: Lsn, stopped: Callable[[], bool]
+    ) -> bool:
+        """Make sure that the server's history has the last transaction that was applied.
+
+        It costs something only where the slot is not past it: after a crash, or where the server was put back.
+
+        Args:
+            last: The transaction.
+            slot: The slot.
+            checkpoint: The destination's.
+            stopped: Whether to give up.
+
+        Returns:
+            False if it was given up.
+
+        Raises:
+            HistoryDiverged: If it has not.
+        """
+        if (slot.confirmed_flush_lsn or INVALID_LSN) > last.commit_lsn:
+            return True
+        reader, slot = self._stream_from(last.commit_lsn, checkpoint=checkpoint)
+        try:
+            if (slot.confirmed_flush_lsn or INVALID_LSN) > last.commit_lsn:
+                return True  # moved past it just now, and not past the checkpoint
+            return comes_again(reader, last, slot=self.config.slot, stopped=stopped)
+        finally:
+            reader.close()
+
     def create_slot(self) -> ExportedSnapshot:
         """Create the slot; its exported snapshot shows the tables as of the slot's start."""
         return ExportedSnapshot.create(
@@ -352,7 +378,6 @@ class PostgresSource:
         schemas: Mapping[TableRef, TableSchema] | None = None,
         identities: Mapping[TableRef, TableIdentity] | None = None,
         same_keys: Collection[TableRef] = (),
-        last: CommittedTransaction | None = None,
         lenient: Callable[[TableRef], bool] | None = None,
     ) -> PostgresStream:
         """Stream transactions committed at or after `lsn`.
@@ -365,7 +390,6 @@ class PostgresSource:
             identities: What these were, so that they are followed under their name whatever they are called now.
             same_keys: Those of `schemas` whose key has been the same columns, under the same names, since they were
                 recorded and until the upper LSN.
-            last: The last transaction that was applied before `lsn`: if the slot is behind it, it has to come again.
             lenient: Of which tables the change batches keep bad values apart, see `RowImages.unreadable`.
 
         Raises:
@@ -413,27 +437,26 @@ class PostgresSource:
             | {identity.oid: identity.partitions for identity in (identities or {}).values() if identity.partitions},
         )
         self._records = RecordStream(relations, lsn, dict(table_start or {}))
+        reader, _ = self._stream_from(lsn)
+        reader.begin(lsn)
+        self._streamed = True
+        self._stream = PostgresStream(reader, relations, start_lsn=lsn, table_start=table_start, upper_lsn=upper_lsn)
+        return self._stream
+
+    def _stream_from(self, lsn: Lsn, *, checkpoint: Lsn | None = None) -> tuple[StreamReader, SlotState]:
+        """A stream that begins there, nothing of which is acknowledged yet, and the slot as it is then.
+
+        Args:
+            lsn: Where it begins.
+            checkpoint: The slot must not be past that; None: not past `lsn`.
+        """
         messages = self._messages and self.connection.info.server_version >= 140000
-        again = _unacknowledged(state, last)
-        start = lsn if again is None or state.confirmed_flush_lsn is None else state.confirmed_flush_lsn
-        reader = StreamReader(self.config, start, messages=messages, server=self.server)
+        reader = StreamReader(self.config, lsn, messages=messages, server=self.server)
         try:
-            again = _unacknowledged(self._verify_stream(reader, lsn), last)
+            return reader, self._verify_stream(reader, lsn if checkpoint is None else checkpoint)
         except BaseException:
             reader.close()
             raise
-        reader.begin(lsn if again is None else start)
-        self._streamed = True
-        self._stream = PostgresStream(
-            reader,
-            relations,
-            start_lsn=lsn,
-            table_start=table_start,
-            upper_lsn=upper_lsn,
-            again=again,
-            slot=self.config.slot,
-        )
-        return self._stream
 
     def _verify_stream(self, reader: StreamReader, lsn: Lsn) -> SlotState:
         """Look at the slot once more, now that the stream has it: until then others could move it, or make it anew.
@@ -524,6 +547,9 @@ class PostgresSource:
         if self._control is not None:
             self._control.close()
             self._control = None
+        # Used again, it is another run, which may speak with another server.
+        self._server, self.config = None, replace(self.config, url=self._url)
+        self.__dict__.pop("identity", None)
 
     def _await_confirmed(self, lsn: Lsn) -> None:
         """Wait until the server has taken the acknowledgement; if it does not, the checkpoint still knows."""

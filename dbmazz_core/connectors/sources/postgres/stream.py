@@ -12,7 +12,6 @@ from dbmazz_core.connectors.sources.postgres.framing import FramedBlock, OpenTra
 from dbmazz_core.connectors.sources.postgres.parser import pg_time
 from dbmazz_core.connectors.sources.postgres.reader import StreamReader
 from dbmazz_core.connectors.sources.postgres.relations import Relations
-from dbmazz_core.connectors.sources.postgres.replay import replayed
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.records import CommittedTransaction
 from dbmazz_core.tables import TableRef
@@ -31,8 +30,6 @@ class PostgresStream:
         start_lsn: Transactions committed before it are left out.
         table_start: The same by table, where a table's snapshot is newer.
         upper_lsn: Transactions committed at or after it are left for later; None: no bound.
-        again: A transaction from before `start_lsn` that has to come first, see `replay`; None: none has to.
-        slot: Name of the slot, for messages.
     """
 
     def __init__(
@@ -43,14 +40,10 @@ class PostgresStream:
         start_lsn: Lsn,
         table_start: Mapping[TableRef, Lsn] | None = None,
         upper_lsn: Lsn | None = None,
-        again: CommittedTransaction | None = None,
-        slot: str = "",
     ) -> None:
         self.reader = reader
         self._decoder = Decoder(relations, start_lsn=start_lsn, table_start=table_start)
         self._start = start_lsn
-        self._again = again
-        self._slot = slot
         self._upper = _MAX_LSN if upper_lsn is None else upper_lsn
         self._open: OpenTransaction | None = None
         self._framed: FramedBlock | None = None
@@ -73,7 +66,6 @@ class PostgresStream:
 
         Raises:
             SourceError: If the stream broke.
-            HistoryDiverged: If the transaction that has to come first does not.
             ParseError: If it cannot be understood.
         """
         if self._framed is None:
@@ -85,8 +77,6 @@ class PostgresStream:
                 return None
             self._framed = frame(block, self._open)
             self._at = 0
-        if self._again is not None and not self._pass_over(self._framed, self._again):
-            return None
         framed, begin = self._framed, self._at
         end, at_bound = self._cut(framed, begin, rows, size)
         if self._behind is not None:
@@ -97,18 +87,6 @@ class PostgresStream:
         else:
             events = self._decoder.decode(framed, begin, end) if end > begin else []
         return self._part(framed, begin, end, events, at_bound)
-
-    def _pass_over(self, framed: FramedBlock, again: CommittedTransaction) -> bool:
-        """Pass over what was applied before, up to the transaction that has to come again; whether it has come."""
-        behind = replayed(framed, again, self._slot)
-        # Relations are described once in a stream; changes from before the start are left out.
-        self._decoder.decode(framed, 0, len(framed.block) if behind is None else behind)
-        if behind is None:
-            self._open, self._framed = framed.open, None
-            return False
-        self._at, self._again = behind, None
-        self.reader.confirm(self._start)
-        return True
 
     def confirm(self, lsn: Lsn) -> None:
         """Acknowledge everything committed before `lsn` as durable."""

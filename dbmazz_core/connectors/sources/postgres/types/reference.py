@@ -23,7 +23,7 @@ _MADE_BY_USERS: tuple[tuple[str, DataType | str, str], ...] = (
     ),
     ("domains", "that of their base type", "domains over domains and over arrays, too"),
     ("arrays of domains over arrays", DataType.list_of(_TEXT), "the inner arrays are their text"),
-    ("enums", _TEXT, "the label; renamed later, it keeps in the destination the name it had"),
+    ("enums", _TEXT, "the label; renamed, the table is copied anew"),
     ("composite types", _TEXT, 'such as `(1,"x y")`'),
     ("ranges and multiranges of one's own", _TEXT, ""),
     ("`hstore`", DataType(Kind.MAP), ""),
