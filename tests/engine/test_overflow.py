@@ -39,7 +39,6 @@ def prepare(lab: Lab, values: str, copied: bool) -> None:
     lab.execute(f"{GOOD}; INSERT INTO t VALUES (3, {values})")
 
 
-@pytest.mark.xfail(strict=True)
 @WAYS
 @BAD
 def test_a_number_beyond_a_double_stops_the_run(lab: Lab, values: str, column: str, copied: bool) -> None:
@@ -50,7 +49,6 @@ def test_a_number_beyond_a_double_stops_the_run(lab: Lab, values: str, column: s
     assert info.value.object == f"public.t.{column}"
 
 
-@pytest.mark.xfail(strict=True)
 @WAYS
 @BAD
 def test_a_number_beyond_a_double_goes_to_quarantine(lab: Lab, values: str, column: str, copied: bool) -> None:
@@ -65,7 +63,6 @@ def test_a_number_beyond_a_double_goes_to_quarantine(lab: Lab, values: str, colu
     assert rows[1] == (2, 0.0, [])
 
 
-@pytest.mark.xfail(strict=True)
 @BAD
 def test_a_number_beyond_a_double_is_no_record(lab: Lab, values: str, column: str) -> None:
     lab = doubles(lab)
