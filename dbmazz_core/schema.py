@@ -77,3 +77,9 @@ class TableSchema:
     def names(self) -> tuple[str, ...]:
         """Column names, in order."""
         return tuple(c.name for c in self.columns)
+
+    @property
+    def key_places(self) -> tuple[int, ...]:
+        """Places of the key's columns, in the key's order."""
+        names = self.names
+        return tuple(names.index(name) for name in self.key)

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
+from math import isinf
 from typing import Any
 from uuid import UUID
 
@@ -96,8 +97,15 @@ def _boolean(text: str) -> bool:
     return text == "t"
 
 
+def _float(text: str) -> float:
+    value = float(text)
+    if isinf(value) and not text.endswith("y"):  # neither `Infinity` nor `-Infinity`: beyond a double's range
+        raise ValueError(text)
+    return value
+
+
 def _float32(text: str) -> float:
-    value: float = struct.unpack("f", struct.pack("f", float(text)))[0]
+    value: float = struct.unpack("f", struct.pack("f", _float(text)))[0]
     return value
 
 
@@ -143,7 +151,7 @@ _READERS: dict[Kind, Callable[[str], ColumnValue]] = {
     Kind.INT64: int,
     Kind.UINT32: int,
     Kind.FLOAT32: _float32,
-    Kind.FLOAT64: float,
+    Kind.FLOAT64: _float,
     Kind.DECIMAL: _finite,
     Kind.BYTES: lambda text: bytes.fromhex(text[2:]),
     Kind.UUID: UUID,

@@ -14,6 +14,7 @@ from dbmazz_core.config import SinkConfig
 from dbmazz_core.connectors.sinks.duckdb import bookkeeping
 from dbmazz_core.connectors.sinks.duckdb.names import qualified
 from dbmazz_core.connectors.sinks.duckdb.shapes import LIVE
+from dbmazz_core.connectors.sinks.duckdb.sql import TARGET
 from dbmazz_core.engine.result import PipelineStatus
 from dbmazz_core.table_options import BadValuePolicy, Mode
 from dbmazz_core.tables import TableRef, quote_identifier
@@ -136,9 +137,10 @@ def _check_key(sink: SinkConfig, table: TableRef) -> dg.AssetCheckResult:
 
 def _duplicated_keys(connection: duckdb.DuckDBPyConnection, table: TableRef, key: Sequence[str], *, live: str) -> int:
     """How many keys occur more than once among the rows that are live."""
-    names, rows = ", ".join(map(quote_identifier, key)), qualified(connection, table)
+    names = ", ".join(f"{TARGET}.{quote_identifier(name)}" for name in key)
+    rows = qualified(connection, table)
     row = connection.execute(
-        f"SELECT count(*) FROM (SELECT 1 FROM {rows} t WHERE {live} GROUP BY {names} HAVING count(*) > 1)"
+        f"SELECT count(*) FROM (SELECT 1 FROM {rows} AS {TARGET} WHERE {live} GROUP BY {names} HAVING count(*) > 1)"
     ).fetchone()
     return int(row[0]) if row else 0
 

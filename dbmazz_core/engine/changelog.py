@@ -13,6 +13,7 @@ from dbmazz_core.batch import DELETE, OPERATION_NAMES, ChangeBatch, Indexes, Mas
 from dbmazz_core.connectors.sources.base import Truncation
 from dbmazz_core.engine.effect import COMMIT_LSN, COMMIT_TS, PREFIX, XID
 from dbmazz_core.engine.rows import Rows
+from dbmazz_core.frame_columns import old_column, value_column
 from dbmazz_core.schema import TableSchema
 
 OP = PREFIX + "op"
@@ -20,7 +21,7 @@ ORDINAL = PREFIX + "ordinal"
 UNCHANGED = PREFIX + "unchanged"
 #: Not `_dbmazz_old_known`: a table may have a column `known`.
 KNOWN_OLD = PREFIX + "known_old"
-#: Prefix of the columns that hold the row before.
+#: Prefix, in the destination, of the columns that hold the row before.
 OLD = PREFIX + "old_"
 
 _POSITION = {
@@ -36,9 +37,10 @@ def changelog(schema: TableSchema, events: Iterable[ChangeBatch | Truncation]) -
 
     Columns: `OP` (String: insert, update, delete, truncate), `COMMIT_LSN` (UInt64), `COMMIT_TS` (Datetime us UTC),
     `XID` (UInt32), `ORDINAL` (Int64), `UNCHANGED` (List of String: columns whose new value was not sent and is not in
-    the row before either; unknown is not NULL), the table's own columns (the row after, in carrier dtypes; null for
-    delete and truncate), `OLD` + each of their names (the row before), `KNOWN_OLD` (List of String: which of these
-    were sent: all under REPLICA IDENTITY FULL, else those of the key where it changed or the row was deleted).
+    the row before either; unknown is not NULL), `c0` and so on (the table's own columns by their places: the row after,
+    in carrier dtypes; null for delete and truncate), `o0` and so on (the row before), `KNOWN_OLD` (List of String:
+    which columns of the row before were sent: all under REPLICA IDENTITY FULL, else those of the key where it changed
+    or the row was deleted).
 
     Raises:
         BadValue: If a value is none of its column's type.
@@ -65,8 +67,8 @@ def _changes(batch: ChangeBatch) -> pl.DataFrame:
             xid,
             pl.Series(ORDINAL, batch.ordinal),
             _listed(unknown, count).alias(UNCHANGED),
-            *(_spread(rows.new_values(i, new), at).alias(name) for i, name in enumerate(names)),
-            *(_spread(old.values(i), at_old).alias(OLD + name) for i, name in enumerate(names)),
+            *(_spread(rows.new_values(place, new), at).alias(value_column(place)) for place in range(len(names))),
+            *(_spread(old.values(place), at_old).alias(old_column(place)) for place in range(len(names))),
             _lists([[], list(batch.schema.key), list(names)], known).alias(KNOWN_OLD),
         ]
     )
@@ -81,8 +83,11 @@ def _truncate(schema: TableSchema, event: Truncation) -> pl.DataFrame:
             pl.Series(OP, ["truncate"]),
             *(pl.Series(name, [value], type) for (name, type), value in zip(_POSITION.items(), values, strict=True)),
             none.alias(UNCHANGED),
-            *(pl.Series(column.name, [None], column.type.carrier) for column in schema.columns),
-            *(pl.Series(OLD + column.name, [None], column.type.carrier) for column in schema.columns),
+            *(
+                pl.Series(name(place), [None], column.type.carrier)
+                for name in (value_column, old_column)
+                for place, column in enumerate(schema.columns)
+            ),
             none.alias(KNOWN_OLD),
         ]
     )

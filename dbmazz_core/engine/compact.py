@@ -20,10 +20,11 @@ import numpy as np
 import polars as pl
 
 from dbmazz_core.batch import DELETE, INSERT, UPDATE, ChangeBatch, Indexes, Mask
-from dbmazz_core.engine.effect import COUNT, DELETED, ORIGIN, Move, NetEffect, PartialUpdate
+from dbmazz_core.engine.effect import COUNT, DELETED, Move, NetEffect, PartialUpdate
 from dbmazz_core.engine.images import replaced
 from dbmazz_core.engine.rows import Rows
 from dbmazz_core.errors import UnknownValue
+from dbmazz_core.frame_columns import origin_column, value_column
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.records import SourcePosition
 
@@ -256,16 +257,14 @@ class _Partial:
             members = np.sort(self.chosen[member_of.reshape(-1) == number])
             same = members[stays[members]]
             if len(same):
-                known = tuple(n for i, n in enumerate(self.rows.schema.names) if i not in unknown)
-                frame = self._frame(same)
-                # By a list: as an expression a name such as `*` or `^a.*$` would stand for several columns.
-                frame = frame[[name for name in frame.columns if name not in _names(self.rows, unknown)]]
-                updates.append(PartialUpdate(frame, tuple(n for n in known if n not in self.rows.schema.key)))
+                places = range(len(self.rows.schema.columns))
+                known = tuple(place for place in places if place not in unknown and place not in self.rows.key)
+                updates.append(PartialUpdate(self._frame(same).drop(map(value_column, unknown)), known))
             other = members[~stays[members]]
             if len(other):
                 origin = self._origin(other)
                 frame = self._frame(other).hstack(origin)
-                moves.append(Move(frame, _names(self.rows, unknown)))
+                moves.append(Move(frame, unknown))
                 # A key that the destination holds and that the move fills has to be emptied for it.
                 deletes = pl.concat([deletes, self._replaced(other, frame, deletes.columns)])
         return NetEffect(
@@ -293,22 +292,24 @@ class _Partial:
         root = self.root[rows]
         old = self.rows.has_old[root]
         back = np.argsort(np.concatenate([np.flatnonzero(old), np.flatnonzero(~old)]))
-        columns = self.rows.key_values(root[old], root[~old], back)
-        return pl.DataFrame([column.alias(ORIGIN + column.name) for column in columns])
+        values = self.rows.key_values(root[old], root[~old], back)
+        return pl.DataFrame(
+            [series.alias(origin_column(place)) for place, series in zip(self.rows.key, values, strict=True)]
+        )
 
     def _frame(self, rows: Indexes) -> pl.DataFrame:
         """Whole rows, each value from the row that knows it; null where only the destination does."""
         chosen = self.rows.new(rows)
         columns = []
-        for number, name in enumerate(self.rows.schema.names):
-            if number not in self.sources:
-                columns.append(self.rows.new_values(number, chosen).alias(name))
+        for place in range(len(self.rows.schema.columns)):
+            if place not in self.sources:
+                columns.append(self.rows.new_values(place, chosen).alias(value_column(place)))
                 continue
-            source = self.sources[number][rows]
+            source = self.sources[place][rows]
             here = source < len(self.rows)
-            known = self.rows.new_values(number, self.rows.new(source[here]))
+            known = self.rows.new_values(place, self.rows.new(source[here]))
             values = pl.repeat(None, len(rows), dtype=known.dtype, eager=True)
-            columns.append(replaced(values, np.flatnonzero(here), known).alias(name))
+            columns.append(replaced(values, np.flatnonzero(here), known).alias(value_column(place)))
         return pl.DataFrame(columns + self.rows.marks(rows))
 
 
@@ -318,14 +319,15 @@ def _compact_multiset(rows: Rows, truncated: SourcePosition | None) -> NetEffect
     went = np.flatnonzero(rows.ops != INSERT)
     if not rows.has_old[went].all():
         raise _no_old_row(rows, went[~rows.has_old[went]])
-    for column in range(len(rows.schema.columns)):
-        unknown = rows.unknown(column)
+    places = range(len(rows.schema.columns))
+    for place in places:
+        unknown = rows.unknown(place)
         if unknown is not None:
             raise _no_old_row(rows, np.flatnonzero(unknown))
-    names = list(rows.schema.names)
+    names = [value_column(place) for place in places]
     positions = rows.positions(went)
     old = rows.old(went)
-    gone = pl.DataFrame([old.values(i).alias(name) for i, name in enumerate(names)] + positions)
+    gone = pl.DataFrame([old.values(place).alias(value_column(place)) for place in places] + positions)
     both = pl.concat(
         [
             rows.new_frame(came)[gone.columns].with_columns(pl.lit(1, pl.Int64).alias(COUNT)),
@@ -334,10 +336,9 @@ def _compact_multiset(rows: Rows, truncated: SourcePosition | None) -> NetEffect
     )
     origin = [series.name for series in positions]
     signs = [sign.alias(f"{COUNT}_{place}") for place, sign in enumerate(_signs(both[names].get_columns()))]
-    keys = pl.nth(range(len(names)))  # not by name: `*` and `^a.*$` are names
     net = (
         both.with_columns(signs)
-        .group_by([keys, *(sign.name for sign in signs)])
+        .group_by([*names, *(sign.name for sign in signs)])
         .agg(*(pl.col(name).last() for name in origin), pl.col(COUNT).sum())
     )
     net = net[[*names, *origin, COUNT]]
@@ -351,10 +352,6 @@ def _compact_multiset(rows: Rows, truncated: SourcePosition | None) -> NetEffect
         appends=more.drop(COUNT)[repeated],
         removals=net.filter(pl.col(COUNT) < 0).with_columns(-pl.col(COUNT)),
     )
-
-
-def _names(rows: Rows, columns: Sequence[int]) -> tuple[str, ...]:
-    return tuple(rows.schema.names[column] for column in columns)
 
 
 def _no_old_row(rows: Rows, at: Indexes) -> UnknownValue:

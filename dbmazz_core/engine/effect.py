@@ -1,4 +1,7 @@
-"""The net effect of changes on one table: what a sink has to do, each row at most once."""
+"""The net effect of changes on one table: what a sink has to do, each row at most once.
+
+In its frames the table's columns are named by their places (`frame_columns`): `c3` is the fourth.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,6 @@ COMMIT_TS = "_dbmazz_commit_ts"
 DELETED = "_dbmazz_deleted"
 #: How many equal rows, in `NetEffect.removals`.
 COUNT = "_dbmazz_count"
-#: Prefix of the key columns in `Move.frame` that say where the row was.
-ORIGIN = "_dbmazz_origin_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +31,11 @@ class PartialUpdate:
 
     Attributes:
         frame: One row a key: the key columns, the known columns, `COMMIT_LSN`, `XID`.
-        known: Columns to set; all others keep what the destination has.
+        known: Places of the columns to set; all others keep what the destination has.
     """
 
     frame: pl.DataFrame
-    known: tuple[str, ...]
+    known: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +43,12 @@ class Move:
     """Rows whose key changed and of which some values are still in the destination's row under the old key.
 
     Attributes:
-        frame: All columns (unknown ones null), the old key's columns with prefix `ORIGIN`, `COMMIT_LSN`, `XID`.
-        unknown: Columns to fetch from the row under the old key.
+        frame: All columns (unknown ones null), those of the old key (`k0` is the first column's), `COMMIT_LSN`, `XID`.
+        unknown: Places of the columns to fetch from the row under the old key.
     """
 
     frame: pl.DataFrame
-    unknown: tuple[str, ...]
+    unknown: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

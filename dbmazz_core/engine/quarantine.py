@@ -23,6 +23,7 @@ from dbmazz_core.engine.evolution import AddColumn
 from dbmazz_core.engine.follow_schema import SchemaEvent
 from dbmazz_core.engine.images import CompletedImages, JoinedImages, KeyImages
 from dbmazz_core.engine.rows import Rows
+from dbmazz_core.frame_columns import value_column
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.table_options import SchemaAction
@@ -99,7 +100,7 @@ class Quarantine:
             return frame, 0
         raw: dict[str, pl.Series] = {}
         for number, column in enumerate(schema.columns):
-            texts = _texts(frame[column.name].gather(places))
+            texts = _texts(frame[value_column(number)].gather(places))
             unreadable = copied.unreadable.get(number)
             raw[column.name] = (
                 texts
@@ -123,11 +124,13 @@ class Quarantine:
     def unheld_default(self, event: SchemaEvent) -> str | None:
         """A new column whose value in older rows the destination cannot hold, where such rows are kept apart."""
         added = [step for step, action in event.steps if isinstance(step, AddColumn) and action is SchemaAction.APPLY]
-        values = [step.missing.alias(step.column.name) for step in added if step.missing is not None]
-        if not values or not self.wanted(event.table):
+        missing = {step.column.name: step.missing for step in added if step.missing is not None}
+        if not missing or not self.wanted(event.table):
             return None
-        refused = self.sink.refused(event.schema, pl.DataFrame(values))
-        return values[refused["column"][0]].name if len(refused) else None
+        places = [event.schema.names.index(name) for name in missing]
+        frame = pl.DataFrame([v.alias(value_column(p)) for p, v in zip(places, missing.values(), strict=True)])
+        refused = self.sink.refused(event.schema, frame)
+        return [*missing][refused["column"][0]] if len(refused) else None
 
     def _keep(self, table: TableRef, rows: list[pl.DataFrame]) -> int:
         if not rows:
@@ -180,7 +183,7 @@ class Quarantine:
             unreadable = images.unreadable(number)
             if unreadable is not None:
                 first[unreadable & (first == _GOOD)] = number
-        frame = pl.DataFrame([images.values(number).alias(schema.names[number]) for number in numbers])
+        frame = pl.DataFrame([images.values(number).alias(value_column(number)) for number in numbers])
         self._mark_refused(schema, frame, numbers, first)
         return first
 
@@ -235,7 +238,8 @@ class Quarantine:
         keys = asked.select(key).unique(maintain_order=True)
         if emptied or not len(keys):
             return keys
-        return keys[self.sink.missing(rows.schema, keys.rename(dict(zip(key, rows.schema.key, strict=True))))]
+        named = dict(zip(key, map(value_column, rows.key), strict=True))
+        return keys[self.sink.missing(rows.schema, keys.rename(named))]
 
 
 def _lost(rows: Rows, partial: Mask, absent: pl.DataFrame) -> Indexes:
@@ -270,10 +274,8 @@ def _lost(rows: Rows, partial: Mask, absent: pl.DataFrame) -> Indexes:
 
 
 def _found_keys(rows: Rows, which: Indexes) -> pl.DataFrame:
-    """The keys under which updates and deletes find their rows, `k0` and so on, with their numbers, `row`.
-
-    Not by their names: one may be `row`, or `*`, which polars takes for several columns.
-    """
+    """The keys under which updates and deletes find their rows, `k0` and so on in the key's order, with the rows'
+    numbers, `row`."""
     old = rows.has_old[which]
     back = np.argsort(np.concatenate([np.flatnonzero(old), np.flatnonzero(~old)]))
     return _numbered(rows.key_values(which[old], which[~old], back), which)

@@ -11,6 +11,7 @@ import polars as pl
 from dbmazz_core.batch import ChangeBatch, Indexes, Mask, RowImages, commit_times
 from dbmazz_core.engine.effect import COMMIT_LSN, COMMIT_TS, DELETED, XID
 from dbmazz_core.engine.images import replaced
+from dbmazz_core.frame_columns import value_column
 
 
 class Rows:
@@ -23,7 +24,7 @@ class Rows:
     Attributes:
         schema: The schema.
         ops: Operation of each row, uint8, shape (n,).
-        key: Numbers of the key columns.
+        key: Places of the key columns.
     """
 
     def __init__(self, batches: Sequence[ChangeBatch], *, soft_delete: bool = False) -> None:
@@ -32,8 +33,7 @@ class Rows:
         self._gone_by: Indexes | None = None
         self.schema = batches[0].schema
         self.ops = np.concatenate([batch.ops for batch in batches])
-        names = self.schema.names
-        self.key = tuple(names.index(name) for name in self.schema.key)
+        self.key = self.schema.key_places
         self._offsets = np.cumsum([0, *(len(batch) for batch in batches)])
         self._new = _Places(self.batches, [batch.new for batch in batches], self._offsets)
         self._old = _Places(self.batches, [batch.old for batch in batches], self._offsets)
@@ -101,15 +101,19 @@ class Rows:
     def new_frame(self, rows: Indexes) -> pl.DataFrame:
         """Whole new images of rows, and their marks."""
         chosen = self.new(rows)
-        columns = [self.new_values(i, chosen).alias(name) for i, name in enumerate(self.schema.names)]
+        columns = [
+            self.new_values(place, chosen).alias(value_column(place)) for place in range(len(self.schema.columns))
+        ]
         return pl.DataFrame(columns + self.marks(rows))
 
     def key_values(self, old: Indexes, new: Indexes, back: Indexes) -> list[pl.Series]:
         """Key columns of old images and new ones, laid one after the other, then gathered by `back`."""
         old_images, new_images = self.old(old), self.new(new)
         return [
-            pl.concat([old_images.values(number), self.new_values(number, new_images)]).gather(back).alias(name)
-            for number, name in zip(self.key, self.schema.key, strict=True)
+            pl.concat([old_images.values(place), self.new_values(place, new_images)])
+            .gather(back)
+            .alias(value_column(place))
+            for place in self.key
         ]
 
     def _old_holds(self, column: int) -> Mask:

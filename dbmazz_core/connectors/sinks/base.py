@@ -96,7 +96,7 @@ class Sink(Protocol):
         """Give tables other names, all at once, in a transaction of its own."""
 
     def append(self, schema: TableSchema, rows: pl.DataFrame) -> None:
-        """Append whole rows, in carrier dtypes (of a snapshot), after `create_table`."""
+        """Append whole rows (of a snapshot), in carrier dtypes, columns named by their places, after `create_table`."""
 
     def finish_copy(self, schema: TableSchema) -> None:
         """The rows of the snapshot are all there; between `create_table` and `commit`."""
@@ -115,11 +115,11 @@ class Sink(Protocol):
 
         Args:
             schema: The table.
-            frame: Some of its columns, in carrier dtypes.
+            frame: Some of its columns, in carrier dtypes, named by their places.
 
         Returns:
-            Columns `row` and `column` (Int64): numbers of rows of the frame, ascending, and of the first such column
-            of each.
+            Columns `row` and `column` (Int64): numbers of rows of the frame, ascending, and the first such column of
+            each, as its place in the frame.
         """
 
     def other_values(self, schema: TableSchema, column: str, known: Collection[str]) -> Collection[str]:
@@ -139,7 +139,7 @@ class Sink(Protocol):
 
         Args:
             schema: The table.
-            keys: Its key columns in carrier dtypes.
+            keys: Its key columns in carrier dtypes, named by their places.
         """
 
     def quarantine(self, table: TableRef, rows: pl.DataFrame, *, slot: str) -> None:

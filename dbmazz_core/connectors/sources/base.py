@@ -70,7 +70,8 @@ class CopiedRows:
     """Some rows of a table as they are in a snapshot.
 
     Attributes:
-        frame: The schema's columns in carrier dtypes; null where a text is no value of its column's type.
+        frame: The schema's columns in carrier dtypes, named by their places (`frame_columns`); null where a text is no
+            value of its column's type.
         unreadable: By number of a column that has such texts: these (String), null in all other rows.
     """
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping
 
 import duckdb
 
 from dbmazz_core.connectors.sinks.duckdb import bookkeeping
 from dbmazz_core.connectors.sinks.duckdb.conflicts import verify_alterable
-from dbmazz_core.connectors.sinks.duckdb.names import qualified, qualified_schema
-from dbmazz_core.connectors.sinks.duckdb.statements import Statements
+from dbmazz_core.connectors.sinks.duckdb.names import fold, qualified, qualified_schema
+from dbmazz_core.connectors.sinks.duckdb.sql import TARGET
+from dbmazz_core.connectors.sinks.duckdb.statements import Statements, sent
 from dbmazz_core.connectors.sinks.duckdb.values import type_name
 from dbmazz_core.engine.changelog import KNOWN_OLD, OLD, OP, UNCHANGED
 from dbmazz_core.engine.evolution import AddColumn, ChangeType, DropColumn, RenameColumn
@@ -63,30 +65,29 @@ def alter(connection: duckdb.DuckDBPyConnection, path: str, event: SchemaEvent, 
     if mode is Mode.CHANGELOG:
         changed += _rename_in_lists(do, dropped, renamed)
     for number, step in enumerate(added, len(event.schema.columns) - len(added)):
-        value = f"{quoted(step.column.name)} = s.{quoted(step.column.name)}"
+        place = event.schema.names.index(step.column.name)
+        value = do.assignments([place])[0]
         if mode is Mode.CHANGELOG:
             changed += _add_in_lists(do, step.column.name, number)
-            value = _in_history(step.column.name)
+            value = _in_history(step.column.name, sent(place))
         if step.missing is not None:
-            changed += do.fill(step.missing.alias(step.column.name), event.commit_lsn, event.xid, value)
+            changed += do.fill(step.missing, place, event.commit_lsn, event.xid, value)
     return changed > 0
 
 
 def _add_in_lists(do: Statements, name: str, before: int) -> int:
     """Let a new column of a changelog be a part of all rows before that are whole; `before`: the number of columns that
     they have without it. How many rows that changed, likewise below."""
-    appended = f"{KNOWN_OLD} = list_append({KNOWN_OLD}, {quote_literal(name)})"
-    return do.run(f"UPDATE {do.table} SET {appended} WHERE len({KNOWN_OLD}) = {before}")
+    appended = f"{KNOWN_OLD} = list_append({TARGET}.{KNOWN_OLD}, {quote_literal(name)})"
+    return do.run(f"UPDATE {do.target} SET {appended} WHERE len({TARGET}.{KNOWN_OLD}) = {before}")
 
 
-def _in_history(name: str) -> str:
+def _in_history(name: str, value: str) -> str:
     """How a new column of a changelog gets its value of older rows: in the rows after, and the rows before that have
     it."""
-    column, old = quoted(name), quoted(OLD + name)
-    after = f"CASE WHEN t.{OP} IN ('delete', 'truncate') THEN NULL ELSE s.{column} END"
-    return (
-        f"{column} = {after}, {old} = CASE WHEN list_contains(t.{KNOWN_OLD}, {quote_literal(name)}) THEN s.{column} END"
-    )
+    after = f"CASE WHEN {TARGET}.{OP} IN ('delete', 'truncate') THEN NULL ELSE {value} END"
+    before = f"CASE WHEN list_contains({TARGET}.{KNOWN_OLD}, {quote_literal(name)}) THEN {value} END"
+    return f"{quoted(name)} = {after}, {quoted(OLD + name)} = {before}"
 
 
 def _rename_in_lists(do: Statements, dropped: Collection[str], renamed: Mapping[str, str]) -> int:
@@ -94,17 +95,17 @@ def _rename_in_lists(do: Statements, dropped: Collection[str], renamed: Mapping[
     if not dropped and not renamed:
         return 0
     cases = " ".join(f"WHEN {quote_literal(old)} THEN {quote_literal(new)}" for old, new in renamed.items())
-    today = f"CASE n {cases} ELSE n END" if cases else "n"
+    today = f"CASE _dbmazz_n {cases} ELSE _dbmazz_n END" if cases else "_dbmazz_n"
     gone, concerned = (
         f"[{', '.join(map(quote_literal, names))}]::VARCHAR[]" for names in (dropped, [*dropped, *renamed])
     )
     lists = (UNCHANGED, KNOWN_OLD)
-    values = [
-        f"{name} = list_transform(list_filter({name}, lambda n: NOT list_contains({gone}, n)), lambda n: {today})"
-        for name in lists
-    ]
-    where = " OR ".join(f"list_has_any({name}, {concerned})" for name in lists)
-    return do.run(f"UPDATE {do.table} SET {', '.join(values)} WHERE {where}")
+    left = {
+        name: f"list_filter({TARGET}.{name}, lambda _dbmazz_n: NOT list_contains({gone}, _dbmazz_n))" for name in lists
+    }
+    values = [f"{name} = list_transform({names}, lambda _dbmazz_n: {today})" for name, names in left.items()]
+    where = " OR ".join(f"list_has_any({TARGET}.{name}, {concerned})" for name in lists)
+    return do.run(f"UPDATE {do.target} SET {', '.join(values)} WHERE {where}")
 
 
 def rename(connection: duckdb.DuckDBPyConnection, path: str, names: Mapping[TableRef, TableRef]) -> None:
@@ -112,7 +113,9 @@ def rename(connection: duckdb.DuckDBPyConnection, path: str, names: Mapping[Tabl
     for old in names:
         verify_alterable(connection, path, old)
     # By way of names that no table has: two may exchange theirs.
-    passing = {old: TableRef(old.schema, f"_dbmazz_renamed_{number}") for number, old in enumerate(names)}
+    taken = {fold(str(name)) for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+    free = (name for name in map("_dbmazz_renamed_{}".format, itertools.count()) if name not in taken)
+    passing = {old: TableRef(old.schema, next(free)) for old in names}
     for old, between in passing.items():
         connection.execute(f"ALTER TABLE {qualified(connection, old)} RENAME TO {quoted(between.name)}")
         bookkeeping.rename_table(connection, old, between)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import polars as pl
 
 from dbmazz_core.connectors.sinks.duckdb.shapes import CHANGE, SYNCED_AT
-from dbmazz_core.connectors.sinks.duckdb.statements import FRAME, Statements
+from dbmazz_core.connectors.sinks.duckdb.sql import FRAME, RAW
+from dbmazz_core.connectors.sinks.duckdb.statements import Statements
 from dbmazz_core.engine.changelog import KNOWN_OLD, OLD, OP, ORDINAL, UNCHANGED
 from dbmazz_core.engine.effect import COMMIT_LSN
+from dbmazz_core.frame_columns import old_column, value_column
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.tables import quote_identifier as quoted
 
@@ -32,26 +34,27 @@ class ChangelogApplier:
         """Append changes, as `dbmazz_core.engine.changelog` gives them."""
         do = self._do
         names = [name for name, _ in CHANGE if name != SYNCED_AT]
-        columns = [*names, SYNCED_AT, *(quoted(n) for n in do.names), *(quoted(OLD + n) for n in do.names)]
-        values = [
-            *(f"s.{name}" for name in names),
-            "now()",
-            *(do.value(n) for n in do.names),
-            *(do.value(n, prefix=OLD) for n in do.names),
-        ]
-        do.run(f"INSERT INTO {do.table} ({', '.join(columns)}) SELECT {', '.join(values)} FROM {FRAME} s", changes)
+        columns = [*names, SYNCED_AT, do.names(), *(quoted(OLD + name) for name in do.schema.names)]
+        values = [*(f"{RAW}.{name}" for name in names), "now()"]
+        values += [do.in_type(name(place), place) for name in (value_column, old_column) for place in do.places]
+        do.run(
+            f"INSERT INTO {do.table} ({', '.join(columns)}) SELECT {', '.join(values)} FROM {FRAME} AS {RAW}", changes
+        )
 
     def copy(self, rows: pl.DataFrame) -> None:
         """Append copied rows."""
         do = self._do
-        self._insert("snapshot", _COPIED, f"FROM {do.source(do.names)}", rows)
+        self._insert("snapshot", _COPIED, f"FROM {do.source(do.places)}", rows)
 
     def empty(self) -> None:
         """Append that the table is empty, before it is copied anew."""
         self._insert("truncate", _EMPTIED, "", None)
 
     def _insert(self, op: str, ordinal: int, source: str, rows: pl.DataFrame | None) -> None:
-        own = [quoted(n) for n in self._do.names] if rows is not None else []
-        columns = [OP, COMMIT_LSN, ORDINAL, SYNCED_AT, UNCHANGED, KNOWN_OLD, *own]
-        values = [f"'{op}'", str(int(self._snapshot_lsn)), str(ordinal), "now()", "[]", "[]", *(f"s.{n}" for n in own)]
-        self._do.run(f"INSERT INTO {self._do.table} ({', '.join(columns)}) SELECT {', '.join(values)} {source}", rows)
+        do = self._do
+        columns = [OP, COMMIT_LSN, ORDINAL, SYNCED_AT, UNCHANGED, KNOWN_OLD]
+        values = [f"'{op}'", str(int(self._snapshot_lsn)), str(ordinal), "now()", "[]", "[]"]
+        if rows is not None:
+            columns.append(do.names())
+            values.append(do.values())
+        do.run(f"INSERT INTO {do.table} ({', '.join(columns)}) SELECT {', '.join(values)} {source}", rows)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import polars as pl
 
 from dbmazz_core.connectors.sinks.duckdb.by_hand import Expected
-from dbmazz_core.connectors.sinks.duckdb.statements import Statements
+from dbmazz_core.connectors.sinks.duckdb.sql import MADE, SOURCE
+from dbmazz_core.connectors.sinks.duckdb.statements import GOES, Statements
 from dbmazz_core.engine.effect import COMMIT_LSN, COUNT, XID, Move, PartialUpdate
+from dbmazz_core.frame_columns import value_column
 from dbmazz_core.records import SourcePosition
-from dbmazz_core.tables import quote_identifier as quoted
 
 
 class MirrorApplier:
@@ -34,22 +35,22 @@ class MirrorApplier:
     def delete(self, rows: pl.DataFrame) -> None:
         """See `RowApplier`."""
         do = self._do
-        found = do.run(f"DELETE FROM {do.table} t USING {do.source(do.key)} WHERE {do.on_key}", rows)
+        found = do.run(f"DELETE FROM {do.target} USING {do.source(do.key)} WHERE {do.on_key}", rows)
         self._expected.check(found, do, rows, do.key)
 
     def update(self, update: PartialUpdate) -> None:
         """See `RowApplier`."""
         do = self._do
         # With nothing to set, the key is set to itself: the count shows that the row is there.
-        set_ = ", ".join(f"{quoted(n)} = s.{quoted(n)}" for n in update.known or do.key)
+        set_ = ", ".join(do.assignments(update.known or do.key))
         source = do.source((*do.key, *update.known))
-        do.replace_clinging(update)
-        found = do.run(f"UPDATE {do.table} t SET {set_} FROM {source} WHERE {do.on_key}", update.frame)
+        do.replace_indistinct(update)
+        found = do.run(f"UPDATE {do.target} SET {set_} FROM {source} WHERE {do.on_key}", update.frame)
         if found != len(update.frame):
             raise do.unknown_value(
                 do.first(
-                    f"SELECT s.{COMMIT_LSN}, s.{XID} FROM {do.source(do.key, COMMIT_LSN, XID)} "
-                    f"ANTI JOIN {do.table} t ON {do.on_key} LIMIT 1",
+                    f"SELECT {SOURCE}.{COMMIT_LSN}, {SOURCE}.{XID} FROM {do.source(do.key, COMMIT_LSN, XID)} "
+                    f"ANTI JOIN {do.target} ON {do.on_key} LIMIT 1",
                     update.frame,
                 )
             )
@@ -57,35 +58,39 @@ class MirrorApplier:
     def remove(self, rows: pl.DataFrame) -> None:
         """See `RowApplier`."""
         do = self._do
-        found = do.run(
-            f"DELETE FROM {do.table} WHERE rowid IN (SELECT id FROM ("
-            f"SELECT t.rowid AS id, s.{COUNT} AS wanted, row_number() OVER (PARTITION BY s._dbmazz_row) AS found "
-            f"FROM {do.table} t JOIN (SELECT *, row_number() OVER () AS _dbmazz_row "
-            f"FROM {do.source(do.names, COUNT)}) s ON {do.equal(do.names)}) WHERE found <= wanted)",
-            rows,
-        )
-        self._expected.check(found, do, rows, do.names, times=COUNT)
+        if do.row_id is not None:
+            found = do.run(
+                f"DELETE FROM {do.target} WHERE {do.row_id} IN (SELECT {MADE}._dbmazz_id FROM "
+                f"({do.matches(f'{do.row_id} AS _dbmazz_id', where='true')}) AS {MADE} WHERE {MADE}.{GOES})",
+                rows,
+            )
+        else:
+            name, found = do.take_equal(rows)
+            values = ", ".join(f"{MADE}.{value_column(place)}" for place in do.places)
+            do.run(
+                f"INSERT INTO {do.table} ({do.names()}) SELECT {values} FROM {name} AS {MADE} WHERE NOT {MADE}.{GOES}"
+            )
+            do.run(f"DROP TABLE {name}")
+        self._expected.check(found, do, rows, do.places, times=COUNT)
 
     def upsert(self, rows: pl.DataFrame) -> None:
         """See `RowApplier`."""
         do = self._do
-        set_ = ", ".join(f"{quoted(n)} = s.{quoted(n)}" for n in do.names if n not in do.key)
-        # Nothing else can have changed; the key set to itself is counted.
-        set_ = set_ or ", ".join(f"{quoted(n)} = s.{quoted(n)}" for n in do.key)
+        # Where nothing else can have changed, the key set to itself is counted.
+        set_ = ", ".join(do.assignments([place for place in do.places if place not in do.key] or do.key))
         replaced = 0
-        if clinging := do.clinging(rows, do.names):
+        if indistinct := do.indistinct(rows, do.places):
             # Deleted, they are not matched and inserted.
             replaced = do.run(
-                f"DELETE FROM {do.table} t USING {do.source(do.names)} WHERE {do.on_key} AND ({clinging})", rows
+                f"DELETE FROM {do.target} USING {do.source(do.places)} WHERE {do.on_key} AND ({indistinct})", rows
             )
         otherwise = (
             ""
             if self._expected.complete and not replaced
-            else f" WHEN NOT MATCHED THEN INSERT ({', '.join(map(quoted, do.names))}) "
-            f"VALUES ({', '.join('s.' + quoted(n) for n in do.names)})"
+            else f" WHEN NOT MATCHED THEN INSERT ({do.names()}) VALUES ({do.values()})"
         )
         found = do.run(
-            f"MERGE INTO {do.table} t USING {do.source(do.names)} ON {do.on_key} "
+            f"MERGE INTO {do.target} USING {do.source(do.places)} ON {do.on_key} "
             f"WHEN MATCHED THEN UPDATE SET {set_}{otherwise}",
             rows,
         )
@@ -94,13 +99,12 @@ class MirrorApplier:
     def insert(self, rows: pl.DataFrame) -> None:
         """See `RowApplier`."""
         do = self._do
-        names = ", ".join(map(quoted, do.names))
-        do.run(f"INSERT INTO {do.table} ({names}) FROM {do.source(do.names)}", rows)
+        do.run(f"INSERT INTO {do.table} ({do.names()}) SELECT {do.values()} FROM {do.source(do.places)}", rows)
 
     def insert_fetched(self, name: str) -> None:
         """See `RowApplier`."""
-        names = ", ".join(map(quoted, self._do.names))
-        self._do.run(f"INSERT INTO {self._do.table} ({names}) SELECT {names} FROM {name}")
+        do = self._do
+        do.run(f"INSERT INTO {do.table} ({do.names()}) SELECT {do.values()} FROM {name} AS {SOURCE}")
 
     def copy(self, rows: pl.DataFrame) -> None:
         """See `RowApplier`."""

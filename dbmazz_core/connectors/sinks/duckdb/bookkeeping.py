@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import duckdb
 import polars as pl
 
+from dbmazz_core.connectors.sinks.duckdb.sql import FRAME, query
 from dbmazz_core.engine.result import Checkpoint, TableState
 from dbmazz_core.identity import TableIdentity
 from dbmazz_core.lsn import Lsn
@@ -274,10 +275,11 @@ def _columns(schema: TableSchema) -> str:
 def write_quarantine(connection: duckdb.DuckDBPyConnection, table: TableRef, rows: pl.DataFrame, *, slot: str) -> None:
     """Add rows to the quarantine; for their columns see `Sink.quarantine`. The table has not all of the source's rows
     from now on, also when somebody has deleted these."""
-    bad_rows = rows.to_arrow(compat_level=pl.CompatLevel.newest())  # noqa: F841 - DuckDB finds it
-    connection.execute(
+    query(
+        connection,
         "INSERT INTO _dbmazz.quarantine SELECT ?, ?, ?, commit_lsn, xid, ordinal, op, column_name, reason, "
-        "CAST(row AS JSON), now() FROM bad_rows",
+        f"CAST(row AS JSON), now() FROM {FRAME}",
+        rows.to_arrow(compat_level=pl.CompatLevel.newest()),
         [slot, table.schema, table.name],
     )
     connection.execute(

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from dbmazz_core.connectors.sinks.duckdb.statements import Statements
+from dbmazz_core.connectors.sinks.duckdb.sql import MADE, ROW, SOURCE
+from dbmazz_core.connectors.sinks.duckdb.statements import Statements, sent
 from dbmazz_core.engine.effect import COMMIT_LSN, XID
 from dbmazz_core.errors import DestinationConflict
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.tables import quote_identifier as quoted
 from dbmazz_core.tables import quote_literal
 
 
@@ -23,7 +23,7 @@ class Expected:
         complete: Whether the table is known to; otherwise nothing is checked.
         untouched: Whether the open transaction has done nothing to the table before, so that what is committed can
             tell which row it is.
-        live: Which rows of `t` count.
+        live: Which rows of the table count.
     """
 
     complete: bool
@@ -31,7 +31,7 @@ class Expected:
     live: str = "true"
 
     def check(
-        self, found: int, statements: Statements, rows: pl.DataFrame, names: Sequence[str], *, times: str | None = None
+        self, found: int, statements: Statements, rows: pl.DataFrame, places: Sequence[int], *, times: str | None = None
     ) -> None:
         """Compare a statement's count with the rows that it was for.
 
@@ -39,7 +39,7 @@ class Expected:
             found: How many it changed.
             statements: Of the table.
             rows: The frame.
-            names: Columns by which rows are found: the key, or all of a table without one.
+            places: Columns by which rows are found: the key, or all of a table without one.
             times: Column of the frame that says how often each is expected; None: once.
 
         Raises:
@@ -49,7 +49,7 @@ class Expected:
         if not self.complete or found == wanted:
             return
         table = statements.schema.table
-        which = self._which(statements, rows, names, times) if self.untouched else None
+        which = self._which(statements, rows, places, times) if self.untouched else None
         if which is None:
             lsn, xid = (rows[name][0] for name in (COMMIT_LSN, XID))
             first = f"in transaction {xid}, committed at {Lsn(lsn)}"
@@ -66,21 +66,23 @@ class Expected:
         )
 
     def _which(
-        self, statements: Statements, rows: pl.DataFrame, names: Sequence[str], times: str | None
+        self, do: Statements, rows: pl.DataFrame, places: Sequence[int], times: str | None
     ) -> tuple[str, int, int, int, int] | None:
         """The first row whose count does not fit: its values, commit LSN, transaction, count and expected count."""
         shown = ", ".join(
-            f"{quote_literal(f'{n} = ')} || left(coalesce(s.{quoted(n)}::VARCHAR, 'NULL'), 80)" for n in names
+            f"{quote_literal(f'{do.schema.names[place]} = ')} || left(coalesce({sent(place)}::VARCHAR, 'NULL'), 80)"
+            for place in places
         )
-        wanted = "1" if times is None else times
-        return statements.committed(
-            f"WITH s AS MATERIALIZED (SELECT *, row_number() OVER () AS _dbmazz_row "
-            f"FROM {statements.source(names, COMMIT_LSN, XID, f'{wanted} AS _dbmazz_wanted')}), "
-            f"found AS (SELECT s._dbmazz_row, count(*) AS _dbmazz_found FROM {statements.table} t JOIN s "
-            f"ON {statements.equal(names)} WHERE {self.live} GROUP BY ALL) "
-            f"SELECT concat_ws(', ', {shown}), s.{COMMIT_LSN}, s.{XID}, coalesce(_dbmazz_found, 0), _dbmazz_wanted "
-            f"FROM s LEFT JOIN found USING (_dbmazz_row) "
-            f"WHERE coalesce(_dbmazz_found, 0) {'<>' if times is None else '<'} _dbmazz_wanted LIMIT 1",
+        marks = [COMMIT_LSN, XID, *([] if times is None else [times])]
+        wanted = "1" if times is None else f"{SOURCE}.{times}"
+        count = f"coalesce({MADE}._dbmazz_found, 0)"
+        return do.committed(
+            f"WITH {SOURCE} AS MATERIALIZED (FROM {do.source(places, *marks, numbered=True)}), "
+            f"{MADE} AS (SELECT {SOURCE}.{ROW} AS {ROW}, count(*) AS _dbmazz_found FROM {do.target} "
+            f"JOIN {SOURCE} ON {do.equal(places)} WHERE {self.live} GROUP BY {SOURCE}.{ROW}) "
+            f"SELECT concat_ws(', ', {shown}), {SOURCE}.{COMMIT_LSN}, {SOURCE}.{XID}, {count}, {wanted} "
+            f"FROM {SOURCE} LEFT JOIN {MADE} ON {SOURCE}.{ROW} = {MADE}.{ROW} "
+            f"WHERE {count} {'<>' if times is None else '<'} {wanted} LIMIT 1",
             rows,
         )
 

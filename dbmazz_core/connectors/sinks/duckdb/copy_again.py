@@ -6,17 +6,19 @@ import duckdb
 
 from dbmazz_core.connectors.sinks.duckdb.names import qualified
 from dbmazz_core.connectors.sinks.duckdb.shapes import CHANGE, MARKS, SYNCED_AT, Columns
-from dbmazz_core.connectors.sinks.duckdb.statements import Statements
+from dbmazz_core.connectors.sinks.duckdb.sql import SOURCE, TARGET
+from dbmazz_core.connectors.sinks.duckdb.statements import Statements, sent
 from dbmazz_core.engine.changelog import OLD
 from dbmazz_core.engine.effect import COMMIT_LSN, COMMIT_TS, DELETED
 from dbmazz_core.errors import DestinationConflict
+from dbmazz_core.frame_columns import value_column
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import TableRef
 from dbmazz_core.tables import quote_identifier as quoted
 
 #: The table as it was before.
-_BEFORE = "temp.main._dbmazz_before"
+_BEFORE, _B = "temp.main._dbmazz_before", "_dbmazz_b"
 
 
 def set_aside(connection: duckdb.DuckDBPyConnection, table: TableRef) -> None:
@@ -49,28 +51,34 @@ def carry_marked(statements: Statements, before: Columns, snapshot_lsn: Lsn) -> 
         return  # somebody dropped the marks
     for name, type in MARKS:
         do.run(f"ALTER TABLE {_BEFORE} ADD COLUMN IF NOT EXISTS {name} {type}")
-    own, marks = ", ".join(map(quoted, do.names)), ", ".join(name for name, _ in MARKS)
-    rows = f"SELECT {_values(do.schema, had)}, {marks} FROM {_BEFORE} b"
+    names = [name for name, _ in MARKS]
+    values = [*_values(do.schema, had), *(f"{_B}.{name} AS {name}" for name in names)]
+    rows = f"SELECT {', '.join(values)} FROM {_BEFORE} AS {_B}"
     gone = [f"{DELETED} = true", f"{COMMIT_LSN} = {int(snapshot_lsn)}", f"{COMMIT_TS} = NULL", f"{SYNCED_AT} = now()"]
-    into = f"INSERT INTO {do.table} ({own}, {marks})"
-    if do.key and all(name in had for name in do.key):
-        types = {column.name: column.type.duckdb for column in do.schema.columns}
-        if any(had[name] != types[name] for name in do.key):
+    into = f"INSERT INTO {do.table} ({', '.join([do.names(), *names])})"
+    key = [do.schema.names[place] for place in do.key]
+    if key and all(name in had for name in key):
+        types = {name: do.schema.columns[place].type.duckdb for name, place in zip(key, do.key, strict=True)}
+        if any(had[name] != types[name] for name in key):
             # A key of another type may have been written in another way: DuckDB casts 2.0 to '2.0', PostgreSQL to '2'.
-            old = " AND ".join(f"TRY_CAST(t.{quoted(name)} AS {had[name]}) = b.{quoted(name)}" for name in do.key)
-            do.run(f"DELETE FROM {_BEFORE} b USING {do.table} t WHERE {old}")
-        do.run(f"UPDATE {_BEFORE} SET {', '.join(gone)} WHERE NOT {DELETED}")
-        on = " AND ".join(f"t.{quoted(name)} = b.{quoted(name)}" for name in do.key)
-        do.run(f"{into} SELECT {own}, {marks} FROM ({rows}) b ANTI JOIN {do.table} t ON {on}")
+            old = " AND ".join(f"TRY_CAST({TARGET}.{quoted(n)} AS {had[n]}) = {_B}.{quoted(n)}" for n in key)
+            do.run(f"DELETE FROM {_BEFORE} AS {_B} USING {do.target} WHERE {old}")
+        do.run(f"UPDATE {_BEFORE} AS {_B} SET {', '.join(gone)} WHERE NOT {_B}.{DELETED}")
+        marks = ", ".join(f"{SOURCE}.{name}" for name in names)
+        do.run(f"{into} SELECT {do.values()}, {marks} FROM ({rows}) AS {SOURCE} ANTI JOIN {do.target} ON {do.on_key}")
         return
-    common = ", ".join(quoted(name) for name in do.names if name in had)
+    common = [place for place in do.places if do.schema.names[place] in had]
     if common:
-        do.run(
-            f"INSERT INTO {do.table} ({common}, {marks}) "
-            f"SELECT {common}, true, {int(snapshot_lsn)}, NULL, now() FROM ("
-            f"SELECT {common} FROM ({rows} WHERE NOT {DELETED}) EXCEPT ALL SELECT {common} FROM {do.table})"
+        had_there, is_there = (", ".join(map(value, common)) for value in (sent, do.stored))
+        lost = (
+            f"SELECT {had_there} FROM ({rows} WHERE NOT {_B}.{DELETED}) AS {SOURCE} "
+            f"EXCEPT ALL SELECT {is_there} FROM {do.target}"
         )
-    do.run(f"{into} {rows} WHERE {DELETED}")
+        do.run(
+            f"INSERT INTO {do.table} ({', '.join([do.names(common), *names])}) "
+            f"SELECT {had_there}, true, {int(snapshot_lsn)}, NULL, now() FROM ({lost}) AS {SOURCE}"
+        )
+    do.run(f"{into} {rows} WHERE {_B}.{DELETED}")
 
 
 def carry_history(statements: Statements, before: Columns) -> None:
@@ -79,15 +87,14 @@ def carry_history(statements: Statements, before: Columns) -> None:
     Columns are found by name; a value that does not fit its column's new type is NULL.
     """
     had, do = dict(before), statements
-    meta = [name for name, _ in CHANGE if name in had]
-    own = [name for name in do.names if name in had]
-    old = [OLD + name for name in do.names if OLD + name in had]
-    columns = ", ".join([*meta, *map(quoted, own), *map(quoted, old)])
-    types = {column.name: column.type.duckdb for column in do.schema.columns}
-    values = [*meta, *(_value(had[n], types[n], n) for n in own)]
-    values += [_value(had[n], types[n.removeprefix(OLD)], n) for n in old]
-    if columns:
-        do.run(f"INSERT INTO {do.table} ({columns}) SELECT {', '.join(values)} FROM {_BEFORE} b")
+    types = {name: column.type.duckdb for name, column in zip(do.schema.names, do.schema.columns, strict=True)}
+    types |= {OLD + name: type for name, type in types.items()}
+    values = {name: f"{_B}.{name}" for name, _ in CHANGE if name in had}
+    values |= {quoted(name): _value(had[name], type, name) for name, type in types.items() if name in had}
+    if values:
+        do.run(
+            f"INSERT INTO {do.table} ({', '.join(values)}) SELECT {', '.join(values.values())} FROM {_BEFORE} AS {_B}"
+        )
 
 
 def verify_later(statements: Statements, snapshot_lsn: Lsn) -> None:
@@ -97,7 +104,7 @@ def verify_later(statements: Statements, snapshot_lsn: Lsn) -> None:
         DestinationConflict: If it would not: the server was set back.
     """
     do = statements
-    row = do.first(f"SELECT max({COMMIT_LSN}) FROM {do.table}")
+    row = do.first(f"SELECT max({TARGET}.{COMMIT_LSN}) FROM {do.target}")
     if row is None or row[0] is None or row[0] < snapshot_lsn:
         return
     table = do.schema.table
@@ -110,16 +117,29 @@ def verify_later(statements: Statements, snapshot_lsn: Lsn) -> None:
     )
 
 
-def _values(schema: TableSchema, had: dict[str, str]) -> str:
-    """The table's columns from what it was before, each in its type of today."""
+def _values(schema: TableSchema, had: dict[str, str]) -> list[str]:
+    """The table's columns, by their places, from what it was before, each in its type of today."""
     values = []
-    for column in schema.columns:
+    for place, column in enumerate(schema.columns):
         name, type = column.name, column.type.duckdb
         value = _value(had[name], type, name) if name in had else f"NULL::{type}"
-        values.append(f"{value} AS {quoted(name)}")
-    return ", ".join(values)
+        values.append(f"{value} AS {value_column(place)}")
+    return values
 
 
 def _value(had: str, type: str, name: str) -> str:
-    column = f"b.{quoted(name)}"
-    return column if had == type else f"TRY_CAST({column} AS {type})"
+    return _cast(f"{_B}.{quoted(name)}", had, type)
+
+
+def _cast(value: str, had: str, type: str, level: int = 0) -> str:
+    """A value in another type, NULL if it does not fit."""
+    if had == type:
+        return value
+    if had.endswith("[]") and type.endswith("[]"):
+        element = f"_dbmazz_e{level}"
+        return f"list_transform({value}, lambda {element}: {_cast(element, had[:-2], type[:-2], level + 1)})"
+    cast = f"TRY_CAST({value} AS {type})"
+    if had == "VARCHAR" and type in ("FLOAT", "DOUBLE"):
+        # DuckDB reads a number that is too large as infinity (tried, 1.4 and 2.0).
+        return f"CASE WHEN NOT isinf({cast}) OR contains(lower({value}), 'inf') THEN {cast} END"
+    return cast

@@ -8,9 +8,11 @@ import duckdb
 
 from dbmazz_core.connectors.sinks.duckdb.names import qualified
 from dbmazz_core.connectors.sinks.duckdb.shapes import LIVE
+from dbmazz_core.connectors.sinks.duckdb.sql import MADE, TARGET, query
 from dbmazz_core.engine.changelog import OLD
 from dbmazz_core.engine.effect import COMMIT_LSN
 from dbmazz_core.engine.result import TableState
+from dbmazz_core.frame_columns import value_column
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.table_options import Mode
 from dbmazz_core.tables import quote_identifier as quoted
@@ -23,16 +25,19 @@ def other_values(
     (type,) = (c.type for c in schema.columns if c.name == column)
     names, where = [column], LIVE[state.mode]
     if state.mode is Mode.CHANGELOG:
-        names, where = [column, OLD + column], f"t.{COMMIT_LSN} >= {int(state.snapshot_lsn or 0)}"
+        names, where = [column, OLD + column], f"{TARGET}.{COMMIT_LSN} >= {int(state.snapshot_lsn or 0)}"
     table, parts = qualified(connection, schema.table), []
     for name in names:
-        value = quoted(name)
+        value = f"{TARGET}.{quoted(name)}"
         for _ in range(max(type.depth - 1, 0)):
             value = f"flatten({value})"
-        parts.append(f"SELECT {f'unnest({value})' if type.depth else value} AS c0 FROM {table} t WHERE {where}")
-    rows = connection.execute(
-        f"SELECT DISTINCT c0 FROM ({' UNION ALL '.join(parts)}) "
-        "WHERE c0 IS NOT NULL AND NOT list_contains(?::VARCHAR[], c0)",
-        [list(known)],
-    ).fetchall()
+        value = f"unnest({value})" if type.depth else value
+        parts.append(f"SELECT {value} AS {value_column(0)} FROM {table} AS {TARGET} WHERE {where}")
+    held = f"{MADE}.{value_column(0)}"
+    rows = query(
+        connection,
+        f"SELECT DISTINCT {held} FROM ({' UNION ALL '.join(parts)}) AS {MADE} "
+        f"WHERE {held} IS NOT NULL AND NOT list_contains(?::VARCHAR[], {held})",
+        parameters=[list(known)],
+    )
     return {str(text) for (text,) in rows}

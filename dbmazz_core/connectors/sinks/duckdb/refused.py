@@ -5,83 +5,75 @@ from __future__ import annotations
 import duckdb
 import polars as pl
 
-from dbmazz_core.connectors.sinks.duckdb.names import qualified
 from dbmazz_core.connectors.sinks.duckdb.shapes import LIVE
+from dbmazz_core.connectors.sinks.duckdb.sql import FRAME, MADE, RAW, ROW, SOURCE, TARGET, query_columns
+from dbmazz_core.connectors.sinks.duckdb.statements import Statements, sent
 from dbmazz_core.connectors.sinks.duckdb.values import arrow_table, expression, needs_cast
 from dbmazz_core.engine.changelog import KNOWN_OLD, OLD, OP, ORDINAL
 from dbmazz_core.engine.effect import COMMIT_LSN
 from dbmazz_core.engine.result import TableState
+from dbmazz_core.frame_columns import value_column
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.table_options import Mode
 from dbmazz_core.tables import quote_identifier as quoted
 
-_ROW, _COLUMN = "_dbmazz_row", "_dbmazz_column"
+_COLUMN, _PLACE, _EMPTIES = "_dbmazz_column", "_dbmazz_place", "_dbmazz_empties"
 
 
 def refused(connection: duckdb.DuckDBPyConnection, schema: TableSchema, frame: pl.DataFrame) -> pl.DataFrame:
     """See `Sink.refused`."""
-    types = {column.name: column.type for column in schema.columns}
+    types = {value_column(place): column.type for place, column in enumerate(schema.columns)}
     asked = [name for name in frame.columns if needs_cast(types[name])]
     if not asked or not len(frame):
         return pl.DataFrame(schema={"row": pl.Int64, "column": pl.Int64})
     flags = " ".join(
-        f"WHEN {quoted(name)} IS NOT NULL AND TRY({expression(name, types[name], source='f')}) IS NULL "
+        f"WHEN {RAW}.{name} IS NOT NULL AND TRY({expression(f'{RAW}.{name}', types[name])}) IS NULL "
         f"THEN {frame.columns.index(name)}"
         for name in asked
     )
-    return _select(
+    answer = query_columns(
         connection,
-        f"SELECT {_ROW} AS row, {_COLUMN} AS column FROM "
-        f"(SELECT f.{_ROW}, CAST(CASE {flags} END AS BIGINT) AS {_COLUMN} FROM found f) WHERE {_COLUMN} IS NOT NULL "
-        f"ORDER BY 1",
-        schema,
-        frame[asked].with_row_index(_ROW),
+        f"SELECT {MADE}.{ROW} AS {ROW}, {MADE}.{_COLUMN} AS {_COLUMN} FROM "
+        f"(SELECT {RAW}.{ROW} AS {ROW}, CAST(CASE {flags} END AS BIGINT) AS {_COLUMN} FROM {FRAME} AS {RAW}) AS {MADE} "
+        f"WHERE {MADE}.{_COLUMN} IS NOT NULL ORDER BY {MADE}.{ROW}",
+        arrow_table(schema, frame[asked].with_row_index(ROW)),
     )
+    found = {"row": answer[ROW], "column": answer[_COLUMN]}
+    return pl.DataFrame({name: pl.Series(values, dtype=pl.Int64) for name, values in found.items()})
 
 
-def missing(
-    connection: duckdb.DuckDBPyConnection, schema: TableSchema, keys: pl.DataFrame, state: TableState
-) -> pl.Series:
+def missing(connection: duckdb.DuckDBPyConnection, do: Statements, keys: pl.DataFrame, state: TableState) -> pl.Series:
     """See `Sink.missing`."""
-    types = {column.name: column.type for column in schema.columns}
-    table, names = schema.table, [quoted(name) for name in schema.key]
-    asked = ", ".join(f"{expression(n, types[n], source='f')} AS {quoted(n)}" for n in schema.key)
-    on_key = " AND ".join(f"t.{name} = a.{name}" for name in names)
     if state.mode is Mode.CHANGELOG:
         if state.complete:
             return pl.Series(dtype=pl.Int64)
-        join = f"SEMI JOIN ({_emptied(schema, qualified(connection, table), on_key)}) t"
+        same = " AND ".join(f"{sent(place)} = {MADE}.{value_column(place)}" for place in do.key)
+        join = f"SEMI JOIN ({_emptied(do)}) AS {MADE} ON {same}"
     else:
-        join = f"ANTI JOIN (FROM {qualified(connection, table)} t WHERE {LIVE[state.mode]}) t"
-    found = _select(
+        join = f"ANTI JOIN (FROM {do.target} WHERE {LIVE[state.mode]}) AS {TARGET} ON {do.on_key}"
+    answer = query_columns(
         connection,
-        f"WITH asked AS (SELECT f.{_ROW}, {asked} FROM found f) "
-        f"SELECT a.{_ROW} AS row, 0 AS column FROM asked a {join} ON {on_key} ORDER BY 1",
-        schema,
-        keys[list(schema.key)].with_row_index(_ROW),
+        f"WITH {SOURCE} AS (FROM {do.source(do.key, ROW)}) "
+        f"SELECT {SOURCE}.{ROW} AS {ROW} FROM {SOURCE} {join} ORDER BY {SOURCE}.{ROW}",
+        arrow_table(do.schema, keys[[value_column(place) for place in do.key]].with_row_index(ROW)),
     )
-    return found["row"]
+    return pl.Series(answer[ROW], dtype=pl.Int64)
 
 
-def _emptied(schema: TableSchema, table: str, on_key: str) -> str:
-    """The query for those of the keys in `asked` that the last change in a changelog has emptied.
+def _emptied(do: Statements) -> str:
+    """The query for those of the keys in `SOURCE` that the last change in a changelog has emptied.
 
     A change empties the key that it found, then fills its own; a TRUNCATE empties all.
     """
-    key = ", ".join(quoted(name) for name in schema.key)
-    old = ", ".join(f"{quoted(OLD + name)} AS {quoted(name)}" for name in schema.key)
-    at = f"{COMMIT_LSN}::HUGEINT * 1099511627776 + 2 * coalesce({ORDINAL}, 0)"
+    at = f"{TARGET}.{COMMIT_LSN}::HUGEINT * 1099511627776 + 2 * coalesce({TARGET}.{ORDINAL}, 0)"
+    new = ", ".join(f"{do.stored(place)} AS {value_column(place)}" for place in do.key)
+    old = ", ".join(f"{TARGET}.{quoted(OLD + do.schema.names[place])} AS {value_column(place)}" for place in do.key)
+    key = ", ".join(f"{MADE}.{value_column(place)}" for place in do.key)
+    same = " AND ".join(f"{MADE}.{value_column(place)} = {sent(place)}" for place in do.key)
     return (
-        f"SELECT {key} FROM (SELECT {key}, {at} + 1 AS place, false AS empties FROM {table} "
-        f"WHERE {OP} NOT IN ('delete', 'truncate') "
-        f"UNION ALL SELECT {old}, {at}, true FROM {table} WHERE len({KNOWN_OLD}) > 0) t "
-        f"SEMI JOIN asked a ON {on_key} GROUP BY ALL HAVING arg_max(empties, place) "
-        f"OR max(place) < coalesce((SELECT max({at}) FROM {table} WHERE {OP} = 'truncate'), 0)"
+        f"SELECT {key} FROM (SELECT {new}, {at} + 1 AS {_PLACE}, false AS {_EMPTIES} FROM {do.target} "
+        f"WHERE {TARGET}.{OP} NOT IN ('delete', 'truncate') "
+        f"UNION ALL SELECT {old}, {at}, true FROM {do.target} WHERE len({TARGET}.{KNOWN_OLD}) > 0) AS {MADE} "
+        f"SEMI JOIN {SOURCE} ON {same} GROUP BY {key} HAVING arg_max({MADE}.{_EMPTIES}, {MADE}.{_PLACE}) "
+        f"OR max({MADE}.{_PLACE}) < coalesce((SELECT max({at}) FROM {do.target} WHERE {TARGET}.{OP} = 'truncate'), 0)"
     )
-
-
-def _select(connection: duckdb.DuckDBPyConnection, sql: str, schema: TableSchema, frame: pl.DataFrame) -> pl.DataFrame:
-    found = arrow_table(schema, frame)  # noqa: F841 - DuckDB finds it
-    # Read to the end: a result that is not blocks its connection (DuckDB 2.0).
-    answer = connection.execute(sql).fetchnumpy()
-    return pl.DataFrame({name: pl.Series(answer[name], dtype=pl.Int64) for name in ("row", "column")})

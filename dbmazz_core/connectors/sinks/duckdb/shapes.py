@@ -11,6 +11,7 @@ Their names begin with `_dbmazz_`, which the names of a table's own columns must
 
 from __future__ import annotations
 
+from dbmazz_core.connectors.sinks.duckdb.sql import TARGET
 from dbmazz_core.connectors.sinks.duckdb.values import type_name
 from dbmazz_core.engine.changelog import KNOWN_OLD, OLD, OP, ORDINAL, UNCHANGED
 from dbmazz_core.engine.effect import COMMIT_LSN, COMMIT_TS, DELETED, PREFIX, XID
@@ -34,8 +35,9 @@ CHANGE: Columns = [
     (KNOWN_OLD, "VARCHAR[]"),
 ]
 
-#: Condition on a table `t` for the rows that the source has; of a changelog all rows, for it keeps changes.
-LIVE = {Mode.MIRROR: "true", Mode.SOFT_DELETE: f"NOT t.{DELETED}", Mode.CHANGELOG: "true"}
+#: Condition on a table, called `sql.TARGET`, for the rows that the source has; of a changelog all rows, for it keeps
+#: changes.
+LIVE = {Mode.MIRROR: "true", Mode.SOFT_DELETE: f"NOT {TARGET}.{DELETED}", Mode.CHANGELOG: "true"}
 
 #: DuckDB's own names of types that it also knows by a shorter one.
 _LONG_NAMES = {"TIMESTAMPTZ": "TIMESTAMP WITH TIME ZONE"}

@@ -28,6 +28,7 @@ from dbmazz_core.connectors.sinks.duckdb.failures import translated
 from dbmazz_core.connectors.sinks.duckdb.names import conflicts, fold, qualified, qualified_schema
 from dbmazz_core.connectors.sinks.duckdb.opening import opened
 from dbmazz_core.connectors.sinks.duckdb.refused import missing, refused
+from dbmazz_core.connectors.sinks.duckdb.sql import TARGET
 from dbmazz_core.connectors.sinks.duckdb.statements import Statements
 from dbmazz_core.engine.effect import NetEffect
 from dbmazz_core.engine.follow_schema import SchemaEvent
@@ -351,7 +352,8 @@ class DuckDBSink:
     def missing(self, schema: TableSchema, keys: pl.DataFrame) -> pl.Series:
         """See `Sink.missing`."""
         with translated(self.path):
-            return missing(self._connection, schema, keys, self._state(schema.table))
+            do = Statements(self._connection, self.path, schema)
+            return missing(self._connection, do, keys, self._state(schema.table))
 
     def quarantine(self, table: TableRef, rows: pl.DataFrame, *, slot: str) -> None:
         """See `Sink.quarantine`."""
@@ -397,7 +399,7 @@ class DuckDBSink:
         with translated(self.path):
             for table in tables:
                 name, live = qualified(self._connection, table), shapes.LIVE[self._state(table).mode]
-                row = self._connection.execute(f"SELECT count(*) FROM {name} t WHERE {live}").fetchone()
+                row = self._connection.execute(f"SELECT count(*) FROM {name} AS {TARGET} WHERE {live}").fetchone()
                 counts[table] = int(row[0]) if row else 0
         return counts
 

@@ -10,10 +10,8 @@ import polars as pl
 import pyarrow as pa
 
 from dbmazz_core.datatypes import DataType, Kind
-from dbmazz_core.engine.changelog import OLD
-from dbmazz_core.engine.effect import ORIGIN
+from dbmazz_core.frame_columns import old_column, origin_column, value_column
 from dbmazz_core.schema import TableSchema
-from dbmazz_core.tables import quote_identifier
 
 _DATES = (Kind.DATE, Kind.TIMESTAMP, Kind.TIMESTAMPTZ)
 #: PostgreSQL puts BC at the end, DuckDB in brackets behind the date. Left as it is, DuckDB 1.4 reads the date, and
@@ -44,11 +42,14 @@ _LONG_NAMES = {Kind.TIMESTAMPTZ: "TIMESTAMP WITH TIME ZONE", Kind.TIMETZ: "TIME 
 
 def arrow_table(schema: TableSchema, frame: pl.DataFrame) -> pa.Table:
     """The frame as Arrow, sharing its memory, with dates and intervals written so that DuckDB reads them."""
-    types = {prefix + column.name: column.type for prefix in ("", ORIGIN, OLD) for column in schema.columns}
+    types = {
+        name(place): column.type
+        for name in (value_column, origin_column, old_column)
+        for place, column in enumerate(schema.columns)
+    }
     fixed = [
-        # Not by name: `*` and `^a.*$` are names.
-        _rewritten(pl.nth(place), types[series.name])
-        for place, series in enumerate(frame)
+        _rewritten(pl.col(series.name), types[series.name])
+        for series in frame
         if series.name in types and _needs_rewriting(series, types[series.name])
     ]
     return frame.with_columns(fixed).to_arrow(compat_level=pl.CompatLevel.newest())
@@ -88,9 +89,13 @@ def needs_cast(type: DataType) -> bool:
     return type.leaf.kind in _CAST
 
 
-def expression(name: str, type: DataType, *, source: str = "s") -> str:
-    """SQL for a column's value in DuckDB's type, from the frame `source`."""
-    column = f"{source}.{quote_identifier(name)}"
+def expression(column: str, type: DataType) -> str:
+    """SQL for the value of a frame's column in DuckDB's type.
+
+    Args:
+        column: SQL for the column.
+        type: Of the value.
+    """
     if type.leaf.kind is Kind.MAP:
         return _maps(column, type, 0)
     return f"CAST({column} AS {type.duckdb})" if needs_cast(type) else column
@@ -99,7 +104,8 @@ def expression(name: str, type: DataType, *, source: str = "s") -> str:
 def _maps(value: str, type: DataType, level: int) -> str:
     if type.element is None:
         return f"map_from_entries({value})"
-    return f"list_transform({value}, lambda e{level}: {_maps(f'e{level}', type.element, level + 1)})"
+    element = f"_dbmazz_e{level}"
+    return f"list_transform({value}, lambda {element}: {_maps(element, type.element, level + 1)})"
 
 
 def misfit(value: str, type: DataType) -> str:
@@ -109,18 +115,18 @@ def misfit(value: str, type: DataType) -> str:
         return f"CASE WHEN TRY_CAST({value} AS {leaf}) IS NULL THEN {value} END"
     for _ in range(type.depth - 1):
         value = f"flatten({value})"
-    return f"list_filter({value}, lambda e: e IS NOT NULL AND TRY_CAST(e AS {leaf}) IS NULL)[1]"
+    is_misfit = f"_dbmazz_e IS NOT NULL AND TRY_CAST(_dbmazz_e AS {leaf}) IS NULL"
+    return f"list_filter({value}, lambda _dbmazz_e: {is_misfit})[1]"
 
 
-def alike(name: str, type: DataType) -> str | None:
-    """SQL for whether equal values `t.name` and `s.name` are the same in writing, too; None where they always are.
+def alike(left: str, right: str, type: DataType) -> str | None:
+    """SQL for whether two equal values are the same in writing, too; None where they always are.
 
     To DuckDB, as to PostgreSQL, 0 equals -0 and a month equals 30 days.
     """
-    column = quote_identifier(name)
     kind = type.leaf.kind
     if kind not in (Kind.FLOAT32, Kind.FLOAT64, Kind.INTERVAL):
         return None
     if type.kind in (Kind.FLOAT32, Kind.FLOAT64):
-        return f"(t.{column} IS NULL OR t.{column} <> 0 OR signbit(t.{column}) = signbit(s.{column}))"
-    return f"CAST(t.{column} AS VARCHAR) IS NOT DISTINCT FROM CAST(s.{column} AS VARCHAR)"
+        return f"({left} IS NULL OR {left} <> 0 OR signbit({left}) = signbit({right}))"
+    return f"CAST({left} AS VARCHAR) IS NOT DISTINCT FROM CAST({right} AS VARCHAR)"

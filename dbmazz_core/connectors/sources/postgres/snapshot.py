@@ -27,6 +27,7 @@ from dbmazz_core.connectors.sources.postgres.server_errors import source_error
 from dbmazz_core.connectors.sources.postgres.types import read_each
 from dbmazz_core.datatypes import Kind
 from dbmazz_core.errors import ReplicationInterrupted
+from dbmazz_core.frame_columns import value_column
 from dbmazz_core.masks import Masker, utf8
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.secret_url import SecretUrl
@@ -304,7 +305,7 @@ def _unread(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _in_carriers(frame: pl.DataFrame, schema: TableSchema, maskers: Mapping[str, Masker], lenient: bool) -> CopiedRows:
-    """Name the columns by the schema, mask those that are to be, and read those that came as text.
+    """Name the columns by their places, mask those that are to be, and read those that came as text.
 
     Raises:
         BadValue: If a text is none of its column's type, unless that is to be let through.
@@ -328,5 +329,5 @@ def _in_carriers(frame: pl.DataFrame, schema: TableSchema, maskers: Mapping[str,
                 raise bad_value(schema, number, texts[0], row=partial(frame.item, places[0]), copied=True)
             none = pl.repeat(None, len(series), dtype=pl.String, eager=True)
             unreadable[number] = none.scatter(places, texts)
-        columns.append(values.alias(column.name))
+        columns.append(values.alias(value_column(number)))
     return CopiedRows(pl.DataFrame(columns), unreadable)

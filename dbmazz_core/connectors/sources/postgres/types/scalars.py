@@ -20,4 +20,11 @@ def carrier(raw: pl.Expr, type: DataType) -> pl.Expr:
         # bytea_output = hex: backslash, x, then two digits a byte
         return raw.bin.slice(2).cast(pl.String, strict=False).str.decode("hex", strict=False)
     text = raw.cast(pl.String, strict=False)
-    return text if type.carrier == pl.String else text.cast(type.carrier, strict=False)
+    if type.carrier == pl.String:
+        return text
+    value = text.cast(type.carrier, strict=False)
+    if type.carrier.is_float():
+        # A finite numeric beyond the range of a double (NUMERIC_AS=double) parses as infinity; PostgreSQL refuses it
+        # ("out of range", float8in). Only `Infinity` and `-Infinity` are infinite, and end in a letter.
+        return pl.when(~(value.is_infinite() & ~raw.bin.ends_with(b"y"))).then(value)
+    return value
