@@ -61,8 +61,10 @@ demo: venv ## PostgreSQL, a workload, DuckDB and Dagster's UI on this machine
 	$(BIN)/dbmazz demo
 
 # SOAK_SECONDS=... for how long, SEED=... with DDL=0 or 1 repeats the round that failed (1: tables change their schema too).
-soak: venv ## Generated workloads against the oracle for an hour, then the tests marked slow
-	SOAK_SECONDS=$(or $(SOAK_SECONDS),3600) SOAK_SEED=$(SEED) SOAK_DDL=$(DDL) $(BIN)/python -m pytest -s tests/soak
+# DEFINITIONS_SECONDS=... and SOAK_ROUNDS=... likewise for the others; what fails says how to repeat it.
+soak: venv ## Generated workloads and DDL against the oracle, an hour each, two captures at once, then the tests marked slow
+	SOAK_SECONDS=$(or $(SOAK_SECONDS),3600) SOAK_SEED=$(SEED) SOAK_DDL=$(DDL) SOAK_ROUNDS=$(or $(SOAK_ROUNDS),200) \
+		DEFINITIONS_SECONDS=$(or $(DEFINITIONS_SECONDS),3600) $(BIN)/python -m pytest -s tests/soak
 	$(BIN)/python -m pytest -m 'slow and not matrix' --timeout 3600 $(PARALLEL)
 
 # The matrix on every version, then the suites that look at the server, with each version as the server.

@@ -1,7 +1,8 @@
 """Generated DDL that takes names again, against the oracle after every window.
 
-`DEFINITIONS_SECONDS` says for how long (60; `make soak` runs for an hour), `DEFINITIONS_SEED` repeats one round. A
-failure names its seed, and tells the SQL of the smallest program that was found to fail.
+`DEFINITIONS_SECONDS` says for how long (60; `make soak` runs for an hour), `SOAK_BEGIN` with which seed it begins (`make
+test` always with the same one), `DEFINITIONS_SEED` repeats one round. A failure names its seed, and tells the SQL of the
+smallest program that was found to fail.
 """
 
 from __future__ import annotations
@@ -187,7 +188,7 @@ def test_names_that_are_taken_again(server: EmbeddedPostgres) -> None:
     tally = Tally()
     repeated = os.environ.get("DEFINITIONS_SEED")
     deadline = float("inf") if repeated else time.monotonic() + SECONDS
-    seed = int(repeated or random.SystemRandom().randrange(1 << 32))
+    seed = int(repeated or os.environ.get("SOAK_BEGIN") or random.SystemRandom().randrange(1 << 32))
 
     def run_program(program: Program) -> None:
         run = Run(tally)
@@ -198,7 +199,9 @@ def test_names_that_are_taken_again(server: EmbeddedPostgres) -> None:
             try:
                 one_round(programs(), seed, deadline, run_program)()
             except BaseException as error:
-                error.add_note(f"to repeat it: make soak-definitions SEED={seed}")
+                error.add_note(
+                    f"to repeat it: DEFINITIONS_SEED={seed} python -m pytest -s tests/soak/test_definitions.py"
+                )
                 raise
             if repeated or time.monotonic() > deadline:
                 break
