@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from dbmazz_core.connectors.sources.postgres import held_stream
 from dbmazz_core.connectors.sources.postgres.reader import StreamReader
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.errors import DbmazzError, SlotAheadOfCheckpoint, SlotNotFound
@@ -62,7 +64,7 @@ def dropped(lab: Lab) -> None:
     lab.database.fetch("SELECT pg_drop_replication_slot(%s)", lab.slot)
 
 
-def before(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, do: Callable[[], object]) -> None:
+def before(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, do: Callable[[], object]) -> None:
     """Do something once, just before a method runs."""
     method = getattr(owner, name)
 
@@ -104,7 +106,7 @@ def test_a_slot_cannot_move_once_the_stream_has_it(
             intruder(shop)
         refused.append(info)
 
-    before(monkeypatch, PostgresSource, "_verify_stream", intrude)
+    before(monkeypatch, held_stream, "verify_held", intrude)
     shop.capture_and_compare("t")
     assert refused
 
@@ -119,14 +121,14 @@ def test_nothing_is_acknowledged_before_the_slot_was_looked_at(shop: Lab, monkey
     monkeypatch.setattr(PostgresSource, "verify_slot", lambda source, lsn: source.slot())
     said = "SELECT reply_time FROM pg_stat_replication WHERE application_name = 'dbmazz'"
     replies = []
-    verify = PostgresSource._verify_stream
+    verify = held_stream.verify_held
 
-    def slowly(source: PostgresSource, *arguments: Any) -> Any:
-        psycopg.connect(shop.database.url).execute("SELECT pg_sleep(0.5)")
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(0.5)
         replies.extend(shop.database.fetch(said))
-        return verify(source, *arguments)
+        return verify(*arguments)
 
-    monkeypatch.setattr(PostgresSource, "_verify_stream", slowly)
+    monkeypatch.setattr(held_stream, "verify_held", slowly)
     with pytest.raises(SlotAheadOfCheckpoint):
         shop.capture()
     assert replies == [(None,)]

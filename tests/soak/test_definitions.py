@@ -1,8 +1,8 @@
 """Generated DDL that takes names again, against the oracle after every window.
 
-`DEFINITIONS_SECONDS` says for how long (60; `make soak` runs for an hour), `SOAK_BEGIN` with which seed it begins (`make
-test` always with the same one), `DEFINITIONS_SEED` repeats one round. A failure names its seed, and tells the SQL of the
-smallest program that was found to fail.
+`DEFINITIONS_SECONDS` says for how long (60; `make soak` runs for an hour), `SOAK_BEGIN` with which seed it begins
+(`make test` always with the same one), `DEFINITIONS_SEED` repeats one round. A failure names its seed, and tells the
+SQL of the smallest program that was found to fail.
 """
 
 from __future__ import annotations

@@ -15,32 +15,26 @@ from dbmazz_core.config import SourceConfig
 from dbmazz_core.connectors.sources.base import TableEvent
 from dbmazz_core.connectors.sources.postgres import setup
 from dbmazz_core.connectors.sources.postgres.block import MessageBlock
-from dbmazz_core.connectors.sources.postgres.catalog import TableInfo, one_snapshot
+from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules
-from dbmazz_core.connectors.sources.postgres.connection import (
-    PROMOTED,
-    Connection,
-    Server,
-    connect_to,
-    is_standby,
-    server_changed,
-)
+from dbmazz_core.connectors.sources.postgres.connection import Connection, Server, connect_to
 from dbmazz_core.connectors.sources.postgres.exported import ExportedSnapshot
 from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint, read_fingerprints, read_layouts
+from dbmazz_core.connectors.sources.postgres.held_stream import held_stream
 from dbmazz_core.connectors.sources.postgres.publication import read_publication
 from dbmazz_core.connectors.sources.postgres.reader import StreamReader
 from dbmazz_core.connectors.sources.postgres.record_stream import RecordStream
 from dbmazz_core.connectors.sources.postgres.relations import Relations
 from dbmazz_core.connectors.sources.postgres.replay import comes_again
 from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection, SystemIdentity
-from dbmazz_core.connectors.sources.postgres.resolution import find_tables, resolve_tables, tables_of
+from dbmazz_core.connectors.sources.postgres.resolution import find_tables, resolve_tables
 from dbmazz_core.connectors.sources.postgres.server_errors import translated
 from dbmazz_core.connectors.sources.postgres.server_state import SlotState, flush_half_record, flush_lsn, slot_state
 from dbmazz_core.connectors.sources.postgres.slots import verify_history
-from dbmazz_core.connectors.sources.postgres.source_table import source_table
+from dbmazz_core.connectors.sources.postgres.source_table import read_tables
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
 from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, TypePolicy
-from dbmazz_core.errors import ReplicationInterrupted, SlotActive, SlotNotFound, SourceNotReady
+from dbmazz_core.errors import SlotActive, SlotNotFound
 from dbmazz_core.hidden import verify_hidden
 from dbmazz_core.identity import SourceTable, TableIdentity
 from dbmazz_core.lsn import INVALID_LSN, Lsn
@@ -52,8 +46,6 @@ from dbmazz_core.tables import TableRef, quote_identifier
 SLOT_RELEASE_WAIT_S = 5.0
 #: How long `stop` waits for the server to have taken the last acknowledgement.
 CONFIRM_WAIT_S = 3.0
-#: How often tables that are altered while they are looked at are looked at.
-_LOOKS = 5
 _EVERYTHING = 1 << 62
 
 
@@ -185,32 +177,7 @@ class PostgresSource:
             tables: Their OIDs, whatever they are called.
         """
         with self._translated():
-            for _ in range(_LOOKS):
-                with one_snapshot(self.connection):
-                    found = tables_of(self.connection, tables)
-                    only = [table.ref for table in found]
-                    publication = read_publication(self.connection, self.config.publication, only=only)
-                    if publication is None:
-                        return {}
-                    # pg_publication_tables is a function behind a view: it sees the present.
-                    if all(publication.columns_exist(table) for table in found):
-                        fingerprints = read_fingerprints(self.connection, [table.oid for table in found])
-                        return {
-                            table.ref: source_table(
-                                table,
-                                publication,
-                                fingerprints[table.oid],
-                                self._types,
-                                self._rules,
-                                self._names.get(table.oid, table.ref),
-                            )
-                            for table in found
-                        }
-        raise SourceNotReady(
-            "tables keep changing shape while they are looked at",
-            object=", ".join(str(table.ref) for table in found),
-            remedy="run again when nobody alters them",
-        )
+            return read_tables(self.connection, self.config.publication, tables, self._types, self._rules, self._names)
 
     def fingerprints(self, oids: Collection[int]) -> dict[int, Fingerprint]:
         """What the tables with these OIDs are."""
@@ -444,44 +411,10 @@ class PostgresSource:
         return self._stream
 
     def _stream_from(self, lsn: Lsn, *, checkpoint: Lsn | None = None) -> tuple[StreamReader, SlotState]:
-        """A stream that begins there, nothing of which is acknowledged yet, and the slot as it is then.
-
-        Args:
-            lsn: Where it begins.
-            checkpoint: The slot must not be past that; None: not past `lsn`.
-        """
+        """See `held_stream`."""
         messages = self._messages and self.connection.info.server_version >= 140000
-        reader = StreamReader(self.config, lsn, messages=messages, server=self.server)
-        try:
-            return reader, self._verify_stream(reader, lsn if checkpoint is None else checkpoint)
-        except BaseException:
-            reader.close()
-            raise
-
-    def _verify_stream(self, reader: StreamReader, lsn: Lsn) -> SlotState:
-        """Look at the slot once more, now that the stream has it: until then others could move it, or make it anew.
-
-        START_REPLICATION waits for a slot that is in use, and begins where it stands, whatever was asked for
-        (logical.c, CreateDecodingContext). Once it has answered, nobody else can move the slot.
-        """
-        state = self.slot()
-        if state is not None and state.active_pid not in (None, reader.walsender):
-            raise server_changed(
-                f"the stream of replication slot {state.name} comes from process {reader.walsender}, and where the "
-                f"slot was looked at process {state.active_pid} has it"
-            )
-        if state is not None and state.active_pid is None:
-            raise ReplicationInterrupted(
-                f"the stream of replication slot {state.name} ended as soon as it had begun",
-                object=state.name,
-                remedy="run again: capture resumes at the checkpoint, nothing is lost",
-            )
-        setup.verify_slot(state, self.config, lsn, database=self.connection.info.dbname, own_pid=reader.walsender)
         with self._translated():
-            if self.server.in_recovery and not is_standby(self.connection):
-                raise server_changed(PROMOTED)  # the checkpoint would be recorded under the wrong timeline
-        assert state is not None
-        return state
+            return held_stream(self.config, self.connection, self.server, lsn, checkpoint=checkpoint, messages=messages)
 
     def batches(self, *, rows: int = 50_000, until: Lsn | None = None) -> Iterator[TableEvent]:
         """Change batches, truncations and new schemas as they come; those of one table are in stream order.

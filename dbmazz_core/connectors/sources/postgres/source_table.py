@@ -2,16 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 import polars as pl
 
-from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
+from dbmazz_core.connectors.sources.postgres.catalog import TableInfo, one_snapshot
 from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules
-from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint
-from dbmazz_core.connectors.sources.postgres.publication import Publication
+from dbmazz_core.connectors.sources.postgres.connection import Connection
+from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint, read_fingerprints
+from dbmazz_core.connectors.sources.postgres.publication import Publication, read_publication
+from dbmazz_core.connectors.sources.postgres.resolution import tables_of
 from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, ColumnOfType, read_each
+from dbmazz_core.errors import SourceNotReady
 from dbmazz_core.identity import EnumColumn, SourceTable
 from dbmazz_core.schema import TableSchema
 from dbmazz_core.tables import TableRef
+
+#: How often tables that are altered while they are looked at are looked at.
+_LOOKS = 5
+
+
+def read_tables(
+    connection: Connection,
+    publication: str,
+    oids: Collection[int],
+    types: CatalogTypes,
+    rules: ColumnRules,
+    names: Mapping[int, TableRef],
+) -> dict[TableRef, SourceTable]:
+    """Tables as the catalog has them, all as of one moment; those that are gone, or cannot be captured, are left out.
+
+    Args:
+        connection: Made with `text_form=True`.
+        publication: Its name.
+        oids: The tables'.
+        types: Tells the columns' types.
+        rules: Which columns are captured, and how they are masked.
+        names: What the rules call tables that were renamed meanwhile, by OID.
+
+    Raises:
+        SourceNotReady: If they are altered each time.
+    """
+    for _ in range(_LOOKS):
+        with one_snapshot(connection):
+            found = tables_of(connection, oids)
+            published = read_publication(connection, publication, only=[table.ref for table in found])
+            if published is None:
+                return {}
+            # pg_publication_tables is a function behind a view: it sees the present.
+            if all(published.columns_exist(table) for table in found):
+                fingerprints = read_fingerprints(connection, [table.oid for table in found])
+                return {
+                    table.ref: source_table(
+                        table, published, fingerprints[table.oid], types, rules, names.get(table.oid, table.ref)
+                    )
+                    for table in found
+                }
+    raise SourceNotReady(
+        "tables keep changing shape while they are looked at",
+        object=", ".join(str(table.ref) for table in found),
+        remedy="run again when nobody alters them",
+    )
 
 
 def source_table(

@@ -1,0 +1,76 @@
+"""Beginning a stream, and making sure that it begins where it should, on the server that all else was read from."""
+
+from __future__ import annotations
+
+from dbmazz_core.config import SourceConfig
+from dbmazz_core.connectors.sources.postgres.connection import (
+    PROMOTED,
+    Connection,
+    Server,
+    is_standby,
+    server_changed,
+)
+from dbmazz_core.connectors.sources.postgres.reader import StreamReader
+from dbmazz_core.connectors.sources.postgres.server_state import SlotState, slot_state
+from dbmazz_core.connectors.sources.postgres.slots import verify_slot
+from dbmazz_core.errors import ReplicationInterrupted
+from dbmazz_core.lsn import Lsn
+
+
+def held_stream(
+    config: SourceConfig,
+    connection: Connection,
+    server: Server,
+    lsn: Lsn,
+    *,
+    checkpoint: Lsn | None = None,
+    messages: bool = False,
+) -> tuple[StreamReader, SlotState]:
+    """A stream that has the slot and begins at `lsn`, nothing of which is acknowledged yet, and the slot as it is then.
+
+    Args:
+        config: Names server, slot and publication.
+        connection: An ordinary one, to look at the slot.
+        server: Where that leads.
+        lsn: Where the stream begins.
+        checkpoint: The slot must not be past that; None: not past `lsn`.
+        messages: Whether logical messages are wanted.
+
+    Raises:
+        SlotAheadOfCheckpoint: The slot is past it: changes are gone.
+        ServerChanged: The stream is another server's, or the server was promoted meanwhile.
+        SourceError: The stream does not begin.
+    """
+    reader = StreamReader(config, lsn, messages=messages, server=server)
+    try:
+        return reader, verify_held(
+            config, connection, server, reader.walsender, lsn if checkpoint is None else checkpoint
+        )
+    except BaseException:
+        reader.close()
+        raise
+
+
+def verify_held(config: SourceConfig, connection: Connection, server: Server, walsender: int, lsn: Lsn) -> SlotState:
+    """Look at the slot once more, now that the stream has it: until then others could move it, or make it anew.
+
+    START_REPLICATION waits for a slot that is in use, and begins where it stands, whatever was asked for (logical.c,
+    CreateDecodingContext). Once it has answered, nobody else can move the slot.
+    """
+    state = slot_state(connection, config.slot)
+    if state is not None and state.active_pid not in (None, walsender):
+        raise server_changed(
+            f"the stream of replication slot {state.name} comes from process {walsender}, and where the slot was "
+            f"looked at process {state.active_pid} has it"
+        )
+    if state is not None and state.active_pid is None:
+        raise ReplicationInterrupted(
+            f"the stream of replication slot {state.name} ended as soon as it had begun",
+            object=state.name,
+            remedy="run again: capture resumes at the checkpoint, nothing is lost",
+        )
+    verify_slot(state, config, lsn, database=connection.info.dbname, own_pid=walsender)
+    if server.in_recovery and not is_standby(connection):
+        raise server_changed(PROMOTED)  # the checkpoint would be recorded under the wrong timeline
+    assert state is not None
+    return state
