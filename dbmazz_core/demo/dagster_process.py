@@ -23,6 +23,7 @@ from typing import Self
 
 from dbmazz_core.config import SETTINGS
 from dbmazz_core.errors import ConfigError, DbmazzError
+from dbmazz_core.module_path import safe_environment
 
 _HOST = "127.0.0.1"
 _PORT = 3000
@@ -98,7 +99,7 @@ class DagsterProcess:
         home = Path(self._environment["DAGSTER_HOME"])
         home.mkdir()
         (home / "dagster.yaml").write_text(_INSTANCE)
-        command = [sys.executable, "-m", "dagster", "dev", "--module-name", "dbmazz_dagster.demo"]
+        command = [sys.executable, "-P", "-m", "dagster", "dev", "--module-name", "dbmazz_dagster.demo"]
         command += ["--host", _HOST, "--port", str(self._port)]
         with self.log.open("ab") as output:
             self._shell = subprocess.Popen(
@@ -170,7 +171,7 @@ def _environment(home: Path, settings: Mapping[str, str]) -> dict[str, str]:
     foreign = {setting.variable for setting in SETTINGS}
     inherited = {
         name: value
-        for name, value in os.environ.items()
+        for name, value in safe_environment().items()
         if name not in foreign and not name.startswith(("DAGSTER_", "DBMAZZ_"))
     }
     return {

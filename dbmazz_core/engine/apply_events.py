@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,8 +28,8 @@ from dbmazz_core.tables import TableRef
 _Changes = list[ChangeBatch | Truncation]
 
 
-class Cancelled(Exception):
-    """Applying was asked to end."""
+class Canceled(Exception):
+    """The window does not want what is being applied any more; it rolls it back. No error of anybody's."""
 
 
 class EventApplier:
@@ -58,7 +59,7 @@ class EventApplier:
         self._modes = modes
         self._quarantine = quarantine
         self._result = result
-        self._cancelled = False
+        self._canceled = threading.Event()
         # Tables that have to be copied anew: the window passes over the rest of their events.
         self._given_up: set[TableRef] = set()
         # Of the destination's open transaction: counted when it is committed.
@@ -69,14 +70,12 @@ class EventApplier:
 
         Raises:
             DbmazzError: What was applied since the transaction began has to be rolled back.
-            Cancelled: The same, because `cancel` was called.
+            Canceled: Likewise.
         """
         by_table: dict[TableRef, list[WindowEvent]] = {}
         for event in events:
             by_table.setdefault(event.table, []).append(event)
         for table, table_events in by_table.items():
-            if self._cancelled:
-                raise Cancelled
             changes: _Changes = []
             for event in table_events:
                 if isinstance(event, SchemaEvent):
@@ -86,10 +85,15 @@ class EventApplier:
                 elif isinstance(event, ChangeBatch | Truncation):
                     changes.append(event)
             self._apply_changes(table, changes)
+        self._go_on()
 
     def cancel(self) -> None:
-        """Have `apply`, in whatever thread it runs, end ahead of its next table."""
-        self._cancelled = True
+        """Have `apply` end before its next statement; for good, and from any thread."""
+        self._canceled.set()
+
+    def _go_on(self) -> None:
+        if self._canceled.is_set():
+            raise Canceled
 
     def committed(self) -> None:
         """The destination's transaction is durable."""
@@ -104,6 +108,7 @@ class EventApplier:
     def _apply_changes(self, table: TableRef, changes: _Changes) -> None:
         if not changes or table in self._given_up:
             return
+        self._go_on()
         if self._modes.get(table) is Mode.CHANGELOG:
             self._append(table, changes)
         else:
@@ -119,6 +124,7 @@ class EventApplier:
         truncated: SourcePosition | None = None
         # Where the replica identity changes, so does what rows are found by.
         for _, run in itertools.groupby(changes, _found_by):
+            self._go_on()
             batches: list[ChangeBatch] = []
             for change in run:
                 if isinstance(change, Truncation):
@@ -149,6 +155,7 @@ class EventApplier:
             [changes] if self._quarantine is None else [list(run) for _, run in itertools.groupby(changes, _found_by)]
         )
         for run in runs:
+            self._go_on()
             clock, held = time.perf_counter(), run
             batches = [change for change in run if isinstance(change, ChangeBatch)]
             if len(batches) == len(run):
@@ -173,6 +180,7 @@ class EventApplier:
         """Change a table's shape, or give it up for this window where that has to be done by copying it anew."""
         if event.table in self._given_up:
             return
+        self._go_on()
         if event.copy_anew is None and self._quarantine and (column := self._quarantine.unheld_default(event)):
             event = replace(event, copy_anew=unheld_default(column).reason)
         if event.copy_anew is None and (reason := self._labels_tell(event)) is not None:

@@ -7,6 +7,7 @@ meanwhile.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -21,8 +22,10 @@ from dbmazz_core.engine.follow_schema import WindowEvent
 from dbmazz_core.engine.result import Checkpoint, WindowResult
 from dbmazz_core.errors import DbmazzError
 
-#: How often what is being applied is interrupted, until it has ended.
-_AGAIN_S = 0.1
+#: An interrupt between two statements is lost: again after so many seconds.
+_INTERRUPT_S = 0.05
+#: How long Ctrl-C may go unnoticed while the destination is waited for.
+_LOOK_UP_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ class Flusher:
         self._committed = committed
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="dbmazz-flush")
         self._running: Future[Flush | None] | None = None
-        self._committing = False
+        self._committing = threading.Event()
         #: Whether the destination's transaction is open, or will be once what was submitted has run.
         self.begun = False
 
@@ -69,13 +72,13 @@ class Flusher:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Without an error, everything is settled before. What fails on the way out is told with the error."""
+        """Without an error, everything is settled before. The error stays what it is if the rollback fails as well."""
         try:
             if error is not None:
                 self.abandon(interrupt=not isinstance(error, Exception))
-        except DbmazzError as failure:
+        except DbmazzError as second:
             assert error is not None
-            error.add_note(f"and what was not committed could not be rolled back: {failure}")
+            error.add_note(f"the rollback failed as well: {second.what}")
         finally:
             self._thread.shutdown()
 
@@ -105,6 +108,9 @@ class Flusher:
         running = self._running
         if running is None or not (block or running.done()):
             return
+        # Polars' handler of SIGINT has system calls go on (SA_RESTART): a wait without limit would not see Ctrl-C.
+        while not wait([running], _LOOK_UP_S).done:
+            pass
         done = running.result()  # interrupted, it stays what is running
         self._running = None
         if done is not None:
@@ -115,15 +121,19 @@ class Flusher:
         """Roll back what is not committed. A commit that is under way is not broken off.
 
         Args:
-            interrupt: Break off what is being applied, at the next table at the latest.
+            interrupt: Break off what is being applied, at the next table at the latest; nothing can be submitted after.
+
+        Raises:
+            DbmazzError: If the rollback fails.
         """
         if self._running is not None:
             if interrupt:
                 self._applier.cancel()
-            # Between two statements nothing is running that could be broken off: so again, until it has ended.
-            while not wait([self._running], timeout=_AGAIN_S if interrupt else None).done:
-                if not self._committing:
-                    self._sink.interrupt()
+                while not wait([self._running], _INTERRUPT_S).done:
+                    if not self._committing.is_set():
+                        self._sink.interrupt()
+            while not wait([self._running], _LOOK_UP_S).done:
+                pass
             self._running = None
         self._applier.rolled_back()
         self.begun = False
@@ -135,8 +145,10 @@ class Flusher:
         self._applier.apply(events)
         if flush is not None:
             clock = time.perf_counter()
-            self._committing = True
-            self._sink.commit(flush.checkpoint, last=flush.last)
-            self._committing = False
+            self._committing.set()
+            try:
+                self._sink.commit(flush.checkpoint, last=flush.last)
+            finally:
+                self._committing.clear()
             self._result.phases["merge"] += time.perf_counter() - clock
         return flush

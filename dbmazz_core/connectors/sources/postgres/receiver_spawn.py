@@ -20,11 +20,10 @@ import tempfile
 import threading
 import weakref
 from dataclasses import dataclass
-from pathlib import Path
 
-import dbmazz_core
 from dbmazz_core.connectors.sources.postgres import shared_buffers
 from dbmazz_core.errors import ReplicationInterrupted
+from dbmazz_core.module_path import module_path
 
 #: On macOS a process must not go on after a fork (its frameworks, and libpq through them, fail): one for every stream.
 FORKS = sys.platform == "linux"
@@ -75,7 +74,7 @@ class _Waiting:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", _BOOT, json.dumps(_import_path()), str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, "-I", "-c", _BOOT, json.dumps(module_path()), str(theirs.fileno()), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._said,
@@ -129,15 +128,6 @@ class _Waiting:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-
-
-def _import_path() -> list[str]:
-    """Where this program imports from, without the current directory, unless this very package lies there."""
-    home, here = str(Path(dbmazz_core.__file__).resolve().parents[1]), os.getcwd()
-    path = [entry for entry in sys.path if os.path.isabs(entry) and entry not in (here, home)]
-    # Behind the standard library, ahead of what is installed: the package's directory may hold anything, and be old.
-    last = max((at for at, entry in enumerate(path) if entry.endswith("lib-dynload")), default=-1)
-    return [*path[: last + 1], home, *path[last + 1 :]]
 
 
 _open: weakref.WeakSet[socket.socket] = weakref.WeakSet()
