@@ -80,6 +80,7 @@ class Capture:
         stream = source.start_replication_from(
             checkpoint.lsn,
             upper_lsn=upper,
+            found=list(self.tables.values()),
             table_start={ref: state.snapshot_lsn or INVALID_LSN for ref, state in states.items()},
             schemas=schemas,
             identities=identities,

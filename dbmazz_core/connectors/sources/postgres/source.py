@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Self
@@ -341,6 +341,7 @@ class PostgresSource:
         lsn: Lsn,
         *,
         upper_lsn: Lsn | None = None,
+        found: Sequence[TableInfo] | None = None,
         table_start: Mapping[TableRef, Lsn] | None = None,
         schemas: Mapping[TableRef, TableSchema] | None = None,
         identities: Mapping[TableRef, TableIdentity] | None = None,
@@ -352,6 +353,7 @@ class PostgresSource:
         Args:
             lsn: Usually a checkpoint.
             upper_lsn: Transactions committed at or after it are left for later.
+            found: The configured tables, if they were looked up just now.
             table_start: Tables whose changes start later, because their snapshot is newer.
             schemas: The tables to stream, as they were when they were copied; by default all that are configured.
             identities: What these were, so that they are followed under their name whatever they are called now.
@@ -372,7 +374,7 @@ class PostgresSource:
                 object=self.config.slot,
                 remedy="create it: dbmazz setup",
             )
-        tables = self.tables()
+        tables = self.tables() if found is None else found
         for problem in self._rules.problems(tables):
             raise problem
         keys: dict[TableRef, tuple[str, ...] | None] = {table.ref: table.key for table in tables}
