@@ -240,13 +240,13 @@ def _partition_tells(event: NewSchema, now: SourceTable) -> CopyAnew | None:
     if event.partition not in now.identity.partitions:
         return CopyAnew("had a partition for a while, and lost its rows with it", SchemaChangeKind.DROP_COLUMN)
     created_by = now.empty_partitions.get(event.partition)
-    if created_by is not None and not _is_older(created_by, event.xid):
+    if created_by is not None and not is_older(created_by, event.xid):
         what = "got rows of a partition from the transaction that created it, which may have truncated it as well"
         return CopyAnew(what, SchemaChangeKind.ADD_COLUMN)
     return None
 
 
-def _is_older(xid: int, than: int) -> bool:
+def is_older(xid: int, than: int) -> bool:
     """Whether a transaction id was given before another one (transam.c, TransactionIdPrecedes): they go round, and
     those below 3, of a frozen row for example, are older than all."""
     return xid < 3 <= than or (xid >= 3 and 0 < (than - xid) % (1 << 32) < 1 << 31)

@@ -10,6 +10,7 @@ import duckdb
 import pytest
 
 from dbmazz_core.config import FlushConfig, SnapshotConfig, TableConfig
+from dbmazz_core.connectors.sinks.duckdb.bookkeeping import LAYOUT
 from dbmazz_core.errors import ConfigError
 from dbmazz_core.table_options import Mode, by_table
 from tests.engine.lab import MARKS, Lab, toast
@@ -270,13 +271,16 @@ def test_a_file_of_the_layout_before_is_read_and_brought_up(lab: Lab) -> None:
     with duckdb.connect(str(lab.path)) as destination:
         for column in ("mode", "complete", "identity"):
             destination.execute(f"ALTER TABLE _dbmazz.tables DROP COLUMN {column}")
+        for column in ("commit_lsn", "xid"):
+            destination.execute(f"ALTER TABLE _dbmazz.checkpoints DROP COLUMN {column}")
         destination.execute("DROP TABLE _dbmazz.schema_history; DROP TABLE _dbmazz.quarantine")
         destination.execute("UPDATE _dbmazz.layout SET version = 1; DELETE FROM public.t WHERE id = 1")
     (state,) = lab.pipeline.status().tables
     assert (state.mode, state.complete, state.rows) == (Mode.MIRROR, False, 1)
     lab.execute("DELETE FROM t WHERE id = 1; INSERT INTO t VALUES (3)")
     lab.capture_and_compare("t")
-    assert lab.rows("SELECT version FROM _dbmazz.layout") == [(2,)]
+    assert lab.rows("SELECT version FROM _dbmazz.layout") == [(LAYOUT,)]
+    assert lab.rows("SELECT count(xid) FROM _dbmazz.checkpoints") == [(1,)]
     assert [(s.mode, s.complete) for s in lab.pipeline.status().tables] == [(Mode.MIRROR, False)]
 
 
