@@ -339,8 +339,8 @@ def test_start_replication_without_an_answer(
     send = connection.pgconn.send_query
 
     def stalled(command: bytes) -> None:
+        proxy.stall()  # it takes the command, and passes nothing on
         send(command)
-        proxy.stall()
 
     class Stalling:
         def __getattr__(self, name: str) -> Any:
