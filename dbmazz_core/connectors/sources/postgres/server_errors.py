@@ -179,7 +179,7 @@ def no_free_connection(limit: str, login: Login, *, walsenders: tuple[int, int] 
     """
     if "max_wal_senders" in limit:
         taken, most = walsenders or (0, 0)
-        number = str(_more(most, taken)) if most else "<more than SHOW max_wal_senders tells>"
+        number = _more("max_wal_senders", most, taken)
         return NoFreeWalSender(
             f"all replication connections (max_wal_senders) of {login.server} are taken",
             object=login.server,
@@ -209,16 +209,16 @@ def no_free_slot(taken: int, limit: int, idle: Sequence[str]) -> NoFreeSlot:
 
     Parameters:
         taken: How many there are. With a lower limit PostgreSQL does not start (slot.c, StartupReplicationSlots).
-        limit: The setting.
+        limit: The setting; 0: not known.
         idle: Names of those that no process uses now.
     """
     example = quote_literal(idle[0]) if idle else "'...'"
     unused = f"no process uses {', '.join(idle[:5])}{' and others' if len(idle) > 5 else ''} now: " if idle else ""
     return NoFreeSlot(
-        f"all {limit} replication slots (max_replication_slots) are taken",
+        f"all {f'{limit} ' if limit else ''}replication slots (max_replication_slots) are taken",
         object="max_replication_slots",
         remedy=f"{unused}drop one that nobody needs any more (SELECT pg_drop_replication_slot({example});), or ALTER "
-        f"SYSTEM SET max_replication_slots = {_more(limit, taken)}; and restart PostgreSQL",
+        f"SYSTEM SET max_replication_slots = {_more('max_replication_slots', limit, taken)}; and restart PostgreSQL",
     )
 
 
@@ -227,13 +227,16 @@ def _no_free_slot(url: SecretUrl) -> NoFreeSlot:
     from dbmazz_core.connectors.sources.postgres.connection import connect
     from dbmazz_core.connectors.sources.postgres.server_state import idle_slots
 
-    with connect(url) as connection, translated(url):
-        return no_free_slot(*idle_slots(connection))
+    try:
+        with connect(url) as connection, translated(url):
+            return no_free_slot(*idle_slots(connection))
+    except SourceError:  # it cannot be asked: the error is the one that came first
+        return no_free_slot(0, 0, ())
 
 
-def _more(limit: int, taken: int) -> int:
+def _more(setting: str, limit: int, taken: int) -> str:
     """A limit that leaves room, above what is set and what is in use."""
-    return max(2 * limit, taken + 10)
+    return str(max(2 * limit, taken + 10)) if limit else f"<more than SHOW {setting}; tells>"
 
 
 def slot_active(slot: str, pid: int | None, application: str | None) -> SlotActive:
