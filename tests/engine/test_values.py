@@ -83,6 +83,7 @@ def test_every_version_gives_the_same_values(matrix_database: SourceDatabase, du
     from_snapshot_and_stream(lab, "FULL", prepare(matrix_database))
 
 
+@pytest.mark.timeout(900)
 def test_values_of_every_type_in_a_table_without_a_key(lab: Lab) -> None:
     """Equal rows are counted; a delete removes one that is alike in every bit."""
     values = prepare(lab.database)
