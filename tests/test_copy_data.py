@@ -128,7 +128,7 @@ def test_slots_come_back_when_nothing_points_into_them() -> None:
     descriptor = shared_buffers.create()
     assert descriptor is not None
     pool = SlotPool(descriptor)
-    views = SlotViews(descriptor, pool.release)
+    views = SlotViews(descriptor)
     os.close(descriptor)
     taken = [pool.acquire() for _ in range(SLOTS)]
     assert pool.acquire() is None
