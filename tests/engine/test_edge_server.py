@@ -9,10 +9,9 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -31,6 +30,7 @@ from dbmazz_core.errors import (
     ServerChanged,
 )
 from dbmazz_core.lsn import Lsn
+from tests.engine.before import before
 from tests.engine.lab import Lab
 from tests.engine.worker_process import Worker
 from tests.fix_proxy import Proxy
@@ -212,16 +212,6 @@ def clone(own: Lab) -> Iterator[EmbeddedPostgres]:
         yield other
 
 
-def before_the_stream(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
-    start = StreamReader.__init__
-
-    def wrapped(*arguments: Any, **more: Any) -> None:
-        do()
-        start(*arguments, **more)
-
-    monkeypatch.setattr(StreamReader, "__init__", wrapped)
-
-
 def test_a_url_with_two_hosts_of_which_the_first_goes_away(
     own: Lab, clone: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,7 +220,7 @@ def test_a_url_with_two_hosts_of_which_the_first_goes_away(
         hosts = f"{proxy.host}:{proxy.port},{clone.host}:{clone.port}"
         both = own.configured(url=re.sub("@[^/]+/", f"@{hosts}/", own.database.url))
         with monkeypatch.context() as patch, own.nothing_changes("public.t"):
-            before_the_stream(patch, proxy.close)
+            before(patch, StreamReader, "__init__", proxy.close)
             with pytest.raises(DbmazzError, match=str(proxy.port)):
                 both.capture()
     own.capture_and_compare("t")
@@ -243,7 +233,7 @@ def test_connections_that_are_led_to_another_server(
     with Proxy(own.database.server) as proxy:
         balanced = own.configured(url=proxy.url(own.database))
         with monkeypatch.context() as patch, own.nothing_changes("public.t"):
-            before_the_stream(patch, lambda: proxy.lead_to(clone))
+            before(patch, StreamReader, "__init__", lambda: proxy.lead_to(clone))
             with pytest.raises(ServerChanged, match="another server") as info:
                 balanced.capture()
         assert "pooler" in info.value.remedy
@@ -253,7 +243,7 @@ def test_connections_that_are_led_to_another_server(
 def test_a_server_that_is_restarted_before_the_stream(own: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     own.execute("INSERT INTO t VALUES (2, 'two')")
     with monkeypatch.context() as patch, own.nothing_changes("public.t"):
-        before_the_stream(patch, own.database.server.restart)
+        before(patch, StreamReader, "__init__", own.database.server.restart)
         with pytest.raises(ServerChanged, match="restarted"):
             own.capture()
     own.capture_and_compare("t")

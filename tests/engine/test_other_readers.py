@@ -16,6 +16,7 @@ from dbmazz_core.connectors.sources.postgres import held_stream
 from dbmazz_core.connectors.sources.postgres.reader import StreamReader
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.errors import DbmazzError, SlotAheadOfCheckpoint, SlotNotFound
+from tests.engine.before import before
 from tests.engine.lab import Lab
 from tests.engine.worker_process import Worker
 
@@ -62,18 +63,6 @@ def made_anew(lab: Lab) -> None:
 
 def dropped(lab: Lab) -> None:
     lab.database.fetch("SELECT pg_drop_replication_slot(%s)", lab.slot)
-
-
-def before(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, do: Callable[[], object]) -> None:
-    """Do something once, just before a method runs."""
-    method = getattr(owner, name)
-
-    def wrapped(*arguments: Any, **more: Any) -> Any:
-        monkeypatch.setattr(owner, name, method)
-        do()
-        return method(*arguments, **more)
-
-    monkeypatch.setattr(owner, name, wrapped)
 
 
 @pytest.mark.parametrize("point", POINTS)

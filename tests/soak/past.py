@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from psycopg import errors
 
 from dbmazz_core.lsn import Lsn
+from tests.engine.lab import Lab
 from tests.soak.statements import Connection, table_names
 
 
@@ -62,6 +66,37 @@ class Past:
         states = [passed[-1], *passed[-2:-1]] if position < passed[-1].after else passed[-1:]
         copies = [state.tables.get(name) for state in states]
         return [copy for copy in copies if copy is not None] if None not in copies else []
+
+    def assert_equal(self, lab: Lab) -> int:
+        """The oracle, for all tables of a destination, each as of its position. Returns how many were compared."""
+        # A table copied after the checkpoint is ahead of the others.
+        position = "greatest(t.snapshot_lsn, (SELECT lsn FROM _dbmazz.checkpoints))"
+        query = f"SELECT t.table_name, {position} FROM _dbmazz.tables t WHERE t.state = 'streaming'"
+        return sum(self._assert_table_equal(lab, name, Lsn(lsn)) for name, lsn in lab.rows(query))
+
+    def assert_files_equal(self, lab: Lab) -> int:
+        """The same while a window has the destination open between two flushes: with its files as a crash would leave
+        them now."""
+        with tempfile.TemporaryDirectory(prefix="dbmazz-soak-") as directory:
+            for suffix in ("", ".wal"):
+                file = lab.path.with_name(lab.path.name + suffix)
+                if file.exists():
+                    shutil.copy(file, directory)
+            return self.assert_equal(replace(lab, path=Path(directory, lab.path.name)))
+
+    def _assert_table_equal(self, lab: Lab, name: str, position: Lsn) -> bool:
+        failures = []
+        for copy in self.copies(name, position):
+            try:
+                lab.assert_equal_as((copy, f"public.{name}"))
+            except AssertionError as error:
+                failures.append(error)
+            else:
+                return True
+        if failures:
+            failures[0].add_note(f"that is {name} as it was in the source at {position}")
+            raise failures[0]
+        return False
 
     def _server_lsn(self) -> Lsn:
         ((lsn,),) = self.observer.execute("SELECT pg_current_wal_insert_lsn()::text").fetchall()

@@ -1,7 +1,7 @@
 """Runs a program against PostgreSQL and a pipeline, and judges the destination at every checkpoint.
 
-After any window, whatever ended it, the oracle compares the destination with the source as it was at the checkpoint
-(`past.py`), not only when both have come to rest.
+After every flush of a window, and after any window, whatever ended it, the oracle compares the destination with the
+source as it was at the checkpoint (`past.py`), not only when both have come to rest.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dbmazz_core.config import FlushConfig, WindowLimits
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import StopReason
 from dbmazz_core.errors import SchemaChanged
-from dbmazz_core.lsn import INVALID_LSN, Lsn
+from dbmazz_core.lsn import Lsn
 from dbmazz_core.table_options import Mode
 from dbmazz_core.tables import TableRef, parse_tables
 from tests.engine.lab import Lab
@@ -64,6 +64,7 @@ class Tally:
     refused: int = 0
     commits: int = 0
     windows: int = 0
+    flushes: int = 0
     kills: int = 0
     changes: int = 0
     comparisons: int = 0
@@ -314,36 +315,19 @@ class Run:
             yield
         self.tally.commits += 1
 
-    def _compare(self, *, caught_up: bool = False) -> None:
-        """Every table that the destination has, with the source at the position that it is at.
-
-        With schema changes only once a window has caught up: before that, those that no row has come after yet are not
-        known, and there is nothing to compare.
-        """
+    def _compare(self) -> None:
+        """Every table that the destination has, with the source at the position that it is at."""
         status = self.lab.pipeline.status(rows=False)
         checkpoint = status.checkpoint
         assert status.destination_error is None, status.destination_error
         if checkpoint is None:
             return
         assert status.confirmed_lsn is None or status.confirmed_lsn <= checkpoint.lsn, "confirmed is more than is held"
-        for table in status.tables if caught_up or not self.ddl else ():
-            if table.state == "streaming":
-                # A table copied after the checkpoint is ahead of the others.
-                self._compare_table(table.table.name, max(checkpoint.lsn, table.snapshot_lsn or INVALID_LSN))
+        self.tally.comparisons += self._past.assert_equal(self.lab)
 
-    def _compare_table(self, name: str, position: Lsn) -> None:
-        failures = []
-        for copy in self._past.copies(name, position):
-            try:
-                self.lab.assert_equal_as((copy, f"public.{name}"))
-            except AssertionError as error:
-                failures.append(error)
-            else:
-                self.tally.comparisons += 1
-                return
-        if failures:
-            failures[0].add_note(f"that is {name} as it was in the source at {position}")
-            raise failures[0]
+    def _compare_flush(self) -> None:
+        self.tally.comparisons += self._past.assert_files_equal(self.lab)
+        self.tally.flushes += 1
 
     # -- the destination
 
@@ -360,6 +344,7 @@ class Run:
             if report.phase == "wait":  # for a slot, to copy a table anew
                 self._end_sessions(everything=True)
             if report.phase == "stream":
+                self._compare_flush()
                 flushes += 1
                 if during:
                     self._do(dataclasses.replace(during.pop(0), session=SESSIONS))
@@ -375,7 +360,7 @@ class Run:
             )
             if result.stop_reason is StopReason.CAUGHT_UP:
                 assert result.end_lsn >= result.upper_lsn
-            self._compare(caught_up=result.stop_reason is StopReason.CAUGHT_UP)
+            self._compare()
 
         self.tally.windows += 1
         self._unless_schema_changed(window)

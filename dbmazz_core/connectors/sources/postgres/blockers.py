@@ -75,8 +75,29 @@ def slot_creation_blockers(conn: Connection) -> list[OpenTransaction]:
     ]
 
 
-def slot_creation_blocked(slot: str, blockers: Sequence[OpenTransaction], waited_s: float) -> SlotError:
-    """The error for giving up after `waited_s` seconds."""
+#: What a standby learns the primary's open transactions from; the primary logs it every 15 s while it writes.
+LOG_STANDBY_SNAPSHOT = "SELECT pg_log_standby_snapshot()"
+
+
+def slot_creation_blocked(
+    slot: str, blockers: Sequence[OpenTransaction], waited_s: float, *, standby: bool = False
+) -> SlotError:
+    """The error for giving up after `waited_s` seconds.
+
+    Args:
+        slot: The slot's name.
+        blockers: Transactions that the creation waits for. A standby does not list the primary's.
+        waited_s: How long it has waited.
+        standby: Whether the server is a standby (manual, "Logical Replication Slots on standbys").
+    """
+    if standby and not blockers:
+        return SlotCreationBlocked(
+            f"creating replication slot {slot} on a standby waited {waited_s:.0f} s for the primary to log which of "
+            "its transactions are open",
+            object=f"replication slot {slot}",
+            remedy=f"run it again, and meanwhile, on the primary: {LOG_STANDBY_SNAPSHOT}; if that does not help, end "
+            "the primary's oldest transactions",
+        )
     oldest = blockers[0] if blockers else None
     others = f" and {len(blockers) - 1} more" if len(blockers) > 1 else ""
     return SlotCreationBlocked(

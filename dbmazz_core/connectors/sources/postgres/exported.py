@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Self
 
 from dbmazz_core.config import SnapshotConfig, SourceConfig
 from dbmazz_core.connectors.sources.base import CopiedRows
-from dbmazz_core.connectors.sources.postgres.blockers import slot_creation_blocked, slot_creation_blockers
+from dbmazz_core.connectors.sources.postgres.blockers import (
+    LOG_STANDBY_SNAPSHOT,
+    slot_creation_blocked,
+    slot_creation_blockers,
+)
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules
 from dbmazz_core.connectors.sources.postgres.connection import Connection, Server, connect_to, translated
@@ -81,9 +85,14 @@ class ExportedSnapshot:
         def waiting(seconds: float) -> None:
             blockers = slot_creation_blockers(connection)
             if seconds >= GIVE_UP_AFTER_S:
-                raise slot_creation_blocked(config.slot, blockers, seconds)
-            if blockers and on_wait is not None:
+                raise slot_creation_blocked(config.slot, blockers, seconds, standby=server.in_recovery)
+            if on_wait is not None and blockers:
                 on_wait(f"creating replication slot {config.slot} waits for {blockers[0]}")
+            elif on_wait is not None and server.in_recovery:
+                on_wait(
+                    f"creating replication slot {config.slot} waits for the primary to log its open transactions; to "
+                    f"have it do so now, on the primary: {LOG_STANDBY_SNAPSHOT}"
+                )
 
         try:
             name = f"{config.slot[:40]}_copy_{os.getpid()}_{time.monotonic_ns() % 10**6}" if temporary else config.slot

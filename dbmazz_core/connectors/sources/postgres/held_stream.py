@@ -70,7 +70,16 @@ def verify_held(config: SourceConfig, connection: Connection, server: Server, wa
             remedy="run again: capture resumes at the checkpoint, nothing is lost",
         )
     verify_slot(state, config, lsn, database=connection.info.dbname, own_pid=walsender)
-    if server.in_recovery and not is_standby(connection):
-        raise server_changed(PROMOTED)  # the checkpoint would be recorded under the wrong timeline
+    verify_not_promoted(connection, server)
     assert state is not None
     return state
+
+
+def verify_not_promoted(connection: Connection, server: Server) -> None:
+    """Raise ServerChanged if a standby has been promoted since.
+
+    What a promoted server sends is of another timeline than the run has looked up, and its checkpoint would be recorded
+    under the wrong one.
+    """
+    if server.in_recovery and not is_standby(connection):
+        raise server_changed(PROMOTED)

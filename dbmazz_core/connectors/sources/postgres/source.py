@@ -20,7 +20,7 @@ from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules
 from dbmazz_core.connectors.sources.postgres.connection import Connection, Server, connect_to
 from dbmazz_core.connectors.sources.postgres.exported import ExportedSnapshot
 from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint, read_fingerprints, read_layouts
-from dbmazz_core.connectors.sources.postgres.held_stream import held_stream
+from dbmazz_core.connectors.sources.postgres.held_stream import held_stream, verify_not_promoted
 from dbmazz_core.connectors.sources.postgres.publication import read_publication
 from dbmazz_core.connectors.sources.postgres.reader import StreamReader
 from dbmazz_core.connectors.sources.postgres.record_stream import RecordStream
@@ -409,8 +409,19 @@ class PostgresSource:
         reader, _ = self._stream_from(lsn)
         reader.begin(lsn)
         self._streamed = True
-        self._stream = PostgresStream(reader, relations, start_lsn=lsn, table_start=table_start, upper_lsn=upper_lsn)
+        self._stream = PostgresStream(
+            reader,
+            relations,
+            start_lsn=lsn,
+            table_start=table_start,
+            upper_lsn=upper_lsn,
+            verify=self._verify_not_promoted if self.server.in_recovery else None,
+        )
         return self._stream
+
+    def _verify_not_promoted(self) -> None:
+        with self._translated():
+            verify_not_promoted(self.connection, self.server)
 
     def _stream_from(self, lsn: Lsn, *, checkpoint: Lsn | None = None) -> tuple[StreamReader, SlotState]:
         """See `held_stream`."""

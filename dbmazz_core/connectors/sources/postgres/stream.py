@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -30,6 +30,8 @@ class PostgresStream:
         start_lsn: Transactions committed before it are left out.
         table_start: The same by table, where a table's snapshot is newer.
         upper_lsn: Transactions committed at or after it are left for later; None: no bound.
+        verify: Called after messages have been received, before any of them is given out; raises if the server is not
+            what it was.
     """
 
     def __init__(
@@ -40,11 +42,13 @@ class PostgresStream:
         start_lsn: Lsn,
         table_start: Mapping[TableRef, Lsn] | None = None,
         upper_lsn: Lsn | None = None,
+        verify: Callable[[], None] | None = None,
     ) -> None:
         self.reader = reader
         self._decoder = Decoder(relations, start_lsn=start_lsn, table_start=table_start)
         self._start = start_lsn
         self._upper = _MAX_LSN if upper_lsn is None else upper_lsn
+        self._verify = verify
         self._open: OpenTransaction | None = None
         self._framed: FramedBlock | None = None
         self._at = 0
@@ -65,7 +69,7 @@ class PostgresStream:
             timeout: Seconds to wait.
 
         Raises:
-            SourceError: If the stream broke.
+            SourceError: If the stream broke, or the server is not what it was.
             ParseError: If it cannot be understood.
         """
         if self._framed is None:
@@ -75,6 +79,8 @@ class PostgresStream:
                 block = self.reader.read(max(timeout - _ASK_AFTER_S, 0))
             if block is None:
                 return None
+            if self._verify is not None:
+                self._verify()
             self._framed = frame(block, self._open)
             self._at = 0
         framed, begin = self._framed, self._at
