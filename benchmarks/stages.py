@@ -13,8 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from dbmazz_core.batch import ChangeBatch
-from dbmazz_core.config import SinkConfig, SourceConfig
 from dbmazz_core.connectors.sinks.duckdb import DuckDBSink
 from dbmazz_core.connectors.sources.postgres.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.decoder import Decoder
@@ -22,10 +20,13 @@ from dbmazz_core.connectors.sources.postgres.framing import frame
 from dbmazz_core.connectors.sources.postgres.reader import StreamReader
 from dbmazz_core.connectors.sources.postgres.relations import Relations
 from dbmazz_core.engine.compact import compact
-from dbmazz_core.engine.result import Checkpoint
 from dbmazz_core.lsn import INVALID_LSN, Lsn
-from dbmazz_core.secret_url import SecretUrl
-from dbmazz_core.tables import TableRef, parse_tables
+from dbmazz_core.model.batch import ChangeBatch
+from dbmazz_core.model.checkpoint import Checkpoint
+from dbmazz_core.settings.config import SinkConfig, SourceConfig
+from dbmazz_core.settings.secret_url import SecretUrl
+from dbmazz_core.settings.tables import parse_tables
+from dbmazz_core.table_ref import TableRef
 
 T = TypeVar("T")
 _TABLE = TableRef("public", "orders")

@@ -15,32 +15,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dbmazz_core.batch import ChangeBatch
-    from dbmazz_core.config import (
-        FlushConfig,
-        ReplicaIdentityPolicy,
-        Settings,
-        SinkConfig,
-        SnapshotConfig,
-        SourceConfig,
-        WindowLimits,
-    )
-    from dbmazz_core.connectors.sinks import Sink, create_sink
+    from dbmazz_core.connectors.sinks import create_sink
     from dbmazz_core.connectors.sources import create_source
     from dbmazz_core.connectors.sources.postgres import PostgresSource
     from dbmazz_core.connectors.sources.postgres.findings import CheckReport, Finding
     from dbmazz_core.connectors.sources.postgres.setup import SetupReport
-    from dbmazz_core.datatypes import DataType, Kind
     from dbmazz_core.engine.progress import Progress
-    from dbmazz_core.engine.result import (
-        Checkpoint,
-        PipelineStatus,
-        SnapshotResult,
-        StopReason,
-        TableCounts,
-        TableState,
-        WindowResult,
-    )
+    from dbmazz_core.engine.result import PipelineStatus, SnapshotResult, StopReason, TableCounts, WindowResult
     from dbmazz_core.errors import (
         ConfigError,
         DataError,
@@ -54,8 +35,10 @@ if TYPE_CHECKING:
         SourceNotReady,
     )
     from dbmazz_core.lsn import Lsn
-    from dbmazz_core.pipeline import Pipeline
-    from dbmazz_core.records import (
+    from dbmazz_core.model.batch import ChangeBatch
+    from dbmazz_core.model.checkpoint import Checkpoint
+    from dbmazz_core.model.datatypes import DataType, Kind
+    from dbmazz_core.model.records import (
         Begin,
         CdcRecord,
         ColumnValue,
@@ -69,39 +52,42 @@ if TYPE_CHECKING:
         Truncate,
         Update,
     )
-    from dbmazz_core.schema import ColumnDef, TableSchema
-    from dbmazz_core.secret_url import SecretUrl
-    from dbmazz_core.tables import TablePattern, TableRef, parse_tables
-    from dbmazz_core.unchanged import UNCHANGED
+    from dbmazz_core.model.schema import ColumnDef, TableSchema
+    from dbmazz_core.model.sink import Sink
+    from dbmazz_core.model.table_state import TableState
+    from dbmazz_core.model.unchanged import UNCHANGED
+    from dbmazz_core.pipeline import Pipeline
+    from dbmazz_core.settings.config import (
+        FlushConfig,
+        ReplicaIdentityPolicy,
+        Settings,
+        SinkConfig,
+        SnapshotConfig,
+        SourceConfig,
+        WindowLimits,
+    )
+    from dbmazz_core.settings.secret_url import SecretUrl
+    from dbmazz_core.settings.tables import TablePattern, parse_tables
+    from dbmazz_core.table_ref import TableRef
 
     __version__: str
 
 #: Where each public name is defined.
 _MODULES: dict[str, tuple[str, ...]] = {
-    "batch": ("ChangeBatch",),
-    "config": (
-        "FlushConfig",
-        "ReplicaIdentityPolicy",
-        "Settings",
-        "SinkConfig",
-        "SnapshotConfig",
-        "SourceConfig",
-        "WindowLimits",
-    ),
-    "connectors.sinks": ("Sink", "create_sink"),
+    "connectors.sinks": ("create_sink",),
     "connectors.sources": ("create_source",),
     "connectors.sources.postgres": ("PostgresSource",),
-    "connectors.sources.postgres.findings": ("CheckReport", "Finding"),
+    "connectors.sources.postgres.findings": (
+        "CheckReport",
+        "Finding",
+    ),
     "connectors.sources.postgres.setup": ("SetupReport",),
-    "datatypes": ("DataType", "Kind"),
     "engine.progress": ("Progress",),
     "engine.result": (
-        "Checkpoint",
         "PipelineStatus",
         "SnapshotResult",
         "StopReason",
         "TableCounts",
-        "TableState",
         "WindowResult",
     ),
     "errors": (
@@ -117,8 +103,13 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "SourceNotReady",
     ),
     "lsn": ("Lsn",),
-    "pipeline": ("Pipeline",),
-    "records": (
+    "model.batch": ("ChangeBatch",),
+    "model.checkpoint": ("Checkpoint",),
+    "model.datatypes": (
+        "DataType",
+        "Kind",
+    ),
+    "model.records": (
         "Begin",
         "CdcRecord",
         "ColumnValue",
@@ -132,10 +123,29 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "Truncate",
         "Update",
     ),
-    "schema": ("ColumnDef", "TableSchema"),
-    "secret_url": ("SecretUrl",),
-    "tables": ("TablePattern", "TableRef", "parse_tables"),
-    "unchanged": ("UNCHANGED",),
+    "model.schema": (
+        "ColumnDef",
+        "TableSchema",
+    ),
+    "model.sink": ("Sink",),
+    "model.table_state": ("TableState",),
+    "model.unchanged": ("UNCHANGED",),
+    "pipeline": ("Pipeline",),
+    "settings.config": (
+        "FlushConfig",
+        "ReplicaIdentityPolicy",
+        "Settings",
+        "SinkConfig",
+        "SnapshotConfig",
+        "SourceConfig",
+        "WindowLimits",
+    ),
+    "settings.secret_url": ("SecretUrl",),
+    "settings.tables": (
+        "TablePattern",
+        "parse_tables",
+    ),
+    "table_ref": ("TableRef",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 
-from dbmazz_core.config import Settings, WindowLimits
-from dbmazz_core.connectors.sinks import Sink, create_sink
+from dbmazz_core.connectors.sinks import create_sink
 from dbmazz_core.connectors.sources import create_source
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.setup import CheckReport, Finding, SetupReport
@@ -17,15 +16,7 @@ from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.engine.agreement import Agreement
 from dbmazz_core.engine.capture import Capture
 from dbmazz_core.engine.progress import Progress
-from dbmazz_core.engine.result import (
-    Checkpoint,
-    PipelineStatus,
-    SnapshotResult,
-    StopReason,
-    TableCounts,
-    TableState,
-    WindowResult,
-)
+from dbmazz_core.engine.result import PipelineStatus, SnapshotResult, StopReason, TableCounts, WindowResult
 from dbmazz_core.engine.snapshot import SnapshotRun, StopRequested, plan
 from dbmazz_core.errors import (
     DestinationError,
@@ -35,8 +26,12 @@ from dbmazz_core.errors import (
     UnsupportedServerVersion,
 )
 from dbmazz_core.lsn import INVALID_LSN
-from dbmazz_core.records import Begin, CdcRecord, Commit, Heartbeat, SchemaChange
-from dbmazz_core.tables import TableRef
+from dbmazz_core.model.checkpoint import Checkpoint
+from dbmazz_core.model.records import Begin, CdcRecord, Commit, Heartbeat, SchemaChange
+from dbmazz_core.model.sink import Sink
+from dbmazz_core.model.table_state import TableState
+from dbmazz_core.settings.config import Settings, WindowLimits
+from dbmazz_core.table_ref import TableRef
 
 ProgressCallback = Callable[[Progress], None]
 

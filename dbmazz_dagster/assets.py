@@ -9,9 +9,10 @@ from typing import Any
 
 import dagster as dg
 
-from dbmazz_core.config import Settings
 from dbmazz_core.errors import ConfigError
-from dbmazz_core.tables import TableRef, format_tables
+from dbmazz_core.settings.config import Settings
+from dbmazz_core.settings.tables import format_tables
+from dbmazz_core.table_ref import TableRef
 from dbmazz_dagster.resource import DbmazzResource
 from dbmazz_dagster.tags import CHECKPOINT_METADATA, TABLE_METADATA
 from dbmazz_dagster.translator import DagsterDbmazzTranslator, DbmazzTableProps

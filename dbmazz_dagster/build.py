@@ -8,8 +8,8 @@ from typing import Any
 
 import dagster as dg
 
-from dbmazz_core.config import Settings
 from dbmazz_core.errors import ConfigError
+from dbmazz_core.settings.config import Settings
 from dbmazz_dagster.assets import build_source_asset_specs, dbmazz_assets
 from dbmazz_dagster.checks import build_dbmazz_checks
 from dbmazz_dagster.history import unfinished_runs

@@ -10,14 +10,14 @@ from typing import Any, Final
 import dagster as dg
 import duckdb
 
-from dbmazz_core.config import SinkConfig
 from dbmazz_core.connectors.sinks.duckdb import bookkeeping
 from dbmazz_core.connectors.sinks.duckdb.names import qualified
 from dbmazz_core.connectors.sinks.duckdb.shapes import LIVE
 from dbmazz_core.connectors.sinks.duckdb.sql import TARGET
 from dbmazz_core.engine.result import PipelineStatus
-from dbmazz_core.table_options import BadValuePolicy, Mode
-from dbmazz_core.tables import TableRef, quote_identifier
+from dbmazz_core.model.policies import BadValuePolicy, Mode
+from dbmazz_core.settings.config import SinkConfig
+from dbmazz_core.table_ref import TableRef, quote_identifier
 from dbmazz_dagster.assets import table_props
 from dbmazz_dagster.destination import destination
 from dbmazz_dagster.failures import dbmazz_failures

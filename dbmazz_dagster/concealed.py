@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from dbmazz_core.errors import ConfigError
-from dbmazz_core.secret_url import SecretUrl
+from dbmazz_core.settings.secret_url import SecretUrl
 
 _HIDDEN_SECRET: Final = "*** (secret)"
 _UNREADABLE: Final = "*** (not a connection URL)"

@@ -11,8 +11,8 @@ from typing import Any, Final
 import dagster as dg
 import duckdb
 
-from dbmazz_core.config import SinkConfig
 from dbmazz_core.connectors.sinks.duckdb.failures import is_locked, locked, translated
+from dbmazz_core.settings.config import SinkConfig
 from dbmazz_dagster.build import build_definitions
 from dbmazz_dagster.failures import dbmazz_failures
 from dbmazz_dagster.resource import DbmazzResource

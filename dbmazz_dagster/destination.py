@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import duckdb
 
-from dbmazz_core.config import SinkConfig
 from dbmazz_core.connectors.sinks.duckdb.failures import is_locked, locked, translated
+from dbmazz_core.settings.config import SinkConfig
 
 _RETRY_S = 0.2
 

@@ -8,11 +8,12 @@ from typing import Any, Final
 
 import dagster as dg
 
-from dbmazz_core.config import SourceConfig
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules
-from dbmazz_core.engine.result import StopReason, TableCounts, TableState, WindowResult
+from dbmazz_core.engine.result import StopReason, TableCounts, WindowResult
 from dbmazz_core.lsn import Lsn
+from dbmazz_core.model.table_state import TableState
+from dbmazz_core.settings.config import SourceConfig
 
 #: GraphQL's Int: Dagster's UI gets no number for a greater one, and plots nothing.
 _MAX_INT: Final = 2**31 - 1

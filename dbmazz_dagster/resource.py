@@ -8,11 +8,12 @@ from typing import Any
 import dagster as dg
 from pydantic import Field, field_validator
 
-from dbmazz_core.config import SETTINGS, Setting, Settings, SourceConfig
 from dbmazz_core.errors import ConfigError
+from dbmazz_core.model.policies import BadValuePolicy
 from dbmazz_core.pipeline import Pipeline
-from dbmazz_core.table_options import BadValuePolicy, ByTable
-from dbmazz_core.tables import TablePattern, format_tables, parse_tables
+from dbmazz_core.settings.by_table import ByTable
+from dbmazz_core.settings.config import SETTINGS, Setting, Settings, SourceConfig
+from dbmazz_core.settings.tables import TablePattern, format_tables, parse_tables
 from dbmazz_dagster import concealed
 from dbmazz_dagster.failures import dbmazz_failures
 from dbmazz_dagster.run_config import DbmazzConfig, Unchanged

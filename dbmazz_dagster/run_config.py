@@ -7,7 +7,7 @@ from typing import Literal
 import dagster as dg
 from pydantic import Field
 
-from dbmazz_core.config import WindowLimits
+from dbmazz_core.settings.config import WindowLimits
 
 #: What a selected table without changes yields.
 Unchanged = Literal["skip", "observe", "materialize"]

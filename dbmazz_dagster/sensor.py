@@ -13,7 +13,7 @@ import dagster as dg
 from dbmazz_core.engine.result import PipelineStatus
 from dbmazz_core.errors import DbmazzError
 from dbmazz_core.pipeline import Pipeline
-from dbmazz_core.tables import format_tables
+from dbmazz_core.settings.tables import format_tables
 from dbmazz_dagster.checks import MAX_LAG_BYTES, judge_slot
 from dbmazz_dagster.failures import is_transient
 from dbmazz_dagster.history import History, lsn_text, next_attempt, read_history

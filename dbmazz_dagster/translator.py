@@ -9,7 +9,7 @@ from zlib import crc32
 
 import dagster as dg
 
-from dbmazz_core.tables import TableRef
+from dbmazz_core.table_ref import TableRef
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,15 @@ from typing import Any
 
 import dagster as dg
 
-from dbmazz_core.config import Settings, SourceConfig
 from dbmazz_core.engine.progress import Progress
-from dbmazz_core.engine.result import PipelineStatus, StopReason, TableCounts, TableState, WindowResult
+from dbmazz_core.engine.result import PipelineStatus, StopReason, TableCounts, WindowResult
 from dbmazz_core.errors import DbmazzError
 from dbmazz_core.lsn import INVALID_LSN
+from dbmazz_core.model.table_state import TableState
 from dbmazz_core.pipeline import Pipeline
-from dbmazz_core.tables import TableRef, parse_tables
+from dbmazz_core.settings.config import Settings, SourceConfig
+from dbmazz_core.settings.tables import parse_tables
+from dbmazz_core.table_ref import TableRef
 from dbmazz_dagster.metadata import checkpoint_metadata, column_schema, table_metadata
 from dbmazz_dagster.run_config import DbmazzConfig, Unchanged
 from dbmazz_dagster.tags import CHECKPOINT_METADATA, SLOT_TAG, TABLE_METADATA

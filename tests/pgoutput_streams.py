@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from dbmazz_core.connectors.sources.postgres.block import MessageBlock
 from dbmazz_core.lsn import INVALID_LSN, Lsn
-from dbmazz_core.tables import TableRef
-from dbmazz_core.unchanged import UNCHANGED
+from dbmazz_core.model.unchanged import UNCHANGED
+from dbmazz_core.table_ref import TableRef
 from tests import pgoutput_encoder as encode
 
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12)

@@ -12,8 +12,8 @@ from dbmazz_core.connectors.sources.postgres.catalog import TableInfo, flush_lsn
 from dbmazz_core.connectors.sources.postgres.connection import Connection, connect, connect_replication
 from dbmazz_core.connectors.sources.postgres.resolution import find_tables, resolve_tables
 from dbmazz_core.errors import TableNotFound, TableNotSupported
-from dbmazz_core.secret_url import SecretUrl
-from dbmazz_core.tables import parse_tables
+from dbmazz_core.settings.secret_url import SecretUrl
+from dbmazz_core.settings.tables import parse_tables
 from tests.postgres_fixtures import SourceDatabase
 
 

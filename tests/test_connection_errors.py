@@ -46,7 +46,7 @@ from dbmazz_core.errors import (
     SourceError,
     WalLevelNotLogical,
 )
-from dbmazz_core.secret_url import SecretUrl
+from dbmazz_core.settings.secret_url import SecretUrl
 from tests.postgres_fixtures import UNSAFE_BUT_FAST, SourceDatabase
 
 #: With characters that are percent-encoded in a URL: both forms must stay out.

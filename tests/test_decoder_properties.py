@@ -14,8 +14,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dbmazz_core.batch import ChangeBatch
-from dbmazz_core.connectors.sources.base import NewSchema, Truncation
 from dbmazz_core.connectors.sources.postgres.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.decoder import Decoder
 from dbmazz_core.connectors.sources.postgres.framing import frame
@@ -23,10 +21,12 @@ from dbmazz_core.connectors.sources.postgres.record_stream import RecordStream
 from dbmazz_core.connectors.sources.postgres.relations import Relations
 from dbmazz_core.errors import BadValue, DataError, ParseError, UnknownValue
 from dbmazz_core.lsn import INVALID_LSN, Lsn
-from dbmazz_core.records import Delete, Insert, SchemaChange, Truncate, Update
-from dbmazz_core.schema import TableSchema
-from dbmazz_core.tables import TableRef
-from dbmazz_core.unchanged import UNCHANGED
+from dbmazz_core.model.batch import ChangeBatch
+from dbmazz_core.model.records import Delete, Insert, SchemaChange, Truncate, Update
+from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.model.source import NewSchema, Truncation
+from dbmazz_core.model.unchanged import UNCHANGED
+from dbmazz_core.table_ref import TableRef
 from tests import pgoutput_encoder as encode
 from tests.pgoutput_streams import Stream, Table, streams
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from dbmazz_core.batch import ChangeBatch
 from dbmazz_core.connectors.sources import create_source
-from dbmazz_core.connectors.sources.base import NewSchema, Truncation
-from dbmazz_core.records import Delete, Insert, SchemaChange, Truncate, Update
-from dbmazz_core.schema import TableSchema
-from dbmazz_core.tables import TableRef
+from dbmazz_core.model.batch import ChangeBatch
+from dbmazz_core.model.records import Delete, Insert, SchemaChange, Truncate, Update
+from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.model.source import NewSchema, Truncation
+from dbmazz_core.table_ref import TableRef
 from tests.engine.lab import Lab, toast
 from tests.postgres_fixtures import SourceDatabase
 

@@ -42,7 +42,7 @@ from dbmazz_core.connectors.sources.postgres.parser import (
 )
 from dbmazz_core.errors import ParseError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
-from dbmazz_core.unchanged import UNCHANGED
+from dbmazz_core.model.unchanged import UNCHANGED
 from tests import pgoutput_encoder as encode
 
 LSN = Lsn.parse("16/B374D848")

@@ -35,7 +35,7 @@ from dbmazz_core.connectors.sources.postgres.parser import (
 )
 from dbmazz_core.errors import ParseError
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.unchanged import UNCHANGED
+from dbmazz_core.model.unchanged import UNCHANGED
 from tests import pgoutput_encoder as encode
 
 LSN = Lsn.parse("16/B374D848")

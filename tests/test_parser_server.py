@@ -29,7 +29,7 @@ from dbmazz_core.connectors.sources.postgres.parser import (
     pg_time,
 )
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.unchanged import UNCHANGED
+from dbmazz_core.model.unchanged import UNCHANGED
 from tests.postgres_fixtures import SourceDatabase
 
 #: A value that no compression keeps below the TOAST threshold of 2 kB.

@@ -6,7 +6,7 @@ import pytest
 
 from dbmazz_core.connectors.sources.postgres.connection import connect
 from dbmazz_core.connectors.sources.postgres.fingerprint import read_fingerprints
-from dbmazz_core.secret_url import SecretUrl
+from dbmazz_core.settings.secret_url import SecretUrl
 from tests.postgres_fixtures import SourceDatabase
 
 ROOT = "CREATE TABLE r (id int, p int, v text, PRIMARY KEY (id, p)) PARTITION BY RANGE (p)"

@@ -10,23 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dbmazz_core.errors import ConfigError
-from dbmazz_core.table_options import (
-    BadValuePolicy,
+from dbmazz_core.model.policies import BadValuePolicy, Mask, Mode, SchemaAction, SchemaChangeKind
+from dbmazz_core.settings.by_table import (
     ByTable,
     ColumnMasks,
     ColumnNames,
-    ColumnRef,
-    Mask,
-    Mode,
-    SchemaAction,
-    SchemaChangeKind,
     SchemaPolicy,
     by_table,
     column_masks,
     column_names,
     schema_policy,
 )
-from dbmazz_core.tables import TablePattern, TableRef
+from dbmazz_core.settings.tables import TablePattern
+from dbmazz_core.table_ref import ColumnRef, TableRef
 
 T, U, SALES = TableRef("public", "t"), TableRef("public", "u"), TableRef("sales", "t")
 

@@ -10,15 +10,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from dbmazz_core.batch import ChangeBatch
 from dbmazz_core.connectors.sinks.duckdb.values import type_name
 from dbmazz_core.connectors.sources import create_source
 from dbmazz_core.connectors.sources.postgres.types.builtin import BY_OID, FAMILIES
-from dbmazz_core.datatypes import DataType, Kind
 from dbmazz_core.errors import BadValue
-from dbmazz_core.records import Insert, Update
-from dbmazz_core.schema import ColumnDef
-from dbmazz_core.values import python_value
+from dbmazz_core.model.batch import ChangeBatch
+from dbmazz_core.model.datatypes import DataType, Kind
+from dbmazz_core.model.records import Insert, Update
+from dbmazz_core.model.schema import ColumnDef
+from dbmazz_core.model.values import python_value
 from tests.engine.lab import Lab
 from tests.postgres_fixtures import SourceDatabase
 

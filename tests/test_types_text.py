@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dbmazz_core.connectors.sources.postgres.types import BadText, read_texts
-from dbmazz_core.datatypes import DataType, Kind
-from dbmazz_core.values import carried_value, python_value
+from dbmazz_core.model.datatypes import DataType, Kind
+from dbmazz_core.model.values import carried_value, python_value
 
 TEXT = DataType(Kind.STRING)
 HSTORE = DataType(Kind.MAP)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import psycopg
 
 from dbmazz_core.demo.postgres import EmbeddedPostgres
-from dbmazz_core.tables import TableRef
+from dbmazz_core.table_ref import TableRef
 
 #: Numbers that one transaction covers.
 _TRANSACTION = 1000

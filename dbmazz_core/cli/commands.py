@@ -18,11 +18,12 @@ from dbmazz_core.cli.report import INTERRUPTED, Report
 from dbmazz_core.cli.settings import has_tables, load_settings, setting_options
 from dbmazz_core.cli.stopping import stop_on_signals
 from dbmazz_core.errors import ConfigError, TableNotFound
-from dbmazz_core.tables import TablePattern, TableRef, parse_tables
+from dbmazz_core.settings.tables import TablePattern, parse_tables
+from dbmazz_core.table_ref import TableRef
 
 if TYPE_CHECKING:
-    from dbmazz_core.config import Settings
     from dbmazz_core.pipeline import Pipeline
+    from dbmazz_core.settings.config import Settings
 
 log = logging.getLogger("dbmazz")
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from dbmazz_core.records import (
+from dbmazz_core.model.records import (
     UNCHANGED,
     Begin,
     CdcRecord,
@@ -23,7 +23,7 @@ from dbmazz_core.records import (
     Truncate,
     Update,
 )
-from dbmazz_core.schema import TableSchema
+from dbmazz_core.model.schema import TableSchema
 
 
 def record_to_dict(record: CdcRecord) -> dict[str, Any]:

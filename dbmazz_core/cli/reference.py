@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dbmazz_core import errors
-from dbmazz_core.config import SETTINGS
 from dbmazz_core.connectors.sources.postgres.types.reference import short_table, types_table
+from dbmazz_core.settings.config import SETTINGS
 
 _ROOT = Path(__file__).parents[2]
 DOCUMENTS = (_ROOT / "docs" / "cli.md", _ROOT / "README.md")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dbmazz_core.errors import DbmazzError
-from dbmazz_core.secret_url import SecretUrl
+from dbmazz_core.settings.secret_url import SecretUrl
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

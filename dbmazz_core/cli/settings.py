@@ -1,6 +1,6 @@
 """Settings from flags, the environment and a file, in this order of precedence.
 
-Flags and keys of the file are made from `dbmazz_core.config.SETTINGS`, and every text is read by the same reader,
+Flags and keys of the file are made from `settings.config.SETTINGS`, and every text is read by the same reader,
 wherever it came from.
 """
 
@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 import click
 
-from dbmazz_core.config import SETTINGS, Setting, Settings
 from dbmazz_core.errors import ConfigError
+from dbmazz_core.settings.config import SETTINGS, Setting, Settings
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

@@ -25,7 +25,7 @@ import psycopg
 from psycopg import sql
 
 from dbmazz_core.demo.shop import Connection
-from dbmazz_core.tables import TableRef
+from dbmazz_core.table_ref import TableRef
 
 Row = tuple[str | None, ...]
 

@@ -21,9 +21,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from dbmazz_core.config import SETTINGS
 from dbmazz_core.errors import ConfigError, DbmazzError
 from dbmazz_core.module_path import safe_environment
+from dbmazz_core.settings.config import SETTINGS
 
 _HOST = "127.0.0.1"
 _PORT = 3000

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from dbmazz_core.demo.observe import Observed
 from dbmazz_core.demo.shop import TABLES
-from dbmazz_core.tables import TableRef
+from dbmazz_core.table_ref import TableRef
 
 #: Without a terminal, how often a line is printed, in seconds.
 _PLAIN_INTERVAL_S = 5.0

@@ -10,7 +10,6 @@ from typing import Any
 
 import psycopg
 
-from dbmazz_core.config import WindowLimits
 from dbmazz_core.demo.compare import TableComparison, compare
 from dbmazz_core.demo.shop import TABLES, count_rows
 from dbmazz_core.demo.stage import Stage
@@ -18,7 +17,8 @@ from dbmazz_core.demo.traffic import Traffic
 from dbmazz_core.engine.result import StopReason, TableCounts, WindowResult
 from dbmazz_core.errors import DbmazzError
 from dbmazz_core.pipeline import Pipeline
-from dbmazz_core.tables import TableRef
+from dbmazz_core.settings.config import WindowLimits
+from dbmazz_core.table_ref import TableRef
 
 #: Pause between two windows; a sensor's would be longer.
 _PAUSE_S = 0.5

@@ -13,7 +13,7 @@ from urllib.error import URLError
 from urllib.request import ProxyHandler, Request, build_opener
 
 from dbmazz_core.demo.shop import TABLES
-from dbmazz_core.tables import TableRef
+from dbmazz_core.table_ref import TableRef
 
 _TIMEOUT_S = 2.0
 #: A window that could not read the row counts (another process had the file just then) records none; then those

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from dbmazz_core.tables import TableRef
+from dbmazz_core.table_ref import TableRef
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 

@@ -15,10 +15,10 @@ from types import FrameType
 
 import psycopg
 
-from dbmazz_core.config import Settings
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.demo.shop import TABLES, create_shop
 from dbmazz_core.errors import ConfigError
+from dbmazz_core.settings.config import Settings
 
 _DATABASE = "shop"
 #: Hang-up too: the terminal's window was closed.

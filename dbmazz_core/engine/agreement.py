@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
-from dbmazz_core.config import Settings
-from dbmazz_core.connectors.sinks import Sink
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.engine.follow_names import NameChanges, name_changes
-from dbmazz_core.engine.result import Checkpoint, TableState
 from dbmazz_core.errors import ConfigError, DbmazzError, WrongServer
-from dbmazz_core.identity import TableIdentity
-from dbmazz_core.table_options import Mode
-from dbmazz_core.tables import TableRef
+from dbmazz_core.model.checkpoint import Checkpoint
+from dbmazz_core.model.identity import TableIdentity
+from dbmazz_core.model.policies import Mode
+from dbmazz_core.model.sink import Sink
+from dbmazz_core.model.table_state import TableState
+from dbmazz_core.settings.config import Settings
+from dbmazz_core.table_ref import TableRef
 
 
 class Agreement:

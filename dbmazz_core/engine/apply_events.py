@@ -8,21 +8,22 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from dbmazz_core.batch import ChangeBatch
-from dbmazz_core.connectors.sinks.base import Sink
-from dbmazz_core.connectors.sources.base import Truncation
 from dbmazz_core.engine.changelog import changelog
 from dbmazz_core.engine.compact import compact
-from dbmazz_core.engine.effect import NetEffect
 from dbmazz_core.engine.evolution import unheld_default
-from dbmazz_core.engine.follow_schema import SchemaEvent, WindowEvent, stopped
+from dbmazz_core.engine.follow_schema import WindowEvent, stopped
 from dbmazz_core.engine.labels import labels_in_doubt
 from dbmazz_core.engine.quarantine import Quarantine
 from dbmazz_core.engine.result import WindowResult
-from dbmazz_core.records import SourcePosition
-from dbmazz_core.schema import TableSchema
-from dbmazz_core.table_options import Mode
-from dbmazz_core.tables import TableRef
+from dbmazz_core.model.batch import ChangeBatch
+from dbmazz_core.model.net_effect import NetEffect
+from dbmazz_core.model.policies import Mode
+from dbmazz_core.model.records import SourcePosition
+from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.model.schema_events import SchemaEvent
+from dbmazz_core.model.sink import Sink
+from dbmazz_core.model.source import Truncation
+from dbmazz_core.table_ref import TableRef
 
 #: Changes of rows, in stream order.
 _Changes = list[ChangeBatch | Truncation]

@@ -6,19 +6,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Event
 
-from dbmazz_core.config import Settings, WindowLimits
-from dbmazz_core.connectors.sinks.base import Sink
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.engine.follow_schema import SchemaFollower
 from dbmazz_core.engine.progress import Progress
-from dbmazz_core.engine.result import Checkpoint, StopReason, WindowResult
+from dbmazz_core.engine.result import StopReason, WindowResult
 from dbmazz_core.engine.snapshot import quarantine_of
 from dbmazz_core.engine.window import Window
-from dbmazz_core.identity import SourceTable, TableIdentity
 from dbmazz_core.lsn import INVALID_LSN, Lsn
-from dbmazz_core.table_options import Mode
-from dbmazz_core.tables import TableRef
+from dbmazz_core.model.checkpoint import Checkpoint
+from dbmazz_core.model.identity import SourceTable, TableIdentity
+from dbmazz_core.model.policies import Mode
+from dbmazz_core.model.sink import Sink
+from dbmazz_core.settings.config import Settings, WindowLimits
+from dbmazz_core.table_ref import TableRef
 
 
 @dataclass(slots=True)

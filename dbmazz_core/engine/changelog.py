@@ -9,20 +9,21 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from dbmazz_core.batch import DELETE, OPERATION_NAMES, ChangeBatch, Indexes, Mask
-from dbmazz_core.connectors.sources.base import Truncation
-from dbmazz_core.engine.effect import COMMIT_LSN, COMMIT_TS, PREFIX, XID
 from dbmazz_core.engine.rows import Rows
-from dbmazz_core.frame_columns import old_column, value_column
-from dbmazz_core.schema import TableSchema
-
-OP = PREFIX + "op"
-ORDINAL = PREFIX + "ordinal"
-UNCHANGED = PREFIX + "unchanged"
-#: Not `_dbmazz_old_known`: a table may have a column `known`.
-KNOWN_OLD = PREFIX + "known_old"
-#: Prefix, in the destination, of the columns that hold the row before.
-OLD = PREFIX + "old_"
+from dbmazz_core.model.batch import DELETE, OPERATION_NAMES, ChangeBatch, Indexes, Mask
+from dbmazz_core.model.frame_columns import (
+    COMMIT_LSN,
+    COMMIT_TS,
+    KNOWN_OLD,
+    OP,
+    ORDINAL,
+    UNCHANGED,
+    XID,
+    old_column,
+    value_column,
+)
+from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.model.source import Truncation
 
 _POSITION = {
     COMMIT_LSN: pl.UInt64(),

@@ -19,14 +19,14 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from dbmazz_core.batch import DELETE, INSERT, UPDATE, ChangeBatch, Indexes, Mask
-from dbmazz_core.engine.effect import COUNT, DELETED, Move, NetEffect, PartialUpdate
 from dbmazz_core.engine.images import replaced
 from dbmazz_core.engine.rows import Rows
 from dbmazz_core.errors import UnknownValue
-from dbmazz_core.frame_columns import origin_column, value_column
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.records import SourcePosition
+from dbmazz_core.model.batch import DELETE, INSERT, UPDATE, ChangeBatch, Indexes, Mask
+from dbmazz_core.model.frame_columns import COUNT, DELETED, origin_column, value_column
+from dbmazz_core.model.net_effect import Move, NetEffect, PartialUpdate
+from dbmazz_core.model.records import SourcePosition
 
 _NONE = -1
 

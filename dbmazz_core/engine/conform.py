@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from dbmazz_core.batch import UPDATE, ChangeBatch, Indexes, Mask, RowImages, UnreadableText
-from dbmazz_core.identity import TableIdentity
-from dbmazz_core.schema import TableSchema
+from dbmazz_core.model.batch import UPDATE, ChangeBatch, Indexes, Mask, RowImages, UnreadableText
+from dbmazz_core.model.identity import TableIdentity
+from dbmazz_core.model.schema import TableSchema
 
 
 def conform(batch: ChangeBatch, have: TableSchema, identity: TableIdentity) -> ChangeBatch:
@@ -41,7 +41,7 @@ def conform(batch: ChangeBatch, have: TableSchema, identity: TableIdentity) -> C
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Conformed:
-    """Implements `dbmazz_core.batch.RowImages`.
+    """Implements `dbmazz_core.model.batch.RowImages`.
 
     Attributes:
         images: The source's.

@@ -21,77 +21,20 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import polars as pl
-
-from dbmazz_core.connectors.sources.base import DescribedColumn
-from dbmazz_core.datatypes import DataType, Kind
 from dbmazz_core.engine.column_numbers import Seen, columns_described
 from dbmazz_core.engine.labels import found_by_new_labels, types_changed
-from dbmazz_core.hidden import merged
-from dbmazz_core.identity import SourceColumn, SourceTable, TableIdentity
-from dbmazz_core.schema import ColumnDef, TableSchema
-from dbmazz_core.table_options import SchemaChangeKind
-from dbmazz_core.tables import quote_identifier
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class AddColumn:
-    """A column is new. Rows that were there before have the value `missing`, of its carrier dtype; None: NULL."""
-
-    column: ColumnDef
-    missing: pl.Series | None
-
-    kind = SchemaChangeKind.ADD_COLUMN
-
-    def __str__(self) -> str:
-        default = "" if self.missing is None else f" with {self.missing[0]!r} in older rows"
-        return f"column {quote_identifier(self.column.name)} {self.column.source_type} was added{default}"
-
-
-@dataclass(frozen=True, slots=True)
-class DropColumn:
-    """A column is gone."""
-
-    name: str
-
-    kind = SchemaChangeKind.DROP_COLUMN
-
-    def __str__(self) -> str:
-        return f"column {quote_identifier(self.name)} was dropped"
-
-
-@dataclass(frozen=True, slots=True)
-class RenameColumn:
-    """A column has another name."""
-
-    old: str
-    new: str
-
-    kind = SchemaChangeKind.RENAME_COLUMN
-
-    def __str__(self) -> str:
-        return f"column {quote_identifier(self.old)} was renamed to {quote_identifier(self.new)}"
-
-
-@dataclass(frozen=True, slots=True)
-class ChangeType:
-    """A column has another type, and no value had to be rewritten for it."""
-
-    name: str
-    old: ColumnDef
-    new: ColumnDef
-
-    kind = SchemaChangeKind.CHANGE_TYPE
-
-    def __str__(self) -> str:
-        return f"column {quote_identifier(self.name)} was {self.old.source_type} and is {self.new.source_type}"
-
+from dbmazz_core.model.datatypes import DataType, Kind
+from dbmazz_core.model.hidden import merged
+from dbmazz_core.model.identity import SourceColumn, SourceTable, TableIdentity
+from dbmazz_core.model.policies import SchemaChangeKind
+from dbmazz_core.model.schema import ColumnDef, TableSchema
+from dbmazz_core.model.schema_events import AddColumn, ChangeType, DropColumn, RenameColumn, SchemaStep
+from dbmazz_core.model.source import DescribedColumn
+from dbmazz_core.table_ref import quote_identifier
 
 _ANY = SchemaChangeKind.CHANGE_TYPE
 #: Layouts of types by OID.
 Layouts = Callable[[Collection[int]], Mapping[int, str]]
-
-SchemaStep = AddColumn | DropColumn | RenameColumn | ChangeType
 
 
 @dataclass(frozen=True, slots=True)

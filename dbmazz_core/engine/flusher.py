@@ -16,11 +16,12 @@ from datetime import datetime
 from types import TracebackType
 from typing import Self
 
-from dbmazz_core.connectors.sinks.base import Sink
 from dbmazz_core.engine.apply_events import EventApplier
 from dbmazz_core.engine.follow_schema import WindowEvent
-from dbmazz_core.engine.result import Checkpoint, WindowResult
+from dbmazz_core.engine.result import WindowResult
 from dbmazz_core.errors import DbmazzError
+from dbmazz_core.model.checkpoint import Checkpoint
+from dbmazz_core.model.sink import Sink
 
 #: An interrupt between two statements is lost: again after so many seconds.
 _INTERRUPT_S = 0.05

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.errors import SchemaChanged
-from dbmazz_core.identity import TableIdentity
-from dbmazz_core.table_options import SchemaAction, SchemaChangeKind, SchemaPolicy
-from dbmazz_core.tables import TableRef
+from dbmazz_core.model.identity import TableIdentity
+from dbmazz_core.model.policies import SchemaAction, SchemaChangeKind
+from dbmazz_core.settings.by_table import SchemaPolicy
+from dbmazz_core.table_ref import TableRef
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,69 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from dbmazz_core.batch import ChangeBatch
-from dbmazz_core.connectors.sources.base import DescribedColumn, NewSchema, TableEvent, Truncation
 from dbmazz_core.engine.conform import conform
-from dbmazz_core.engine.evolution import (
-    AddColumn,
-    ChangeType,
-    CopyAnew,
-    DropColumn,
-    Evolution,
-    Layouts,
-    RenameColumn,
-    SchemaStep,
-    compare,
-)
+from dbmazz_core.engine.evolution import CopyAnew, Evolution, Layouts, compare
 from dbmazz_core.engine.labels import new_labels
 from dbmazz_core.errors import SchemaChanged
-from dbmazz_core.identity import SourceColumn, SourceTable, TableIdentity, verify_still_hidden
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.schema import ColumnDef, TableSchema
-from dbmazz_core.table_options import SchemaAction, SchemaChangeKind, SchemaPolicy
-from dbmazz_core.tables import TableRef, quote_identifier
-
-
-@dataclass(frozen=True, slots=True)
-class NewLabels:
-    """An enum got labels, which rows that came since may hold under other names than today's.
-
-    Attributes:
-        column: The destination's column.
-        known: The labels that it had before.
-        new: Those that it got, as they are called today.
-        stop: Whether the policy is to stop, where the table would have to be copied anew.
-    """
-
-    column: str
-    known: tuple[str, ...]
-    new: tuple[str, ...]
-    stop: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SchemaEvent:
-    """A table's shape changes here.
-
-    Attributes:
-        table: Which.
-        steps: What the destination has to do, in this order, each with what the policy made of it.
-        schema: The destination's columns, and the key, from here on.
-        identity: What the source's table is from here on.
-        copy_anew: Why the table has to be copied anew instead; None if it need not.
-        commit_lsn, xid: Of the transaction; 0 where it is not known.
-        labels: Enums that got labels: the table has to be copied anew if its values leave doubt.
-    """
-
-    table: TableRef
-    steps: tuple[tuple[SchemaStep, SchemaAction], ...]
-    schema: TableSchema
-    identity: TableIdentity | None
-    copy_anew: str | None
-    commit_lsn: Lsn
-    xid: int
-    labels: tuple[NewLabels, ...] = ()
-
+from dbmazz_core.model.batch import ChangeBatch
+from dbmazz_core.model.identity import SourceColumn, SourceTable, TableIdentity, verify_still_hidden
+from dbmazz_core.model.policies import SchemaAction, SchemaChangeKind
+from dbmazz_core.model.schema import ColumnDef, TableSchema
+from dbmazz_core.model.schema_events import (
+    AddColumn,
+    ChangeType,
+    DropColumn,
+    NewLabels,
+    RenameColumn,
+    SchemaEvent,
+    SchemaStep,
+)
+from dbmazz_core.model.source import DescribedColumn, NewSchema, TableEvent, Truncation
+from dbmazz_core.settings.by_table import SchemaPolicy
+from dbmazz_core.table_ref import TableRef, quote_identifier
 
 #: What a window applies.
 WindowEvent = TableEvent | SchemaEvent

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import polars as pl
 
-from dbmazz_core.batch import Indexes, Mask, RowImages
+from dbmazz_core.model.batch import Indexes, Mask, RowImages
 
 
 class JoinedImages:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from dbmazz_core.identity import SourceTable, TableIdentity
-from dbmazz_core.schema import TableSchema
+from dbmazz_core.model.identity import SourceTable, TableIdentity
+from dbmazz_core.model.schema import TableSchema
 
 
 def types_changed(identity: TableIdentity, now: SourceTable) -> str | None:

@@ -7,7 +7,7 @@ from typing import Self
 
 from dbmazz_core.engine.result import WindowResult
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.tables import TableRef
+from dbmazz_core.table_ref import TableRef
 
 
 @dataclass(frozen=True, slots=True)

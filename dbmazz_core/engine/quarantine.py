@@ -16,18 +16,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from dbmazz_core.batch import DELETE, INSERT, UPDATE, ChangeBatch, Indexes, Mask, RowImages
-from dbmazz_core.connectors.sinks.base import Sink
-from dbmazz_core.connectors.sources.base import CopiedRows
-from dbmazz_core.engine.evolution import AddColumn
-from dbmazz_core.engine.follow_schema import SchemaEvent
 from dbmazz_core.engine.images import CompletedImages, JoinedImages, KeyImages
 from dbmazz_core.engine.rows import Rows
-from dbmazz_core.frame_columns import value_column
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.schema import TableSchema
-from dbmazz_core.table_options import SchemaAction
-from dbmazz_core.tables import TableRef
+from dbmazz_core.model.batch import DELETE, INSERT, UPDATE, ChangeBatch, Indexes, Mask, RowImages
+from dbmazz_core.model.frame_columns import value_column
+from dbmazz_core.model.policies import SchemaAction
+from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.model.schema_events import AddColumn, SchemaEvent
+from dbmazz_core.model.sink import Sink
+from dbmazz_core.model.source import CopiedRows
+from dbmazz_core.table_ref import TableRef
 
 #: Rows of `_dbmazz.quarantine`, beside slot, table and time.
 ROWS = {

@@ -9,9 +9,9 @@ from enum import StrEnum
 from typing import Any
 
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.records import CommittedTransaction
-from dbmazz_core.table_options import Mode
-from dbmazz_core.tables import TableRef
+from dbmazz_core.model.checkpoint import Checkpoint
+from dbmazz_core.model.table_state import TableState
+from dbmazz_core.table_ref import TableRef
 
 
 class StopReason(StrEnum):
@@ -169,55 +169,6 @@ class SnapshotResult:
             },
             "duration_s": round(self.duration_s, 3),
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """How far the destination is.
-
-    Attributes:
-        slot: The replication slot it belongs to.
-        lsn: The destination holds exactly the transactions whose commit record lies before this LSN.
-        system_identifier: PostgreSQL's cluster identifier.
-        timeline: The cluster's timeline when it was written.
-        database: The source database.
-        commit_time: Commit time of the last applied transaction.
-        last: That transaction. If the slot is behind it, it has to come again, or the server has another history. None
-            where none was applied since all tables were copied, or by an older version.
-    """
-
-    slot: str
-    lsn: Lsn
-    system_identifier: str
-    timeline: int
-    database: str
-    commit_time: datetime | None = None
-    last: CommittedTransaction | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TableState:
-    """A table as the destination's bookkeeping has it.
-
-    Attributes:
-        table: Which.
-        state: `streaming` once its snapshot is in; `snapshotting` before, and again once a window has passed over its
-            changes because it was not configured; `changed` while it has to be copied anew, since its shape changed.
-        snapshot_lsn: Changes of transactions committed before this LSN are in the snapshot.
-        rows: Rows now, None if the destination was not opened: live ones in soft_delete, changes in changelog.
-        quarantined: Rows of it in `_dbmazz.quarantine`.
-        mode: How it is kept.
-        complete: Whether it is known to hold exactly the source's rows: it was copied with them, and none of them is in
-            quarantine.
-    """
-
-    table: TableRef
-    state: str
-    snapshot_lsn: Lsn | None
-    rows: int | None = None
-    quarantined: int = 0
-    mode: Mode = Mode.MIRROR
-    complete: bool = False
 
 
 @dataclass(frozen=True, slots=True)

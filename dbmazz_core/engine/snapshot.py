@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event
 
-from dbmazz_core.config import Settings
-from dbmazz_core.connectors.sinks.base import Sink
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.exported import ExportedSnapshot
 from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint
@@ -21,12 +19,15 @@ from dbmazz_core.connectors.sources.postgres.server_state import SlotState
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.quarantine import Quarantine
-from dbmazz_core.engine.result import Checkpoint, TableState
 from dbmazz_core.errors import SourceNotReady
-from dbmazz_core.identity import SourceTable, TableIdentity, verify_still_hidden
 from dbmazz_core.lsn import INVALID_LSN, Lsn
-from dbmazz_core.table_options import BadValuePolicy
-from dbmazz_core.tables import TableRef
+from dbmazz_core.model.checkpoint import Checkpoint
+from dbmazz_core.model.identity import SourceTable, TableIdentity, verify_still_hidden
+from dbmazz_core.model.policies import BadValuePolicy
+from dbmazz_core.model.sink import Sink
+from dbmazz_core.model.table_state import TableState
+from dbmazz_core.settings.config import Settings
+from dbmazz_core.table_ref import TableRef
 
 #: Least time between two progress reports of a table.
 _REPORT_S = 0.1

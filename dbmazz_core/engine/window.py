@@ -15,21 +15,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from threading import Event
 
-from dbmazz_core.batch import DELETE, INSERT, UPDATE, ChangeBatch
-from dbmazz_core.config import FlushConfig, WindowLimits
-from dbmazz_core.connectors.sinks.base import Sink
-from dbmazz_core.connectors.sources.base import ChangeStream, StreamPart, Truncation
 from dbmazz_core.engine.apply_events import EventApplier
 from dbmazz_core.engine.flusher import Flush, Flusher
-from dbmazz_core.engine.follow_schema import SchemaEvent, SchemaFollower, WindowEvent
+from dbmazz_core.engine.follow_schema import SchemaFollower, WindowEvent
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.quarantine import Quarantine
-from dbmazz_core.engine.result import Checkpoint, StopReason, TableCounts, WindowResult
-from dbmazz_core.identity import SourceTable
+from dbmazz_core.engine.result import StopReason, TableCounts, WindowResult
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.records import CommittedTransaction
-from dbmazz_core.table_options import Mode
-from dbmazz_core.tables import TableRef
+from dbmazz_core.model.batch import DELETE, INSERT, UPDATE, ChangeBatch
+from dbmazz_core.model.checkpoint import Checkpoint
+from dbmazz_core.model.identity import SourceTable
+from dbmazz_core.model.policies import Mode
+from dbmazz_core.model.records import CommittedTransaction
+from dbmazz_core.model.schema_events import SchemaEvent
+from dbmazz_core.model.sink import Sink
+from dbmazz_core.model.source import ChangeStream, StreamPart, Truncation
+from dbmazz_core.settings.config import FlushConfig, WindowLimits
+from dbmazz_core.table_ref import TableRef
 
 _EVERYTHING = 1 << 62
 #: Longest wait for news before limits and stop requests are looked at again.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dbmazz_core.connectors.sources.postgres.connection import connect_replication
-from dbmazz_core.secret_url import SecretUrl
+from dbmazz_core.settings.secret_url import SecretUrl
 from tests.cli.command import Dbmazz
 from tests.oracle import assert_equal
 from tests.postgres_fixtures import SourceDatabase

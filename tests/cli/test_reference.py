@@ -10,7 +10,7 @@ import pytest
 
 from dbmazz_core.cli.commands import dbmazz
 from dbmazz_core.cli.reference import DOCUMENTS, TYPE_DOCUMENTS, error_classes, filled_in
-from dbmazz_core.config import SETTINGS
+from dbmazz_core.settings.config import SETTINGS
 
 DOCUMENT = DOCUMENTS[0]
 

@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 from dagster._core.execution.plan.objects import UserFailureData
 
-from dbmazz_core.config import Settings
+from dbmazz_core.settings.config import Settings
 from dbmazz_dagster import DbmazzResource, build_dbmazz_sensor, build_definitions
 from tests.oracle import assert_equal
 from tests.postgres_fixtures import SourceDatabase

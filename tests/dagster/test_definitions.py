@@ -14,8 +14,8 @@ import dagster as dg
 import pytest
 
 import dbmazz_dagster
-from dbmazz_core.config import SETTINGS, Settings
 from dbmazz_core.errors import ConfigError
+from dbmazz_core.settings.config import SETTINGS, Settings
 from dbmazz_dagster import (
     DagsterDbmazzTranslator,
     DbmazzResource,

@@ -13,13 +13,13 @@ import duckdb
 import pytest
 
 from dbmazz_core.cli import main
-from dbmazz_core.config import Settings
 from dbmazz_core.demo import headless
 from dbmazz_core.demo.compare import SHOWN, TableComparison, compare
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.demo.shop import TABLES, create_shop
 from dbmazz_core.pipeline import Pipeline
-from dbmazz_core.tables import TableRef
+from dbmazz_core.settings.config import Settings
+from dbmazz_core.table_ref import TableRef
 from tests.postgres_fixtures import SourceDatabase, create_database, drop_database
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dbmazz_core.config import FlushConfig
-from dbmazz_core.table_options import Mode
+from dbmazz_core.model.policies import Mode
+from dbmazz_core.settings.config import FlushConfig
 from tests.engine.lab import Lab
 from tests.postgres_fixtures import SourceDatabase
 

@@ -11,7 +11,13 @@ from typing import Any
 import duckdb
 import pytest
 
-from dbmazz_core.config import (
+from dbmazz_core.engine.result import WindowResult
+from dbmazz_core.errors import DbmazzError
+from dbmazz_core.lsn import Lsn
+from dbmazz_core.model.policies import Mode
+from dbmazz_core.pipeline import Pipeline
+from dbmazz_core.settings.by_table import ByTable
+from dbmazz_core.settings.config import (
     FlushConfig,
     Settings,
     SinkConfig,
@@ -20,13 +26,9 @@ from dbmazz_core.config import (
     TableConfig,
     WindowLimits,
 )
-from dbmazz_core.engine.result import WindowResult
-from dbmazz_core.errors import DbmazzError
-from dbmazz_core.lsn import Lsn
-from dbmazz_core.pipeline import Pipeline
-from dbmazz_core.secret_url import SecretUrl
-from dbmazz_core.table_options import ByTable, Mode
-from dbmazz_core.tables import TableRef, parse_tables
+from dbmazz_core.settings.secret_url import SecretUrl
+from dbmazz_core.settings.tables import parse_tables
+from dbmazz_core.table_ref import TableRef
 from tests.fold import folded
 from tests.oracle import assert_equal
 from tests.postgres_fixtures import SourceDatabase

@@ -8,10 +8,10 @@ from itertools import cycle
 
 import pytest
 
-from dbmazz_core.batch import ChangeBatch
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.errors import BadValue
-from dbmazz_core.table_options import column_masks
+from dbmazz_core.model.batch import ChangeBatch
+from dbmazz_core.settings.by_table import column_masks
 from tests.engine.lab import Lab
 
 #: Read by the decoder; by a reader of nested values; and what only DuckDB's cast refuses.

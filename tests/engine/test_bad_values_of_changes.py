@@ -8,7 +8,7 @@ import duckdb
 import pytest
 
 from dbmazz_core.errors import BadValue
-from dbmazz_core.table_options import Mode
+from dbmazz_core.model.policies import Mode
 from tests.engine.lab import BOTH, Lab
 from tests.engine.test_quarantine import FAR, kept, quarantining
 

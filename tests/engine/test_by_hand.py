@@ -7,9 +7,9 @@ from collections.abc import Callable
 import duckdb
 import pytest
 
-from dbmazz_core.config import FlushConfig
 from dbmazz_core.errors import DestinationConflict
-from dbmazz_core.table_options import Mode
+from dbmazz_core.model.policies import Mode
+from dbmazz_core.settings.config import FlushConfig
 from tests.engine.lab import Lab, toast
 
 TABLES = (

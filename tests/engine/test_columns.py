@@ -12,9 +12,9 @@ import pytest
 from dbmazz_core.cli.records import record_line, record_to_dict
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.errors import ConfigError
-from dbmazz_core.records import Delete, Heartbeat, Insert, Update
-from dbmazz_core.table_options import column_masks, column_names
-from dbmazz_core.unchanged import UNCHANGED
+from dbmazz_core.model.records import Delete, Heartbeat, Insert, Update
+from dbmazz_core.model.unchanged import UNCHANGED
+from dbmazz_core.settings.by_table import column_masks, column_names
 from tests.engine.lab import BOTH, Lab, toast
 
 KEY = "a key of tests"

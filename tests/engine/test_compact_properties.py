@@ -17,21 +17,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dbmazz_core.config import SinkConfig
 from dbmazz_core.connectors.sinks.duckdb import DuckDBSink
-from dbmazz_core.connectors.sources.base import NewSchema, TableEvent
 from dbmazz_core.connectors.sources.postgres.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.decoder import Decoder
 from dbmazz_core.connectors.sources.postgres.framing import frame
 from dbmazz_core.connectors.sources.postgres.messages import Relation, RelationColumn
 from dbmazz_core.connectors.sources.postgres.relations import Relations
 from dbmazz_core.engine.apply_events import EventApplier
-from dbmazz_core.engine.result import Checkpoint, WindowResult
+from dbmazz_core.engine.result import WindowResult
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.schema import TableSchema
-from dbmazz_core.table_options import Mode
-from dbmazz_core.tables import TableRef
-from dbmazz_core.unchanged import UNCHANGED
+from dbmazz_core.model.checkpoint import Checkpoint
+from dbmazz_core.model.policies import Mode
+from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.model.source import NewSchema, TableEvent
+from dbmazz_core.model.unchanged import UNCHANGED
+from dbmazz_core.settings.config import SinkConfig
+from dbmazz_core.table_ref import TableRef
 from tests import pgoutput_encoder as encode
 from tests.fold import fold
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dbmazz_core.demo.postgres import EmbeddedPostgres
-from dbmazz_core.table_options import Mode
+from dbmazz_core.model.policies import Mode
 from tests.engine.lab import Lab, toast
 from tests.engine.worker_process import Worker
 from tests.fix_proxy import Proxy

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from dbmazz_core.config import FlushConfig, WindowLimits
 from dbmazz_core.connectors.sources.postgres import messages as m
 from dbmazz_core.connectors.sources.postgres.parser import parse
 from dbmazz_core.engine.result import StopReason
 from dbmazz_core.lsn import Lsn
+from dbmazz_core.settings.config import FlushConfig, WindowLimits
 from tests.engine.lab import Lab, toast
 
 ONE_BY_ONE = WindowLimits(max_changes=1)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from dbmazz_core.config import SinkConfig, WindowLimits
 from dbmazz_core.connectors.sinks import create_sink
 from dbmazz_core.connectors.sources import create_source
 from dbmazz_core.connectors.sources.postgres.reader import StreamReader
@@ -30,6 +29,7 @@ from dbmazz_core.errors import (
     ServerChanged,
 )
 from dbmazz_core.lsn import Lsn
+from dbmazz_core.settings.config import SinkConfig, WindowLimits
 from tests.engine.before import before
 from tests.engine.lab import Lab
 from tests.engine.worker_process import Worker

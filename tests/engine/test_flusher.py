@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from dbmazz_core.config import FlushConfig
 from dbmazz_core.connectors.sinks.duckdb.sink import DuckDBSink
 from dbmazz_core.engine.apply_events import EventApplier
 from dbmazz_core.engine.flusher import Flusher
 from dbmazz_core.errors import DestinationError
+from dbmazz_core.settings.config import FlushConfig
 from tests.engine.lab import Lab
 
 TABLES = [f"t{n}" for n in range(12)]

@@ -11,10 +11,10 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from dbmazz_core.config import FlushConfig
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import StopReason
 from dbmazz_core.errors import BadValue, DiskFull
+from dbmazz_core.settings.config import FlushConfig
 from tests.engine.lab import Lab
 from tests.engine.test_quarantine import FAR
 

@@ -8,9 +8,10 @@ from dataclasses import replace
 import duckdb
 import pytest
 
-from dbmazz_core.config import FlushConfig, TableConfig
 from dbmazz_core.errors import ConfigError, DbmazzError
-from dbmazz_core.table_options import Mode, by_table
+from dbmazz_core.model.policies import Mode
+from dbmazz_core.settings.by_table import by_table
+from dbmazz_core.settings.config import FlushConfig, TableConfig
 from tests.engine.lab import Lab
 from tests.engine.test_columns import chosen, everything
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from dbmazz_core.config import ReplicaIdentityPolicy
 from dbmazz_core.errors import ReplicaIdentityInsufficient
-from dbmazz_core.tables import TableRef
+from dbmazz_core.settings.config import ReplicaIdentityPolicy
+from dbmazz_core.table_ref import TableRef
 from tests.engine.lab import Lab, run, toast
 
 TABLE = (

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from dbmazz_core.config import FlushConfig, WindowLimits
 from dbmazz_core.connectors.sources import create_source
 from dbmazz_core.engine.result import StopReason
 from dbmazz_core.errors import SlotAheadOfCheckpoint, SlotNotFound
-from dbmazz_core.records import Insert, Message, Truncate, Update
+from dbmazz_core.model.records import Insert, Message, Truncate, Update
+from dbmazz_core.settings.config import FlushConfig, WindowLimits
 from tests.engine.lab import Lab, toast
 from tests.engine.worker_process import Worker
 

@@ -9,10 +9,11 @@ from datetime import UTC, datetime, timedelta
 import duckdb
 import pytest
 
-from dbmazz_core.config import FlushConfig, SnapshotConfig, TableConfig
 from dbmazz_core.connectors.sinks.duckdb.bookkeeping import LAYOUT
 from dbmazz_core.errors import ConfigError
-from dbmazz_core.table_options import Mode, by_table
+from dbmazz_core.model.policies import Mode
+from dbmazz_core.settings.by_table import by_table
+from dbmazz_core.settings.config import FlushConfig, SnapshotConfig, TableConfig
 from tests.engine.lab import MARKS, Lab, toast
 from tests.oracle import assert_equal
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from dbmazz_core.config import FlushConfig, SnapshotConfig
 from dbmazz_core.errors import BadValue, DestinationConflict
-from dbmazz_core.table_options import Mode
+from dbmazz_core.model.policies import Mode
+from dbmazz_core.settings.config import FlushConfig, SnapshotConfig
 from tests.engine.lab import BOTH, Lab, toast
 from tests.oracle import assert_equal
 

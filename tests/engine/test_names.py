@@ -9,10 +9,11 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from dbmazz_core.config import TableConfig
 from dbmazz_core.errors import DestinationConflict, DestinationError
-from dbmazz_core.table_options import BadValuePolicy, ByTable, Mode
-from dbmazz_core.tables import TableRef, quote_identifier
+from dbmazz_core.model.policies import BadValuePolicy, Mode
+from dbmazz_core.settings.by_table import ByTable
+from dbmazz_core.settings.config import TableConfig
+from dbmazz_core.table_ref import TableRef, quote_identifier
 from tests.engine.lab import Lab, toast
 from tests.oracle import assert_equal
 

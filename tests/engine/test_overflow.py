@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from dbmazz_core.config import TableConfig
 from dbmazz_core.errors import BadValue
-from dbmazz_core.records import Insert
-from dbmazz_core.table_options import BadValuePolicy, ByTable, NumericForm
+from dbmazz_core.model.policies import BadValuePolicy, NumericForm
+from dbmazz_core.model.records import Insert
+from dbmazz_core.settings.by_table import ByTable
+from dbmazz_core.settings.config import TableConfig
 from tests.engine.lab import Lab
 
 #: Of a table with a numeric that becomes a double, and an array of them.

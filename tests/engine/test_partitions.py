@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from dbmazz_core.errors import DbmazzError, PublicationLacksTable, ReplicaIdentityInsufficient, TableNotSupported
-from dbmazz_core.tables import TableRef
+from dbmazz_core.table_ref import TableRef
 from tests.engine.lab import Lab, toast
 from tests.postgres_fixtures import SourceDatabase
 
@@ -241,7 +241,7 @@ def test_a_partition_whose_identity_says_nothing_to_the_root(
 
 
 def policy(name: str) -> object:
-    from dbmazz_core.config import ReplicaIdentityPolicy
+    from dbmazz_core.settings.config import ReplicaIdentityPolicy
 
     return ReplicaIdentityPolicy(name)
 

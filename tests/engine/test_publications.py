@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import pytest
 
-from dbmazz_core.config import ReplicaIdentityPolicy, SnapshotConfig
 from dbmazz_core.errors import ReplicaIdentityInsufficient, UnknownValue
-from dbmazz_core.tables import TableRef
+from dbmazz_core.settings.config import ReplicaIdentityPolicy, SnapshotConfig
+from dbmazz_core.table_ref import TableRef
 from tests.engine.lab import Lab, toast
 from tests.oracle import assert_equal
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from dbmazz_core.config import FlushConfig, TableConfig
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import WindowResult
 from dbmazz_core.errors import BadValue
-from dbmazz_core.table_options import BadValuePolicy, ByTable, Mode, by_table
+from dbmazz_core.model.policies import BadValuePolicy, Mode
+from dbmazz_core.settings.by_table import ByTable, by_table
+from dbmazz_core.settings.config import FlushConfig, TableConfig
 from tests.engine.lab import BOTH, Lab, toast
 from tests.engine.test_columns import chosen, hashed
 

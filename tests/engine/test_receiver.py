@@ -22,7 +22,6 @@ from typing import Any
 import psycopg
 import pytest
 
-from dbmazz_core.config import SourceConfig
 from dbmazz_core.connectors.sources.postgres import receiver_spawn, transport
 from dbmazz_core.connectors.sources.postgres.reader import StreamReader
 from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection
@@ -30,8 +29,9 @@ from dbmazz_core.connectors.sources.postgres.shared_buffers import SlotPool
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.errors import ParseError, ReplicationInterrupted, SlotNotFound, SourceError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
-from dbmazz_core.secret_url import SecretUrl
-from dbmazz_core.tables import parse_tables
+from dbmazz_core.settings.config import SourceConfig
+from dbmazz_core.settings.secret_url import SecretUrl
+from dbmazz_core.settings.tables import parse_tables
 from tests.engine.lab import Lab
 from tests.fix_proxy import Proxy
 from tests.postgres_fixtures import MATRIX_VARIABLE, UNSAFE_BUT_FAST, SourceDatabase, create_database

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from dbmazz_core.config import FlushConfig, SnapshotConfig, TableConfig, WindowLimits
 from dbmazz_core.connectors.sinks.duckdb.alter import ALTERS_MODIFIED_TABLES
 from dbmazz_core.engine.result import StopReason
 from dbmazz_core.errors import SchemaChanged
-from dbmazz_core.records import Insert, SchemaChange
-from dbmazz_core.table_options import schema_policy
+from dbmazz_core.model.records import Insert, SchemaChange
+from dbmazz_core.settings.by_table import schema_policy
+from dbmazz_core.settings.config import FlushConfig, SnapshotConfig, TableConfig, WindowLimits
 from tests.engine.lab import BOTH, Lab, toast
 
 START = (

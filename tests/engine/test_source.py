@@ -12,13 +12,11 @@ from uuid import UUID
 import polars as pl
 import pytest
 
-from dbmazz_core.batch import ChangeBatch
-from dbmazz_core.config import SourceConfig
 from dbmazz_core.connectors.sources import PostgresSource, create_source
-from dbmazz_core.connectors.sources.base import NewSchema, Truncation
 from dbmazz_core.errors import BadValue, SlotAheadOfCheckpoint, SlotNotFound, TableNotFound
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.records import (
+from dbmazz_core.model.batch import ChangeBatch
+from dbmazz_core.model.records import (
     UNCHANGED,
     Begin,
     CdcRecord,
@@ -31,7 +29,9 @@ from dbmazz_core.records import (
     Truncate,
     Update,
 )
-from dbmazz_core.tables import TableRef
+from dbmazz_core.model.source import NewSchema, Truncation
+from dbmazz_core.settings.config import SourceConfig
+from dbmazz_core.table_ref import TableRef
 from tests.engine.lab import Lab, toast
 
 T = TableRef("public", "t")

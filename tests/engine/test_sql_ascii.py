@@ -9,10 +9,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from dbmazz_core.config import TableConfig
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.errors import BadValue
-from dbmazz_core.table_options import BadValuePolicy, by_table
+from dbmazz_core.model.policies import BadValuePolicy
+from dbmazz_core.settings.by_table import by_table
+from dbmazz_core.settings.config import TableConfig
 from tests.engine.lab import Lab
 from tests.postgres_fixtures import SourceDatabase, drop_database
 

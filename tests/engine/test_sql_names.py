@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 import duckdb
 import pytest
 
-from dbmazz_core.config import SnapshotConfig, TableConfig
 from dbmazz_core.connectors.sinks.duckdb.names import fold
 from dbmazz_core.errors import BadValue, DestinationConflict
-from dbmazz_core.table_options import BadValuePolicy, ByTable, Mode
-from dbmazz_core.tables import TablePattern, TableRef, quote_identifier
+from dbmazz_core.model.policies import BadValuePolicy, Mode
+from dbmazz_core.settings.by_table import ByTable
+from dbmazz_core.settings.config import SnapshotConfig, TableConfig
+from dbmazz_core.settings.tables import TablePattern
+from dbmazz_core.table_ref import TableRef, quote_identifier
 from tests.engine.lab import MARKS, Lab, toast
 from tests.engine.statement_log import identifiers, names_of_duckdb, recorded, words
 from tests.fold import folded

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 
-from dbmazz_core.config import FlushConfig
 from dbmazz_core.connectors.sources.postgres import held_stream
 from dbmazz_core.connectors.sources.postgres.blockers import LOG_STANDBY_SNAPSHOT
 from dbmazz_core.connectors.sources.postgres.reader import StreamReader
@@ -26,6 +25,7 @@ from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.errors import ServerChanged, SlotCreationBlocked
 from dbmazz_core.lsn import Lsn
+from dbmazz_core.settings.config import FlushConfig
 from tests.engine.before import before
 from tests.engine.lab import Lab
 from tests.postgres_fixtures import UNSAFE_BUT_FAST, create_database

@@ -9,7 +9,7 @@ import pytest
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import StopReason, WindowResult
 from dbmazz_core.lsn import INVALID_LSN
-from dbmazz_core.tables import TableRef
+from dbmazz_core.table_ref import TableRef
 from tests.engine.lab import Lab
 
 

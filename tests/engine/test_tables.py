@@ -11,8 +11,8 @@ from dataclasses import replace
 import duckdb
 import pytest
 
-from dbmazz_core.config import SnapshotConfig
 from dbmazz_core.errors import DestinationConflict, UnknownValue
+from dbmazz_core.settings.config import SnapshotConfig
 from tests.engine.lab import Lab, toast
 
 SHOP = (

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from dbmazz_core.errors import TableNotFound, TableNotSupported
-from dbmazz_core.tables import TableRef
+from dbmazz_core.table_ref import TableRef
 from tests.engine.lab import Lab
 
 T = TableRef("public", "t")

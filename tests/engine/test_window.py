@@ -11,10 +11,10 @@ import time
 import duckdb
 import pytest
 
-from dbmazz_core.config import FlushConfig, WindowLimits
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import StopReason
 from dbmazz_core.lsn import Lsn
+from dbmazz_core.settings.config import FlushConfig, WindowLimits
 from tests.engine.lab import Lab
 
 #: Small pieces: a transaction of a few MB is "too large for memory".

@@ -10,10 +10,10 @@ import os
 import signal
 import sys
 
-from dbmazz_core.config import Settings
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.errors import DbmazzError
 from dbmazz_core.pipeline import Pipeline
+from dbmazz_core.settings.config import Settings
 
 
 def main() -> int:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from dbmazz_core.config import SourceConfig
 from dbmazz_core.connectors.sources.postgres.connection import Connection, connect
-from dbmazz_core.secret_url import SecretUrl
-from dbmazz_core.tables import parse_tables, quote_identifier
+from dbmazz_core.settings.config import SourceConfig
+from dbmazz_core.settings.secret_url import SecretUrl
+from dbmazz_core.settings.tables import parse_tables
+from dbmazz_core.table_ref import quote_identifier
 from tests.postgres_fixtures import SourceDatabase
 from tests.setup.kit import PASSWORD, Configure
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-from dbmazz_core.config import ReplicaIdentityPolicy, SourceConfig
 from dbmazz_core.connectors.sources.postgres.connection import Connection, connect
-from dbmazz_core.secret_url import SecretUrl
+from dbmazz_core.settings.config import ReplicaIdentityPolicy, SourceConfig
+from dbmazz_core.settings.secret_url import SecretUrl
 from tests.postgres_fixtures import SourceDatabase
 
 PASSWORD = "Zq9-secret"

@@ -15,7 +15,7 @@ from dbmazz_core.errors import (
     PublicationLacksTable,
     TableNotFound,
 )
-from dbmazz_core.tables import quote_identifier
+from dbmazz_core.table_ref import quote_identifier
 from tests.postgres_fixtures import SourceDatabase
 from tests.setup.kit import (
     EVENTS,

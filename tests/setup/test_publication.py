@@ -10,7 +10,6 @@ from typing import Any, cast
 import psycopg
 import pytest
 
-from dbmazz_core.config import ReplicaIdentityPolicy
 from dbmazz_core.connectors.sources.postgres.connection import Connection, connect
 from dbmazz_core.connectors.sources.postgres.publication import published_tables, read_publication
 from dbmazz_core.connectors.sources.postgres.resolution import find_tables
@@ -25,7 +24,8 @@ from dbmazz_core.errors import (
     ReplicaIdentityInsufficient,
     SourceNotReady,
 )
-from dbmazz_core.tables import TableRef
+from dbmazz_core.settings.config import ReplicaIdentityPolicy
+from dbmazz_core.table_ref import TableRef
 from tests.postgres_fixtures import SourceDatabase
 from tests.setup.kit import (
     EVENTS,

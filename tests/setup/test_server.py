@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from dbmazz_core.config import SourceConfig
 from dbmazz_core.connectors.sources.postgres.connection import connect, connect_replication
 from dbmazz_core.connectors.sources.postgres.server_checks import known_decoding_bug, unsupported_version
 from dbmazz_core.connectors.sources.postgres.setup import (
@@ -21,8 +20,9 @@ from dbmazz_core.errors import (
     NoFreeWalSender,
     WalLevelNotLogical,
 )
-from dbmazz_core.secret_url import SecretUrl
-from dbmazz_core.tables import parse_tables
+from dbmazz_core.settings.config import SourceConfig
+from dbmazz_core.settings.secret_url import SecretUrl
+from dbmazz_core.settings.tables import parse_tables
 from tests.engine.lab import Lab
 from tests.postgres_fixtures import UNSAFE_BUT_FAST, create_database
 from tests.setup.kit import (

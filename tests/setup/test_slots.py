@@ -6,7 +6,6 @@ from contextlib import closing
 
 import pytest
 
-from dbmazz_core.config import SourceConfig
 from dbmazz_core.connectors.sources.postgres.blockers import slot_creation_blocked, slot_creation_blockers
 from dbmazz_core.connectors.sources.postgres.catalog import slot_state
 from dbmazz_core.connectors.sources.postgres.connection import Connection, connect, connect_replication
@@ -25,8 +24,9 @@ from dbmazz_core.errors import (
     SlotNotFound,
 )
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.secret_url import SecretUrl
-from dbmazz_core.tables import parse_tables
+from dbmazz_core.settings.config import SourceConfig
+from dbmazz_core.settings.secret_url import SecretUrl
+from dbmazz_core.settings.tables import parse_tables
 from tests.postgres_fixtures import UNSAFE_BUT_FAST, SourceDatabase
 from tests.setup.kit import (
     ORDERS,

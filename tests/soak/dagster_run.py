@@ -8,7 +8,7 @@ import sys
 
 import dagster as dg
 
-from dbmazz_core.config import Settings
+from dbmazz_core.settings.config import Settings
 from dbmazz_dagster import build_definitions
 
 

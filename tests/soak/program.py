@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from hypothesis import strategies as st
 
-from dbmazz_core.table_options import Mode
+from dbmazz_core.model.policies import Mode
 from tests.soak.ddl import CHANGES
 from tests.soak.statements import KEYS, STATEMENTS
 from tests.soak.tables import TableSpec, specs

@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 import psycopg
 from psycopg import errors
 
-from dbmazz_core.config import FlushConfig, WindowLimits
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import StopReason
 from dbmazz_core.errors import SchemaChanged
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.table_options import Mode
-from dbmazz_core.tables import TableRef, parse_tables
+from dbmazz_core.model.policies import Mode
+from dbmazz_core.settings.config import FlushConfig, WindowLimits
+from dbmazz_core.settings.tables import parse_tables
+from dbmazz_core.table_ref import TableRef
 from tests.engine.lab import Lab
 from tests.engine.worker_process import Worker
 from tests.soak.ddl import CHANGES

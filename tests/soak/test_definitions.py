@@ -17,10 +17,10 @@ import psycopg
 import pytest
 from hypothesis import strategies as st
 
-from dbmazz_core.config import WindowLimits
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.engine.result import StopReason
-from dbmazz_core.table_options import Mode
+from dbmazz_core.model.policies import Mode
+from dbmazz_core.settings.config import WindowLimits
 from tests.engine.lab import Lab
 from tests.soak.definitions import CHANGES, PUBLICATIONS, SETUP, Connection, World, rows
 from tests.soak.rounds import in_a_lab, one_round

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dbmazz_core.config import SourceConfig
     from dbmazz_core.connectors.sources.postgres.source import PostgresSource
+    from dbmazz_core.settings.config import SourceConfig
 
 
 def create_source(config: SourceConfig, *, on_slot_wait: Callable[[str], None] | None = None) -> PostgresSource:
@@ -17,7 +17,7 @@ def create_source(config: SourceConfig, *, on_slot_wait: Callable[[str], None] |
         config: What to capture.
         on_slot_wait: Called with a sentence while a slot's creation waits for open transactions.
 
-    >>> from dbmazz_core.config import Settings
+    >>> from dbmazz_core.settings.config import Settings
     >>> create_source(Settings.from_env({"SOURCE_URL": "postgres://db/shop", "TABLES": "orders"}).source).config.slot
     'dbmazz_slot'
     """

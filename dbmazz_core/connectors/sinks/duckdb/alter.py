@@ -13,12 +13,11 @@ from dbmazz_core.connectors.sinks.duckdb.names import fold, qualified, qualified
 from dbmazz_core.connectors.sinks.duckdb.sql import TARGET
 from dbmazz_core.connectors.sinks.duckdb.statements import Statements, sent
 from dbmazz_core.connectors.sinks.duckdb.values import type_name
-from dbmazz_core.engine.changelog import KNOWN_OLD, OLD, OP, UNCHANGED
-from dbmazz_core.engine.evolution import AddColumn, ChangeType, DropColumn, RenameColumn
-from dbmazz_core.engine.follow_schema import SchemaEvent
-from dbmazz_core.table_options import Mode, SchemaAction
-from dbmazz_core.tables import TableRef, quote_literal
-from dbmazz_core.tables import quote_identifier as quoted
+from dbmazz_core.model.frame_columns import KNOWN_OLD, OLD, OP, UNCHANGED
+from dbmazz_core.model.policies import Mode, SchemaAction
+from dbmazz_core.model.schema_events import AddColumn, ChangeType, DropColumn, RenameColumn, SchemaEvent
+from dbmazz_core.table_ref import TableRef, quote_literal
+from dbmazz_core.table_ref import quote_identifier as quoted
 
 #: DuckDB 1.4 fails at COMMIT where a table was altered after an UPDATE or DELETE of the same transaction (tried).
 ALTERS_MODIFIED_TABLES = tuple(map(int, duckdb.__version__.split(".")[:2])) >= (2, 0)

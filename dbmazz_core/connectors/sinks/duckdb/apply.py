@@ -7,8 +7,8 @@ from typing import Protocol
 import polars as pl
 
 from dbmazz_core.connectors.sinks.duckdb.statements import Statements
-from dbmazz_core.engine.effect import Move, NetEffect, PartialUpdate
-from dbmazz_core.records import SourcePosition
+from dbmazz_core.model.net_effect import Move, NetEffect, PartialUpdate
+from dbmazz_core.model.records import SourcePosition
 
 
 class RowApplier(Protocol):

@@ -7,11 +7,9 @@ import polars as pl
 from dbmazz_core.connectors.sinks.duckdb.shapes import CHANGE, SYNCED_AT
 from dbmazz_core.connectors.sinks.duckdb.sql import FRAME, RAW
 from dbmazz_core.connectors.sinks.duckdb.statements import Statements
-from dbmazz_core.engine.changelog import KNOWN_OLD, OLD, OP, ORDINAL, UNCHANGED
-from dbmazz_core.engine.effect import COMMIT_LSN
-from dbmazz_core.frame_columns import old_column, value_column
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.tables import quote_identifier as quoted
+from dbmazz_core.model.frame_columns import COMMIT_LSN, KNOWN_OLD, OLD, OP, ORDINAL, UNCHANGED, old_column, value_column
+from dbmazz_core.table_ref import quote_identifier as quoted
 
 #: Places of a copy within its LSN: ahead of the changes of a transaction that was committed just there, which count
 #: from 1. The copied rows have one place, for they have no order.

@@ -7,9 +7,9 @@ import polars as pl
 from dbmazz_core.connectors.sinks.duckdb.by_hand import Expected
 from dbmazz_core.connectors.sinks.duckdb.sql import MADE, SOURCE
 from dbmazz_core.connectors.sinks.duckdb.statements import GOES, Statements
-from dbmazz_core.engine.effect import COMMIT_LSN, COUNT, XID, Move, PartialUpdate
-from dbmazz_core.frame_columns import value_column
-from dbmazz_core.records import SourcePosition
+from dbmazz_core.model.frame_columns import COMMIT_LSN, COUNT, XID, value_column
+from dbmazz_core.model.net_effect import Move, PartialUpdate
+from dbmazz_core.model.records import SourcePosition
 
 
 class MirrorApplier:

@@ -12,11 +12,11 @@ from dbmazz_core.connectors.sinks.duckdb.by_hand import Expected
 from dbmazz_core.connectors.sinks.duckdb.shapes import LIVE, MARKS, SYNCED_AT
 from dbmazz_core.connectors.sinks.duckdb.sql import MADE, SOURCE, TARGET
 from dbmazz_core.connectors.sinks.duckdb.statements import GOES, Statements
-from dbmazz_core.engine.effect import COMMIT_LSN, COMMIT_TS, COUNT, DELETED, XID, Move, PartialUpdate
-from dbmazz_core.frame_columns import value_column
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.records import SourcePosition
-from dbmazz_core.table_options import Mode
+from dbmazz_core.model.frame_columns import COMMIT_LSN, COMMIT_TS, COUNT, DELETED, XID, value_column
+from dbmazz_core.model.net_effect import Move, PartialUpdate
+from dbmazz_core.model.policies import Mode
+from dbmazz_core.model.records import SourcePosition
 
 _LIVE = LIVE[Mode.SOFT_DELETE]
 _POSITION = (COMMIT_LSN, COMMIT_TS)

@@ -10,13 +10,14 @@ import duckdb
 import polars as pl
 
 from dbmazz_core.connectors.sinks.duckdb.sql import FRAME, query
-from dbmazz_core.engine.result import Checkpoint, TableState
-from dbmazz_core.identity import TableIdentity
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.records import CommittedTransaction
-from dbmazz_core.schema import ColumnChoice, ColumnDef, TableSchema
-from dbmazz_core.table_options import Mode
-from dbmazz_core.tables import TableRef
+from dbmazz_core.model.checkpoint import Checkpoint
+from dbmazz_core.model.identity import TableIdentity
+from dbmazz_core.model.policies import Mode
+from dbmazz_core.model.records import CommittedTransaction
+from dbmazz_core.model.schema import ColumnChoice, ColumnDef, TableSchema
+from dbmazz_core.model.table_state import TableState
+from dbmazz_core.table_ref import TableRef
 
 #: Version of the layout below; a file with a higher one was written by a newer dbmazz.
 LAYOUT = 3

@@ -9,10 +9,10 @@ import polars as pl
 
 from dbmazz_core.connectors.sinks.duckdb.sql import MADE, ROW, SOURCE
 from dbmazz_core.connectors.sinks.duckdb.statements import Statements, sent
-from dbmazz_core.engine.effect import COMMIT_LSN, XID
 from dbmazz_core.errors import DestinationConflict
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.tables import quote_literal
+from dbmazz_core.model.frame_columns import COMMIT_LSN, XID
+from dbmazz_core.table_ref import quote_literal
 
 
 @dataclass(frozen=True, slots=True)

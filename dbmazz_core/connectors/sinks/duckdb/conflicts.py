@@ -6,7 +6,7 @@ import duckdb
 
 from dbmazz_core.connectors.sinks.duckdb import shapes
 from dbmazz_core.errors import DestinationConflict
-from dbmazz_core.tables import TableRef, quote_identifier
+from dbmazz_core.table_ref import TableRef, quote_identifier
 
 
 def changed_by_hand(table: TableRef, path: str, expected: shapes.Columns, found: shapes.Columns) -> DestinationConflict:

@@ -8,14 +8,12 @@ from dbmazz_core.connectors.sinks.duckdb.names import qualified
 from dbmazz_core.connectors.sinks.duckdb.shapes import CHANGE, MARKS, SYNCED_AT, Columns
 from dbmazz_core.connectors.sinks.duckdb.sql import SOURCE, TARGET
 from dbmazz_core.connectors.sinks.duckdb.statements import Statements, sent
-from dbmazz_core.engine.changelog import OLD
-from dbmazz_core.engine.effect import COMMIT_LSN, COMMIT_TS, DELETED
 from dbmazz_core.errors import DestinationConflict
-from dbmazz_core.frame_columns import value_column
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.schema import TableSchema
-from dbmazz_core.tables import TableRef
-from dbmazz_core.tables import quote_identifier as quoted
+from dbmazz_core.model.frame_columns import COMMIT_LSN, COMMIT_TS, DELETED, OLD, value_column
+from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.table_ref import TableRef
+from dbmazz_core.table_ref import quote_identifier as quoted
 
 #: The table as it was before.
 _BEFORE, _B = "temp.main._dbmazz_before", "_dbmazz_b"

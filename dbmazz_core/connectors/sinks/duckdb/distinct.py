@@ -9,13 +9,11 @@ import duckdb
 from dbmazz_core.connectors.sinks.duckdb.names import qualified
 from dbmazz_core.connectors.sinks.duckdb.shapes import LIVE
 from dbmazz_core.connectors.sinks.duckdb.sql import MADE, TARGET, query
-from dbmazz_core.engine.changelog import OLD
-from dbmazz_core.engine.effect import COMMIT_LSN
-from dbmazz_core.engine.result import TableState
-from dbmazz_core.frame_columns import value_column
-from dbmazz_core.schema import TableSchema
-from dbmazz_core.table_options import Mode
-from dbmazz_core.tables import quote_identifier as quoted
+from dbmazz_core.model.frame_columns import COMMIT_LSN, OLD, value_column
+from dbmazz_core.model.policies import Mode
+from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.model.table_state import TableState
+from dbmazz_core.table_ref import quote_identifier as quoted
 
 
 def other_values(

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import duckdb
 
 from dbmazz_core.errors import DestinationConflict, DestinationError, DestinationLocked, DiskFull
-from dbmazz_core.tables import TableRef
+from dbmazz_core.table_ref import TableRef
 
 _NO_SPACE = re.compile(
     r"No space left|disk full|ENOSPC|maximum size.*exceeded|max_temp_directory_size|File too large|quota exceeded",

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import duckdb
 
-from dbmazz_core.engine.effect import PREFIX
 from dbmazz_core.errors import DestinationConflict
-from dbmazz_core.tables import TableRef, quote_identifier
+from dbmazz_core.model.frame_columns import PREFIX
+from dbmazz_core.table_ref import TableRef, quote_identifier
 
 #: DuckDB compares names like this (tried, 1.4 and 2.0): other letters than these keep their case.
 _FOLD = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import duckdb
 
-from dbmazz_core.config import SinkConfig
 from dbmazz_core.connectors.sinks.duckdb.failures import is_locked, locked, translated
 from dbmazz_core.connectors.sinks.duckdb.names import fold
 from dbmazz_core.errors import DestinationError
+from dbmazz_core.settings.config import SinkConfig
 
 #: A file of that size is DuckDB's three headers at most, and was written to a moment ago by whoever makes it.
 _HEADERS_BYTES, _MOMENT_S = 3 * 4096, 5

@@ -9,13 +9,11 @@ from dbmazz_core.connectors.sinks.duckdb.shapes import LIVE
 from dbmazz_core.connectors.sinks.duckdb.sql import FRAME, MADE, RAW, ROW, SOURCE, TARGET, query_columns
 from dbmazz_core.connectors.sinks.duckdb.statements import Statements, sent
 from dbmazz_core.connectors.sinks.duckdb.values import arrow_table, expression, needs_cast
-from dbmazz_core.engine.changelog import KNOWN_OLD, OLD, OP, ORDINAL
-from dbmazz_core.engine.effect import COMMIT_LSN
-from dbmazz_core.engine.result import TableState
-from dbmazz_core.frame_columns import value_column
-from dbmazz_core.schema import TableSchema
-from dbmazz_core.table_options import Mode
-from dbmazz_core.tables import quote_identifier as quoted
+from dbmazz_core.model.frame_columns import COMMIT_LSN, KNOWN_OLD, OLD, OP, ORDINAL, value_column
+from dbmazz_core.model.policies import Mode
+from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.model.table_state import TableState
+from dbmazz_core.table_ref import quote_identifier as quoted
 
 _COLUMN, _PLACE, _EMPTIES = "_dbmazz_column", "_dbmazz_place", "_dbmazz_empties"
 

@@ -13,10 +13,20 @@ from __future__ import annotations
 
 from dbmazz_core.connectors.sinks.duckdb.sql import TARGET
 from dbmazz_core.connectors.sinks.duckdb.values import type_name
-from dbmazz_core.engine.changelog import KNOWN_OLD, OLD, OP, ORDINAL, UNCHANGED
-from dbmazz_core.engine.effect import COMMIT_LSN, COMMIT_TS, DELETED, PREFIX, XID
-from dbmazz_core.schema import TableSchema
-from dbmazz_core.table_options import Mode
+from dbmazz_core.model.frame_columns import (
+    COMMIT_LSN,
+    COMMIT_TS,
+    DELETED,
+    KNOWN_OLD,
+    OLD,
+    OP,
+    ORDINAL,
+    PREFIX,
+    UNCHANGED,
+    XID,
+)
+from dbmazz_core.model.policies import Mode
+from dbmazz_core.model.schema import TableSchema
 
 SYNCED_AT = PREFIX + "synced_at"
 

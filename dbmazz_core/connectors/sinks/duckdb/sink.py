@@ -13,7 +13,6 @@ from typing import Self
 import duckdb
 import polars as pl
 
-from dbmazz_core.config import SinkConfig
 from dbmazz_core.connectors.sinks.duckdb import bookkeeping, copy_again, shapes
 from dbmazz_core.connectors.sinks.duckdb.alter import ALTERS_MODIFIED_TABLES, alter, rename
 from dbmazz_core.connectors.sinks.duckdb.apply import RowApplier, apply_effect
@@ -30,15 +29,17 @@ from dbmazz_core.connectors.sinks.duckdb.opening import opened
 from dbmazz_core.connectors.sinks.duckdb.refused import missing, refused
 from dbmazz_core.connectors.sinks.duckdb.sql import TARGET
 from dbmazz_core.connectors.sinks.duckdb.statements import Statements
-from dbmazz_core.engine.effect import NetEffect
-from dbmazz_core.engine.follow_schema import SchemaEvent
-from dbmazz_core.engine.result import Checkpoint, TableState
 from dbmazz_core.errors import DestinationConflict, DestinationError
-from dbmazz_core.identity import TableIdentity
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.schema import TableSchema
-from dbmazz_core.table_options import Mode, SchemaAction
-from dbmazz_core.tables import TableRef, quote_identifier
+from dbmazz_core.model.checkpoint import Checkpoint
+from dbmazz_core.model.identity import TableIdentity
+from dbmazz_core.model.net_effect import NetEffect
+from dbmazz_core.model.policies import Mode, SchemaAction
+from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.model.schema_events import SchemaEvent
+from dbmazz_core.model.table_state import TableState
+from dbmazz_core.settings.config import SinkConfig
+from dbmazz_core.table_ref import TableRef, quote_identifier
 
 #: DuckDB 1 hands the range of a join's keys to pyarrow, to filter a frame by it, which fails over texts (tried, 1.4.0:
 #: "no kernel matching input types (string_view, bool)", where the table is smaller than the frame).
@@ -48,7 +49,7 @@ _CHECKPOINT_SELDOM = "SET checkpoint_threshold = '1GB'"
 
 
 class DuckDBSink:
-    """Implements `dbmazz_core.connectors.sinks.base.Sink`. Opens the file at once; use as a context manager.
+    """Implements `dbmazz_core.model.sink.Sink`. Opens the file at once; use as a context manager.
 
     Args:
         config: Path, lock timeout, memory limit.

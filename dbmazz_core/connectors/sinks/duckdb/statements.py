@@ -9,18 +9,18 @@ from typing import Any
 import duckdb
 import polars as pl
 
-from dbmazz_core.bad_value import bad_value
 from dbmazz_core.connectors.sinks.duckdb.failures import destination_error
 from dbmazz_core.connectors.sinks.duckdb.names import fold, qualified
 from dbmazz_core.connectors.sinks.duckdb.sql import FRAME, MADE, RAW, ROW, SOURCE, TARGET, query
 from dbmazz_core.connectors.sinks.duckdb.values import alike, arrow_table, expression, misfit, needs_cast
-from dbmazz_core.datatypes import Kind
-from dbmazz_core.engine.effect import COMMIT_LSN, COUNT, XID, Move, PartialUpdate
 from dbmazz_core.errors import UnknownValue
-from dbmazz_core.frame_columns import old_column, origin_column, value_column
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.schema import TableSchema
-from dbmazz_core.tables import quote_identifier as quoted
+from dbmazz_core.model.bad_value import bad_value
+from dbmazz_core.model.datatypes import Kind
+from dbmazz_core.model.frame_columns import COMMIT_LSN, COUNT, XID, old_column, origin_column, value_column
+from dbmazz_core.model.net_effect import Move, PartialUpdate
+from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.table_ref import quote_identifier as quoted
 
 #: Temporary tables are named so that they cannot hide a table of the user's.
 _TEMPORARY = "temp.main."

@@ -9,9 +9,9 @@ from __future__ import annotations
 import polars as pl
 import pyarrow as pa
 
-from dbmazz_core.datatypes import DataType, Kind
-from dbmazz_core.frame_columns import old_column, origin_column, value_column
-from dbmazz_core.schema import TableSchema
+from dbmazz_core.model.datatypes import DataType, Kind
+from dbmazz_core.model.frame_columns import old_column, origin_column, value_column
+from dbmazz_core.model.schema import TableSchema
 
 _DATES = (Kind.DATE, Kind.TIMESTAMP, Kind.TIMESTAMPTZ)
 #: PostgreSQL puts BC at the end, DuckDB in brackets behind the date. Left as it is, DuckDB 1.4 reads the date, and

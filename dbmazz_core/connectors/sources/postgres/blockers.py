@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.errors import SlotCreationBlocked, SlotError, TableLocked
-from dbmazz_core.tables import TableRef, quote_literal
+from dbmazz_core.table_ref import TableRef, quote_literal
 
 
 @dataclass(frozen=True, slots=True)

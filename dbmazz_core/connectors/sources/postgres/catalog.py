@@ -18,7 +18,7 @@ from dbmazz_core.connectors.sources.postgres.server_state import (
     server_facts,
     slot_state,
 )
-from dbmazz_core.tables import TableRef
+from dbmazz_core.table_ref import TableRef
 
 __all__ = [
     "CatalogColumn",

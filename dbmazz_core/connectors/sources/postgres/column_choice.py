@@ -10,15 +10,14 @@ import difflib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from dbmazz_core.config import SourceConfig
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.messages import Relation
 from dbmazz_core.errors import ConfigError
-from dbmazz_core.hidden import HiddenColumn
-from dbmazz_core.masks import Masker
-from dbmazz_core.schema import ColumnChoice, ColumnDef, TableSchema
-from dbmazz_core.table_options import ColumnRef
-from dbmazz_core.tables import TableRef
+from dbmazz_core.model.hidden import HiddenColumn
+from dbmazz_core.model.masks import Masker
+from dbmazz_core.model.schema import ColumnChoice, ColumnDef, TableSchema
+from dbmazz_core.settings.config import SourceConfig
+from dbmazz_core.table_ref import ColumnRef, TableRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class Projection:
 class ColumnRules:
     """What the settings say about columns.
 
-    >>> from dbmazz_core.config import Settings
+    >>> from dbmazz_core.settings.config import Settings
     >>> settings = Settings.from_env({"SOURCE_URL": "postgres://localhost/shop", "TABLES": "users",
     ...     "COLUMNS_EXCLUDE": "users.password", "COLUMNS_MASK": "users.email=truncate:3"})
     >>> ColumnRules(settings.source).choice(TableRef("public", "users")).keeps("password")

@@ -20,8 +20,8 @@ from dbmazz_core.errors import (
     DbmazzError,
     MissingPrivilege,
 )
-from dbmazz_core.secret_url import SecretUrl
-from dbmazz_core.tables import quote_identifier
+from dbmazz_core.settings.secret_url import SecretUrl
+from dbmazz_core.table_ref import quote_identifier
 
 
 def recognized_connection_error(message: str, url: SecretUrl) -> DbmazzError | None:

@@ -23,7 +23,7 @@ from dbmazz_core.connectors.sources.postgres.server_errors import (
     translated,
 )
 from dbmazz_core.errors import DbmazzError, NoFreeWalSender, ServerChanged
-from dbmazz_core.secret_url import SecretUrl
+from dbmazz_core.settings.secret_url import SecretUrl
 
 __all__ = [
     "TEXT_FORM_SETTINGS",

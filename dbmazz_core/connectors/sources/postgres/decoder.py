@@ -16,8 +16,6 @@ from typing import NoReturn
 import numpy as np
 import polars as pl
 
-from dbmazz_core.batch import DELETE, INSERT, ChangeBatch, UnreadableText
-from dbmazz_core.connectors.sources.base import DescribedColumn, NewSchema, TableEvent, Truncation
 from dbmazz_core.connectors.sources.postgres.block import HEADER, Int64s, unaligned
 from dbmazz_core.connectors.sources.postgres.framing import FramedBlock
 from dbmazz_core.connectors.sources.postgres.messages import Insert, Relation, Truncate
@@ -27,9 +25,11 @@ from dbmazz_core.connectors.sources.postgres.table_errors import unidentified_ro
 from dbmazz_core.connectors.sources.postgres.tuples import TornTuple, TupleColumns, message_series, walk
 from dbmazz_core.errors import ParseError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
-from dbmazz_core.records import SourcePosition
-from dbmazz_core.tables import TableRef
-from dbmazz_core.unchanged import UNCHANGED
+from dbmazz_core.model.batch import DELETE, INSERT, ChangeBatch, UnreadableText
+from dbmazz_core.model.records import SourcePosition
+from dbmazz_core.model.source import DescribedColumn, NewSchema, TableEvent, Truncation
+from dbmazz_core.model.unchanged import UNCHANGED
+from dbmazz_core.table_ref import TableRef
 
 _RELATION, _TRUNCATE = ord("R"), ord("T")
 #: Framing has read these.

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Self
 
-from dbmazz_core.config import SnapshotConfig, SourceConfig
-from dbmazz_core.connectors.sources.base import CopiedRows
 from dbmazz_core.connectors.sources.postgres.blockers import (
     LOG_STANDBY_SNAPSHOT,
     slot_creation_blocked,
@@ -21,7 +19,9 @@ from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint, rea
 from dbmazz_core.connectors.sources.postgres.publication import published_tables
 from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.schema import TableSchema
+from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.model.source import CopiedRows
+from dbmazz_core.settings.config import SnapshotConfig, SourceConfig
 
 if TYPE_CHECKING:
     from dbmazz_core.connectors.sources.postgres.snapshot import SnapshotWorkers

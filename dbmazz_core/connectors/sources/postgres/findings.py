@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dbmazz_core.config import SourceConfig
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.connectors.sources.postgres.publication import (
@@ -23,7 +22,8 @@ from dbmazz_core.connectors.sources.postgres.server_state import (
     slot_state,
 )
 from dbmazz_core.errors import DbmazzError
-from dbmazz_core.tables import TableRef
+from dbmazz_core.settings.config import SourceConfig
+from dbmazz_core.table_ref import TableRef
 
 Level = Literal["ok", "warning", "error"]
 

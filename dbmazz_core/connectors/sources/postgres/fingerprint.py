@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from dbmazz_core.connectors.sources.postgres.connection import Connection
-from dbmazz_core.hidden import HiddenColumn
-from dbmazz_core.identity import SourceColumn, TableIdentity
-from dbmazz_core.nested_text import array_elements
+from dbmazz_core.model.hidden import HiddenColumn
+from dbmazz_core.model.identity import SourceColumn, TableIdentity
+from dbmazz_core.model.nested_text import array_elements
 
 
 @dataclass(frozen=True, slots=True)

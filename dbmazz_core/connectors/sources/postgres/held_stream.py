@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dbmazz_core.config import SourceConfig
 from dbmazz_core.connectors.sources.postgres.connection import (
     PROMOTED,
     Connection,
@@ -15,6 +14,7 @@ from dbmazz_core.connectors.sources.postgres.server_state import SlotState, slot
 from dbmazz_core.connectors.sources.postgres.slots import verify_slot
 from dbmazz_core.errors import ReplicationInterrupted
 from dbmazz_core.lsn import Lsn
+from dbmazz_core.settings.config import SourceConfig
 
 
 def held_stream(

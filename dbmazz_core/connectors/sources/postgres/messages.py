@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.unchanged import Unchanged
+from dbmazz_core.model.unchanged import Unchanged
 
 #: `pg_class.relreplident`: (d)efault, (n)othing, (f)ull, (i)ndex.
 ReplicaIdentity = Literal["d", "n", "f", "i"]

@@ -47,7 +47,7 @@ from dbmazz_core.connectors.sources.postgres.messages import (
 )
 from dbmazz_core.errors import ParseError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
-from dbmazz_core.unchanged import UNCHANGED
+from dbmazz_core.model.unchanged import UNCHANGED
 
 Buffer = bytes | bytearray | memoryview
 

@@ -13,8 +13,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from dbmazz_core.connectors.sources.postgres.messages import Relation
-from dbmazz_core.schema import TableSchema
-from dbmazz_core.tables import TableRef
+from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.table_ref import TableRef
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from dbmazz_core.config import ReplicaIdentityPolicy, SourceConfig
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.connection import Connection
-from dbmazz_core.tables import TableRef, quote_identifier
+from dbmazz_core.settings.config import ReplicaIdentityPolicy, SourceConfig
+from dbmazz_core.table_ref import TableRef, quote_identifier
 
 OPERATIONS = ("insert", "update", "delete", "truncate")
 _ALL_OPERATIONS = ", ".join(OPERATIONS)

@@ -10,7 +10,6 @@ import socket
 import threading
 import time
 
-from dbmazz_core.config import SourceConfig
 from dbmazz_core.connectors.sources.postgres import receiver_spawn
 from dbmazz_core.connectors.sources.postgres.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.connection import Server
@@ -27,6 +26,7 @@ from dbmazz_core.connectors.sources.postgres.receiver_process import Request
 from dbmazz_core.connectors.sources.postgres.shared_buffers import SlotViews
 from dbmazz_core.errors import ReplicationInterrupted
 from dbmazz_core.lsn import INVALID_LSN, Lsn
+from dbmazz_core.settings.config import SourceConfig
 
 #: How long a stream may take to begin: the connection's own limits, and a slot that is released.
 _START_S = 60.0

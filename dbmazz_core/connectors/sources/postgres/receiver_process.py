@@ -38,7 +38,7 @@ from dbmazz_core.connectors.sources.postgres.receiver_spawn import FORKS
 from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection
 from dbmazz_core.connectors.sources.postgres.shared_buffers import SlotPool
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.secret_url import SecretUrl
+from dbmazz_core.settings.secret_url import SecretUrl
 
 _POLL_S = 1.0
 _SWITCH_S = 0.0001

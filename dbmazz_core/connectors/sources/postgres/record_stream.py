@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 
 import polars as pl
 
-from dbmazz_core.bad_value import bad_value
 from dbmazz_core.connectors.sources.postgres import messages as m
 from dbmazz_core.connectors.sources.postgres.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.parser import parse, pg_time, require_whole
@@ -16,8 +15,9 @@ from dbmazz_core.connectors.sources.postgres.relations import KnownRelation, Rel
 from dbmazz_core.connectors.sources.postgres.table_errors import unidentified_rows, value_left_out
 from dbmazz_core.errors import BadValue, ParseError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
-from dbmazz_core.masks import HIDDEN
-from dbmazz_core.records import (
+from dbmazz_core.model.bad_value import bad_value
+from dbmazz_core.model.masks import HIDDEN
+from dbmazz_core.model.records import (
     UNCHANGED,
     Begin,
     CdcRecord,
@@ -33,9 +33,9 @@ from dbmazz_core.records import (
     Truncate,
     Update,
 )
-from dbmazz_core.schema import TableSchema
-from dbmazz_core.tables import TableRef
-from dbmazz_core.values import escaped, python_value
+from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.model.values import escaped, python_value
+from dbmazz_core.table_ref import TableRef
 
 _OUTSIDE = SourcePosition(INVALID_LSN, 0)
 

@@ -10,8 +10,8 @@ from dbmazz_core.connectors.sources.postgres.messages import Relation
 from dbmazz_core.connectors.sources.postgres.partitions import WHOLE, OldRows, Partitions
 from dbmazz_core.connectors.sources.postgres.types import BuiltinTypes, ColumnOfType, TypeResolver
 from dbmazz_core.errors import ConfigError
-from dbmazz_core.schema import TableSchema
-from dbmazz_core.tables import TableRef
+from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.table_ref import TableRef
 
 
 @dataclass(frozen=True, slots=True)

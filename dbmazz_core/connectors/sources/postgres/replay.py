@@ -15,7 +15,7 @@ from dbmazz_core.connectors.sources.postgres.parser import pg_time
 from dbmazz_core.connectors.sources.postgres.reader import StreamReader
 from dbmazz_core.connectors.sources.postgres.slots import history_diverged
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.records import CommittedTransaction
+from dbmazz_core.model.records import CommittedTransaction
 
 #: Without news for that long, ask the server how far it is.
 _ASK_AFTER_S = 0.1

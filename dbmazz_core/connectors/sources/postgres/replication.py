@@ -24,8 +24,8 @@ from dbmazz_core.connectors.sources.postgres.shared_buffers import SlotPool
 from dbmazz_core.connectors.sources.postgres.transport import LibpqTransport, opened
 from dbmazz_core.errors import SlotActive
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.secret_url import SecretUrl
-from dbmazz_core.tables import quote_identifier, quote_literal
+from dbmazz_core.settings.secret_url import SecretUrl
+from dbmazz_core.table_ref import quote_identifier, quote_literal
 
 #: A walsender that lost its client holds its slot for a moment. Wait that long before "slot is active" is an error.
 SLOT_RELEASE_WAIT_S = 5.0

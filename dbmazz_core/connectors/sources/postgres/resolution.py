@@ -19,7 +19,8 @@ from dbmazz_core.connectors.sources.postgres.table_errors import (
     system_schema,
 )
 from dbmazz_core.errors import SourceNotReady
-from dbmazz_core.tables import TablePattern, TableRef
+from dbmazz_core.settings.tables import TablePattern
+from dbmazz_core.table_ref import TableRef
 
 _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence"}
 _PERSISTENCE = {"t": "a temporary table", "u": "an unlogged table"}

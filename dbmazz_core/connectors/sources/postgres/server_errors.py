@@ -28,8 +28,8 @@ from dbmazz_core.errors import (
     TableLocked,
     WalLevelNotLogical,
 )
-from dbmazz_core.secret_url import SecretUrl
-from dbmazz_core.tables import quote_identifier, quote_literal
+from dbmazz_core.settings.secret_url import SecretUrl
+from dbmazz_core.table_ref import quote_identifier, quote_literal
 
 #: The way out wherever changes are gone for good.
 NEW_SNAPSHOT = (

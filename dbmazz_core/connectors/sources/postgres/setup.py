@@ -14,7 +14,6 @@ from typing import Any
 import psycopg
 from psycopg import errors as pg
 
-from dbmazz_core.config import SourceConfig
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, Connection, translated
 from dbmazz_core.connectors.sources.postgres.findings import CheckReport, Finding, Situation
@@ -37,7 +36,8 @@ from dbmazz_core.connectors.sources.postgres.table_checks import (
     table_findings,
 )
 from dbmazz_core.errors import MissingPrivilege, SlotMismatch, SourceError, SourceNotReady
-from dbmazz_core.tables import TableRef, quote_identifier
+from dbmazz_core.settings.config import SourceConfig
+from dbmazz_core.table_ref import TableRef, quote_identifier
 
 __all__ = [
     "CheckReport",

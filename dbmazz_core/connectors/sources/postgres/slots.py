@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dbmazz_core.config import SourceConfig
 from dbmazz_core.connectors.sources.postgres.server_errors import (
     NEW_SNAPSHOT,
     slot_active,
@@ -21,7 +20,8 @@ from dbmazz_core.errors import (
     SlotNotFound,
 )
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.records import CommittedTransaction
+from dbmazz_core.model.records import CommittedTransaction
+from dbmazz_core.settings.config import SourceConfig
 
 PLUGIN = "pgoutput"
 

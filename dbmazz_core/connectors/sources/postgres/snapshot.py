@@ -20,19 +20,19 @@ import psycopg
 import pyarrow as pa
 from psycopg import sql
 
-from dbmazz_core.bad_value import bad_value
-from dbmazz_core.connectors.sources.base import CopiedRows
 from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, session_conninfo, settings_query
 from dbmazz_core.connectors.sources.postgres.server_errors import source_error
 from dbmazz_core.connectors.sources.postgres.types import read_each
-from dbmazz_core.datatypes import Kind
 from dbmazz_core.errors import ReplicationInterrupted
-from dbmazz_core.frame_columns import value_column
-from dbmazz_core.masks import Masker, utf8
-from dbmazz_core.schema import TableSchema
-from dbmazz_core.secret_url import SecretUrl
-from dbmazz_core.tables import TableRef
-from dbmazz_core.values import escaped
+from dbmazz_core.model.bad_value import bad_value
+from dbmazz_core.model.datatypes import Kind
+from dbmazz_core.model.frame_columns import value_column
+from dbmazz_core.model.masks import Masker, utf8
+from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.model.source import CopiedRows
+from dbmazz_core.model.values import escaped
+from dbmazz_core.settings.secret_url import SecretUrl
+from dbmazz_core.table_ref import TableRef
 
 #: Types that ADBC delivers in the carrier dtype, by OID: boolean, bytea, bigint, smallint, integer, text, real, double
 #: precision, character, character varying.

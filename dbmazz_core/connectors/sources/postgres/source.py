@@ -11,8 +11,6 @@ from typing import Self
 
 import psycopg
 
-from dbmazz_core.config import SourceConfig
-from dbmazz_core.connectors.sources.base import TableEvent
 from dbmazz_core.connectors.sources.postgres import setup
 from dbmazz_core.connectors.sources.postgres.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
@@ -35,12 +33,14 @@ from dbmazz_core.connectors.sources.postgres.source_table import read_tables
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
 from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, TypePolicy
 from dbmazz_core.errors import SlotActive, SlotNotFound
-from dbmazz_core.hidden import verify_hidden
-from dbmazz_core.identity import SourceTable, TableIdentity
 from dbmazz_core.lsn import INVALID_LSN, Lsn
-from dbmazz_core.records import CdcRecord, CommittedTransaction
-from dbmazz_core.schema import TableSchema
-from dbmazz_core.tables import TableRef, quote_identifier
+from dbmazz_core.model.hidden import verify_hidden
+from dbmazz_core.model.identity import SourceTable, TableIdentity
+from dbmazz_core.model.records import CdcRecord, CommittedTransaction
+from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.model.source import TableEvent
+from dbmazz_core.settings.config import SourceConfig
+from dbmazz_core.table_ref import TableRef, quote_identifier
 
 #: A walsender that lost its client holds its slot for a moment; a run that follows another waits that long.
 SLOT_RELEASE_WAIT_S = 5.0
@@ -52,7 +52,7 @@ _EVERYTHING = 1 << 62
 class PostgresSource:
     """Changes of PostgreSQL tables by logical replication.
 
-    >>> from dbmazz_core.config import Settings
+    >>> from dbmazz_core.settings.config import Settings
     >>> settings = Settings.from_env({"SOURCE_URL": "postgres://localhost/shop", "TABLES": "orders"})
     >>> with PostgresSource(settings.source) as source:  # doctest: +SKIP
     ...     source.validate()

@@ -14,9 +14,9 @@ from dbmazz_core.connectors.sources.postgres.publication import Publication, rea
 from dbmazz_core.connectors.sources.postgres.resolution import tables_of
 from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, ColumnOfType, read_each
 from dbmazz_core.errors import SourceNotReady
-from dbmazz_core.identity import EnumColumn, SourceTable
-from dbmazz_core.schema import TableSchema
-from dbmazz_core.tables import TableRef
+from dbmazz_core.model.identity import EnumColumn, SourceTable
+from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.table_ref import TableRef
 
 #: How often tables that are altered while they are looked at are looked at.
 _LOOKS = 5

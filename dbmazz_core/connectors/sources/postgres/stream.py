@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from dbmazz_core.connectors.sources.base import StreamPart, TableEvent
 from dbmazz_core.connectors.sources.postgres.decoder import Decoder
 from dbmazz_core.connectors.sources.postgres.framing import FramedBlock, OpenTransaction, frame
 from dbmazz_core.connectors.sources.postgres.parser import pg_time
 from dbmazz_core.connectors.sources.postgres.reader import StreamReader
 from dbmazz_core.connectors.sources.postgres.relations import Relations
 from dbmazz_core.lsn import INVALID_LSN, Lsn
-from dbmazz_core.records import CommittedTransaction
-from dbmazz_core.tables import TableRef
+from dbmazz_core.model.records import CommittedTransaction
+from dbmazz_core.model.source import StreamPart, TableEvent
+from dbmazz_core.table_ref import TableRef
 
 _MAX_LSN = Lsn((1 << 64) - 1)
 #: Without news for that long, ask the server how far it is.

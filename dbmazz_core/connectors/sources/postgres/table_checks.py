@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from dbmazz_core.config import ReplicaIdentityPolicy
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules
 from dbmazz_core.connectors.sources.postgres.findings import Finding, Situation
@@ -23,7 +22,8 @@ from dbmazz_core.errors import (
     ReplicaIdentityInsufficient,
     SourceError,
 )
-from dbmazz_core.tables import quote_identifier
+from dbmazz_core.settings.config import ReplicaIdentityPolicy
+from dbmazz_core.table_ref import quote_identifier
 
 
 def table_findings(situation: Situation) -> Iterator[Finding]:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.errors import ReplicaIdentityInsufficient, TableNotFound, TableNotSupported, UnknownValue
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.tables import TablePattern, TableRef, quote_identifier
+from dbmazz_core.settings.tables import TablePattern
+from dbmazz_core.table_ref import TableRef, quote_identifier
 
 _UNLOGGED = "an unlogged table"
 #: PostgreSQL keeps names that begin with `pg_` for itself.

@@ -19,13 +19,13 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from dbmazz_core.batch import Indexes, Mask, UnreadableText
 from dbmazz_core.connectors.sources.postgres.block import Int64s, MessageBlock, unaligned
 from dbmazz_core.connectors.sources.postgres.column_choice import Projection
 from dbmazz_core.connectors.sources.postgres.types import BadText, carrier, read_each, read_texts
-from dbmazz_core.datatypes import DataType, Kind
-from dbmazz_core.masks import HIDDEN, Masker, utf8
-from dbmazz_core.values import escaped
+from dbmazz_core.model.batch import Indexes, Mask, UnreadableText
+from dbmazz_core.model.datatypes import DataType, Kind
+from dbmazz_core.model.masks import HIDDEN, Masker, utf8
+from dbmazz_core.model.values import escaped
 
 _NULL, _UNCHANGED, _TEXT = ord("n"), ord("u"), ord("t")
 
@@ -47,7 +47,7 @@ class _Texts:
 
 
 class TupleColumns:
-    """k tuples of one relation in one block. Implements `dbmazz_core.batch.RowImages`.
+    """k tuples of one relation in one block. Implements `dbmazz_core.model.batch.RowImages`.
 
     Args:
         index: Rows of the batch that these are the images of, shape (k,).

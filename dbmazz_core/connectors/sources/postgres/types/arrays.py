@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 
 from dbmazz_core.connectors.sources.postgres.types.quoting import BadText, Flags, Places, Texts
-from dbmazz_core.datatypes import DataType
+from dbmazz_core.model.datatypes import DataType
 
 _OPEN, _CLOSE, _QUOTE, _BRACKET = b'{}"['
 _IN_BOUNDS = np.isin(np.arange(256), np.frombuffer(b"0123456789[]:+-", dtype=np.uint8))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dbmazz_core.datatypes import Kind
+from dbmazz_core.model.datatypes import Kind
 
 NUMERIC_OID = 1700
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from dbmazz_core.datatypes import DataType, Kind
+from dbmazz_core.model.datatypes import DataType, Kind
 
 #: DuckDB's widest DECIMAL; wider numerics are text, or doubles by choice.
 MAX_PRECISION = 38

@@ -8,7 +8,7 @@ from dbmazz_core.connectors.sources.postgres.types.arrays import read_arrays
 from dbmazz_core.connectors.sources.postgres.types.hstore import read_hstores
 from dbmazz_core.connectors.sources.postgres.types.quoting import BadText
 from dbmazz_core.connectors.sources.postgres.types.scalars import carrier
-from dbmazz_core.datatypes import DataType, Kind
+from dbmazz_core.model.datatypes import DataType, Kind
 
 __all__ = ["BadText", "read_each", "read_texts"]
 

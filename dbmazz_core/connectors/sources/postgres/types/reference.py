@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dbmazz_core.connectors.sources.postgres.types.builtin import FAMILIES, NUMERIC_OID, BuiltinType
-from dbmazz_core.datatypes import DataType, Kind
+from dbmazz_core.model.datatypes import DataType, Kind
 
 _TEXT = DataType(Kind.STRING)
 _LIST = DataType.list_of(DataType(Kind.INT32))

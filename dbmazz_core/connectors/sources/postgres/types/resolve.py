@@ -14,9 +14,9 @@ from typing import Protocol
 from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.connectors.sources.postgres.types.builtin import BY_ARRAY_OID, BY_OID, NUMERIC_OID, BuiltinType
 from dbmazz_core.connectors.sources.postgres.types.numeric import UnboundedNumeric, numeric_type, precision_and_scale
-from dbmazz_core.datatypes import DataType, Kind
-from dbmazz_core.schema import ColumnDef
-from dbmazz_core.tables import TableRef
+from dbmazz_core.model.datatypes import DataType, Kind
+from dbmazz_core.model.schema import ColumnDef
+from dbmazz_core.table_ref import TableRef
 
 TEXT = DataType(Kind.STRING)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from dbmazz_core.datatypes import DataType, Kind
+from dbmazz_core.model.datatypes import DataType, Kind
 
 
 def carrier(raw: pl.Expr, type: DataType) -> pl.Expr:

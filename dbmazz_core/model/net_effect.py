@@ -9,20 +9,8 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from dbmazz_core.records import SourcePosition
-from dbmazz_core.schema import TableSchema
-
-#: Of all names that are not the table's own.
-PREFIX = "_dbmazz_"
-#: Columns beside the table's own in frames of an effect: where a row's last change came from. For error messages, and
-#: for tables that keep them.
-COMMIT_LSN = "_dbmazz_commit_lsn"
-XID = "_dbmazz_xid"
-#: For tables in mode `soft_delete` only: when it was committed (Datetime us, UTC), and whether the row is deleted.
-COMMIT_TS = "_dbmazz_commit_ts"
-DELETED = "_dbmazz_deleted"
-#: How many equal rows, in `NetEffect.removals`.
-COUNT = "_dbmazz_count"
+from dbmazz_core.model.records import SourcePosition
+from dbmazz_core.model.schema import TableSchema
 
 
 @dataclass(frozen=True, slots=True)

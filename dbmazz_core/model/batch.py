@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from dbmazz_core.bad_value import bad_value
-from dbmazz_core.datatypes import DataType
 from dbmazz_core.errors import BadValue
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.records import CdcRecord
-from dbmazz_core.schema import TableSchema
-from dbmazz_core.tables import TableRef
+from dbmazz_core.model.bad_value import bad_value
+from dbmazz_core.model.natural_dtypes import to_natural
+from dbmazz_core.model.records import CdcRecord, Columns, ColumnValue, Delete, Insert, SourcePosition, Update
+from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.model.unchanged import UNCHANGED
+from dbmazz_core.model.values import carried_value
+from dbmazz_core.table_ref import TableRef
 
 INSERT, UPDATE, DELETE = ord("I"), ord("U"), ord("D")
 OPERATION_NAMES = {INSERT: "insert", UPDATE: "update", DELETE: "delete"}
@@ -164,7 +167,7 @@ class ChangeBatch:
         columns = []
         for number, column in enumerate(self.schema.columns):
             values = self.values(self.new, number)
-            cast, lost = _to_natural(values, column.type)
+            cast, lost = to_natural(values, column.type)
             if lost is not None:
                 raise self.unreadable(self.new, UnreadableText(number, lost, str(values[lost])))
             columns.append(cast.alias(column.name))
@@ -172,9 +175,43 @@ class ChangeBatch:
 
     def records(self) -> Iterator[CdcRecord]:
         """The changes one by one, in order, as `Insert`, `Update` and `Delete`."""
-        from dbmazz_core.batch_records import records
+        new, old = self._columns_by_row(self.new), self._columns_by_row(self.old)
+        keys = set(self.schema.key)
+        key_only = iter(self.old_is_key.tolist())
+        has_old = set(self.old.index.tolist())
+        for row, op in enumerate(self.ops.tolist()):
+            position = SourcePosition(
+                Lsn(int(self.commit_lsn[row])),
+                int(self.ordinal[row]),
+                int(self.xid[row]),
+                _POSTGRES_EPOCH + timedelta(microseconds=int(self.commit_time[row])),
+            )
+            before: Columns | None = None
+            if row in has_old:
+                before = next(old)
+                if next(key_only):
+                    before = {name: value for name, value in before.items() if name in keys}
+            if op == INSERT:
+                yield Insert(self.table, next(new), position)
+            elif op == DELETE:
+                yield Delete(self.table, before or {}, position)
+            else:
+                yield Update(self.table, before, next(new), position)
 
-        return records(self)
+    def _columns_by_row(self, images: RowImages) -> Iterator[Columns]:
+        names = self.schema.names
+        columns: list[list[ColumnValue]] = []
+        for number, column in enumerate(self.schema.columns):
+            values = self.values(images, number)
+            listed = values.to_list()
+            if column.type.is_nested or column.type.carrier == pl.String:
+                listed = [carried_value(value, column.type) for value in listed]
+            unknown = images.unknown(number)
+            if unknown is not None:
+                listed = [UNCHANGED if u else v for v, u in zip(listed, unknown.tolist(), strict=True)]
+            columns.append(listed)
+        for row in zip(*columns, strict=True):
+            yield dict(zip(names, row, strict=True))
 
     def _unchanged_names(self) -> pl.Series:
         names: list[list[str]] = [[] for _ in range(len(self))]
@@ -186,38 +223,10 @@ class ChangeBatch:
         return pl.Series(names, dtype=pl.List(pl.String))
 
 
-#: Microseconds from 1970-01-01 to 2000-01-01, PostgreSQL's epoch.
-_EPOCH_OFFSET_US = 946_684_800_000_000
+_POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_EPOCH_OFFSET_US = int(_POSTGRES_EPOCH.timestamp()) * 1_000_000
 
 
 def commit_times(microseconds: Indexes) -> pl.Series:
     """Commit times as PostgreSQL counts them, from 2000-01-01 UTC, as Datetime."""
     return pl.Series(microseconds + _EPOCH_OFFSET_US).cast(pl.Datetime("us", "UTC"))
-
-
-def _to_natural(values: pl.Series, type: DataType) -> tuple[pl.Series, int | None]:
-    """Carriers in the natural dtype, and the place of the first that has none, None if all have."""
-    if type.carrier == type.natural:
-        return values, None
-    cast = pl.select(_in_lists(pl.lit(values), type.depth, type.leaf.natural)).to_series()
-    flat = pl.DataFrame({"place": pl.arange(len(values), eager=True), "text": values, "value": cast})
-    for _ in range(type.depth):
-        flat = flat.explode("text", "value")
-    lost = flat.filter(pl.col("value").is_null() & pl.col("text").is_not_null())["place"]
-    return cast, int(lost[0]) if len(lost) else None
-
-
-def _in_lists(values: pl.Expr, depth: int, dtype: pl.DataType) -> pl.Expr:
-    return values.list.eval(_in_lists(pl.element(), depth - 1, dtype)) if depth else _natural(values, dtype)
-
-
-def _natural(values: pl.Expr, dtype: pl.DataType) -> pl.Expr:
-    if isinstance(dtype, pl.Datetime):
-        # A time zone in the text makes it UTC; without one it stays naive.
-        form = "%Y-%m-%d %H:%M:%S%.f%#z" if dtype.time_zone else "%Y-%m-%d %H:%M:%S%.f"
-        return values.str.to_datetime(form, time_unit="us", time_zone=dtype.time_zone, strict=False)
-    if dtype == pl.Date:
-        return values.str.to_date("%Y-%m-%d", strict=False)
-    if dtype == pl.Time:
-        return values.str.to_time("%H:%M:%S%.f", strict=False)
-    return values.cast(dtype, strict=False)

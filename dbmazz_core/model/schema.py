@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from dbmazz_core.datatypes import DataType
-from dbmazz_core.tables import TableRef
+from dbmazz_core.model.datatypes import DataType
+from dbmazz_core.table_ref import TableRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class ColumnDef:
         type: Its core type.
         source_type: PostgreSQL's name for its type, such as `numeric(12,2)`.
         mask: What its values have become on the way here: empty where they are the source's own, else `null`,
-            `truncate:3`, or `hash:` and a fingerprint of the key (see `dbmazz_core.masks`).
+            `truncate:3`, or `hash:` and a fingerprint of the key (see `dbmazz_core.model.masks`).
     """
 
     name: str

@@ -19,9 +19,9 @@ from typing import Any
 from uuid import UUID
 
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.schema import TableSchema
-from dbmazz_core.tables import TableRef
-from dbmazz_core.unchanged import UNCHANGED, Unchanged
+from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.model.unchanged import UNCHANGED, Unchanged
+from dbmazz_core.table_ref import TableRef
 
 #: A value of a record. What Python's own types cannot hold (`infinity`, `24:00:00`, dates BC, `NaN` where a decimal is
 #: finite by declaration, intervals of months) is its text. Arrays are lists, of lists where they have more dimensions;

@@ -13,9 +13,9 @@ from uuid import UUID
 
 import polars as pl
 
-from dbmazz_core.datatypes import DataType, Kind
-from dbmazz_core.nested_text import array_elements, hstore_pairs
-from dbmazz_core.records import ColumnValue
+from dbmazz_core.model.datatypes import DataType, Kind
+from dbmazz_core.model.nested_text import array_elements, hstore_pairs
+from dbmazz_core.model.records import ColumnValue
 
 
 def escaped(raw: bytes) -> str:

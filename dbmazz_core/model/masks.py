@@ -16,8 +16,8 @@ from functools import cache
 import duckdb
 import polars as pl
 
-from dbmazz_core.datatypes import DataType, Kind
-from dbmazz_core.table_options import Mask
+from dbmazz_core.model.datatypes import DataType, Kind
+from dbmazz_core.model.policies import Mask
 
 _BLOCK_BYTES = 64
 #: What stands for a masked value in messages.

@@ -13,8 +13,18 @@ from enum import StrEnum
 from typing import Any
 
 from dbmazz_core.errors import ConfigError
-from dbmazz_core.secret_url import SecretUrl
-from dbmazz_core.setting_readers import (
+from dbmazz_core.model.policies import BadValuePolicy, Mode, NumericForm
+from dbmazz_core.settings.by_table import (
+    ByTable,
+    ColumnMasks,
+    ColumnNames,
+    SchemaPolicy,
+    by_table,
+    column_masks,
+    column_names,
+    schema_policy,
+)
+from dbmazz_core.settings.readers import (
     MEBIBYTE,
     boolean,
     byte_size,
@@ -25,20 +35,8 @@ from dbmazz_core.setting_readers import (
     slot_name,
     whole,
 )
-from dbmazz_core.table_options import (
-    BadValuePolicy,
-    ByTable,
-    ColumnMasks,
-    ColumnNames,
-    Mode,
-    NumericForm,
-    SchemaPolicy,
-    by_table,
-    column_masks,
-    column_names,
-    schema_policy,
-)
-from dbmazz_core.tables import TablePattern, parse_tables
+from dbmazz_core.settings.secret_url import SecretUrl
+from dbmazz_core.settings.tables import TablePattern, parse_tables
 
 
 class ReplicaIdentityPolicy(StrEnum):

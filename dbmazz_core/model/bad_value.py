@@ -7,13 +7,13 @@ from decimal import Decimal
 
 import polars as pl
 
-from dbmazz_core.datatypes import DataType
 from dbmazz_core.errors import BadValue
 from dbmazz_core.lsn import INVALID_LSN, Lsn
-from dbmazz_core.masks import HIDDEN
-from dbmazz_core.schema import TableSchema
-from dbmazz_core.tables import quote_literal, quoted_if_needed
-from dbmazz_core.values import escaped
+from dbmazz_core.model.datatypes import DataType
+from dbmazz_core.model.masks import HIDDEN
+from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.model.values import escaped
+from dbmazz_core.table_ref import quote_literal, quoted_if_needed
 
 _LONGEST = 80
 

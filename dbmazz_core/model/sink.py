@@ -7,15 +7,16 @@ from typing import Protocol, Self
 
 import polars as pl
 
-from dbmazz_core.engine.effect import NetEffect
-from dbmazz_core.engine.follow_schema import SchemaEvent
-from dbmazz_core.engine.result import Checkpoint, TableState
 from dbmazz_core.errors import DestinationError
-from dbmazz_core.identity import TableIdentity
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.schema import TableSchema
-from dbmazz_core.table_options import Mode
-from dbmazz_core.tables import TableRef
+from dbmazz_core.model.checkpoint import Checkpoint
+from dbmazz_core.model.identity import TableIdentity
+from dbmazz_core.model.net_effect import NetEffect
+from dbmazz_core.model.policies import Mode
+from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.model.schema_events import SchemaEvent
+from dbmazz_core.model.table_state import TableState
+from dbmazz_core.table_ref import TableRef
 
 
 class Sink(Protocol):

@@ -6,8 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from dbmazz_core.errors import ConfigError
-from dbmazz_core.table_options import ColumnRef
-from dbmazz_core.tables import TableRef
+from dbmazz_core.table_ref import ColumnRef, TableRef
 
 
 @dataclass(frozen=True, slots=True)

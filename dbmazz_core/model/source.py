@@ -8,11 +8,11 @@ from typing import Protocol
 
 import polars as pl
 
-from dbmazz_core.batch import ChangeBatch
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.records import CommittedTransaction, SourcePosition
-from dbmazz_core.schema import TableSchema
-from dbmazz_core.tables import TableRef
+from dbmazz_core.model.batch import ChangeBatch
+from dbmazz_core.model.records import CommittedTransaction, SourcePosition
+from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.table_ref import TableRef
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from typing import Any
 
 import polars as pl
 
-from dbmazz_core.hidden import HiddenColumn, verify_hidden
-from dbmazz_core.schema import TableSchema
-from dbmazz_core.tables import TableRef
+from dbmazz_core.model.hidden import HiddenColumn, verify_hidden
+from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.table_ref import TableRef
 
 
 @dataclass(frozen=True, slots=True)
