@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from dbmazz_core.connectors.sinks import create_sink
     from dbmazz_core.connectors.sources import create_source
     from dbmazz_core.connectors.sources.postgres import PostgresSource
-    from dbmazz_core.connectors.sources.postgres.findings import CheckReport, Finding
-    from dbmazz_core.connectors.sources.postgres.setup import SetupReport
     from dbmazz_core.engine.progress import Progress
     from dbmazz_core.engine.result import PipelineStatus, SnapshotResult, StopReason, TableCounts, WindowResult
     from dbmazz_core.errors import (
@@ -38,6 +36,7 @@ if TYPE_CHECKING:
     from dbmazz_core.model.batch import ChangeBatch
     from dbmazz_core.model.checkpoint import Checkpoint
     from dbmazz_core.model.datatypes import DataType, Kind
+    from dbmazz_core.model.findings import CheckReport, Finding, SetupReport
     from dbmazz_core.model.records import (
         Begin,
         CdcRecord,
@@ -77,7 +76,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "connectors.sinks": ("create_sink",),
     "connectors.sources": ("create_source",),
     "connectors.sources.postgres": ("PostgresSource",),
-    "connectors.sources.postgres.findings": (
+    "model.findings": (
         "CheckReport",
         "Finding",
     ),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 
 from dbmazz_core.connectors.sinks import create_sink
 from dbmazz_core.connectors.sources import create_source
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
-from dbmazz_core.connectors.sources.postgres.setup import CheckReport, Finding, SetupReport
+from dbmazz_core.connectors.sources.postgres.look import Look
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.engine.agreement import Agreement
 from dbmazz_core.engine.capture import Capture
@@ -27,9 +27,10 @@ from dbmazz_core.errors import (
 )
 from dbmazz_core.lsn import INVALID_LSN
 from dbmazz_core.model.checkpoint import Checkpoint
+from dbmazz_core.model.findings import CheckReport, Finding, SetupReport
+from dbmazz_core.model.recorded import Recorded
 from dbmazz_core.model.records import Begin, CdcRecord, Commit, Heartbeat, SchemaChange
 from dbmazz_core.model.sink import Sink
-from dbmazz_core.model.table_state import TableState
 from dbmazz_core.settings.config import Settings, WindowLimits
 from dbmazz_core.table_ref import TableRef
 
@@ -54,22 +55,25 @@ class Pipeline:
     def check(self) -> CheckReport:
         """Everything that capturing needs, looked at and not changed: PostgreSQL, whether the destination opens, holds
         what it should of this server, as the settings have it, and can keep tables of these names."""
-        slot = self.settings.source.slot
-        states: Mapping[TableRef, TableState] = {}
+        recorded = Recorded()
         findings: list[Finding] = []
         with closing(create_source(self.settings.source)) as source, ExitStack() as stack:
             sink: Sink | None = None
             try:
                 sink = stack.enter_context(create_sink(replace(self.settings.sink, lock_timeout_s=0), read_only=True))
-                states = sink.tables(slot)
+                recorded = sink.read(self.settings.source.slot)
             except DestinationError as error:
                 findings.append(Finding.of(error))
-            report = source.check(captured=_streaming(states))
-            if sink is not None and not any(isinstance(e, UnsupportedServerVersion) for e in report.errors):
-                tables = source.found_tables()
-                findings += map(Finding.of, sink.name_conflicts(source.column_names(tables)))
+            try:
+                look = source.look()
+            except UnsupportedServerVersion as error:
+                return CheckReport((Finding.of(error), *findings))
+            report = source.check_look(look, captured=recorded.streaming)
+            if sink is not None:
+                findings += map(Finding.of, sink.name_conflicts(source.column_names(look)))
                 slot_is_good = not any(isinstance(e, SlotError) for e in report.errors)
-                problems = Agreement(self.settings, source, sink).problems(tables, states, and_slot=slot_is_good)
+                agreement = Agreement(self.settings, source, sink, recorded)
+                problems = agreement.problems(look.tables, and_slot=slot_is_good)
                 findings += map(Finding.of, problems)
         return replace(report, findings=(*report.findings, *findings))
 
@@ -79,10 +83,10 @@ class Pipeline:
         What it already follows must not be published anew behind its back: the changes between would be missing.
         """
         with closing(create_source(self.settings.source)) as source:
-            _preflight(source)
+            look = _ready(source)
             with create_sink(self.settings.sink, read_only=True) as sink:
-                captured = _streaming(sink.tables(self.settings.source.slot))
-            report = source.setup(captured=captured)
+                captured = sink.read(self.settings.source.slot).streaming
+            report, _ = source.prepare(look, captured=captured)
             if source.verify_slot(None) is None:
                 with source.create_slot() as created:
                     done = (*report.done, f"created replication slot {self.settings.source.slot} at {created.lsn}")
@@ -105,11 +109,12 @@ class Pipeline:
             progress: Called as rows come.
         """
         started = time.monotonic()
-        with closing(create_source(self.settings.source, on_slot_wait=_waiting(progress))) as source:
-            _preflight(source)
-            with create_sink(self.settings.sink) as sink:
-                run = self._snapshot_run(source, sink, tables, progress)
-                counts = run.copy()
+        with (
+            closing(create_source(self.settings.source, on_slot_wait=_waiting(progress))) as source,
+            self._opened(source) as (sink, look),
+        ):
+            run = self._snapshot_run(source, sink, look, tables, progress)
+            counts = run.copy()
         return SnapshotResult(run.checkpoint.lsn, counts, time.monotonic() - started, run.quarantined)
 
     def capture(
@@ -132,21 +137,20 @@ class Pipeline:
         started = time.monotonic()
         settings = self.settings
         with closing(create_source(settings.source, on_slot_wait=_waiting(progress, stop))) as source:
-            _preflight(source)
-            with create_sink(settings.sink) as sink:
+            with self._opened(source) as (sink, look):
                 try:
-                    run = self._prepare(source, sink, resnapshot, progress, stop)
+                    run = self._prepare(source, sink, look, resnapshot, progress, stop)
                 except StopRequested:
-                    return _stopped_at(sink.checkpoint(settings.source.slot))
+                    return _stopped_at(sink.read(settings.source.slot).checkpoint)
                 copied = run.copy() if run.needed else {}
                 copied_s = time.monotonic() - started
                 if run.stopped:
-                    result = _stopped_at(sink.checkpoint(settings.source.slot))
+                    result = _stopped_at(sink.read(settings.source.slot).checkpoint)
                 else:
                     capture = Capture(settings, source, sink, run.tables, limits or settings.limits, stop, progress)
                     result = capture.run(run.checkpoint)
                 if result.copy_anew and result.stop_reason is not StopReason.STOP_REQUESTED:
-                    again = self._prepare(source, sink, (), progress, stop)
+                    again = self._prepare(source, sink, _ready(source), (), progress, stop)
                     copied |= again.copy()
                     run.quarantined |= again.quarantined
                     run.replaced |= again.replaced
@@ -173,7 +177,8 @@ class Pipeline:
             # No waiting: status is for looking while others work.
             config = replace(self.settings.sink, lock_timeout_s=0)
             with create_sink(config, read_only=True) as sink:
-                checkpoint, states = sink.checkpoint(slot), sink.tables(slot)
+                recorded = sink.read(slot)
+                checkpoint, states = recorded.checkpoint, recorded.states
                 counts = sink.count_rows(states) if rows else {}
                 bad = sink.quarantined(slot)
         except DestinationError as error:
@@ -235,21 +240,32 @@ class Pipeline:
 
     # -- steps
 
+    @contextmanager
+    def _opened(self, source: PostgresSource) -> Iterator[tuple[Sink, Look]]:
+        """The destination, open, and a look at the source after that: no other capture comes in between.
+
+        Before it the source is connected with, so that nobody waits for the destination meanwhile.
+        """
+        source.connect()
+        with create_sink(self.settings.sink) as sink:
+            yield sink, _ready(source)
+
     def _prepare(
         self,
         source: PostgresSource,
         sink: Sink,
+        look: Look,
         resnapshot: Sequence[TableRef],
         progress: ProgressCallback | None,
         stop: threading.Event | None = None,
     ) -> SnapshotRun:
         """Set up the source, compare slot and checkpoint, and find out which tables have to be copied."""
         config = self.settings.source
-        agreement = Agreement(self.settings, source, sink)
+        recorded = sink.read(config.slot)
+        agreement = Agreement(self.settings, source, sink, recorded)
         checkpoint = agreement.checkpoint()
         if checkpoint is not None:
             source.verify_history(checkpoint.lsn, checkpoint.timeline)
-        states = sink.tables(config.slot)
         restart = config.cleanup_on_stop and checkpoint is not None and source.slot() is None
         slot = source.verify_slot(None if restart else checkpoint.lsn if checkpoint else None)
         if slot is not None and checkpoint is not None and checkpoint.last is not None:
@@ -257,27 +273,30 @@ class Pipeline:
             if not source.verify_replay(checkpoint.last, slot, checkpoint.lsn, stopped):
                 raise StopRequested
         # What is copied anew may look as it likes, and may have been missing from the publication.
-        followed = [] if restart else [ref for ref in _streaming(states) if ref not in resnapshot]
-        infos = source.tables()
+        followed = [] if restart else [ref for ref in recorded.streaming if ref not in resnapshot]
+        infos = look.tables
         # A copy that is asked for is made under the rules of today; no other one shows what was hidden.
-        hidden = agreement.hidden(states)
+        hidden = agreement.hidden()
         agreement.verify_hidden([info for info in infos if info.ref not in resnapshot], hidden)
-        names = agreement.name_changes(infos, states, followed)
+        names = agreement.name_changes(infos, followed)
         if names.renamed:
             sink.rename_tables(names.renamed, slot=config.slot)
-            states = sink.tables(config.slot)
-            followed = [ref for ref in _streaming(states) if ref not in resnapshot]
+            recorded = sink.read(config.slot)
+            agreement = Agreement(self.settings, source, sink, recorded)
+            followed = [ref for ref in recorded.streaming if ref not in resnapshot]
         followed = [ref for ref in followed if ref not in names.replaced]
+        states = recorded.states
         configured = [info.ref for info in infos]
         _known(configured, resnapshot)
-        agreement.verify_names(infos)
-        for info in infos:
-            # Before anything is changed, at the source too.
-            agreement.verify_table(info, None if info.ref in resnapshot else states.get(info.ref), followed)
-        tables = {info.ref: info for info in source.setup(captured=followed).tables}
+        agreement.verify_names(look)
+        # Before anything is changed, at the source too.
+        kept = [(info, None if info.ref in resnapshot else states.get(info.ref)) for info in infos]
+        agreement.verify_tables(kept, followed)
+        _, look = source.prepare(look, captured=followed)
+        tables = {info.ref: info for info in look.tables}
         if restart:
             sink.mark_incomplete(config.slot)
-            checkpoint, states = None, sink.tables(config.slot)
+            checkpoint, states = None, sink.read(config.slot).states
         again = (*resnapshot, *names.replaced)
         run = plan(self.settings, source, sink, tables, states, checkpoint, slot, again, progress, stop)
         run.hidden = {info.oid: hidden[info.oid] for info in infos if info.oid in hidden and info.ref not in resnapshot}
@@ -288,19 +307,19 @@ class Pipeline:
         self,
         source: PostgresSource,
         sink: Sink,
+        look: Look,
         chosen: Sequence[TableRef] | None,
         progress: ProgressCallback | None,
     ) -> SnapshotRun:
         if chosen is not None:
-            return self._prepare(source, sink, chosen, progress).forced()
+            return self._prepare(source, sink, look, chosen, progress).forced()
         config = self.settings.source
-        agreement = Agreement(self.settings, source, sink)
+        agreement = Agreement(self.settings, source, sink, sink.read(config.slot))
         agreement.checkpoint()
-        infos = source.tables()
-        agreement.verify_names(infos)
-        for info in infos:
-            sink.verify_owner(info.ref, slot=config.slot)
-        tables = {info.ref: info for info in source.setup().tables}
+        agreement.verify_names(look)
+        agreement.verify_tables([(info, None) for info in look.tables], ())
+        _, look = source.prepare(look)
+        tables = {info.ref: info for info in look.tables}
         slot = source.slot()
         if slot is not None and slot.is_lost:
             raise SlotLost(
@@ -310,7 +329,7 @@ class Pipeline:
             )
         source.verify_slot(None)
         sink.mark_incomplete(config.slot)
-        states = sink.tables(config.slot)
+        states = sink.read(config.slot).states
         return plan(self.settings, source, sink, tables, states, None, slot, list(tables), progress).forced()
 
 
@@ -332,11 +351,6 @@ def _stopped_at(checkpoint: Checkpoint | None) -> WindowResult:
     return WindowResult(lsn, lsn, lsn, stop_reason=StopReason.STOP_REQUESTED)
 
 
-def _streaming(states: Mapping[TableRef, TableState]) -> list[TableRef]:
-    """Tables whose copy is complete: they follow the stream."""
-    return [ref for ref, state in states.items() if state.state == "streaming"]
-
-
 def _known(tables: Sequence[TableRef], chosen: Sequence[TableRef]) -> None:
     for ref in chosen:
         if ref not in tables:
@@ -347,8 +361,10 @@ def _known(tables: Sequence[TableRef], chosen: Sequence[TableRef]) -> None:
             )
 
 
-def _preflight(source: PostgresSource) -> None:
-    """Raise what is wrong on the source's side before the destination is opened, so that nothing is made there."""
-    for error in source.check().errors:
+def _ready(source: PostgresSource) -> Look:
+    """Look at the source, and raise what is wrong with it; what is wrong with the slot depends on the checkpoint."""
+    look = source.look()
+    for error in source.check_look(look).errors:
         if not isinstance(error, SlotError):
             raise error
+    return look

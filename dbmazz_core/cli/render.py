@@ -11,8 +11,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dbmazz_core.connectors.sources.postgres.setup import CheckReport, SetupReport
     from dbmazz_core.engine.result import PipelineStatus, SnapshotResult, WindowResult
+    from dbmazz_core.model.findings import CheckReport, SetupReport
 
 _LEVEL_STYLES = {"ok": "green", "warning": "yellow", "error": "red"}
 _REASONS = {

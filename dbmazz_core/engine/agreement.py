@@ -6,12 +6,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from functools import partial
 
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
+from dbmazz_core.connectors.sources.postgres.look import Look
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.engine.follow_names import NameChanges, name_changes
 from dbmazz_core.errors import ConfigError, DbmazzError, WrongServer
 from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.identity import TableIdentity
 from dbmazz_core.model.policies import Mode
+from dbmazz_core.model.recorded import Recorded
 from dbmazz_core.model.sink import Sink
 from dbmazz_core.model.table_state import TableState
 from dbmazz_core.settings.config import Settings
@@ -21,34 +23,32 @@ from dbmazz_core.table_ref import TableRef
 class Agreement:
     """Between a source and a sink, both open. Every method raises what is wrong, with what to do."""
 
-    def __init__(self, settings: Settings, source: PostgresSource, sink: Sink) -> None:
+    def __init__(self, settings: Settings, source: PostgresSource, sink: Sink, recorded: Recorded) -> None:
         self.settings = settings
         self._source = source
         self._sink = sink
+        self._recorded = recorded
 
-    def problems(
-        self, tables: Sequence[TableInfo], states: Mapping[TableRef, TableState], *, and_slot: bool
-    ) -> Iterator[DbmazzError]:
+    def problems(self, tables: Sequence[TableInfo], *, and_slot: bool) -> Iterator[DbmazzError]:
         """All that is wrong with the position and the tables, one after the other.
 
         Args:
             tables: The source's.
-            states: The destination's.
             and_slot: Whether the slot is looked at too.
         """
-        followed = [ref for ref, state in states.items() if state.state == "streaming"]
+        states, followed = self._recorded.states, self._recorded.streaming
         origins: dict[TableRef, TableRef] = {}
-        hidden = self.hidden(states)
+        hidden = self.hidden()
 
         def look_at_hidden(table: TableInfo) -> None:
             self.verify_hidden([table], hidden)
 
         def look_at_names() -> None:
-            renamed = self.name_changes(tables, states, followed).renamed
+            renamed = self.name_changes(tables, followed).renamed
             origins.update({new: old for old, new in renamed.items()})
 
         def look_at(table: TableInfo) -> None:
-            self.verify_table(table, states.get(origins.get(table.ref, table.ref)), followed)
+            self.verify_tables([(table, states.get(origins.get(table.ref, table.ref)))], followed)
 
         looks: list[Callable[[], None]] = [partial(self.verify_position, and_slot=and_slot), look_at_names]
         looks += [partial(look_at_hidden, table) for table in tables]
@@ -61,7 +61,7 @@ class Agreement:
 
     def checkpoint(self) -> Checkpoint | None:
         """The destination's checkpoint, after making sure that it is this server's."""
-        checkpoint = self._sink.checkpoint(self.settings.source.slot)
+        checkpoint = self._recorded.checkpoint
         identity = self._source.identity
         if checkpoint is not None and (checkpoint.system_identifier, checkpoint.database) != (
             identity.system_identifier,
@@ -84,23 +84,24 @@ class Agreement:
             if and_slot and not (self.settings.source.cleanup_on_stop and self._source.slot() is None):
                 self._source.verify_slot(checkpoint.lsn)
 
-    def name_changes(
-        self, tables: Sequence[TableInfo], states: Mapping[TableRef, TableState], followed: Sequence[TableRef]
-    ) -> NameChanges:
+    def name_changes(self, tables: Sequence[TableInfo], followed: Sequence[TableRef]) -> NameChanges:
         """What became of the tables' names.
 
         Args:
             tables: The source's.
-            states: The destination's.
-            followed: Those of these that the stream goes on with.
+            followed: Those of the destination that the stream goes on with.
         """
-        identities = {ref: self._sink.identity(ref) for ref in followed}
-        return name_changes(tables, identities, states, self.settings.tables.schema_changes)
+        recorded = self._recorded.tables
+        identities = {ref: recorded[ref].identity for ref in followed}
+        return name_changes(tables, identities, recorded, self.settings.tables.schema_changes)
 
-    def hidden(self, states: Iterable[TableRef]) -> dict[int, tuple[TableRef, TableIdentity]]:
+    def hidden(self) -> dict[int, tuple[TableRef, TableIdentity]]:
         """By OID: tables of the destination of which rules hid columns when they were copied, and what they were."""
-        found = {ref: self._sink.identity(ref) for ref in states}
-        return {known.oid: (ref, known) for ref, known in found.items() if known is not None and known.hidden}
+        return {
+            table.identity.oid: (ref, table.identity)
+            for ref, table in self._recorded.tables.items()
+            if table.identity is not None and table.identity.hidden
+        }
 
     def verify_hidden(self, tables: Iterable[TableInfo], hidden: Mapping[int, tuple[TableRef, TableIdentity]]) -> None:
         """What rules hid when a table was copied is hidden today, whatever it and its table are called now.
@@ -113,26 +114,28 @@ class Agreement:
             if table.oid in hidden:
                 self._source.verify_hidden(table, *hidden[table.oid])
 
-    def verify_table(
-        self,
-        info: TableInfo,
-        state: TableState | None,
-        followed: Collection[TableRef],
+    def verify_tables(
+        self, tables: Sequence[tuple[TableInfo, TableState | None]], followed: Collection[TableRef]
     ) -> None:
-        """A table of the destination is this slot's, and as it was left there, under the settings of today.
+        """Tables of the destination are this slot's, and as they were left there, under the settings of today.
 
         Args:
-            info: The source's table.
-            state: The destination's, under another name if it was renamed; None if it is going to be made anew.
+            tables: The source's, each with the state of the destination's, which has another name if it was renamed;
+                None if it is going to be made anew.
             followed: Tables of the destination that the stream goes on with.
         """
-        ref = state.table if state else info.ref
-        self._sink.verify_owner(ref, slot=self.settings.source.slot)
-        if state is None:
-            return
-        self._verify_mode(state)
-        if ref in followed and (schema := self._sink.schema(ref)) is not None:
-            self._source.verify_rules(info, schema)
+        refs = [state.table if state else info.ref for info, state in tables]
+        conflicts = self._sink.owner_conflicts(refs, slot=self.settings.source.slot)
+        for ref, (info, state) in zip(refs, tables, strict=True):
+            if ref in conflicts:
+                raise conflicts[ref]
+            if state is None:
+                continue
+            self._verify_mode(state)
+            if ref in followed:
+                table = self._recorded.tables[ref]
+                table.verify_unaltered()
+                self._source.verify_rules(info, table.schema)
 
     def _verify_mode(self, state: TableState) -> None:
         """A table is not made anew in another mode unless that is asked for: a history might go."""
@@ -147,7 +150,7 @@ class Agreement:
             f'or leave it as it is: MODE="{ref}={state.mode}"',
         )
 
-    def verify_names(self, tables: Sequence[TableInfo]) -> None:
+    def verify_names(self, look: Look) -> None:
         """Before anything is changed: names that are one to the destination."""
-        for conflict in self._sink.name_conflicts(self._source.column_names(tables)):
+        for conflict in self._sink.name_conflicts(self._source.column_names(look)):
             raise conflict

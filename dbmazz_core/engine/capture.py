@@ -53,18 +53,22 @@ class Capture:
         bound = self._bound(checkpoint)
         result = self._window(checkpoint, self.limits, bound)
         if bound is not None and result.stop_reason is StopReason.CAUGHT_UP and not result.copy_anew:
-            reached = self.sink.checkpoint(self.settings.source.slot)
+            reached = self.sink.read(self.settings.source.slot).checkpoint
             assert reached is not None
             result.extend(self._window(reached, _left(self.limits, result), None))
         return result
 
     def _window(self, checkpoint: Checkpoint, limits: WindowLimits, bound: Lsn | None) -> WindowResult:
         settings, source, sink = self.settings, self.source, self.sink
-        states = sink.tables(settings.source.slot)
+        recorded = sink.read(settings.source.slot)
+        states = recorded.states
         # The window passes over the changes of tables that are not configured any more.
         sink.mark_incomplete(settings.source.slot, [ref for ref in states if ref not in self.tables])
-        schemas = {ref: schema for ref in self.tables if (schema := sink.schema(ref)) is not None}
-        identities = {ref: identity for ref in schemas if (identity := sink.identity(ref)) is not None}
+        captured = {ref: recorded.tables[ref] for ref in self.tables if ref in states}
+        for table in captured.values():
+            table.verify_unaltered()
+        schemas = {ref: table.schema for ref, table in captured.items()}
+        identities = {ref: table.identity for ref, table in captured.items() if table.identity is not None}
         follower = SchemaFollower(
             dict(schemas),
             dict(identities),
@@ -134,7 +138,7 @@ class Capture:
         """
         if self.source.renews_partitions:
             return None
-        states = self.sink.tables(self.settings.source.slot)
+        states = self.sink.read(self.settings.source.slot).states
         roots = [states[ref] for ref, info in self.tables.items() if info.is_partitioned and ref in states]
         copies = (state.snapshot_lsn or INVALID_LSN for state in roots)
         return max((lsn for lsn in copies if lsn > checkpoint.lsn), default=None)

@@ -13,9 +13,9 @@ from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.identity import TableIdentity
 from dbmazz_core.model.net_effect import NetEffect
 from dbmazz_core.model.policies import Mode
+from dbmazz_core.model.recorded import Recorded
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.model.schema_events import SchemaEvent
-from dbmazz_core.model.table_state import TableState
 from dbmazz_core.table_ref import TableRef
 
 
@@ -29,20 +29,11 @@ class Sink(Protocol):
 
     def __exit__(self, *exc: object) -> None: ...
 
-    def checkpoint(self, slot: str) -> Checkpoint | None:
-        """The checkpoint of a slot, None if there is none."""
+    def read(self, slot: str) -> Recorded:
+        """Everything that is remembered for a slot, read once: the checkpoint, and the tables that it feeds."""
 
-    def tables(self, slot: str) -> Mapping[TableRef, TableState]:
-        """The tables that a slot feeds."""
-
-    def schema(self, table: TableRef) -> TableSchema | None:
-        """A table as it was when it was created or last changed here, None if it is not one of ours.
-
-        Raises DestinationConflict if the table in the destination is not like that any more.
-        """
-
-    def verify_owner(self, table: TableRef, *, slot: str) -> None:
-        """Raise DestinationConflict if `create_table` must not replace the table: it is not ours, or another slot's."""
+    def owner_conflicts(self, tables: Collection[TableRef], *, slot: str) -> Mapping[TableRef, DestinationError]:
+        """Those of the tables that `create_table` must not replace, and why: not ours, or another slot's."""
 
     def name_conflicts(self, tables: Mapping[TableRef, Sequence[str]]) -> Sequence[DestinationError]:
         """What the destination cannot keep beside each other, or not at all, because of its name.
@@ -79,9 +70,6 @@ class Sink(Protocol):
                 row is an error from then on.
             identity: What the source's table is.
         """
-
-    def identity(self, table: TableRef) -> TableIdentity | None:
-        """What the source's table was when the destination's was last made to fit, None if that is not known."""
 
     def evolve(self, event: SchemaEvent, *, slot: str) -> bool:
         """Give a table another shape, in the open transaction, and record it.

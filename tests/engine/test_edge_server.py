@@ -306,7 +306,7 @@ def test_a_file_that_another_engine_is_just_making_is_waited_for(lab: Lab) -> No
         made = threading.Timer(0.5, lab.path.write_bytes, [whole])
         made.start()
         with create_sink(SinkConfig(url=str(lab.path))) as sink:
-            found = sink.checkpoint(lab.slot)
+            found = sink.read(lab.slot).checkpoint
         assert found is not None
         assert found.lsn == checkpoint
         made.join()

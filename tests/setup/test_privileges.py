@@ -57,7 +57,7 @@ def test_role_without_privileges_gets_there_by_following_the_remedies(
             before = len(check(conn, config).errors)
             apply(database, problem.remedy)
             assert len(check(conn, config).errors) == before - 1, problem
-        assert prepare(conn, config).done == ()
+        assert prepare(conn, config)[0].done == ()
         assert conn.execute('SELECT count(*) FROM "S 1"."T ""1"').fetchone() == (0,)
         connect_replication(config.url).finish()
 
@@ -71,7 +71,7 @@ def test_owner_of_tables_without_create_on_the_database(
         with pytest.raises(MissingPrivilege, match="may not create publications in database") as caught:
             prepare(conn, configure(url=url))
         apply(database, caught.value.remedy)
-        assert prepare(conn, configure(url=url)).done == ('created publication "dbmazz_pub"',)
+        assert prepare(conn, configure(url=url))[0].done == ('created publication "dbmazz_pub"',)
 
 
 def test_table_that_another_role_has_to_add(database: SourceDatabase, configure: Configure, role: str) -> None:
@@ -83,7 +83,7 @@ def test_table_that_another_role_has_to_add(database: SourceDatabase, configure:
         with pytest.raises(PublicationLacksTable, match=r"lacks public\.events") as caught:
             prepare(conn, config)
         apply(database, caught.value.remedy)
-        assert prepare(conn, config).done == ()
+        assert prepare(conn, config)[0].done == ()
         with pytest.raises(MissingPrivilege) as denied:
             teardown(conn, config)
         apply(database, denied.value.remedy)

@@ -45,12 +45,12 @@ def test_setup_creates_the_publication_and_gives_full_identity_only_where_no_key
     database.execute(f"{ORDERS}; {EVENTS}; CREATE TABLE other (i int)")
     config = configure("orders, events")
     assert check(conn, config).ok
-    report = prepare(conn, config)
+    report, look = prepare(conn, config)
     assert report.done == (
         "set replica identity FULL on public.events",
         'created publication "dbmazz_pub"',
     )
-    assert [(str(t.ref), t.key, t.replica_identity) for t in report.tables] == [
+    assert [(str(t.ref), t.key, t.replica_identity) for t in look.tables] == [
         ("public.orders", ("id",), "d"),
         ("public.events", (), "f"),
     ]
@@ -68,7 +68,7 @@ def test_setup_twice_changes_nothing(database: SourceDatabase, conn: Connection,
     config = configure("orders, events")
     prepare(conn, config)
     before = catalog_state(database)
-    report = prepare(conn, config)
+    report = prepare(conn, config)[0]
     assert report.done == ()
     assert catalog_state(database) == before
 
@@ -87,16 +87,16 @@ def test_setup_adds_a_new_table_and_removes_none(
 ) -> None:
     database.execute(f"{ORDERS}; {EVENTS}")
     prepare(conn, configure("orders"))
-    report = prepare(conn, configure("events"))
+    report = prepare(conn, configure("events"))[0]
     assert report.done[-1] == 'added table public.events to publication "dbmazz_pub"'
     assert database.fetch("SELECT count(*) FROM pg_publication_tables") == [(2,)]
 
 
 def test_policy_full_sets_it_everywhere(database: SourceDatabase, conn: Connection, configure: Configure) -> None:
     database.execute(f"{ORDERS}; {EVENTS}")
-    report = prepare(conn, configure("orders, events", replica_identity=FULL))
-    assert {t.replica_identity for t in report.tables} == {"f"}
-    assert [t.key for t in report.tables] == [("id",), ()]
+    _, look = prepare(conn, configure("orders, events", replica_identity=FULL))
+    assert {t.replica_identity for t in look.tables} == {"f"}
+    assert [t.key for t in look.tables] == [("id",), ()]
 
 
 @pytest.mark.parametrize("policy", list(ReplicaIdentityPolicy))
@@ -136,7 +136,7 @@ def test_identity_by_index_is_left_alone(database: SourceDatabase, conn: Connect
         "CREATE TABLE orders (id int PRIMARY KEY, code text NOT NULL UNIQUE);"
         "ALTER TABLE orders REPLICA IDENTITY USING INDEX orders_code_key"
     )
-    (table,) = prepare(conn, configure()).tables
+    (table,) = prepare(conn, configure())[1].tables
     assert (table.replica_identity, table.key) == ("i", ("code",))
 
 
@@ -144,9 +144,9 @@ def test_names_that_need_quotes(database: SourceDatabase, conn: Connection, conf
     database.execute('CREATE SCHEMA "My ""Schema"')
     database.execute('CREATE TABLE "My ""Schema"."select, 100% é" ("Id" int, "%s" text)')
     config = configure('"My ""Schema"."select, 100% é"', publication='Pub "1" %s')
-    report = prepare(conn, config)
+    report = prepare(conn, config)[0]
     assert report.done[-1] == 'created publication "Pub ""1"" %s"'
-    assert prepare(conn, config).done == ()
+    assert prepare(conn, config)[0].done == ()
     assert teardown(conn, config) == ['dropped publication "Pub ""1"" %s"']
 
 
@@ -159,7 +159,7 @@ def test_partitioned_tables_are_published_as_one_table(
         "CREATE TABLE orders_2 PARTITION OF orders FOR VALUES FROM (10) TO (20) PARTITION BY RANGE (id);"
         "CREATE TABLE orders_21 PARTITION OF orders_2 FOR VALUES FROM (10) TO (20)"
     )
-    (table,) = prepare(conn, configure("public.*")).tables
+    (table,) = prepare(conn, configure("public.*"))[1].tables
     assert str(table.ref) == "public.orders"
     assert [(str(p.ref), p.replica_identity) for p in table.identities] == [
         ("public.orders", "f"),
@@ -190,7 +190,7 @@ def test_two_setups_at_once_both_succeed(database: SourceDatabase, configure: Co
         with closing(connect(config.url)) as conn:
             barrier.wait()
             try:
-                outcomes.append(prepare(conn, config).done)
+                outcomes.append(prepare(conn, config)[0].done)
             except Exception as error:  # noqa: BLE001 - compared below
                 outcomes.append(error)
 
@@ -218,7 +218,7 @@ def test_a_table_in_use_is_an_error_that_names_the_process(
             prepare(conn, configure("events"))
         assert database.fetch("SELECT count(*) FROM pg_publication") == [(0,)]
     apply(database, caught.value.remedy)
-    assert prepare(conn, configure("events")).done == ('created publication "dbmazz_pub"',)
+    assert prepare(conn, configure("events"))[0].done == ('created publication "dbmazz_pub"',)
 
 
 # Publications that somebody else has made
@@ -232,7 +232,7 @@ def test_publication_of_all_tables_is_left_alone(
         pytest.skip("came with PostgreSQL 15")
     database.execute(f"{ORDERS}; CREATE PUBLICATION dbmazz_pub {publishes}")
     assert check(conn, configure()).ok
-    assert prepare(conn, configure()).done == ()
+    assert prepare(conn, configure())[0].done == ()
 
 
 def test_publication_without_deletes(database: SourceDatabase, conn: Connection, configure: Configure) -> None:
@@ -240,7 +240,7 @@ def test_publication_without_deletes(database: SourceDatabase, conn: Connection,
     with pytest.raises(PublicationLacksTable, match="does not publish delete, truncate") as caught:
         prepare(conn, configure())
     apply(database, caught.value.remedy)
-    assert prepare(conn, configure()).done == ()
+    assert prepare(conn, configure())[0].done == ()
 
 
 def test_publication_that_publishes_partitions_by_their_own_names(
@@ -253,7 +253,7 @@ def test_publication_that_publishes_partitions_by_their_own_names(
     with pytest.raises(PublicationLacksTable, match="under their partitions' names") as caught:
         prepare(conn, configure())
     apply(database, caught.value.remedy)
-    assert prepare(conn, configure()).done == ()
+    assert prepare(conn, configure())[0].done == ()
     with pytest.raises(PublicationLacksTable, match=r"as those of public\.orders"):
         prepare(conn, configure("orders_1"))
 
@@ -267,7 +267,7 @@ def test_table_removed_from_the_publication_behind_our_back(
     database.execute("ALTER PUBLICATION dbmazz_pub DROP TABLE events")
     with pytest.raises(PublicationLacksTable, match=r"no longer has public\.events"):
         prepare(conn, config, captured=[TableRef("public", "events")])
-    assert prepare(conn, config).done == ('added table public.events to publication "dbmazz_pub"',)
+    assert prepare(conn, config)[0].done == ('added table public.events to publication "dbmazz_pub"',)
 
 
 def test_publication_dropped_behind_our_back(database: SourceDatabase, conn: Connection, configure: Configure) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dbmazz_core.connectors.sources.postgres.connection import connect, connect_replication
-from dbmazz_core.connectors.sources.postgres.server_checks import known_decoding_bug, unsupported_version
+from dbmazz_core.connectors.sources.postgres.server_version import known_decoding_bug, unsupported_version
 from dbmazz_core.connectors.sources.postgres.setup import (
     check,
     prepare,

@@ -13,8 +13,8 @@ from dbmazz_core.connectors.sources.postgres.setup import (
     check,
     prepare,
     teardown,
-    verify_slot,
 )
+from dbmazz_core.connectors.sources.postgres.slots import verify_slot
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.errors import (
     SlotActive,

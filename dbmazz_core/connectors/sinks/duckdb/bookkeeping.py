@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import duckdb
 import polars as pl
@@ -14,6 +15,7 @@ from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.identity import TableIdentity
 from dbmazz_core.model.policies import Mode
+from dbmazz_core.model.recorded import RecordedTable
 from dbmazz_core.model.records import CommittedTransaction
 from dbmazz_core.model.schema import ColumnChoice, ColumnDef, TableSchema
 from dbmazz_core.model.table_state import TableState
@@ -109,15 +111,33 @@ def write_checkpoint(connection: duckdb.DuckDBPyConnection, checkpoint: Checkpoi
     )
 
 
-def read_tables(connection: duckdb.DuckDBPyConnection, slot: str, layout: int) -> Mapping[TableRef, TableState]:
+def read_recorded(connection: duckdb.DuckDBPyConnection, slot: str, layout: int) -> list[RecordedTable]:
     """The tables that a slot feeds. One that it does not feed any more, and that somebody has dropped, is forgotten."""
-    rows = connection.execute(
-        f"""{_states(layout)} WHERE slot = ? AND (state <> 'snapshotting' OR EXISTS (
+    # All columns: which there are depends on the layout of the file.
+    added = f"{_COMPLETE} AS has_all" if layout >= WITH_QUARANTINE else "false AS has_all"
+    cursor = connection.execute(
+        f"""SELECT t.*, {added} FROM _dbmazz.tables t
+        WHERE slot = ? AND (state <> 'snapshotting' OR EXISTS (
             FROM duckdb_tables() d WHERE d.database_name = current_database()
             AND d.schema_name = t.schema_name AND d.table_name = t.table_name))""",
         [slot],
-    ).fetchall()
-    return {state.table: state for state in map(_state, rows)}
+    )
+    names = [column[0] for column in cursor.description or ()]
+    rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    return [
+        RecordedTable(
+            TableState(
+                TableRef(row["schema_name"], row["table_name"]),
+                row["state"],
+                Lsn(row["snapshot_lsn"]),
+                mode=Mode(row.get("mode", "mirror")),
+                complete=row["has_all"],
+            ),
+            _schema(row),
+            TableIdentity.from_dict(json.loads(row["identity"])) if row.get("identity") else None,
+        )
+        for row in rows
+    ]
 
 
 def read_state(connection: duckdb.DuckDBPyConnection, table: TableRef, layout: int) -> TableState | None:
@@ -128,15 +148,15 @@ def read_state(connection: duckdb.DuckDBPyConnection, table: TableRef, layout: i
     return None if row is None else _state(row)
 
 
+#: Whether a table is known to have exactly the source's rows.
+_COMPLETE = """complete AND NOT EXISTS (
+    FROM _dbmazz.quarantine q WHERE q.schema_name = t.schema_name AND q.table_name = t.table_name)"""
+
+
 def _states(layout: int) -> str:
     """The query for `_state`. A file opened read-only may still have layout 1, which knew mirrors only, and not
     whether they were complete."""
-    added = (
-        """mode, complete AND NOT EXISTS (
-            FROM _dbmazz.quarantine q WHERE q.schema_name = t.schema_name AND q.table_name = t.table_name)"""
-        if layout >= WITH_QUARANTINE
-        else "'mirror', false"
-    )
+    added = f"mode, {_COMPLETE}" if layout >= WITH_QUARANTINE else "'mirror', false"
     return f"SELECT schema_name, table_name, state, snapshot_lsn, {added} FROM _dbmazz.tables t"
 
 
@@ -155,32 +175,25 @@ def read_schema(connection: duckdb.DuckDBPyConnection, table: TableRef) -> Table
     values = cursor.fetchone()
     if values is None:
         return None
-    row = dict(zip(names, values, strict=True))
+    return _schema(dict(zip(names, values, strict=True)))
+
+
+def _schema(row: Mapping[str, Any]) -> TableSchema:
     columns = tuple(map(ColumnDef.from_dict, json.loads(row["columns"])))
     choice = json.loads(row.get("choice") or '{"include": null, "exclude": []}')
     include, exclude = choice["include"], choice["exclude"]
     return TableSchema(
-        table,
+        TableRef(row["schema_name"], row["table_name"]),
         columns,
         tuple(json.loads(row["key"])),
         ColumnChoice(None if include is None else tuple(include), tuple(exclude)),
     )
 
 
-def read_owner(connection: duckdb.DuckDBPyConnection, table: TableRef) -> str | None:
-    """The slot that feeds a table."""
-    row = connection.execute(
-        "SELECT slot FROM _dbmazz.tables WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
-    ).fetchone()
-    return None if row is None else str(row[0])
-
-
-def read_identity(connection: duckdb.DuckDBPyConnection, table: TableRef) -> TableIdentity | None:
-    """What the source's table was; None where that was not recorded."""
-    row = connection.execute(
-        "SELECT identity FROM _dbmazz.tables WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
-    ).fetchone()
-    return TableIdentity.from_dict(json.loads(row[0])) if row and row[0] else None
+def read_owners(connection: duckdb.DuckDBPyConnection) -> dict[TableRef, str]:
+    """By table: the slot that feeds it."""
+    rows = connection.execute("SELECT schema_name, table_name, slot FROM _dbmazz.tables").fetchall()
+    return {TableRef(schema, name): slot for schema, name, slot in rows}
 
 
 def write_shape(connection: duckdb.DuckDBPyConnection, schema: TableSchema, identity: TableIdentity | None) -> None:

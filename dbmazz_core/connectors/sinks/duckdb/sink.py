@@ -7,6 +7,7 @@ merge keeps keys unique (docs/benchmarks.md).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -26,6 +27,7 @@ from dbmazz_core.connectors.sinks.duckdb.distinct import other_values
 from dbmazz_core.connectors.sinks.duckdb.failures import translated
 from dbmazz_core.connectors.sinks.duckdb.names import conflicts, fold, qualified, qualified_schema
 from dbmazz_core.connectors.sinks.duckdb.opening import opened
+from dbmazz_core.connectors.sinks.duckdb.ownership import Names, owner_conflict
 from dbmazz_core.connectors.sinks.duckdb.refused import missing, refused
 from dbmazz_core.connectors.sinks.duckdb.sql import TARGET
 from dbmazz_core.connectors.sinks.duckdb.statements import Statements
@@ -35,6 +37,7 @@ from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.identity import TableIdentity
 from dbmazz_core.model.net_effect import NetEffect
 from dbmazz_core.model.policies import Mode, SchemaAction
+from dbmazz_core.model.recorded import Recorded, RecordedTable
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.model.schema_events import SchemaEvent
 from dbmazz_core.model.table_state import TableState
@@ -106,60 +109,35 @@ class DuckDBSink:
                 Path(self.path).unlink(missing_ok=True)
             self._connection.close()
 
-    def checkpoint(self, slot: str) -> Checkpoint | None:
-        """See `Sink.checkpoint`."""
+    def read(self, slot: str) -> Recorded:
+        """See `Sink.read`."""
+        if self._empty:
+            return Recorded()
         with translated(self.path):
-            return None if self._empty else bookkeeping.read_checkpoint(self._connection, slot, self._layout)
+            checkpoint = bookkeeping.read_checkpoint(self._connection, slot, self._layout)
+            tables = bookkeeping.read_recorded(self._connection, slot, self._layout)
+            columns = self._all_columns()
+        return Recorded(checkpoint, {table.state.table: self._compared(table, columns) for table in tables})
 
-    def tables(self, slot: str) -> Mapping[TableRef, TableState]:
-        """See `Sink.tables`."""
-        with translated(self.path):
-            return {} if self._empty else bookkeeping.read_tables(self._connection, slot, self._layout)
+    def _compared(self, table: RecordedTable, columns: Mapping[TableRef, shapes.Columns]) -> RecordedTable:
+        """With the error if the table is not as it was left here."""
+        ref, expected = table.state.table, shapes.columns(table.schema, table.state.mode)
+        found = columns.get(ref, [])
+        if shapes.comparable(found) == shapes.comparable(expected):
+            return table
+        return replace(table, altered=changed_by_hand(ref, self.path, expected, found))
 
-    def schema(self, table: TableRef) -> TableSchema | None:
-        """See `Sink.schema`."""
+    def owner_conflicts(self, tables: Collection[TableRef], *, slot: str) -> Mapping[TableRef, DestinationConflict]:
+        """See `Sink.owner_conflicts`."""
         with translated(self.path):
-            schema = None if self._empty else bookkeeping.read_schema(self._connection, table)
-            state = None if self._empty else bookkeeping.read_state(self._connection, table, self._layout)
-            found = self._columns(table)
-        if schema is None or state is None:
-            return None
-        expected = shapes.columns(schema, state.mode)
-        if shapes.comparable(found) != shapes.comparable(expected):
-            raise changed_by_hand(table, self.path, expected, found)
-        return schema
+            owners = {} if self._empty else bookkeeping.read_owners(self._connection)
+            names = Names.read(self._connection)
+        found = ((table, owner_conflict(table, slot, owners, names, self.path)) for table in tables)
+        return {table: conflict for table, conflict in found if conflict is not None}
 
-    def verify_owner(self, table: TableRef, *, slot: str) -> None:
-        """See `Sink.verify_owner`."""
-        with translated(self.path):
-            owner = None if self._empty else bookkeeping.read_owner(self._connection, table)
-            if owner is None and self._columns(table):
-                raise DestinationConflict(
-                    f"{self.path} already has a table {table} that dbmazz did not create",
-                    object=str(table),
-                    remedy=f"ALTER TABLE {table.sql} RENAME TO ...; or DROP TABLE {table.sql}; in DuckDB, or choose "
-                    "another file (SINK_URL)",
-                )
-            if owner is not None and self._is_view(table):
-                raise DestinationConflict(
-                    f"{self.path} has a view in the place of the table {table}",
-                    object=str(table),
-                    remedy=f"DROP VIEW {table.sql}; in DuckDB, then copy the table anew: "
-                    f"dbmazz snapshot --tables '{table}'",
-                )
-            if owner is None and (other := self._same_but_for_case(table)):
-                raise DestinationConflict(
-                    f"{self.path} already has {other}, which is one name with {table} to DuckDB",
-                    object=str(table),
-                    remedy="leave one of them out of TABLES, rename it in PostgreSQL, or choose another SINK_URL; "
-                    f"if nobody needs {other} any more, drop it in DuckDB",
-                )
-        if owner not in (None, slot):
-            raise DestinationConflict(
-                f"table {table} in {self.path} is kept by replication slot {owner}, not {slot}",
-                object=str(table),
-                remedy="use that slot (SOURCE_SLOT_NAME), or another file (SINK_URL)",
-            )
+    def _verify_owner(self, table: TableRef, slot: str) -> None:
+        for conflict in self.owner_conflicts([table], slot=slot).values():
+            raise conflict
 
     def name_conflicts(self, tables: Mapping[TableRef, Sequence[str]]) -> Sequence[DestinationConflict]:
         """See `Sink.name_conflicts`."""
@@ -188,12 +166,6 @@ class DuckDBSink:
             if self._layout < bookkeeping.LAYOUT:
                 bookkeeping.create(self._connection)
                 self._layout, self._empty = bookkeeping.LAYOUT, False
-
-    def identity(self, table: TableRef) -> TableIdentity | None:
-        """See `Sink.identity`."""
-        with translated(self.path):
-            known = self._layout >= bookkeeping.WITH_IDENTITY
-            return bookkeeping.read_identity(self._connection, table) if known else None
 
     def evolve(self, event: SchemaEvent, *, slot: str) -> bool:
         """See `Sink.evolve`."""
@@ -238,7 +210,7 @@ class DuckDBSink:
         leaving = {(old.schema, fold(old.name)) for old in names}
         for new in names.values():
             if (new.schema, fold(new.name)) not in leaving:
-                self.verify_owner(new, slot=slot)
+                self._verify_owner(new, slot)
         with translated(self.path):
             self._connection.execute("BEGIN TRANSACTION")
             try:
@@ -272,7 +244,7 @@ class DuckDBSink:
         """See `Sink.create_table`."""
         table, columns = schema.table, shapes.columns(schema, mode)
         self._verify_names(schema)
-        self.verify_owner(table, slot=slot)
+        self._verify_owner(table, slot)
         self._touched.add(table)
         statements = Statements(self._connection, self.path, schema)
         with translated(self.path):
@@ -442,27 +414,15 @@ class DuckDBSink:
         for conflict in conflicts({schema.table: schema.names}):
             raise conflict
 
-    def _same_but_for_case(self, table: TableRef) -> str | None:
-        """A schema or table that CREATE OR REPLACE would take for this one."""
-        found: list[tuple[str, str | None]] = self._connection.execute(
-            "SELECT schema_name, NULL FROM information_schema.schemata WHERE catalog_name = current_database() "
-            "UNION ALL SELECT table_schema, table_name FROM information_schema.tables "
-            "WHERE table_catalog = current_database()",
-        ).fetchall()
-        for schema, name in found:
-            if name is None and fold(schema) == fold(table.schema) and schema != table.schema:
-                return f"schema {quote_identifier(schema)}"
-            if name is not None and schema == table.schema and fold(name) == fold(table.name) and name != table.name:
-                return f"table {TableRef(schema, name)}"
-        return None
-
-    def _is_view(self, table: TableRef) -> bool:
-        row = self._connection.execute(
-            "SELECT count(*) FROM information_schema.tables WHERE table_catalog = current_database() "
-            "AND table_schema = ? AND table_name = ? AND table_type = 'VIEW'",
-            [table.schema, table.name],
-        ).fetchone()
-        return bool(row and row[0])
+    def _all_columns(self) -> dict[TableRef, shapes.Columns]:
+        """Names and types of the columns of every table and view, in one read."""
+        found: dict[TableRef, shapes.Columns] = {}
+        for schema, table, column, type in self._connection.execute(
+            "SELECT table_schema, table_name, column_name, data_type FROM information_schema.columns "
+            "WHERE table_catalog = current_database() ORDER BY table_schema, table_name, ordinal_position"
+        ).fetchall():
+            found.setdefault(TableRef(schema, table), []).append((column, type))
+        return found
 
     def _columns(self, table: TableRef) -> list[tuple[str, str]]:
         return self._connection.execute(

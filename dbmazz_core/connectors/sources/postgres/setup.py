@@ -7,53 +7,49 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
 
 import psycopg
 from psycopg import errors as pg
 
-from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, Connection, translated
-from dbmazz_core.connectors.sources.postgres.findings import CheckReport, Finding, Situation
+from dbmazz_core.connectors.sources.postgres.look import Look
 from dbmazz_core.connectors.sources.postgres.publication import Step, read_publication
-from dbmazz_core.connectors.sources.postgres.resolution import find_tables
 from dbmazz_core.connectors.sources.postgres.server_checks import (
     server_findings,
     slot_findings,
-    unsupported_version,
 )
 from dbmazz_core.connectors.sources.postgres.server_errors import slot_active
 from dbmazz_core.connectors.sources.postgres.server_state import slot_state
 from dbmazz_core.connectors.sources.postgres.slots import (
     PLUGIN,
-    verify_slot,
 )
 from dbmazz_core.connectors.sources.postgres.table_checks import (
     column_findings,
     publication_findings,
     table_findings,
 )
-from dbmazz_core.errors import MissingPrivilege, SlotMismatch, SourceError, SourceNotReady
+from dbmazz_core.errors import MissingPrivilege, SlotMismatch, SourceError, SourceNotReady, UnsupportedServerVersion
+from dbmazz_core.model.findings import CheckReport, Finding, SetupReport
 from dbmazz_core.settings.config import SourceConfig
 from dbmazz_core.table_ref import TableRef, quote_identifier
-
-__all__ = [
-    "CheckReport",
-    "Finding",
-    "SetupReport",
-    "check",
-    "prepare",
-    "teardown",
-    "verify_slot",
-]
 
 #: ALTER TABLE waits for queries on the table, and everybody else's queries then wait behind it.
 _LOCK_TIMEOUT_S = 3
 _ATTEMPTS = 3
 #: A walsender that lost its client holds its slot for a moment.
 _SLOT_RELEASE_WAIT_S = 3.0
+
+
+def look_at(conn: Connection, config: SourceConfig) -> Look:
+    """Look at the source.
+
+    Raises:
+        UnsupportedServerVersion: Nothing else can be looked at then.
+        SourceError: If the server cannot be asked.
+    """
+    with translated(config.url, slot=config.slot, publication=config.publication):
+        return Look.read(conn, config)
 
 
 def check(conn: Connection, config: SourceConfig, *, captured: Collection[TableRef] = ()) -> CheckReport:
@@ -70,49 +66,28 @@ def check(conn: Connection, config: SourceConfig, *, captured: Collection[TableR
     Raises:
         SourceError: Only if the server cannot be asked.
     """
-    with translated(config.url, slot=config.slot, publication=config.publication):
-        version = unsupported_version(conn.info.server_version, _version_text(conn))
-        if version is not None:  # its catalog would not even have the columns
-            return CheckReport((Finding.of(version),))
-        situation = Situation.read(conn, config, frozenset(captured))
-        return CheckReport((*_source_findings(situation), *slot_findings(situation)))
+    try:
+        look = look_at(conn, config)
+    except UnsupportedServerVersion as error:
+        return CheckReport((Finding.of(error),))
+    return check_look(look.following(captured))
 
 
-def _version_text(conn: Connection) -> str:
-    return (conn.info.parameter_status("server_version") or "").split(" ")[0]
+def check_look(look: Look) -> CheckReport:
+    """What `check` finds in a look."""
+    return CheckReport((*_source_findings(look), *slot_findings(look)))
 
 
-def _source_findings(situation: Situation) -> Iterator[Finding]:
-    yield from server_findings(situation)
-    yield from table_findings(situation)
-    yield from publication_findings(situation)
-    yield from column_findings(situation)
+def _source_findings(look: Look) -> Iterator[Finding]:
+    yield from server_findings(look)
+    yield from table_findings(look)
+    yield from publication_findings(look)
+    yield from column_findings(look)
 
 
-@dataclass(frozen=True, slots=True)
-class SetupReport:
-    """What `prepare` did.
-
-    Attributes:
-        tables: The configured tables as they are now.
-        done: What was changed, one sentence each; empty where everything was in place.
-        check: All findings before the changes.
-    """
-
-    tables: tuple[TableInfo, ...]
-    done: tuple[str, ...]
-    check: CheckReport
-
-    def to_dict(self) -> dict[str, Any]:
-        """As `--json` prints it: `tables`, `done`, `warnings`."""
-        return {
-            "tables": [str(t.ref) for t in self.tables],
-            "done": list(self.done),
-            "warnings": [f.to_dict() for f in self.check.warnings],
-        }
-
-
-def prepare(conn: Connection, config: SourceConfig, *, captured: Collection[TableRef] = ()) -> SetupReport:
+def prepare(
+    conn: Connection, config: SourceConfig, *, captured: Collection[TableRef] = (), look: Look | None = None
+) -> tuple[SetupReport, Look]:
     """Set replica identities as the policy says, then create the publication or add the tables it lacks.
 
     Does nothing where everything is in place, and never takes anything away. Several at once wait for each
@@ -122,37 +97,51 @@ def prepare(conn: Connection, config: SourceConfig, *, captured: Collection[Tabl
         conn: A connection made by `connect`.
         config: What is to be captured, and the replica identity policy.
         captured: Tables that the destination already holds and follows; see `check`.
+        look: A look at the source. If it needs nothing, nobody else is waited for, and it is not looked at again.
+
+    Returns:
+        What was done, and the source as it is now.
 
     Raises:
         SourceNotReady: The first thing that prevents capturing, before anything is changed.
     """
     done: list[str] = []
     first: CheckReport | None = None
-    with translated(config.url, slot=config.slot, publication=config.publication):
-        if (version := unsupported_version(conn.info.server_version, _version_text(conn))) is not None:
-            raise version
-        with _one_at_a_time(conn, config):
-            for _ in range(_ATTEMPTS):
-                situation = Situation.read(conn, config, frozenset(captured))
-                report = CheckReport((*_source_findings(situation),))
-                first = first or report
-                report.raise_first()
-                try:
-                    for step in situation.steps():
-                        _run(conn, step, situation.facts.role)
-                        done.append(step.done)
-                except (pg.DuplicateObject, pg.UniqueViolation, pg.UndefinedObject, pg.InternalError_):
-                    # Somebody else (not a setup of ours: these wait) was at it at the same moment; "tuple
-                    # concurrently updated" is an internal error. Look again.
-                    continue
+    if look is not None:
+        look = look.following(captured)
+        report = CheckReport((*_source_findings(look),))
+        report.raise_first()
+        if not look.steps():
+            return _report(look, (), report), look
+    with translated(config.url, slot=config.slot, publication=config.publication), _one_at_a_time(conn, config):
+        for _ in range(_ATTEMPTS):
+            look = Look.read(conn, config).following(captured)
+            report = CheckReport((*_source_findings(look),))
+            first = first or report
+            report.raise_first()
+            if not (steps := look.steps()):
                 break
-            else:
-                raise SourceNotReady(
-                    f"publication {quote_identifier(config.publication)} keeps being changed by others",
-                    object=f"publication {config.publication}",
-                    remedy="run it again when nobody else is changing it",
-                )
-        return SetupReport(tuple(find_tables(conn, config.tables)), tuple(done), first)
+            try:
+                for step in steps:
+                    _run(conn, step, look.facts.role)
+                    done.append(step.done)
+            except (pg.DuplicateObject, pg.UniqueViolation, pg.UndefinedObject, pg.InternalError_):
+                # Somebody else (not a setup of ours: these wait) was at it at the same moment; "tuple
+                # concurrently updated" is an internal error. Look again.
+                continue
+            look = Look.read(conn, config).following(captured)
+            break
+        else:
+            raise SourceNotReady(
+                f"publication {quote_identifier(config.publication)} keeps being changed by others",
+                object=f"publication {config.publication}",
+                remedy="run it again when nobody else is changing it",
+            )
+    return _report(look, done, first), look
+
+
+def _report(look: Look, done: Sequence[str], check: CheckReport) -> SetupReport:
+    return SetupReport(tuple(table.ref for table in look.tables), tuple(done), check)
 
 
 @contextlib.contextmanager

@@ -19,21 +19,22 @@ from dbmazz_core.connectors.sources.postgres.connection import Connection, Serve
 from dbmazz_core.connectors.sources.postgres.exported import ExportedSnapshot
 from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint, read_fingerprints, read_layouts
 from dbmazz_core.connectors.sources.postgres.held_stream import held_stream, verify_not_promoted
-from dbmazz_core.connectors.sources.postgres.publication import read_publication
+from dbmazz_core.connectors.sources.postgres.look import Look
 from dbmazz_core.connectors.sources.postgres.reader import StreamReader
 from dbmazz_core.connectors.sources.postgres.record_stream import RecordStream
 from dbmazz_core.connectors.sources.postgres.relations import Relations
 from dbmazz_core.connectors.sources.postgres.replay import comes_again
 from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection, SystemIdentity
-from dbmazz_core.connectors.sources.postgres.resolution import find_tables, resolve_tables
+from dbmazz_core.connectors.sources.postgres.resolution import find_tables
 from dbmazz_core.connectors.sources.postgres.server_errors import translated
 from dbmazz_core.connectors.sources.postgres.server_state import SlotState, flush_half_record, flush_lsn, slot_state
-from dbmazz_core.connectors.sources.postgres.slots import verify_history
+from dbmazz_core.connectors.sources.postgres.slots import verify_history, verify_slot
 from dbmazz_core.connectors.sources.postgres.source_table import read_tables
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
 from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, TypePolicy
 from dbmazz_core.errors import SlotActive, SlotNotFound
 from dbmazz_core.lsn import INVALID_LSN, Lsn
+from dbmazz_core.model.findings import CheckReport, SetupReport
 from dbmazz_core.model.hidden import verify_hidden
 from dbmazz_core.model.identity import SourceTable, TableIdentity
 from dbmazz_core.model.records import CdcRecord, CommittedTransaction
@@ -125,19 +126,44 @@ class PostgresSource:
         assert self._server is not None
         return self._server
 
-    def validate(self) -> setup.CheckReport:
+    def validate(self) -> CheckReport:
         """Check everything that capturing needs and change nothing; raises the first error found."""
         report = self.check()
         report.raise_first()
         return report
 
-    def check(self, *, captured: Collection[TableRef] = ()) -> setup.CheckReport:
+    def check(self) -> CheckReport:
         """Like `validate`, but errors are in the report."""
-        return setup.check(self.connection, self.config, captured=captured)
+        return setup.check(self.connection, self.config)
 
-    def setup(self, *, captured: Collection[TableRef] = ()) -> setup.SetupReport:
+    def setup(self) -> SetupReport:
         """Make replica identities and the publication what they have to be. Idempotent; makes no slot."""
-        return setup.prepare(self.connection, self.config, captured=captured)
+        return setup.prepare(self.connection, self.config)[0]
+
+    def connect(self) -> None:
+        """Connect, unless it is: raises what a server that cannot be reached, or refuses the login, has to say."""
+        self.connection  # noqa: B018
+
+    def look(self) -> Look:
+        """Everything that check, set-up and resuming have to know of the source, read once.
+
+        Raises:
+            UnsupportedServerVersion: Nothing else can be looked at then.
+        """
+        return setup.look_at(self.connection, self.config)
+
+    def check_look(self, look: Look, *, captured: Collection[TableRef] = ()) -> CheckReport:
+        """What `check` finds in a look.
+
+        Args:
+            look: The look.
+            captured: Tables that the destination already holds and follows.
+        """
+        return setup.check_look(look.following(captured))
+
+    def prepare(self, look: Look, *, captured: Collection[TableRef] = ()) -> tuple[SetupReport, Look]:
+        """Like `setup`, which has nothing to do where the look needs nothing; and the source as it is then."""
+        return setup.prepare(self.connection, self.config, captured=captured, look=look)
 
     @functools.cached_property
     def identity(self) -> SystemIdentity:
@@ -150,22 +176,16 @@ class PostgresSource:
         with self._translated():
             return find_tables(self.connection, self.config.tables)
 
-    def found_tables(self) -> tuple[TableInfo, ...]:
-        """Those of the configured tables that can be captured; `check` says what is the matter with the others."""
-        with self._translated():
-            return resolve_tables(self.connection, self.config.tables).tables
-
-    def column_names(self, tables: Collection[TableInfo]) -> dict[TableRef, tuple[str, ...]]:
+    def column_names(self, look: Look) -> dict[TableRef, tuple[str, ...]]:
         """The columns of each table that are captured, or will be once the publication has the table."""
-        with self._translated():
-            publication = read_publication(self.connection, self.config.publication)
+        publication = look.publication
         return {
             table.ref: tuple(
                 name
                 for name in (publication.columns_of(table) if publication else [c.name for c in table.columns])
                 if self._rules.choice(table.ref).keeps(name)
             )
-            for table in tables
+            for table in look.tables
         }
 
     def catalog(self, tables: Collection[int]) -> dict[TableRef, SourceTable]:
@@ -261,7 +281,7 @@ class PostgresSource:
         while True:
             state = self.slot()
             try:
-                setup.verify_slot(state, self.config, checkpoint_lsn, database=self.connection.info.dbname)
+                verify_slot(state, self.config, checkpoint_lsn, database=self.connection.info.dbname)
             except SlotActive:
                 if time.monotonic() >= deadline:
                     raise

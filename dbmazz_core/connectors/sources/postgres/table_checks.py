@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules
-from dbmazz_core.connectors.sources.postgres.findings import Finding, Situation
+from dbmazz_core.connectors.sources.postgres.look import Look
 from dbmazz_core.connectors.sources.postgres.publication import (
     Publication,
     PublishedTable,
@@ -22,19 +22,20 @@ from dbmazz_core.errors import (
     ReplicaIdentityInsufficient,
     SourceError,
 )
+from dbmazz_core.model.findings import Finding
 from dbmazz_core.settings.config import ReplicaIdentityPolicy
 from dbmazz_core.table_ref import quote_identifier
 
 
-def table_findings(situation: Situation) -> Iterator[Finding]:
+def table_findings(look: Look) -> Iterator[Finding]:
     """Do the tables exist, can they be captured, may the role read them, and are updates identifiable?"""
-    yield from (Finding.of(error) for error in situation.resolution.errors)
-    for ref, what in situation.resolution.left_out:
+    yield from (Finding.of(error) for error in look.resolution.errors)
+    for ref, what in look.resolution.left_out:
         yield Finding("warning", f"{ref} is left out: it is {what}", str(ref))
-    tables = situation.tables
-    role = quote_identifier(situation.facts.role)
+    tables = look.tables
+    role = quote_identifier(look.facts.role)
     for schema in dict.fromkeys(t.ref.schema for t in tables):
-        if schema not in situation.readable_schemas:
+        if schema not in look.readable_schemas:
             grant = f"GRANT USAGE ON SCHEMA {quote_identifier(schema)} TO {role};"
             yield _missing_privilege(
                 f"role {role} may not use schema {quote_identifier(schema)}", f"schema {schema}", grant
@@ -59,12 +60,12 @@ def table_findings(situation: Situation) -> Iterator[Finding]:
                 f"tables that inherit from {table.ref} are not captured with it; add them to TABLES if they are wanted",
                 str(table.ref),
             )
-        yield _identity_finding(situation, table)
+        yield _identity_finding(look, table)
 
 
-def column_findings(situation: Situation) -> Iterator[Finding]:
+def column_findings(look: Look) -> Iterator[Finding]:
     """Do the rules for columns fit the tables?"""
-    for problem in ColumnRules(situation.config).problems(situation.tables):
+    for problem in ColumnRules(look.config).problems(look.tables):
         yield Finding.of(problem)
 
 
@@ -72,18 +73,18 @@ def _missing_privilege(what: str, object: str, remedy: str) -> Finding:
     return Finding.of(MissingPrivilege(what, object=object, remedy=remedy))
 
 
-def _identity_finding(situation: Situation, table: TableInfo) -> Finding:
-    policy, ref = situation.config.replica_identity, str(table.ref)
+def _identity_finding(look: Look, table: TableInfo) -> Finding:
+    policy, ref = look.config.replica_identity, str(table.ref)
     steps = identity_steps([table], policy)
     statements = " ".join(step.sql for step in steps)
     if steps and not table.owned:
         return _missing_privilege(
-            f"{ref} needs REPLICA IDENTITY FULL, which role {quote_identifier(situation.facts.role)} may not "
+            f"{ref} needs REPLICA IDENTITY FULL, which role {quote_identifier(look.facts.role)} may not "
             f"set: the table belongs to {quote_identifier(table.owner)}",
             ref,
             f"as {quote_identifier(table.owner)} or a superuser: {statements}",
         )
-    if steps and situation.facts.in_recovery:
+    if steps and look.facts.in_recovery:
         return Finding.of(
             ReplicaIdentityInsufficient(
                 f"{ref} needs REPLICA IDENTITY FULL, which cannot be set on a standby",
@@ -119,11 +120,11 @@ def _identity_finding(situation: Situation, table: TableInfo) -> Finding:
     return Finding("ok", f"{ref} has a usable replica identity; its rows are {rows}", ref)
 
 
-def publication_findings(situation: Situation) -> Iterator[Finding]:
+def publication_findings(look: Look) -> Iterator[Finding]:
     """Does the publication exist, or may the role create it; does it have the tables and all operations?"""
-    publication, tables = situation.publication, situation.tables
+    publication, tables = look.publication, look.tables
     if publication is None:
-        yield _missing_publication(situation)
+        yield _missing_publication(look)
         return
     name = quote_identifier(publication.name)
     as_owner = "" if publication.owned else f"as {quote_identifier(publication.owner)} or a superuser: "
@@ -151,7 +152,7 @@ def publication_findings(situation: Situation) -> Iterator[Finding]:
             f"put {root} into TABLES instead of {table.ref}, or use a publication of its own",
         )
     lacking = [t for t in lacking if t not in partitioned and t not in hidden]
-    dropped = [t for t in lacking if t.ref in situation.captured]
+    dropped = [t for t in lacking if t.ref in look.captured]
     if dropped:
         names = ", ".join(str(t.ref) for t in dropped)
         yield _incomplete(
@@ -160,22 +161,22 @@ def publication_findings(situation: Situation) -> Iterator[Finding]:
             f"run `dbmazz snapshot --tables '{','.join(str(t.ref) for t in dropped)}'`: it adds and copies them again",
         )
     elif lacking:
-        yield _addable(situation, publication, lacking)
+        yield _addable(look, publication, lacking)
     elif not partitioned and not hidden:
         yield Finding("ok", f"publication {name} has every table", f"publication {publication.name}")
     for table in tables:
-        yield from _narrowed(situation, publication, table)
+        yield from _narrowed(look, publication, table)
 
 
-def _missing_publication(situation: Situation) -> Finding:
-    name, role = quote_identifier(situation.config.publication), quote_identifier(situation.facts.role)
-    object = f"publication {situation.config.publication}"
-    if situation.captured:
-        return Finding.of(publication_gone(situation.config.publication))
-    if not situation.tables:
+def _missing_publication(look: Look) -> Finding:
+    name, role = quote_identifier(look.config.publication), quote_identifier(look.facts.role)
+    object = f"publication {look.config.publication}"
+    if look.captured:
+        return Finding.of(publication_gone(look.config.publication))
+    if not look.tables:
         return Finding("ok", f"publication {name} does not exist yet", object)
-    create = create_publication(situation.config.publication, situation.tables, situation.facts.version_num)
-    if situation.facts.in_recovery:
+    create = create_publication(look.config.publication, look.tables, look.facts.version_num)
+    if look.facts.in_recovery:
         return Finding.of(
             PublicationNotFound(
                 f"publication {name} does not exist, and cannot be created on a standby",
@@ -183,7 +184,7 @@ def _missing_publication(situation: Situation) -> Finding:
                 remedy=f"on the primary: {create}",
             )
         )
-    foreign = _not_owned(situation.tables)
+    foreign = _not_owned(look.tables)
     if foreign:
         owners = " and ".join(sorted({quote_identifier(t.owner) for t in foreign}))
         return _missing_privilege(
@@ -192,38 +193,38 @@ def _missing_publication(situation: Situation) -> Finding:
             object,
             f"as a superuser (or as {owners}, if that role may create in the database): {create}",
         )
-    if not situation.facts.may_create:
-        database = quote_identifier(situation.facts.database)
+    if not look.facts.may_create:
+        database = quote_identifier(look.facts.database)
         return _missing_privilege(
             f"role {role} may not create publications in database {database}",
-            f"database {situation.facts.database}",
+            f"database {look.facts.database}",
             f"GRANT CREATE ON DATABASE {database} TO {role};",
         )
     return Finding("ok", f"publication {name} will be created", object)
 
 
-def _addable(situation: Situation, publication: Publication, lacking: Sequence[TableInfo]) -> Finding:
+def _addable(look: Look, publication: Publication, lacking: Sequence[TableInfo]) -> Finding:
     name = quote_identifier(publication.name)
     names = ", ".join(str(t.ref) for t in lacking)
-    step = situation.publication_step()
-    if step is None or (publication.owned and not _not_owned(lacking) and not situation.facts.in_recovery):
+    step = look.publication_step()
+    if step is None or (publication.owned and not _not_owned(lacking) and not look.facts.in_recovery):
         return Finding("ok", f"{names} will be added to publication {name}", f"publication {publication.name}")
-    where = "on the primary, as a superuser" if situation.facts.in_recovery else "as a superuser"
+    where = "on the primary, as a superuser" if look.facts.in_recovery else "as a superuser"
     return _incomplete(
         publication,
-        f"publication {name} lacks {names}, and role {quote_identifier(situation.facts.role)} may not add "
+        f"publication {name} lacks {names}, and role {quote_identifier(look.facts.role)} may not add "
         f"it: that takes the owner of both (publication: {quote_identifier(publication.owner)})",
         f"{where} or the owner: {step.sql}",
     )
 
 
-def _narrowed(situation: Situation, publication: Publication, table: TableInfo) -> Iterator[Finding]:
+def _narrowed(look: Look, publication: Publication, table: TableInfo) -> Iterator[Finding]:
     """Row filters and column lists, which somebody else has set, and columns that cannot arrive."""
     published = publication.tables.get(table.ref)
     if published is None:
         return
     name, object = quote_identifier(publication.name), str(table.ref)
-    is_full = bool(identity_steps([table], situation.config.replica_identity)) or table.replica_identity == "f"
+    is_full = bool(identity_steps([table], look.config.replica_identity)) or table.replica_identity == "f"
     if published.row_filter is not None:
         yield _filtered(publication, table, published, is_full=is_full)
     arriving = set(publication.columns_of(table))
@@ -246,7 +247,7 @@ def _narrowed(situation: Situation, publication: Publication, table: TableInfo) 
     generated = [c.name for c in missing if c.generated]
     if generated:
         what = f"generated columns {', '.join(generated)} of {table.ref} do not arrive in the stream"
-        if is_full and situation.facts.version_num >= 180000 and any(c.generated == "s" for c in missing):
+        if is_full and look.facts.version_num >= 180000 and any(c.generated == "s" for c in missing):
             what += ", which does not go together with REPLICA IDENTITY FULL: the server refuses its updates"
             remedy = f"ALTER PUBLICATION {name} SET (publish_generated_columns = stored);"
             yield Finding.of(ReplicaIdentityInsufficient(what, object=object, remedy=remedy))
