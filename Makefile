@@ -45,10 +45,11 @@ $(VENV)/.installed: pyproject.toml
 test: lint $(MATRIX) ## Lint, format check, types and all tests but the slow ones
 	DBMAZZ_POSTGRES_MATRIX=$(POSTGRES_MATRIX) SOAK_BEGIN=1 $(BIN)/python -m pytest -m 'not slow' $(PARALLEL)
 
-lint: venv ## Lint, format check and types
+lint: venv ## Lint, format check, types and who may import whom
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: venv ## Format, and fix what can be fixed
 	$(BIN)/ruff check --fix
@@ -102,5 +103,5 @@ $(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
 	@touch $@
 
 clean: ## Remove everything that these commands made
-	rm -rf $(VENV) $(LOWEST) $(CACHE) .mypy_cache .ruff_cache .pytest_cache .hypothesis .demo dist build
+	rm -rf $(VENV) $(LOWEST) $(CACHE) .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .demo dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -5,12 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import replace
 
 from dbmazz_core.connectors.sinks import create_sink
 from dbmazz_core.connectors.sources import create_source
-from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.look import Look
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.engine.agreement import Agreement
@@ -31,6 +30,7 @@ from dbmazz_core.model.findings import CheckReport, Finding, SetupReport
 from dbmazz_core.model.recorded import Recorded
 from dbmazz_core.model.records import Begin, CdcRecord, Commit, Heartbeat, SchemaChange
 from dbmazz_core.model.sink import Sink
+from dbmazz_core.model.table_description import TableDescription
 from dbmazz_core.settings.config import Settings, WindowLimits
 from dbmazz_core.table_ref import TableRef
 
@@ -93,10 +93,10 @@ class Pipeline:
                 report = replace(report, done=done)
             return report
 
-    def tables(self) -> list[TableInfo]:
-        """The configured tables, from the catalog."""
+    def tables(self) -> list[TableDescription]:
+        """The configured tables, each with the columns that are captured, from the source's catalog."""
         with closing(create_source(self.settings.source)) as source:
-            return source.tables()
+            return source.table_descriptions()
 
     def snapshot(
         self, tables: Sequence[TableRef] | None = None, *, progress: ProgressCallback | None = None
@@ -205,6 +205,15 @@ class Pipeline:
             checkpoint=None,
             lag_bytes=None if confirmed is None else max(server_lsn - confirmed, 0),
         )
+
+    def destination(self) -> AbstractContextManager[Sink]:
+        """The destination, open to be read. What is not there yet is empty.
+
+        Raises:
+            DestinationLocked: Another process writes to it, for longer than the settings allow.
+            DestinationError: It cannot be read.
+        """
+        return create_sink(self.settings.sink, read_only=True)
 
     def has_changes(self, *, timeout_s: float = 5.0) -> bool:
         """Whether a transaction with changes waits in the slot. Consumes nothing.

@@ -115,7 +115,7 @@ def table_props(resource: DbmazzResource, *, resolve_patterns: bool) -> Sequence
     if not open_ended:
         tables = [TableRef(p.schema, p.name) for p in patterns if p.name is not None]
     elif resolve_patterns:
-        tables = [info.ref for info in resource.pipeline().tables()]
+        tables = [description.table for description in resource.pipeline().tables()]
     else:
         raise ConfigError(
             f"TABLES has {format_tables(open_ended)}: which assets that means, only the database knows, and "

@@ -4,22 +4,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import dagster as dg
-import duckdb
 
-from dbmazz_core.connectors.sinks.duckdb import bookkeeping
-from dbmazz_core.connectors.sinks.duckdb.names import qualified
-from dbmazz_core.connectors.sinks.duckdb.shapes import LIVE
-from dbmazz_core.connectors.sinks.duckdb.sql import TARGET
 from dbmazz_core.engine.result import PipelineStatus
 from dbmazz_core.model.policies import BadValuePolicy, Mode
-from dbmazz_core.settings.config import SinkConfig
-from dbmazz_core.table_ref import TableRef, quote_identifier
+from dbmazz_core.pipeline import Pipeline
+from dbmazz_core.table_ref import TableRef
 from dbmazz_dagster.assets import table_props
-from dbmazz_dagster.destination import destination
 from dbmazz_dagster.failures import dbmazz_failures
 from dbmazz_dagster.metadata import number
 from dbmazz_dagster.resource import DbmazzResource
@@ -84,7 +77,7 @@ def _key_check(resource: DbmazzResource, key: dg.AssetKey, table: TableRef) -> d
     @dg.asset_check(asset=key, name=KEY_UNIQUE, description=f"Every key of {table} occurs once in DuckDB.")
     def key_is_unique(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         with dbmazz_failures(context):
-            return _check_key(resource.settings().sink, table)
+            return _check_key(resource.pipeline(), table)
 
     return key_is_unique
 
@@ -93,56 +86,40 @@ def _quarantine_check(resource: DbmazzResource, key: dg.AssetKey, table: TableRe
     @dg.asset_check(asset=key, name=QUARANTINE_EMPTY, description=f"DuckDB holds every row of {table}.")
     def quarantine_is_empty(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         with dbmazz_failures(context):
-            return _check_quarantine(resource.settings().sink, table)
+            return _check_quarantine(resource.pipeline(), table)
 
     return quarantine_is_empty
 
 
-def _check_quarantine(sink: SinkConfig, table: TableRef) -> dg.AssetCheckResult:
-    reasons: list[tuple[str, int]] = []
-    if Path(sink.url).exists():
-        with destination(sink) as connection:
-            if bookkeeping.layout(connection) >= bookkeeping.WITH_QUARANTINE:
-                reasons = bookkeeping.quarantine_reasons(connection, table)
-    count = sum(rows for _, rows in reasons)
+def _check_quarantine(pipeline: Pipeline, table: TableRef) -> dg.AssetCheckResult:
+    with pipeline.destination() as sink:
+        reasons = sink.quarantine_reasons(table)
+    count = sum(reasons.values())
     return dg.AssetCheckResult(
         passed=not count,
         severity=dg.AssetCheckSeverity.WARN,
-        description="; ".join(f"{reason}: {rows} rows" for reason, rows in reasons) or "nothing is in quarantine",
+        description="; ".join(f"{reason}: {rows} rows" for reason, rows in reasons.items())
+        or "nothing is in quarantine",
         metadata={"quarantined": number(count)},
     )
 
 
-def _check_key(sink: SinkConfig, table: TableRef) -> dg.AssetCheckResult:
-    not_yet = dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description="not captured yet")
-    if not Path(sink.url).exists():
-        return not_yet
-    with destination(sink) as connection:
-        layout = bookkeeping.layout(connection)
-        schema = bookkeeping.read_schema(connection, table) if layout else None
-        state = bookkeeping.read_state(connection, table, layout) if layout else None
-        if schema is None or state is None:
-            return not_yet
-        if state.mode is Mode.CHANGELOG:
+def _check_key(pipeline: Pipeline, table: TableRef) -> dg.AssetCheckResult:
+    with pipeline.destination() as sink:
+        recorded = sink.read(pipeline.settings.source.slot).tables.get(table)
+        if recorded is None:
+            description = "not captured yet"
+            return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description=description)
+        if recorded.state.mode is Mode.CHANGELOG:
             return dg.AssetCheckResult(passed=True, description="changelog: one row a change, keys come again")
-        if not schema.key:
+        if not recorded.schema.key:
             return dg.AssetCheckResult(passed=True, description="no key: equal rows are allowed")
-        duplicates = _duplicated_keys(connection, table, schema.key, live=LIVE[state.mode])
+        duplicates = sink.count_duplicated_keys(recorded.schema)
     return dg.AssetCheckResult(
         passed=duplicates == 0,
-        description=f"key ({', '.join(schema.key)})",
+        description=f"key ({', '.join(recorded.schema.key)})",
         metadata={"duplicated_keys": number(duplicates)},
     )
-
-
-def _duplicated_keys(connection: duckdb.DuckDBPyConnection, table: TableRef, key: Sequence[str], *, live: str) -> int:
-    """How many keys occur more than once among the rows that are live."""
-    names = ", ".join(f"{TARGET}.{quote_identifier(name)}" for name in key)
-    rows = qualified(connection, table)
-    row = connection.execute(
-        f"SELECT count(*) FROM (SELECT 1 FROM {rows} AS {TARGET} WHERE {live} GROUP BY {names} HAVING count(*) > 1)"
-    ).fetchone()
-    return int(row[0]) if row else 0
 
 
 def _slot_check(resource: DbmazzResource, key: dg.AssetKey, max_lag_bytes: int) -> dg.AssetChecksDefinition:

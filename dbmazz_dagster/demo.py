@@ -5,13 +5,11 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final
 
 import dagster as dg
 import duckdb
 
-from dbmazz_core.connectors.sinks.duckdb.failures import is_locked, locked, translated
 from dbmazz_core.settings.config import SinkConfig
 from dbmazz_dagster.build import build_definitions
 from dbmazz_dagster.failures import dbmazz_failures
@@ -71,20 +69,18 @@ def daily_revenue(context: dg.AssetExecutionContext, dbmazz: DbmazzResource) -> 
 @contextmanager
 def _writable(config: SinkConfig) -> Iterator[duckdb.DuckDBPyConnection]:
     """The DuckDB file for writing, once no window has it; DuckDB lets one process write at a time."""
-    with translated(config.url), _connect(Path(config.url)) as connection:
+    with _connect(config.url) as connection:
         yield connection
 
 
-def _connect(path: Path) -> duckdb.DuckDBPyConnection:
+def _connect(path: str) -> duckdb.DuckDBPyConnection:
     deadline = time.monotonic() + _LOCK_TIMEOUT_S
     while True:
         try:
-            return duckdb.connect(str(path))
+            return duckdb.connect(path)
         except duckdb.IOException as error:
-            if not is_locked(error):
+            if "lock" not in str(error) or time.monotonic() > deadline:
                 raise
-            if time.monotonic() > deadline:
-                raise locked(str(path), error, _LOCK_TIMEOUT_S) from None
         time.sleep(_RETRY_S)
 
 

@@ -8,12 +8,10 @@ from typing import Any, Final
 
 import dagster as dg
 
-from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
-from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules
 from dbmazz_core.engine.result import StopReason, TableCounts, WindowResult
 from dbmazz_core.lsn import Lsn
+from dbmazz_core.model.table_description import TableDescription
 from dbmazz_core.model.table_state import TableState
-from dbmazz_core.settings.config import SourceConfig
 
 #: GraphQL's Int: Dagster's UI gets no number for a greater one, and plots nothing.
 _MAX_INT: Final = 2**31 - 1
@@ -92,20 +90,18 @@ def lag_seconds(result: WindowResult, now: datetime) -> float:
     return round(max(0.0, (now - result.commit_time).total_seconds()), 3)
 
 
-def column_schema(info: TableInfo, source: SourceConfig) -> dg.TableSchema:
+def column_schema(described: TableDescription) -> dg.TableSchema:
     """A table's captured columns, with PostgreSQL's types, as Dagster shows them, and how they are masked."""
-    rules, key = ColumnRules(source), ", ".join(info.key)
-    choice, masks = rules.choice(info.ref), source.masks.of(info.ref)
+    key = ", ".join(described.key)
     return dg.TableSchema(
         columns=[
             dg.TableColumn(
                 column.name,
-                column.type_name,
-                description=f"masked: {masks[column.name]}" if column.name in masks else None,
-                constraints=dg.TableColumnConstraints(nullable=not column.not_null),
+                column.type,
+                description=f"masked: {column.mask}" if column.mask else None,
+                constraints=dg.TableColumnConstraints(nullable=column.nullable),
             )
-            for column in info.columns
-            if choice.keeps(column.name)
+            for column in described.columns
         ],
         constraints=dg.TableConstraints(other=[f"key: {key}"] if key else []),
     )

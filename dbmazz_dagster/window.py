@@ -173,7 +173,7 @@ class _Report:
             self._states = {state.table: state for state in status.tables}
             if status.destination_error:
                 context.log.warning(f"no row counts: {status.destination_error}")
-            self._schemas = {info.ref: column_schema(info, source) for info in pipeline.tables()}
+            self._schemas = {described.table: column_schema(described) for described in pipeline.tables()}
         except DbmazzError as error:
             context.log.warning(f"no row counts or columns: {error}")
 

@@ -25,9 +25,9 @@ from dbmazz_core.connectors.sources.postgres.connection import (
     _cause_of_refusal,
     connect,
     connect_replication,
-    source_error,
-    translated,
 )
+from dbmazz_core.connectors.sources.postgres.inquiry import translated
+from dbmazz_core.connectors.sources.postgres.server_errors import source_error
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.errors import (
     AuthenticationFailed,

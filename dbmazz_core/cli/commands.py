@@ -134,7 +134,7 @@ def capture(report: Report, config: Path | None, **flags: str | None) -> None:
     The first one sets up and copies the tables by itself. SIGTERM and Ctrl-C end it at the next flush, a
     copy before its next rows.
     """
-    from dbmazz_core.connectors.sources.postgres.receiver_spawn import prestart
+    from dbmazz_core.prestart import prestart
 
     stop = stop_on_signals(report)
     settings = _settings(report, config, flags)
@@ -211,7 +211,7 @@ def teardown(report: Report, config: Path | None, yes: bool, **flags: str | None
 
 def _choose(pipeline: Pipeline, patterns: tuple[TablePattern, ...]) -> list[TableRef] | None:
     """Which of the configured tables are meant; None: all."""
-    configured = [table.ref for table in pipeline.tables()]
+    configured = [description.table for description in pipeline.tables()]
     for pattern in patterns:
         if not any(pattern.matches(ref) for ref in configured):
             raise TableNotFound(

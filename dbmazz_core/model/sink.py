@@ -134,6 +134,12 @@ class Sink(Protocol):
     def quarantine(self, table: TableRef, rows: pl.DataFrame, *, slot: str) -> None:
         """Keep rows that the table cannot hold; `rows` has the columns of `engine.quarantine.ROWS`."""
 
+    def quarantine_reasons(self, table: TableRef) -> Mapping[str, int]:
+        """Why rows of a table are kept so, and how many for each reason, the most frequent first."""
+
+    def count_duplicated_keys(self, schema: TableSchema) -> int:
+        """How many keys occur more than once among the rows that the source has."""
+
     def quarantined(self, slot: str) -> Mapping[TableRef, int]:
         """How many rows of each table are kept so; tables without any are left out."""
 

@@ -26,7 +26,14 @@ def create_source(config: SourceConfig, *, on_slot_wait: Callable[[str], None] |
     return PostgresSource(config, on_slot_wait=on_slot_wait)
 
 
-__all__ = ["PostgresSource", "create_source"]
+def prestart() -> None:
+    """Start the process that processes which receive streams are made from: it imports while the caller does."""
+    from dbmazz_core.connectors.sources.postgres.receiver_spawn import prestart
+
+    prestart()
+
+
+__all__ = ["PostgresSource", "create_source", "prestart"]
 
 
 def __getattr__(name: str) -> Any:

@@ -317,13 +317,14 @@ def count_quarantine(connection: duckdb.DuckDBPyConnection, slot: str) -> Mappin
     return {TableRef(schema, name): int(count) for schema, name, count in rows}
 
 
-def quarantine_reasons(connection: duckdb.DuckDBPyConnection, table: TableRef) -> list[tuple[str, int]]:
+def quarantine_reasons(connection: duckdb.DuckDBPyConnection, table: TableRef) -> dict[str, int]:
     """Why rows of a table are in quarantine, and how many, most frequent first."""
-    return connection.execute(
+    rows = connection.execute(
         "SELECT reason, count(*) AS rows FROM _dbmazz.quarantine WHERE schema_name = ? AND table_name = ? "
         "GROUP BY reason ORDER BY rows DESC, reason",
         [table.schema, table.name],
     ).fetchall()
+    return dict(rows)
 
 
 def _time(epoch_us: int | None) -> datetime | None:

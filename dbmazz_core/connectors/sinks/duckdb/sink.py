@@ -339,6 +339,23 @@ class DuckDBSink:
             known = self._layout >= bookkeeping.WITH_QUARANTINE
             return bookkeeping.count_quarantine(self._connection, slot) if known else {}
 
+    def quarantine_reasons(self, table: TableRef) -> Mapping[str, int]:
+        """See `Sink.quarantine_reasons`."""
+        with translated(self.path):
+            known = self._layout >= bookkeeping.WITH_QUARANTINE
+            return bookkeeping.quarantine_reasons(self._connection, table) if known else {}
+
+    def count_duplicated_keys(self, schema: TableSchema) -> int:
+        """See `Sink.count_duplicated_keys`."""
+        key = ", ".join(f"{TARGET}.{quote_identifier(name)}" for name in schema.key)
+        with translated(self.path):
+            name, live = qualified(self._connection, schema.table), shapes.LIVE[self._state(schema.table).mode]
+            row = self._connection.execute(
+                f"SELECT count(*) FROM (SELECT 1 FROM {name} AS {TARGET} WHERE {live} GROUP BY {key} "
+                "HAVING count(*) > 1)"
+            ).fetchone()
+        return int(row[0]) if row else 0
+
     def commit(self, checkpoint: Checkpoint, *, last: bool = False) -> None:
         """See `Sink.commit`."""
         with translated(self.path):

@@ -20,24 +20,9 @@ from dbmazz_core.connectors.sources.postgres.server_errors import (
     no_free_connection,
     source_error,
     source_error_of,
-    translated,
 )
 from dbmazz_core.errors import DbmazzError, NoFreeWalSender, ServerChanged
 from dbmazz_core.settings.secret_url import SecretUrl
-
-__all__ = [
-    "TEXT_FORM_SETTINGS",
-    "Connection",
-    "Server",
-    "connect",
-    "connect_replication",
-    "connect_to",
-    "is_standby",
-    "server_changed",
-    "source_error",
-    "source_error_of",
-    "translated",
-]
 
 #: An ordinary connection; rows are tuples.
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -152,11 +137,11 @@ def connect_to(
     ordinary = {"replication": "false"} if "replication" in url.parameters else {}
     connection = _open(Connection, url, application_name, **ordinary)
     try:
-        with translated(url):
-            settings = settings_query(
-                connection.info.server_version, text_form=text_form, lock_timeout_s=LOCK_TIMEOUT_S
-            )
+        settings = settings_query(connection.info.server_version, text_form=text_form, lock_timeout_s=LOCK_TIMEOUT_S)
+        try:
             row = connection.execute(settings).fetchone()
+        except psycopg.Error as error:
+            raise source_error_of(error, url) from None
         assert row is not None
         found = _server(url, connection.pgconn, *row[:2])
         if server is not None:
@@ -240,7 +225,7 @@ def _cause_of_refusal(url: SecretUrl) -> DbmazzError | None:
     """
     login = Login.of(url)
     try:
-        with connect(url) as connection, translated(url):
+        with connect(url) as connection:
             row = connection.execute(
                 "SELECT rolsuper OR rolreplication, (SELECT count(*) FROM pg_catalog.pg_stat_replication)::int, "
                 "current_setting('max_wal_senders')::int "
@@ -248,6 +233,8 @@ def _cause_of_refusal(url: SecretUrl) -> DbmazzError | None:
             ).fetchone()
     except DbmazzError as refused_too:
         return refused_too
+    except psycopg.Error as error:
+        return source_error_of(error, url)
     may_replicate, taken, limit = row or (True, 0, 1)
     if not may_replicate:
         return missing_replication(login)

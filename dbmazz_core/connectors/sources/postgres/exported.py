@@ -14,8 +14,9 @@ from dbmazz_core.connectors.sources.postgres.blockers import (
 )
 from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules
-from dbmazz_core.connectors.sources.postgres.connection import Connection, Server, connect_to, translated
+from dbmazz_core.connectors.sources.postgres.connection import Connection, Server, connect_to
 from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint, read_fingerprints
+from dbmazz_core.connectors.sources.postgres.inquiry import translated
 from dbmazz_core.connectors.sources.postgres.publication import published_tables
 from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection
 from dbmazz_core.lsn import Lsn

@@ -18,7 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import psycopg
 
@@ -27,9 +27,7 @@ from dbmazz_core.connectors.sources.postgres.parser import build_standby_status_
 from dbmazz_core.connectors.sources.postgres.transport import Chunk, Transport
 from dbmazz_core.errors import ReplicationInterrupted
 from dbmazz_core.lsn import INVALID_LSN, Lsn
-
-if TYPE_CHECKING:
-    from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection
+from dbmazz_core.settings.secret_url import SecretUrl
 
 #: A block is handed over when it is that large, or when nothing more has come for LINGER_S.
 BLOCK_BYTES = 4 << 20
@@ -43,6 +41,19 @@ GATHER_S = 0.00003
 STATUS_INTERVAL_S = 10.0
 
 
+class StreamConnection(Protocol):
+    """What the receiver needs of the connection that it streams from."""
+
+    slot: str
+    url: SecretUrl
+
+    def source_error(self, sqlstate: str | None, text: str) -> Exception:
+        """What the server said as one of our errors."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
 class StreamReceiver:
     """A running logical replication stream.
 
@@ -53,7 +64,7 @@ class StreamReceiver:
 
     def __init__(
         self,
-        connection: ReplicationConnection,
+        connection: StreamConnection,
         transport: Transport,
         *,
         wal_sender_timeout_s: float,

@@ -18,7 +18,8 @@ from typing import Self
 import psycopg
 from psycopg import pq
 
-from dbmazz_core.connectors.sources.postgres.connection import Server, connect_replication, source_error
+from dbmazz_core.connectors.sources.postgres.connection import Server, connect_replication
+from dbmazz_core.connectors.sources.postgres.inquiry import asked_source_error
 from dbmazz_core.connectors.sources.postgres.receiver import StreamReceiver
 from dbmazz_core.connectors.sources.postgres.shared_buffers import SlotPool
 from dbmazz_core.connectors.sources.postgres.transport import LibpqTransport, opened
@@ -147,7 +148,7 @@ class ReplicationConnection:
                 elif on_wait is not None:
                     on_wait(time.monotonic() - started)
         except psycopg.Error as error:
-            raise source_error(None, str(error), self.url, slot=name, publication=self.publication) from None
+            raise asked_source_error(None, str(error), self.url, slot=name, publication=self.publication) from None
         except BaseException:
             # Without this the server would go on waiting, and make the slot in the end.
             self.pgconn.get_cancel().cancel()
@@ -217,7 +218,7 @@ class ReplicationConnection:
 
     def source_error(self, sqlstate: str | None, text: str) -> Exception:
         """What the server said as one of our errors."""
-        return source_error(sqlstate, text, self.url, slot=self.slot, publication=self.publication)
+        return asked_source_error(sqlstate, text, self.url, slot=self.slot, publication=self.publication)
 
     def _query(self, command: str) -> list[list[str]]:
         return self._rows(self.pgconn.exec_(command.encode()))

@@ -6,9 +6,8 @@ tell apart what shares one (`connection` sets `lc_messages` to C where the role 
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -73,6 +72,8 @@ def source_error(
 ) -> SourceError:
     """The error for what a running server said about a query, a slot or the stream.
 
+    Of what the server itself has to be asked for, who holds a lock or which slots there are, see `inquiry`.
+
     Parameters:
         sqlstate: Its SQLSTATE; None where libpq itself failed, which is to say that the connection broke.
         message: Its primary message; only the first line is used.
@@ -114,9 +115,9 @@ def source_error(
         case "58P01" if "WAL" in text:  # undefined_file: "requested WAL segment ... has already been removed"
             return slot_lost(slot, text)
         case "55P03":  # lock_not_available
-            return _table_locked(text, url)
+            return TableLocked(text, object=login.server, remedy="end the transaction that holds the lock")
         case "53400":  # configuration_limit_exceeded
-            return _no_free_slot(url)
+            return no_free_slot(0, 0, ())
         case "53300":  # too_many_connections
             return no_free_connection(text, login)
         case "42501":  # insufficient_privilege
@@ -139,24 +140,6 @@ def source_error_of(error: psycopg.Error, url: SecretUrl, *, slot: str = "", pub
     """`source_error` for an exception of psycopg."""
     message = error.diag.message_primary or str(error)
     return source_error(error.sqlstate, message, url, slot=slot, publication=publication)
-
-
-@contextlib.contextmanager
-def translated(url: SecretUrl, *, slot: str = "", publication: str = "") -> Iterator[None]:
-    """Turn every `psycopg.Error` of the block into a `SourceError`."""
-    try:
-        yield
-    except psycopg.Error as error:
-        raise source_error_of(error, url, slot=slot, publication=publication) from None
-
-
-def _table_locked(said: str, url: SecretUrl) -> TableLocked:
-    """Ask the server, on a connection of its own, who is in the way."""
-    from dbmazz_core.connectors.sources.postgres.blockers import table_locked, table_lockers
-    from dbmazz_core.connectors.sources.postgres.connection import connect
-
-    with connect(url) as connection, translated(url):
-        return table_locked(table_lockers(connection), said)
 
 
 def missing_replication(login: Login) -> MissingPrivilege:
@@ -220,18 +203,6 @@ def no_free_slot(taken: int, limit: int, idle: Sequence[str]) -> NoFreeSlot:
         remedy=f"{unused}drop one that nobody needs any more (SELECT pg_drop_replication_slot({example});), or ALTER "
         f"SYSTEM SET max_replication_slots = {_more('max_replication_slots', limit, taken)}; and restart PostgreSQL",
     )
-
-
-def _no_free_slot(url: SecretUrl) -> NoFreeSlot:
-    """Ask the server, on a connection of its own, how many there may be and who uses them."""
-    from dbmazz_core.connectors.sources.postgres.connection import connect
-    from dbmazz_core.connectors.sources.postgres.server_state import idle_slots
-
-    try:
-        with connect(url) as connection, translated(url):
-            return no_free_slot(*idle_slots(connection))
-    except SourceError:  # it cannot be asked: the error is the one that came first
-        return no_free_slot(0, 0, ())
 
 
 def _more(setting: str, limit: int, taken: int) -> str:

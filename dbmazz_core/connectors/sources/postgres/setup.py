@@ -12,7 +12,8 @@ from collections.abc import Collection, Iterator, Sequence
 import psycopg
 from psycopg import errors as pg
 
-from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, Connection, translated
+from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, Connection
+from dbmazz_core.connectors.sources.postgres.inquiry import translated
 from dbmazz_core.connectors.sources.postgres.look import Look
 from dbmazz_core.connectors.sources.postgres.publication import Step, read_publication
 from dbmazz_core.connectors.sources.postgres.server_checks import (

@@ -19,6 +19,7 @@ from dbmazz_core.connectors.sources.postgres.connection import Connection, Serve
 from dbmazz_core.connectors.sources.postgres.exported import ExportedSnapshot
 from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint, read_fingerprints, read_layouts
 from dbmazz_core.connectors.sources.postgres.held_stream import held_stream, verify_not_promoted
+from dbmazz_core.connectors.sources.postgres.inquiry import translated
 from dbmazz_core.connectors.sources.postgres.look import Look
 from dbmazz_core.connectors.sources.postgres.reader import StreamReader
 from dbmazz_core.connectors.sources.postgres.record_stream import RecordStream
@@ -26,7 +27,6 @@ from dbmazz_core.connectors.sources.postgres.relations import Relations
 from dbmazz_core.connectors.sources.postgres.replay import comes_again
 from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection, SystemIdentity
 from dbmazz_core.connectors.sources.postgres.resolution import find_tables
-from dbmazz_core.connectors.sources.postgres.server_errors import translated
 from dbmazz_core.connectors.sources.postgres.server_state import SlotState, flush_half_record, flush_lsn, slot_state
 from dbmazz_core.connectors.sources.postgres.slots import verify_history, verify_slot
 from dbmazz_core.connectors.sources.postgres.source_table import read_tables
@@ -40,6 +40,7 @@ from dbmazz_core.model.identity import SourceTable, TableIdentity
 from dbmazz_core.model.records import CdcRecord, CommittedTransaction
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.model.source import TableEvent
+from dbmazz_core.model.table_description import ColumnDescription, TableDescription
 from dbmazz_core.settings.config import SourceConfig
 from dbmazz_core.table_ref import TableRef, quote_identifier
 
@@ -175,6 +176,22 @@ class PostgresSource:
         """The configured tables as the catalog has them."""
         with self._translated():
             return find_tables(self.connection, self.config.tables)
+
+    def table_descriptions(self) -> list[TableDescription]:
+        """The configured tables, each with the columns that are captured."""
+        return [
+            TableDescription(
+                table.ref,
+                tuple(
+                    ColumnDescription(column.name, column.type_name, not column.not_null, masks.get(column.name))
+                    for column in table.columns
+                    if choice.keeps(column.name)
+                ),
+                table.key,
+            )
+            for table in self.tables()
+            for choice, masks in [(self._rules.choice(table.ref), self.config.masks.of(table.ref))]
+        ]
 
     def column_names(self, look: Look) -> dict[TableRef, tuple[str, ...]]:
         """The columns of each table that are captured, or will be once the publication has the table."""

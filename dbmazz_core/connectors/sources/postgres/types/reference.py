@@ -1,6 +1,6 @@
 """The tables of docs/types.md and of the connector's README, made from the code.
 
-`python -m dbmazz_core.cli.reference` writes them; a test compares them with what the files hold.
+`python -m docs.reference` writes them; a test compares them with what the files hold.
 """
 
 from __future__ import annotations

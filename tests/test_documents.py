@@ -9,15 +9,15 @@ import click
 import pytest
 
 from dbmazz_core.cli.commands import dbmazz
-from dbmazz_core.cli.reference import DOCUMENTS, TYPE_DOCUMENTS, error_classes, filled_in
 from dbmazz_core.settings.config import SETTINGS
+from docs.reference import DOCUMENTS, TYPE_DOCUMENTS, error_classes, filled_in
 
 DOCUMENT = DOCUMENTS[0]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_the_tables_in_the_documents_are_current(document: Path) -> None:
-    """If this fails: python -m dbmazz_core.cli.reference."""
+    """If this fails: python -m docs.reference."""
     text = document.read_text()
     assert filled_in(text) == text
     for setting in SETTINGS:
@@ -28,7 +28,7 @@ def test_the_tables_in_the_documents_are_current(document: Path) -> None:
 
 @pytest.mark.parametrize("document", TYPE_DOCUMENTS, ids=lambda path: path.name)
 def test_the_type_tables_in_the_documents_are_current(document: Path) -> None:
-    """If this fails: python -m dbmazz_core.cli.reference."""
+    """If this fails: python -m docs.reference."""
     text = document.read_text()
     assert filled_in(text) == text
     for name in ("boolean", "numeric(p,s)", "time with time zone", "interval", "oid"):

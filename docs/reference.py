@@ -1,4 +1,4 @@
-"""The tables of the documents, made from the code: `python -m dbmazz_core.cli.reference` writes them.
+"""The tables of the documents, made from the code: `python -m docs.reference` writes them.
 
 A test compares them with what the files hold.
 """
@@ -14,7 +14,7 @@ from dbmazz_core import errors
 from dbmazz_core.connectors.sources.postgres.types.reference import short_table, types_table
 from dbmazz_core.settings.config import SETTINGS
 
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[1]
 DOCUMENTS = (_ROOT / "docs" / "cli.md", _ROOT / "README.md")
 _CONNECTOR = _ROOT / "dbmazz_core" / "connectors" / "sources" / "postgres"
 TYPE_DOCUMENTS = (_ROOT / "docs" / "types.md", _CONNECTOR / "README.md")
