@@ -11,6 +11,7 @@ from dataclasses import replace
 from dbmazz_core.connectors.sinks import create_sink
 from dbmazz_core.connectors.sources import create_source
 from dbmazz_core.connectors.sources.postgres.look import Look
+from dbmazz_core.connectors.sources.postgres.server_state import SlotState
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.engine.agreement import Agreement
 from dbmazz_core.engine.capture import Capture
@@ -24,7 +25,7 @@ from dbmazz_core.errors import (
     TableNotFound,
     UnsupportedServerVersion,
 )
-from dbmazz_core.lsn import INVALID_LSN
+from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.findings import CheckReport, Finding, SetupReport
 from dbmazz_core.model.recorded import Recorded
@@ -68,9 +69,9 @@ class Pipeline:
                 look = source.look()
             except UnsupportedServerVersion as error:
                 return CheckReport((Finding.of(error), *findings))
-            report = source.check_look(look, captured=recorded.streaming)
+            report = source.check_look(captured=recorded.streaming)
             if sink is not None:
-                findings += map(Finding.of, sink.name_conflicts(source.column_names(look)))
+                findings += map(Finding.of, sink.name_conflicts(source.column_names()))
                 slot_is_good = not any(isinstance(e, SlotError) for e in report.errors)
                 agreement = Agreement(self.settings, source, sink, recorded)
                 problems = agreement.problems(look.tables, and_slot=slot_is_good)
@@ -83,12 +84,12 @@ class Pipeline:
         What it already follows must not be published anew behind its back: the changes between would be missing.
         """
         with closing(create_source(self.settings.source)) as source:
-            look = _ready(source)
+            _ready(source)
             with create_sink(self.settings.sink, read_only=True) as sink:
                 captured = sink.read(self.settings.source.slot).streaming
-            report, _ = source.prepare(look, captured=captured)
+            report, _ = source.prepare(captured=captured)
             if source.verify_slot(None) is None:
-                with source.create_slot() as created:
+                with source.snapshot((), new_slot=True) as created:
                     done = (*report.done, f"created replication slot {self.settings.source.slot} at {created.lsn}")
                 report = replace(report, done=done)
             return report
@@ -110,7 +111,9 @@ class Pipeline:
         """
         started = time.monotonic()
         with (
-            closing(create_source(self.settings.source, on_slot_wait=_waiting(progress))) as source,
+            closing(
+                create_source(self.settings.source, snapshot=self.settings.snapshot, on_slot_wait=_waiting(progress))
+            ) as source,
             self._opened(source) as (sink, look),
         ):
             run = self._snapshot_run(source, sink, look, tables, progress)
@@ -136,7 +139,9 @@ class Pipeline:
         """
         started = time.monotonic()
         settings = self.settings
-        with closing(create_source(settings.source, on_slot_wait=_waiting(progress, stop))) as source:
+        with closing(
+            create_source(settings.source, snapshot=settings.snapshot, on_slot_wait=_waiting(progress, stop))
+        ) as source:
             with self._opened(source) as (sink, look):
                 try:
                     run = self._prepare(source, sink, look, resnapshot, progress, stop)
@@ -147,7 +152,9 @@ class Pipeline:
                 if run.stopped:
                     result = _stopped_at(sink.read(settings.source.slot).checkpoint)
                 else:
-                    capture = Capture(settings, source, sink, run.tables, limits or settings.limits, stop, progress)
+                    capture = Capture(
+                        settings, source, sink, list(run.tables), limits or settings.limits, stop, progress
+                    )
                     result = capture.run(run.checkpoint)
                 if result.copy_anew and result.stop_reason is not StopReason.STOP_REQUESTED:
                     again = self._prepare(source, sink, _ready(source), (), progress, stop)
@@ -297,17 +304,17 @@ class Pipeline:
         states = recorded.states
         configured = [info.ref for info in infos]
         _known(configured, resnapshot)
-        agreement.verify_names(look)
+        agreement.verify_names()
         # Before anything is changed, at the source too.
         kept = [(info, None if info.ref in resnapshot else states.get(info.ref)) for info in infos]
         agreement.verify_tables(kept, followed)
-        _, look = source.prepare(look, captured=followed)
+        _, look = source.prepare(captured=followed)
         tables = {info.ref: info for info in look.tables}
         if restart:
             sink.mark_incomplete(config.slot)
             checkpoint, states = None, sink.read(config.slot).states
         again = (*resnapshot, *names.replaced)
-        run = plan(self.settings, source, sink, tables, states, checkpoint, slot, again, progress, stop)
+        run = plan(self.settings, source, sink, tables, states, checkpoint, _confirmed(slot), again, progress, stop)
         run.hidden = {info.oid: hidden[info.oid] for info in infos if info.oid in hidden and info.ref not in resnapshot}
         run.replaced = dict.fromkeys(names.replaced, "was dropped and created again, or another took its name")
         return run
@@ -325,9 +332,9 @@ class Pipeline:
         config = self.settings.source
         agreement = Agreement(self.settings, source, sink, sink.read(config.slot))
         agreement.checkpoint()
-        agreement.verify_names(look)
+        agreement.verify_names()
         agreement.verify_tables([(info, None) for info in look.tables], ())
-        _, look = source.prepare(look)
+        _, look = source.prepare()
         tables = {info.ref: info for info in look.tables}
         slot = source.slot()
         if slot is not None and slot.is_lost:
@@ -339,7 +346,9 @@ class Pipeline:
         source.verify_slot(None)
         sink.mark_incomplete(config.slot)
         states = sink.read(config.slot).states
-        return plan(self.settings, source, sink, tables, states, None, slot, list(tables), progress).forced()
+        return plan(
+            self.settings, source, sink, tables, states, None, _confirmed(slot), list(tables), progress
+        ).forced()
 
 
 def _waiting(progress: ProgressCallback | None, stop: threading.Event | None = None) -> Callable[[str], None]:
@@ -370,10 +379,14 @@ def _known(tables: Sequence[TableRef], chosen: Sequence[TableRef]) -> None:
             )
 
 
+def _confirmed(slot: SlotState | None) -> Lsn | None:
+    return None if slot is None else slot.confirmed_flush_lsn or INVALID_LSN
+
+
 def _ready(source: PostgresSource) -> Look:
     """Look at the source, and raise what is wrong with it; what is wrong with the slot depends on the checkpoint."""
     look = source.look()
-    for error in source.check_look(look).errors:
+    for error in source.check_look().errors:
         if not isinstance(error, SlotError):
             raise error
     return look

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
-from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
-from dbmazz_core.connectors.sources.postgres.look import Look
-from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.engine.follow_names import NameChanges, name_changes
 from dbmazz_core.errors import ConfigError, DbmazzError, WrongServer
 from dbmazz_core.model.checkpoint import Checkpoint
@@ -15,6 +12,7 @@ from dbmazz_core.model.identity import TableIdentity
 from dbmazz_core.model.policies import Mode
 from dbmazz_core.model.recorded import Recorded
 from dbmazz_core.model.sink import Sink
+from dbmazz_core.model.source import FoundTable, Source
 from dbmazz_core.model.table_state import TableState
 from dbmazz_core.settings.config import Settings
 from dbmazz_core.table_ref import TableRef
@@ -23,13 +21,13 @@ from dbmazz_core.table_ref import TableRef
 class Agreement:
     """Between a source and a sink, both open. Every method raises what is wrong, with what to do."""
 
-    def __init__(self, settings: Settings, source: PostgresSource, sink: Sink, recorded: Recorded) -> None:
+    def __init__(self, settings: Settings, source: Source, sink: Sink, recorded: Recorded) -> None:
         self.settings = settings
         self._source = source
         self._sink = sink
         self._recorded = recorded
 
-    def problems(self, tables: Sequence[TableInfo], *, and_slot: bool) -> Iterator[DbmazzError]:
+    def problems(self, tables: Sequence[FoundTable], *, and_slot: bool) -> Iterator[DbmazzError]:
         """All that is wrong with the position and the tables, one after the other.
 
         Args:
@@ -40,14 +38,14 @@ class Agreement:
         origins: dict[TableRef, TableRef] = {}
         hidden = self.hidden()
 
-        def look_at_hidden(table: TableInfo) -> None:
+        def look_at_hidden(table: FoundTable) -> None:
             self.verify_hidden([table], hidden)
 
         def look_at_names() -> None:
             renamed = self.name_changes(tables, followed).renamed
             origins.update({new: old for old, new in renamed.items()})
 
-        def look_at(table: TableInfo) -> None:
+        def look_at(table: FoundTable) -> None:
             self.verify_tables([(table, states.get(origins.get(table.ref, table.ref)))], followed)
 
         looks: list[Callable[[], None]] = [partial(self.verify_position, and_slot=and_slot), look_at_names]
@@ -84,7 +82,7 @@ class Agreement:
             if and_slot and not (self.settings.source.cleanup_on_stop and self._source.slot() is None):
                 self._source.verify_slot(checkpoint.lsn)
 
-    def name_changes(self, tables: Sequence[TableInfo], followed: Sequence[TableRef]) -> NameChanges:
+    def name_changes(self, tables: Sequence[FoundTable], followed: Sequence[TableRef]) -> NameChanges:
         """What became of the tables' names.
 
         Args:
@@ -103,7 +101,7 @@ class Agreement:
             if table.identity is not None and table.identity.hidden
         }
 
-    def verify_hidden(self, tables: Iterable[TableInfo], hidden: Mapping[int, tuple[TableRef, TableIdentity]]) -> None:
+    def verify_hidden(self, tables: Iterable[FoundTable], hidden: Mapping[int, tuple[TableRef, TableIdentity]]) -> None:
         """What rules hid when a table was copied is hidden today, whatever it and its table are called now.
 
         Args:
@@ -112,10 +110,10 @@ class Agreement:
         """
         for table in tables:
             if table.oid in hidden:
-                self._source.verify_hidden(table, *hidden[table.oid])
+                self._source.verify_hidden(table.ref, *hidden[table.oid])
 
     def verify_tables(
-        self, tables: Sequence[tuple[TableInfo, TableState | None]], followed: Collection[TableRef]
+        self, tables: Sequence[tuple[FoundTable, TableState | None]], followed: Collection[TableRef]
     ) -> None:
         """Tables of the destination are this slot's, and as they were left there, under the settings of today.
 
@@ -135,7 +133,7 @@ class Agreement:
             if ref in followed:
                 table = self._recorded.tables[ref]
                 table.verify_unaltered()
-                self._source.verify_rules(info, table.schema)
+                self._source.verify_rules(info.ref, table.schema)
 
     def _verify_mode(self, state: TableState) -> None:
         """A table is not made anew in another mode unless that is asked for: a history might go."""
@@ -150,7 +148,7 @@ class Agreement:
             f'or leave it as it is: MODE="{ref}={state.mode}"',
         )
 
-    def verify_names(self, look: Look) -> None:
+    def verify_names(self) -> None:
         """Before anything is changed: names that are one to the destination."""
-        for conflict in self._sink.name_conflicts(self._source.column_names(look)):
+        for conflict in self._sink.name_conflicts(self._source.column_names()):
             raise conflict

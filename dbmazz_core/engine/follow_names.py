@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
 from dbmazz_core.errors import SchemaChanged
 from dbmazz_core.model.identity import TableIdentity
 from dbmazz_core.model.policies import SchemaAction, SchemaChangeKind
+from dbmazz_core.model.source import FoundTable
 from dbmazz_core.settings.by_table import SchemaPolicy
 from dbmazz_core.table_ref import TableRef
 
@@ -27,7 +27,7 @@ class NameChanges:
 
 
 def name_changes(
-    configured: Iterable[TableInfo],
+    configured: Iterable[FoundTable],
     followed: Mapping[TableRef, TableIdentity | None],
     kept: Collection[TableRef],
     policy: SchemaPolicy,

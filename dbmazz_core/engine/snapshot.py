@@ -12,19 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event
 
-from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
-from dbmazz_core.connectors.sources.postgres.exported import ExportedSnapshot
-from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint
-from dbmazz_core.connectors.sources.postgres.server_state import SlotState
-from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.quarantine import Quarantine
 from dbmazz_core.errors import SourceNotReady
-from dbmazz_core.lsn import INVALID_LSN, Lsn
+from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.identity import SourceTable, TableIdentity, verify_still_hidden
 from dbmazz_core.model.policies import BadValuePolicy
 from dbmazz_core.model.sink import Sink
+from dbmazz_core.model.source import FoundTable, Snapshot, Source
 from dbmazz_core.model.table_state import TableState
 from dbmazz_core.settings.config import Settings
 from dbmazz_core.table_ref import TableRef
@@ -47,7 +43,7 @@ class SnapshotRun:
         tables: The captured tables.
         needed: Those to copy.
         checkpoint: The checkpoint when streaming starts; known once `copy` is done if there was none.
-        slot: The slot, None if it has to be made.
+        slot_lsn: What the slot has confirmed; None if it has to be created.
         fresh: Whether there was no checkpoint.
         with_rows: Whether rows are copied, or tables begin empty.
         replaced: Tables that are copied since another one has their name now, and what happened.
@@ -59,12 +55,12 @@ class SnapshotRun:
     """
 
     settings: Settings
-    source: PostgresSource
+    source: Source
     sink: Sink
-    tables: Mapping[TableRef, TableInfo]
+    tables: Mapping[TableRef, FoundTable]
     needed: list[TableRef]
     checkpoint: Checkpoint
-    slot: SlotState | None
+    slot_lsn: Lsn | None
     fresh: bool
     with_rows: bool
     progress: Callable[[Progress], None] = field(default=lambda _: None)
@@ -99,26 +95,20 @@ class SnapshotRun:
     def _copy(self, copied: dict[TableRef, int]) -> None:
         for _ in range(_ATTEMPTS):
             left = [ref for ref in self.needed if ref not in copied]
-            before = self.source.catalog([self.tables[ref].oid for ref in left])
-            published = {ref: table.identity.published for ref, table in before.items()}
-            make = self.source.create_slot if self.slot is None and not copied else self.source.export_snapshot
-            with make() as snapshot:
+            with self.source.snapshot(left, new_slot=self.slot_lsn is None) as snapshot:
                 if self.fresh:
                     self.checkpoint, self.fresh = replace(self.checkpoint, lsn=snapshot.lsn), False
-                self.slot = self.slot or self.source.slot()
-                as_of = snapshot.fingerprints([self.tables[ref].oid for ref in left])
-                catalog = self.source.catalog([self.tables[ref].oid for ref in left])
+                if self.slot_lsn is None:
+                    self.slot_lsn = snapshot.lsn
                 for ref in left:
                     self._verify_not_stopped()
-                    # Published in another way before the snapshot, changes behind it may not be in the stream.
-                    if ref in catalog and catalog[ref].identity.published == published.get(ref):
-                        rows = self._copy_table(snapshot, ref, catalog[ref], as_of.get(self.tables[ref].oid))
-                        if rows is not None:
-                            copied[ref] = rows
+                    table = snapshot.table(ref)
+                    if table is not None and (rows := self._copy_table(snapshot, table)) is not None:
+                        copied[ref] = rows
             if len(copied) == len(self.needed):
                 return
             # Somebody changed their shape meanwhile, or what is published of them.
-            again = self.source.tables()
+            again = self.source.look().tables
             self.tables = {info.ref: info for info in again if info.ref in self.tables}
             self.needed = [ref for ref in self.needed if ref in self.tables]
         missing = ", ".join(str(ref) for ref in self.needed if ref not in copied)
@@ -128,16 +118,10 @@ class SnapshotRun:
             remedy="run again when nobody alters or truncates the table, or alters the publication",
         )
 
-    def _copy_table(
-        self, snapshot: ExportedSnapshot, ref: TableRef, table: SourceTable, as_of: Fingerprint | None
-    ) -> int | None:
-        """Copy a table; its rows, or None if it was altered meanwhile.
-
-        Neither columns nor rewritten rows are those of the snapshot: ALTER TABLE and TRUNCATE are not MVCC-safe, after
-        them the snapshot sees other columns, or no rows at all (PostgreSQL manual, "Caveats" of MVCC). So before and
-        after the copy the table has to be what it is in the snapshot.
-        """
-        info, schema = self.tables[ref], table.schema
+    def _copy_table(self, snapshot: Snapshot, table: SourceTable) -> int | None:
+        """Copy a table; its rows, or None if it was altered meanwhile."""
+        ref, schema = table.table, table.schema
+        info = self.tables[ref]
         reported, rows, bad = time.monotonic(), 0, 0
         quarantine = quarantine_of(self.settings, self.sink)
         total = max(info.estimated_rows, 0)
@@ -146,7 +130,7 @@ class SnapshotRun:
         try:
             self._create(table, snapshot.lsn)
             lenient = quarantine is not None and quarantine.wanted(ref)
-            for copied in snapshot.rows(info, schema, self.settings.snapshot, lenient=lenient):
+            for copied in snapshot.rows(ref, lenient=lenient):
                 self._verify_not_stopped()
                 frame, count = copied.frame, 0
                 if quarantine is not None and lenient:
@@ -157,8 +141,7 @@ class SnapshotRun:
                 if time.monotonic() - reported >= _REPORT_S:
                     reported = time.monotonic()
                     self.progress(Progress("snapshot", ref, rows, max(total, rows)))
-            now = self.source.fingerprints([info.oid]).get(info.oid)
-            if now is None or not now.is_as(as_of) or now.columns.keys() < {*schema.names}:
+            if not snapshot.is_unaltered(ref):
                 self.sink.rollback()
                 return None
             self.sink.finish_copy(schema)
@@ -189,16 +172,16 @@ class SnapshotRun:
     def _begin_empty(self) -> None:
         """Make the tables without rows: only what changes from the slot's position on will be in them."""
         lsn = self.checkpoint.lsn
-        if self.slot is None:
-            with self.source.create_slot() as snapshot:
+        if self.slot_lsn is None:
+            with self.source.snapshot((), new_slot=True) as snapshot:
                 lsn = snapshot.lsn
         elif self.fresh:
-            lsn = self.slot.confirmed_flush_lsn or INVALID_LSN
+            lsn = self.slot_lsn
         self.checkpoint = replace(self.checkpoint, lsn=lsn)
-        catalog = self.source.catalog([self.tables[ref].oid for ref in self.needed])
+        tables = self.source.describe_tables(self.needed)
         self.sink.begin()
         try:
-            for table in catalog.values():
+            for table in tables.values():
                 self._create(table, lsn)
                 self.sink.finish_copy(table.schema)
             self.sink.commit(self.checkpoint)
@@ -217,12 +200,12 @@ def quarantine_of(settings: Settings, sink: Sink) -> Quarantine | None:
 
 def plan(
     settings: Settings,
-    source: PostgresSource,
+    source: Source,
     sink: Sink,
-    tables: Mapping[TableRef, TableInfo],
+    tables: Mapping[TableRef, FoundTable],
     states: Mapping[TableRef, TableState],
     checkpoint: Checkpoint | None,
-    slot: SlotState | None,
+    slot_lsn: Lsn | None,
     again: Sequence[TableRef],
     progress: Callable[[Progress], None] | None,
     stop: Event | None = None,
@@ -240,7 +223,7 @@ def plan(
         tables=tables,
         needed=needed,
         checkpoint=replace(start, timeline=identity.timeline),
-        slot=slot,
+        slot_lsn=slot_lsn,
         fresh=checkpoint is None,
         # Of what was followed, the rows are wanted.
         with_rows=settings.snapshot.enabled

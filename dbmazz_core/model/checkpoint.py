@@ -1,4 +1,4 @@
-"""The checkpoint: how far the destination is."""
+"""Positions and where they count: a server, and how far the destination is in what it sends."""
 
 from __future__ import annotations
 
@@ -31,3 +31,20 @@ class Checkpoint:
     database: str
     commit_time: datetime | None = None
     last: CommittedTransaction | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SystemIdentity:
+    """What `IDENTIFY_SYSTEM` says.
+
+    Attributes:
+        system_identifier: Unique to the cluster; standbys share it.
+        timeline: Current timeline.
+        flush_lsn: Current WAL flush position (replay position on a standby).
+        database: The connection's database.
+    """
+
+    system_identifier: str
+    timeline: int
+    flush_lsn: Lsn
+    database: str

@@ -252,7 +252,7 @@ def test_a_stop_request_in_a_large_transaction_forgets_its_pieces(numbers: Lab) 
 def test_memory_is_bounded_whatever_the_size_of_a_transaction(numbers: Lab) -> None:
     script = """
 from pathlib import Path
-from dbmazz_core.config import Settings
+from dbmazz_core.settings.config import Settings
 from dbmazz_core.pipeline import Pipeline
 result = Pipeline(Settings.from_env()).capture()
 status = Path("/proc/self/status").read_text()

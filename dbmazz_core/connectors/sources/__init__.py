@@ -7,14 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dbmazz_core.connectors.sources.postgres.source import PostgresSource
-    from dbmazz_core.settings.config import SourceConfig
+    from dbmazz_core.settings.config import SnapshotConfig, SourceConfig
 
 
-def create_source(config: SourceConfig, *, on_slot_wait: Callable[[str], None] | None = None) -> PostgresSource:
+def create_source(
+    config: SourceConfig,
+    *,
+    snapshot: SnapshotConfig | None = None,
+    on_slot_wait: Callable[[str], None] | None = None,
+) -> PostgresSource:
     """The source that `config.type` names; it connects when first used.
 
     Args:
         config: What to capture.
+        snapshot: How tables are copied.
         on_slot_wait: Called with a sentence while a slot's creation waits for open transactions.
 
     >>> from dbmazz_core.settings.config import Settings
@@ -23,7 +29,7 @@ def create_source(config: SourceConfig, *, on_slot_wait: Callable[[str], None] |
     """
     from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 
-    return PostgresSource(config, on_slot_wait=on_slot_wait)
+    return PostgresSource(config, snapshot=snapshot, on_slot_wait=on_slot_wait)
 
 
 def prestart() -> None:

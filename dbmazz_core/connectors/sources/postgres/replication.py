@@ -25,28 +25,12 @@ from dbmazz_core.connectors.sources.postgres.shared_buffers import SlotPool
 from dbmazz_core.connectors.sources.postgres.transport import LibpqTransport, opened
 from dbmazz_core.errors import SlotActive
 from dbmazz_core.lsn import Lsn
+from dbmazz_core.model.checkpoint import SystemIdentity
 from dbmazz_core.settings.secret_url import SecretUrl
 from dbmazz_core.table_ref import quote_identifier, quote_literal
 
 #: A walsender that lost its client holds its slot for a moment. Wait that long before "slot is active" is an error.
 SLOT_RELEASE_WAIT_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class SystemIdentity:
-    """What `IDENTIFY_SYSTEM` says.
-
-    Attributes:
-        system_identifier: Unique to the cluster; standbys share it.
-        timeline: Current timeline.
-        flush_lsn: Current WAL flush position (replay position on a standby).
-        database: The connection's database.
-    """
-
-    system_identifier: str
-    timeline: int
-    flush_lsn: Lsn
-    database: str
 
 
 @dataclass(frozen=True, slots=True)

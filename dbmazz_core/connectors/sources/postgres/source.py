@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Self
@@ -25,23 +25,25 @@ from dbmazz_core.connectors.sources.postgres.reader import StreamReader
 from dbmazz_core.connectors.sources.postgres.record_stream import RecordStream
 from dbmazz_core.connectors.sources.postgres.relations import Relations
 from dbmazz_core.connectors.sources.postgres.replay import comes_again
-from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection, SystemIdentity
+from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection
 from dbmazz_core.connectors.sources.postgres.resolution import find_tables
 from dbmazz_core.connectors.sources.postgres.server_state import SlotState, flush_half_record, flush_lsn, slot_state
 from dbmazz_core.connectors.sources.postgres.slots import verify_history, verify_slot
 from dbmazz_core.connectors.sources.postgres.source_table import read_tables
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
+from dbmazz_core.connectors.sources.postgres.table_snapshot import TableSnapshot
 from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, TypePolicy
 from dbmazz_core.errors import SlotActive, SlotNotFound
 from dbmazz_core.lsn import INVALID_LSN, Lsn
+from dbmazz_core.model.checkpoint import SystemIdentity
 from dbmazz_core.model.findings import CheckReport, SetupReport
 from dbmazz_core.model.hidden import verify_hidden
 from dbmazz_core.model.identity import SourceTable, TableIdentity
 from dbmazz_core.model.records import CdcRecord, CommittedTransaction
 from dbmazz_core.model.schema import TableSchema
-from dbmazz_core.model.source import TableEvent
+from dbmazz_core.model.source import Bound, TableEvent
 from dbmazz_core.model.table_description import ColumnDescription, TableDescription
-from dbmazz_core.settings.config import SourceConfig
+from dbmazz_core.settings.config import SnapshotConfig, SourceConfig
 from dbmazz_core.table_ref import TableRef, quote_identifier
 
 #: A walsender that lost its client holds its slot for a moment; a run that follows another waits that long.
@@ -73,6 +75,7 @@ class PostgresSource:
         messages: Whether `records` yields logical messages too.
         on_slot_wait: Called with a sentence while a slot's creation waits for open transactions.
         types: What becomes of types where there is a choice.
+        snapshot: How rows are copied.
     """
 
     def __init__(
@@ -82,8 +85,10 @@ class PostgresSource:
         messages: bool = True,
         on_slot_wait: Callable[[str], None] | None = None,
         types: TypePolicy | None = None,
+        snapshot: SnapshotConfig | None = None,
     ) -> None:
         self.config = config
+        self._snapshot_config = snapshot or SnapshotConfig()
         self._url = config.url
         self.end_lsn = INVALID_LSN
         self._messages = messages
@@ -93,6 +98,7 @@ class PostgresSource:
         self._rules = ColumnRules(config)
         # By OID, as the stream knows them: what the rules call them, if they are renamed meanwhile.
         self._names: dict[int, TableRef] = {}
+        self._look: Look | None = None
         self._streamed = False
         self._control: Connection | None = None
         self._server: Server | None = None
@@ -148,23 +154,34 @@ class PostgresSource:
     def look(self) -> Look:
         """Everything that check, set-up and resuming have to know of the source, read once.
 
+        Other methods that are given names of tables take them from the last look.
+
         Raises:
             UnsupportedServerVersion: Nothing else can be looked at then.
         """
-        return setup.look_at(self.connection, self.config)
+        self._look = setup.look_at(self.connection, self.config)
+        return self._look
 
-    def check_look(self, look: Look, *, captured: Collection[TableRef] = ()) -> CheckReport:
-        """What `check` finds in a look.
+    def check_look(self, *, captured: Collection[TableRef] = ()) -> CheckReport:
+        """What `check` finds in the last look.
 
         Args:
-            look: The look.
             captured: Tables that the destination already holds and follows.
         """
-        return setup.check_look(look.following(captured))
+        return setup.check_look(self._looked().following(captured))
 
-    def prepare(self, look: Look, *, captured: Collection[TableRef] = ()) -> tuple[SetupReport, Look]:
-        """Like `setup`, which has nothing to do where the look needs nothing; and the source as it is then."""
-        return setup.prepare(self.connection, self.config, captured=captured, look=look)
+    def prepare(self, *, captured: Collection[TableRef] = ()) -> tuple[SetupReport, Look]:
+        """Like `setup`, which has nothing to do where the last look needs nothing; and a look at what it is then."""
+        report, self._look = setup.prepare(self.connection, self.config, captured=captured, look=self._looked())
+        return report, self._look
+
+    def _looked(self) -> Look:
+        return self._look or self.look()
+
+    def _infos(self, tables: Collection[TableRef]) -> list[TableInfo]:
+        """Tables of the last look."""
+        found = {table.ref: table for table in self._looked().tables}
+        return [found[ref] for ref in tables if ref in found]
 
     @functools.cached_property
     def identity(self) -> SystemIdentity:
@@ -193,8 +210,9 @@ class PostgresSource:
             for choice, masks in [(self._rules.choice(table.ref), self.config.masks.of(table.ref))]
         ]
 
-    def column_names(self, look: Look) -> dict[TableRef, tuple[str, ...]]:
+    def column_names(self) -> dict[TableRef, tuple[str, ...]]:
         """The columns of each table that are captured, or will be once the publication has the table."""
+        look = self._looked()
         publication = look.publication
         return {
             table.ref: tuple(
@@ -216,6 +234,10 @@ class PostgresSource:
         with self._translated():
             return read_tables(self.connection, self.config.publication, tables, self._types, self._rules, self._names)
 
+    def describe_tables(self, tables: Collection[TableRef]) -> dict[TableRef, SourceTable]:
+        """Tables as the catalog has them now, see `catalog`."""
+        return self.catalog([table.oid for table in self._infos(tables)]) if tables else {}
+
     def fingerprints(self, oids: Collection[int]) -> dict[int, Fingerprint]:
         """What the tables with these OIDs are."""
         with self._translated():
@@ -230,27 +252,29 @@ class PostgresSource:
         """A table by its OID, as the catalog has it now; None if it is gone, or cannot be captured any more."""
         return next(iter(self.catalog([oid]).values()), None)
 
-    def verify_rules(self, table: TableInfo, recorded: TableSchema) -> None:
+    def verify_rules(self, table: TableRef, recorded: TableSchema) -> None:
         """Raise ConfigError if a table was copied under other rules for its columns than today's.
 
         Args:
-            table: As the catalog has it.
+            table: The table.
             recorded: As it was copied.
         """
-        self._rules.verify_recorded(replace(recorded, table=table.ref), [column.name for column in table.columns])
+        (info,) = self._infos([table])
+        self._rules.verify_recorded(replace(recorded, table=table), [column.name for column in info.columns])
 
-    def verify_hidden(self, table: TableInfo, copied_as: TableRef, identity: TableIdentity) -> None:
+    def verify_hidden(self, table: TableRef, copied_as: TableRef, identity: TableIdentity) -> None:
         """Raise ConfigError if today's rules show a column that was hidden when a table was copied.
 
         Args:
-            table: As the catalog has it.
+            table: The table.
             copied_as: What it was called when it was copied.
             identity: What it was.
         """
-        columns = {column.name: column.number for column in table.columns}
+        (info,) = self._infos([table])
+        columns = {column.name: column.number for column in info.columns}
         captured = {number: name for name, number in columns.items()}
-        hidden = self._rules.hidden(table.ref, columns)
-        verify_hidden(copied_as, identity.hidden or (), table.ref, captured, hidden)
+        hidden = self._rules.hidden(table, columns)
+        verify_hidden(copied_as, identity.hidden or (), table, captured, hidden)
 
     def slot(self) -> SlotState | None:
         """The replication slot, None if there is none."""
@@ -268,11 +292,6 @@ class PostgresSource:
             lsn = flush_lsn(self.connection)
             flush_half_record(self.connection)
             return lsn
-
-    @property
-    def renews_partitions(self) -> bool:
-        """Whether a stream notices that a table has become a partition of a published one (since version 15)."""
-        return self.connection.info.server_version >= 150000
 
     def has_changes(self, *, timeout_s: float) -> bool:
         """Whether a transaction with changes waits in the slot; yes if the server needs longer than that to look."""
@@ -350,11 +369,46 @@ class PostgresSource:
             self.config, self.connection, self.server, temporary=False, on_wait=self._on_slot_wait
         )
 
-    def export_snapshot(self) -> ExportedSnapshot:
-        """A snapshot with a known LSN, by a temporary slot; the slot itself is not touched."""
-        return ExportedSnapshot.create(
-            self.config, self.connection, self.server, temporary=True, on_wait=self._on_slot_wait
+    def snapshot(self, tables: Collection[TableRef], *, new_slot: bool) -> TableSnapshot:
+        """Tables as of one position, see `Source.snapshot`: of the slot, which is created, or of a temporary one."""
+        published = {ref: table.identity.published for ref, table in self.describe_tables(tables).items()}
+        exported = ExportedSnapshot.create(
+            self.config, self.connection, self.server, temporary=not new_slot, on_wait=self._on_slot_wait
         )
+        try:
+            return TableSnapshot(
+                exported, self._infos(tables), published, self.catalog, self.fingerprints, self._snapshot_config
+            )
+        except BaseException:
+            exported.close()
+            raise
+
+    def bound(self, tables: Collection[TableRef], known: Mapping[TableRef, TableIdentity]) -> Bound:
+        """Where the server is now, and the tables that are known to be so there, see `Source.bound`."""
+        oids = [table.oid for table in self._infos(tables)]
+        lsn, now = self.reachable_lsn(), self.catalog(oids)
+        if not all(ref in known and known[ref].is_as(table.identity) for ref, table in now.items()):
+            # Not as they have been all the while. What is alike before and behind the bound, is so at it.
+            before = now
+            lsn, now = self.reachable_lsn(), self.catalog(oids)
+            now = {ref: table for ref, table in now.items() if ref in before and table.identity == before[ref].identity}
+        return Bound(
+            lsn, now, frozenset(ref for ref, table in now.items() if ref in known and _same_key(known[ref], table))
+        )
+
+    def stream_end(self, lsn: Lsn, copies: Mapping[TableRef, Lsn]) -> Lsn | None:
+        """Where a stream that begins at `lsn` has to end, and another one to begin, see `Source.stream_end`.
+
+        To PostgreSQL 14 a table that it has decoded while it was not published stays so for the rest of the session,
+        also when it becomes a partition of one that is (pgoutput.c, rel_sync_cache_relation_cb). At the end of a window
+        that shows, and the root is copied anew; not if the copy has seen the partition already. So no session that
+        begins before a copy goes on behind it.
+        """
+        if self.connection.info.server_version >= 150000:
+            return None
+        roots = (table.ref for table in self._infos(copies) if table.is_partitioned)
+        behind = (copies[ref] for ref in roots if copies[ref] > lsn)
+        return max(behind, default=None)
 
     def teardown(self) -> list[str]:
         """Drop slot and publication; says what it did."""
@@ -378,7 +432,7 @@ class PostgresSource:
         lsn: Lsn,
         *,
         upper_lsn: Lsn | None = None,
-        found: Sequence[TableInfo] | None = None,
+        tables: Collection[TableRef] | None = None,
         table_start: Mapping[TableRef, Lsn] | None = None,
         schemas: Mapping[TableRef, TableSchema] | None = None,
         identities: Mapping[TableRef, TableIdentity] | None = None,
@@ -390,7 +444,7 @@ class PostgresSource:
         Args:
             lsn: Usually a checkpoint.
             upper_lsn: Transactions committed at or after it are left for later.
-            found: The configured tables, if they were looked up just now.
+            tables: The captured tables, of the last look; by default all that are configured now.
             table_start: Tables whose changes start later, because their snapshot is newer.
             schemas: The tables to stream, as they were when they were copied; by default all that are configured.
             identities: What these were, so that they are followed under their name whatever they are called now.
@@ -411,11 +465,11 @@ class PostgresSource:
                 object=self.config.slot,
                 remedy="create it: dbmazz setup",
             )
-        tables = self.tables() if found is None else found
-        for problem in self._rules.problems(tables):
+        infos = self.tables() if tables is None else self._infos(tables)
+        for problem in self._rules.problems(infos):
             raise problem
-        keys: dict[TableRef, tuple[str, ...] | None] = {table.ref: table.key for table in tables}
-        names = {table.oid: table.ref for table in tables}
+        keys: dict[TableRef, tuple[str, ...] | None] = {table.ref: table.key for table in infos}
+        names = {table.oid: table.ref for table in infos}
         if schemas is not None:
             # The catalog has the key of today. Where it had another one, or none, changes of that time may still be to
             # come, and under REPLICA IDENTITY FULL they do not say; without a key they are right whatever it was.
@@ -425,7 +479,7 @@ class PostgresSource:
                 table.ref: table.key
                 if table.key == schemas[table.ref].key and (table.ref not in known or table.ref in same_keys)
                 else None
-                for table in tables
+                for table in infos
                 if table.ref in schemas
             }
         self._names = names
@@ -437,9 +491,9 @@ class PostgresSource:
             keep_names=schemas is not None,
             rules=self._rules,
             recorded=schemas,
-            columns={table.ref: [column.name for column in table.columns] for table in tables},
+            columns={table.ref: [column.name for column in table.columns] for table in infos},
             lenient=lenient,
-            partitions={table.oid: () for table in tables if table.is_partitioned}
+            partitions={table.oid: () for table in infos if table.is_partitioned}
             | {identity.oid: identity.partitions for identity in (identities or {}).values() if identity.partitions},
         )
         self._records = RecordStream(relations, lsn, dict(table_start or {}))
@@ -531,7 +585,7 @@ class PostgresSource:
             self._control.close()
             self._control = None
         # Used again, it is another run, which may speak with another server.
-        self._server, self.config = None, replace(self.config, url=self._url)
+        self._server, self.config, self._look = None, replace(self.config, url=self._url), None
         self.__dict__.pop("identity", None)
 
     def _await_confirmed(self, lsn: Lsn) -> None:
@@ -559,3 +613,13 @@ class PostgresSource:
 
     def _translated(self) -> AbstractContextManager[None]:
         return translated(self.config.url, slot=self.config.slot, publication=self.config.publication)
+
+
+def _same_key(known: TableIdentity, now: SourceTable) -> bool:
+    """Whether a table's key has been of the same index, and its columns have had their names, all the while."""
+    versions = {(column.number, column.name, column.version) for column in known.columns}
+    return known.key_index == now.identity.key_index and all(
+        (column.number, column.name, column.version) in versions
+        for column in now.identity.columns
+        if column.name in now.schema.key
+    )
