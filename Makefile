@@ -98,7 +98,7 @@ test-lowest: $(LOWEST)/.installed ## Tests with the oldest versions of everythin
 $(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
 	@$(call find-python,python3.11 $(PYTHON) python3.12 python3); \
 	[ -x $(LOWEST)/bin/python ] || "$$python" -m venv $(LOWEST)
-	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' \
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' \
 		--constraint constraints-lowest.txt
 	@touch $@
 
