@@ -28,7 +28,7 @@ find-python = for python in $(1); do \
 	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
 		echo "$$python cannot create virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; fi
 
-.PHONY: help venv test lint format types bench demo test-matrix test-lowest soak clean
+.PHONY: help venv test lint format types docs bench demo test-matrix test-lowest soak clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,13 @@ lint: venv ## Lint, format check, types and who may import whom
 format: venv ## Format, and fix what can be fixed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: $(VENV)/.docs-installed ## The documentation as a site, in site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+$(VENV)/.docs-installed: pyproject.toml | $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
 
 bench: venv ## Measure against pg_recvlogical and others
 	$(BIN)/python -m benchmarks --write
@@ -103,5 +110,5 @@ $(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
 	@touch $@
 
 clean: ## Remove everything that these commands made
-	rm -rf $(VENV) $(LOWEST) $(CACHE) .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .demo dist build
+	rm -rf $(VENV) $(LOWEST) $(CACHE) .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .demo dist build site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

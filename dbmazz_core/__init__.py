@@ -76,11 +76,6 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "connectors.sinks": ("create_sink",),
     "connectors.sources": ("create_source",),
     "connectors.sources.postgres": ("PostgresSource",),
-    "model.findings": (
-        "CheckReport",
-        "Finding",
-    ),
-    "connectors.sources.postgres.setup": ("SetupReport",),
     "engine.progress": ("Progress",),
     "engine.result": (
         "PipelineStatus",
@@ -107,6 +102,11 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "model.datatypes": (
         "DataType",
         "Kind",
+    ),
+    "model.findings": (
+        "CheckReport",
+        "Finding",
+        "SetupReport",
     ),
     "model.records": (
         "Begin",
