@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from dbmazz_core.connectors.sinks.duckdb import DuckDBSink
-from dbmazz_core.connectors.sources.postgres.block import MessageBlock
-from dbmazz_core.connectors.sources.postgres.decoder import Decoder
-from dbmazz_core.connectors.sources.postgres.framing import frame
-from dbmazz_core.connectors.sources.postgres.reader import StreamReader
-from dbmazz_core.connectors.sources.postgres.relations import Relations
+from dbmazz_core.connectors.sources.postgres.parser.block import MessageBlock
+from dbmazz_core.connectors.sources.postgres.parser.decoder import Decoder
+from dbmazz_core.connectors.sources.postgres.parser.framing import frame
+from dbmazz_core.connectors.sources.postgres.parser.relations import Relations
+from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
 from dbmazz_core.engine.compact import compact
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.batch import ChangeBatch

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from dbmazz_core.connectors.sinks import create_sink
 from dbmazz_core.connectors.sources import create_source
-from dbmazz_core.connectors.sources.postgres.look import Look
-from dbmazz_core.connectors.sources.postgres.server_state import SlotState
+from dbmazz_core.connectors.sources.postgres.server.state import SlotState
+from dbmazz_core.connectors.sources.postgres.setup.look import Look
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.engine.agreement import Agreement
 from dbmazz_core.engine.capture import Capture

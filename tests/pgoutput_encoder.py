@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from dbmazz_core.connectors.sources.postgres.messages import BinaryValue
+from dbmazz_core.connectors.sources.postgres.parser.messages import BinaryValue
 from dbmazz_core.model.unchanged import UNCHANGED, Unchanged
 
 Value = None | Unchanged | bytes | BinaryValue

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from dbmazz_core.connectors.sources.postgres.block import MessageBlock
+from dbmazz_core.connectors.sources.postgres.parser.block import MessageBlock
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.unchanged import UNCHANGED
 from dbmazz_core.table_ref import TableRef

@@ -15,10 +15,6 @@ import psycopg
 import pytest
 from psycopg import pq
 
-from dbmazz_core.connectors.sources.postgres.connect_errors import (
-    recognized_connection_error,
-    vague_connection_error,
-)
 from dbmazz_core.connectors.sources.postgres.connection import (
     LOCK_TIMEOUT_S,
     TEXT_FORM_SETTINGS,
@@ -26,8 +22,12 @@ from dbmazz_core.connectors.sources.postgres.connection import (
     connect,
     connect_replication,
 )
-from dbmazz_core.connectors.sources.postgres.inquiry import translated
-from dbmazz_core.connectors.sources.postgres.server_errors import source_error
+from dbmazz_core.connectors.sources.postgres.errors.connecting import (
+    recognized_connection_error,
+    vague_connection_error,
+)
+from dbmazz_core.connectors.sources.postgres.errors.running import source_error
+from dbmazz_core.connectors.sources.postgres.server.inquiry import translated
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.errors import (
     AuthenticationFailed,

@@ -10,10 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dbmazz_core.connectors.sources.postgres import shared_buffers
-from dbmazz_core.connectors.sources.postgres.copy_data import split
-from dbmazz_core.connectors.sources.postgres.shared_buffers import SLOT_BYTES, SLOTS, SlotPool, SlotViews
-from dbmazz_core.connectors.sources.postgres.transport import PlainTransport, StreamEnd
+from dbmazz_core.connectors.sources.postgres.replication import shared_buffers
+from dbmazz_core.connectors.sources.postgres.replication.copy_data import split
+from dbmazz_core.connectors.sources.postgres.replication.shared_buffers import (
+    SLOT_BYTES,
+    SLOTS,
+    SlotPool,
+    SlotViews,
+)
+from dbmazz_core.connectors.sources.postgres.replication.transport import PlainTransport, StreamEnd
 from dbmazz_core.errors import ParseError
 from tests import pgoutput_encoder as encode
 

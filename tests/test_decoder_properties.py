@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dbmazz_core.connectors.sources.postgres.block import MessageBlock
-from dbmazz_core.connectors.sources.postgres.decoder import Decoder
-from dbmazz_core.connectors.sources.postgres.framing import frame
-from dbmazz_core.connectors.sources.postgres.record_stream import RecordStream
-from dbmazz_core.connectors.sources.postgres.relations import Relations
+from dbmazz_core.connectors.sources.postgres.parser.block import MessageBlock
+from dbmazz_core.connectors.sources.postgres.parser.decoder import Decoder
+from dbmazz_core.connectors.sources.postgres.parser.framing import frame
+from dbmazz_core.connectors.sources.postgres.parser.records import RecordStream
+from dbmazz_core.connectors.sources.postgres.parser.relations import Relations
 from dbmazz_core.errors import BadValue, DataError, ParseError, UnknownValue
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.batch import ChangeBatch

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from dbmazz_core.connectors.sources.postgres import parser
-from dbmazz_core.connectors.sources.postgres.parser import (
+from dbmazz_core.connectors.sources.postgres.parser import parser
+from dbmazz_core.connectors.sources.postgres.parser.parser import (
     MAX_COLUMNS,
     POSTGRES_EPOCH,
     Begin,

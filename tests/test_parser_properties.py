@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dbmazz_core.connectors.sources.postgres.parser import (
+from dbmazz_core.connectors.sources.postgres.parser.parser import (
     POSTGRES_EPOCH,
     Begin,
     BinaryValue,

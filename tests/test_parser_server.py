@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from dbmazz_core.connectors.sources.postgres.parser import (
+from dbmazz_core.connectors.sources.postgres.parser.parser import (
     Begin,
     BinaryValue,
     CdcMessage,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from dbmazz_core.connectors.sources.postgres.catalog.fingerprint import read_fingerprints
 from dbmazz_core.connectors.sources.postgres.connection import connect
-from dbmazz_core.connectors.sources.postgres.fingerprint import read_fingerprints
 from dbmazz_core.settings.secret_url import SecretUrl
 from tests.postgres_fixtures import SourceDatabase
 

@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dbmazz_core.connectors.sinks.duckdb import DuckDBSink
-from dbmazz_core.connectors.sources.postgres.block import MessageBlock
-from dbmazz_core.connectors.sources.postgres.decoder import Decoder
-from dbmazz_core.connectors.sources.postgres.framing import frame
-from dbmazz_core.connectors.sources.postgres.messages import Relation, RelationColumn
-from dbmazz_core.connectors.sources.postgres.relations import Relations
+from dbmazz_core.connectors.sources.postgres.parser.block import MessageBlock
+from dbmazz_core.connectors.sources.postgres.parser.decoder import Decoder
+from dbmazz_core.connectors.sources.postgres.parser.framing import frame
+from dbmazz_core.connectors.sources.postgres.parser.messages import Relation, RelationColumn
+from dbmazz_core.connectors.sources.postgres.parser.relations import Relations
 from dbmazz_core.engine.apply_events import EventApplier
 from dbmazz_core.engine.result import WindowResult
 from dbmazz_core.lsn import Lsn

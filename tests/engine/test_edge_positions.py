@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from dbmazz_core.connectors.sources.postgres import messages as m
-from dbmazz_core.connectors.sources.postgres.parser import parse
+from dbmazz_core.connectors.sources.postgres.parser import messages as m
+from dbmazz_core.connectors.sources.postgres.parser.parser import parse
 from dbmazz_core.engine.result import StopReason
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.settings.config import FlushConfig, WindowLimits

@@ -17,7 +17,7 @@ import pytest
 
 from dbmazz_core.connectors.sinks import create_sink
 from dbmazz_core.connectors.sources import create_source
-from dbmazz_core.connectors.sources.postgres.reader import StreamReader
+from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.engine.result import WindowResult
 from dbmazz_core.errors import (

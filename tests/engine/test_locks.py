@@ -9,7 +9,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from dbmazz_core.connectors.sources.postgres import connection, setup, snapshot
+from dbmazz_core.connectors.sources.postgres import connection
+from dbmazz_core.connectors.sources.postgres.setup import prepare as setup
+from dbmazz_core.connectors.sources.postgres.snapshot import workers as snapshot
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.errors import TableLocked
 from tests.engine.lab import Lab

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from dbmazz_core.connectors.sources.postgres import held_stream
-from dbmazz_core.connectors.sources.postgres.reader import StreamReader
+from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.errors import DbmazzError, SlotAheadOfCheckpoint, SlotNotFound
 from tests.engine.before import before

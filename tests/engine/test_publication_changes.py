@@ -10,11 +10,11 @@ from dataclasses import replace
 
 import pytest
 
+from dbmazz_core.connectors.sources.postgres.catalog.fingerprint import Fingerprint
+from dbmazz_core.connectors.sources.postgres.catalog.publication import PublishedTable, published_tables
+from dbmazz_core.connectors.sources.postgres.catalog.resolution import find_tables
 from dbmazz_core.connectors.sources.postgres.connection import connect
-from dbmazz_core.connectors.sources.postgres.exported import ExportedSnapshot
-from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint
-from dbmazz_core.connectors.sources.postgres.publication import PublishedTable, published_tables
-from dbmazz_core.connectors.sources.postgres.resolution import find_tables
+from dbmazz_core.connectors.sources.postgres.snapshot.exported import ExportedSnapshot
 from dbmazz_core.errors import PublicationNotFound, TableNotSupported
 from tests.engine.lab import Lab, toast
 from tests.engine.test_publications import SCHEMA, T, filtered_equal

@@ -22,10 +22,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from dbmazz_core.connectors.sources.postgres import receiver_spawn, transport
-from dbmazz_core.connectors.sources.postgres.reader import StreamReader
-from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection
-from dbmazz_core.connectors.sources.postgres.shared_buffers import SlotPool
+from dbmazz_core.connectors.sources.postgres.replication import launcher, transport
+from dbmazz_core.connectors.sources.postgres.replication.connection import ReplicationConnection
+from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
+from dbmazz_core.connectors.sources.postgres.replication.shared_buffers import SlotPool
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.errors import ParseError, ReplicationInterrupted, SlotNotFound, SourceError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
@@ -104,7 +104,8 @@ def test_an_error_that_leaves_the_connection_open_ends_the_stream(database: Sour
 def test_a_reader_that_is_killed_leaves_no_receiver_and_no_held_slot(database: SourceDatabase) -> None:
     settings = config(database)
     code = (
-        "import pickle, sys, time; from dbmazz_core.connectors.sources.postgres.reader import StreamReader; "
+        "import pickle, sys, time; "
+        "from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader; "
         "from dbmazz_core.lsn import INVALID_LSN; reader = StreamReader(pickle.load(sys.stdin.buffer), INVALID_LSN); "
         "print('reading', flush=True); time.sleep(60)"
     )
@@ -138,7 +139,7 @@ def test_errors_cross_processes_whole() -> None:
 
 def _waiting() -> int:
     """The process that divides."""
-    receiver_spawn.prestart()
+    launcher.prestart()
     children = [c for task in Path("/proc/self/task").iterdir() for c in (task / "children").read_text().split()]
     (pid,) = [c for c in children if b"receiver_process" in Path(f"/proc/{c}/cmdline").read_bytes()]
     return int(pid)
@@ -173,7 +174,7 @@ def test_a_receiver_sees_the_surroundings_of_now(
 ) -> None:
     """libpq reads variables and files of its own, such as a service file or PGPASSFILE, wherever it connects."""
     settings = config(database)
-    receiver_spawn.prestart()
+    launcher.prestart()
     (tmp_path / "services").write_text("[mine]\napplication_name=told_by_a_service\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PGSERVICEFILE", "services")
@@ -238,16 +239,16 @@ def test_a_file_called_like_a_module_is_not_imported(database: SourceDatabase, t
 
 
 def test_a_receiver_that_cannot_start_tells_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receiver_spawn, "_waiting", None)
-    monkeypatch.setattr(receiver_spawn, "_BOOT", "import sys; sys.exit('no such thing here')")
+    monkeypatch.setattr(launcher, "_waiting", None)
+    monkeypatch.setattr(launcher, "_BOOT", "import sys; sys.exit('no such thing here')")
     with pytest.raises(ReplicationInterrupted, match="no such thing here"):
-        receiver_spawn.take()
-    monkeypatch.setattr(receiver_spawn, "_waiting", None)
+        launcher.take()
+    monkeypatch.setattr(launcher, "_waiting", None)
 
 
 FORKING = """
 import os, pickle, sys, time
-from dbmazz_core.connectors.sources.postgres.reader import StreamReader
+from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
 from dbmazz_core.lsn import INVALID_LSN
 reader = StreamReader(pickle.load(sys.stdin.buffer), INVALID_LSN)
 reader.begin(INVALID_LSN)
@@ -319,8 +320,8 @@ def test_a_server_that_says_nothing_ends_the_wait(
 ) -> None:
     """A pooler that accepts, a network that drops every packet."""
     settings = replace(config(database), url=SecretUrl(proxy.url(database)))
-    receiver_spawn.prestart()
-    monkeypatch.setattr("dbmazz_core.connectors.sources.postgres.reader._START_S", 1.0)
+    launcher.prestart()
+    monkeypatch.setattr("dbmazz_core.connectors.sources.postgres.replication.reader._START_S", 1.0)
     proxy.stall()
     started = time.monotonic()
     with pytest.raises(ReplicationInterrupted, match="nothing came") as info:

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from dbmazz_core.connectors.sources.postgres import held_stream
-from dbmazz_core.connectors.sources.postgres.blockers import LOG_STANDBY_SNAPSHOT
-from dbmazz_core.connectors.sources.postgres.reader import StreamReader
+from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
+from dbmazz_core.connectors.sources.postgres.server.blockers import LOG_STANDBY_SNAPSHOT
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.engine.progress import Progress
@@ -132,8 +132,8 @@ def test_a_standby_is_captured(captured: Pair) -> None:
 
 def test_a_slot_on_a_standby_waits_for_the_primary(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """A primary at rest does not log its open transactions by itself."""
-    monkeypatch.setattr("dbmazz_core.connectors.sources.postgres.exported.SAY_AFTER_S", 0.1)
-    monkeypatch.setattr("dbmazz_core.connectors.sources.postgres.exported.GIVE_UP_AFTER_S", 1.0)
+    monkeypatch.setattr("dbmazz_core.connectors.sources.postgres.snapshot.exported.SAY_AFTER_S", 0.1)
+    monkeypatch.setattr("dbmazz_core.connectors.sources.postgres.snapshot.exported.GIVE_UP_AFTER_S", 1.0)
     said: list[Progress] = []
     with pytest.raises(SlotCreationBlocked, match="on a standby waited") as info:
         pair.standby.capture(progress=said.append)

@@ -5,11 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dbmazz_core.connectors.sources.postgres.connection import Connection, connect_replication
-from dbmazz_core.connectors.sources.postgres.setup import (
-    check,
-    prepare,
-    teardown,
-)
+from dbmazz_core.connectors.sources.postgres.setup.prepare import check, prepare, teardown
 from dbmazz_core.errors import (
     MissingPrivilege,
     PublicationLacksTable,

@@ -10,14 +10,13 @@ from typing import Any, cast
 import psycopg
 import pytest
 
-from dbmazz_core.connectors.sources.postgres.connection import Connection, connect
-from dbmazz_core.connectors.sources.postgres.publication import published_tables, read_publication
-from dbmazz_core.connectors.sources.postgres.resolution import find_tables
-from dbmazz_core.connectors.sources.postgres.setup import (
-    check,
-    prepare,
-    teardown,
+from dbmazz_core.connectors.sources.postgres.catalog.publication import (
+    published_tables,
+    read_publication,
 )
+from dbmazz_core.connectors.sources.postgres.catalog.resolution import find_tables
+from dbmazz_core.connectors.sources.postgres.connection import Connection, connect
+from dbmazz_core.connectors.sources.postgres.setup.prepare import check, prepare, teardown
 from dbmazz_core.errors import (
     PublicationLacksTable,
     PublicationNotFound,
@@ -210,7 +209,7 @@ def test_two_setups_at_once_both_succeed(database: SourceDatabase, configure: Co
 def test_a_table_in_use_is_an_error_that_names_the_process(
     database: SourceDatabase, conn: Connection, configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dbmazz_core.connectors.sources.postgres.setup._LOCK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("dbmazz_core.connectors.sources.postgres.setup.prepare._LOCK_TIMEOUT_S", 0.1)
     database.execute(EVENTS)
     with closing(database.connect()) as other:
         other.execute("BEGIN; SELECT FROM events")

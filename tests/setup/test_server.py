@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from dbmazz_core.connectors.sources.postgres.connection import connect, connect_replication
-from dbmazz_core.connectors.sources.postgres.server_version import known_decoding_bug, unsupported_version
-from dbmazz_core.connectors.sources.postgres.setup import (
-    check,
-    prepare,
+from dbmazz_core.connectors.sources.postgres.server.version import (
+    known_decoding_bug,
+    unsupported_version,
 )
+from dbmazz_core.connectors.sources.postgres.setup.prepare import check, prepare
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.errors import (
     NoFreeSlot,

@@ -6,15 +6,14 @@ from contextlib import closing
 
 import pytest
 
-from dbmazz_core.connectors.sources.postgres.blockers import slot_creation_blocked, slot_creation_blockers
-from dbmazz_core.connectors.sources.postgres.catalog import slot_state
+from dbmazz_core.connectors.sources.postgres.catalog.description import slot_state
 from dbmazz_core.connectors.sources.postgres.connection import Connection, connect, connect_replication
-from dbmazz_core.connectors.sources.postgres.setup import (
-    check,
-    prepare,
-    teardown,
+from dbmazz_core.connectors.sources.postgres.server.blockers import (
+    slot_creation_blocked,
+    slot_creation_blockers,
 )
-from dbmazz_core.connectors.sources.postgres.slots import verify_slot
+from dbmazz_core.connectors.sources.postgres.setup.prepare import check, prepare, teardown
+from dbmazz_core.connectors.sources.postgres.setup.slots import verify_slot
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.errors import (
     SlotActive,

@@ -34,7 +34,7 @@ def create_source(
 
 def prestart() -> None:
     """Start the process that processes which receive streams are made from: it imports while the caller does."""
-    from dbmazz_core.connectors.sources.postgres.receiver_spawn import prestart
+    from dbmazz_core.connectors.sources.postgres.replication.launcher import prestart
 
     prestart()
 

@@ -6,12 +6,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dbmazz_core.connectors.sources.postgres.parser import build_standby_status_update
+    from dbmazz_core.connectors.sources.postgres.parser.parser import build_standby_status_update
     from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 
 __all__ = ["PostgresSource", "build_standby_status_update"]
 
-_HOMES = {"PostgresSource": "source", "build_standby_status_update": "parser"}
+_HOMES = {"PostgresSource": "source", "build_standby_status_update": "parser.parser"}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,11 +10,11 @@ import psycopg
 from psycopg import pq
 from psycopg.pq import abc
 
-from dbmazz_core.connectors.sources.postgres.connect_errors import (
+from dbmazz_core.connectors.sources.postgres.errors.connecting import (
     recognized_connection_error,
     vague_connection_error,
 )
-from dbmazz_core.connectors.sources.postgres.server_errors import (
+from dbmazz_core.connectors.sources.postgres.errors.running import (
     Login,
     missing_replication,
     no_free_connection,

@@ -9,9 +9,9 @@ from dbmazz_core.connectors.sources.postgres.connection import (
     is_standby,
     server_changed,
 )
-from dbmazz_core.connectors.sources.postgres.reader import StreamReader
-from dbmazz_core.connectors.sources.postgres.server_state import SlotState, slot_state
-from dbmazz_core.connectors.sources.postgres.slots import verify_slot
+from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
+from dbmazz_core.connectors.sources.postgres.server.state import SlotState, slot_state
+from dbmazz_core.connectors.sources.postgres.setup.slots import verify_slot
 from dbmazz_core.errors import ReplicationInterrupted
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.settings.config import SourceConfig

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dbmazz_core.connectors.sources.postgres.framing import OpenTransaction, frame
-from dbmazz_core.connectors.sources.postgres.parser import pg_time
-from dbmazz_core.connectors.sources.postgres.reader import StreamReader
-from dbmazz_core.connectors.sources.postgres.slots import history_diverged
+from dbmazz_core.connectors.sources.postgres.parser.framing import OpenTransaction, frame
+from dbmazz_core.connectors.sources.postgres.parser.parser import pg_time
+from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
+from dbmazz_core.connectors.sources.postgres.setup.slots import history_diverged
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.records import CommittedTransaction
 

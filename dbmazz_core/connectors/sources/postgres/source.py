@@ -11,27 +11,36 @@ from typing import Self
 
 import psycopg
 
-from dbmazz_core.connectors.sources.postgres import setup
-from dbmazz_core.connectors.sources.postgres.block import MessageBlock
-from dbmazz_core.connectors.sources.postgres.catalog import TableInfo
-from dbmazz_core.connectors.sources.postgres.column_choice import ColumnRules
+from dbmazz_core.connectors.sources.postgres.catalog.column_choice import ColumnRules
+from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
+from dbmazz_core.connectors.sources.postgres.catalog.fingerprint import (
+    Fingerprint,
+    read_fingerprints,
+    read_layouts,
+)
+from dbmazz_core.connectors.sources.postgres.catalog.resolution import find_tables
+from dbmazz_core.connectors.sources.postgres.catalog.source_table import read_tables
 from dbmazz_core.connectors.sources.postgres.connection import Connection, Server, connect_to
-from dbmazz_core.connectors.sources.postgres.exported import ExportedSnapshot
-from dbmazz_core.connectors.sources.postgres.fingerprint import Fingerprint, read_fingerprints, read_layouts
 from dbmazz_core.connectors.sources.postgres.held_stream import held_stream, verify_not_promoted
-from dbmazz_core.connectors.sources.postgres.inquiry import translated
-from dbmazz_core.connectors.sources.postgres.look import Look
-from dbmazz_core.connectors.sources.postgres.reader import StreamReader
-from dbmazz_core.connectors.sources.postgres.record_stream import RecordStream
-from dbmazz_core.connectors.sources.postgres.relations import Relations
+from dbmazz_core.connectors.sources.postgres.parser.block import MessageBlock
+from dbmazz_core.connectors.sources.postgres.parser.records import RecordStream
+from dbmazz_core.connectors.sources.postgres.parser.relations import Relations
 from dbmazz_core.connectors.sources.postgres.replay import comes_again
-from dbmazz_core.connectors.sources.postgres.replication import ReplicationConnection
-from dbmazz_core.connectors.sources.postgres.resolution import find_tables
-from dbmazz_core.connectors.sources.postgres.server_state import SlotState, flush_half_record, flush_lsn, slot_state
-from dbmazz_core.connectors.sources.postgres.slots import verify_history, verify_slot
-from dbmazz_core.connectors.sources.postgres.source_table import read_tables
+from dbmazz_core.connectors.sources.postgres.replication.connection import ReplicationConnection
+from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
+from dbmazz_core.connectors.sources.postgres.server.inquiry import translated
+from dbmazz_core.connectors.sources.postgres.server.state import (
+    SlotState,
+    flush_half_record,
+    flush_lsn,
+    slot_state,
+)
+from dbmazz_core.connectors.sources.postgres.setup import prepare as setup
+from dbmazz_core.connectors.sources.postgres.setup.look import Look
+from dbmazz_core.connectors.sources.postgres.setup.slots import verify_history, verify_slot
+from dbmazz_core.connectors.sources.postgres.snapshot.exported import ExportedSnapshot
+from dbmazz_core.connectors.sources.postgres.snapshot.tables import TableSnapshot
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
-from dbmazz_core.connectors.sources.postgres.table_snapshot import TableSnapshot
 from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, TypePolicy
 from dbmazz_core.errors import SlotActive, SlotNotFound
 from dbmazz_core.lsn import INVALID_LSN, Lsn

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from dbmazz_core.connectors.sources.postgres.decoder import Decoder
-from dbmazz_core.connectors.sources.postgres.framing import FramedBlock, OpenTransaction, frame
-from dbmazz_core.connectors.sources.postgres.parser import pg_time
-from dbmazz_core.connectors.sources.postgres.reader import StreamReader
-from dbmazz_core.connectors.sources.postgres.relations import Relations
+from dbmazz_core.connectors.sources.postgres.parser.decoder import Decoder
+from dbmazz_core.connectors.sources.postgres.parser.framing import FramedBlock, OpenTransaction, frame
+from dbmazz_core.connectors.sources.postgres.parser.parser import pg_time
+from dbmazz_core.connectors.sources.postgres.parser.relations import Relations
+from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.records import CommittedTransaction
 from dbmazz_core.model.source import StreamPart, TableEvent

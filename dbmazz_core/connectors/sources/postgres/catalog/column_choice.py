@@ -1,0 +1,217 @@
+"""Column choice: which columns of a table are captured, and how they are masked.
+
+What is left out is not read by the snapshot and not decoded from the stream; what is masked is masked where it is
+decoded. A rule that does not fit the table is an error, never ignored: a typo would let through what it should hide.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
+from dbmazz_core.errors import ConfigError
+from dbmazz_core.model.hidden import HiddenColumn
+from dbmazz_core.model.masks import Masker
+from dbmazz_core.model.schema import ColumnChoice, ColumnDef, TableSchema
+from dbmazz_core.settings.config import SourceConfig
+from dbmazz_core.table_ref import ColumnRef, TableRef
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """Which values of a relation's tuples are wanted.
+
+    Attributes:
+        width: Columns on the wire.
+        numbers: Numbers of the wanted ones, ascending.
+        maskers: How each of these is masked, None where it is not.
+    """
+
+    width: int
+    numbers: tuple[int, ...]
+    maskers: tuple[Masker | None, ...]
+
+    @classmethod
+    def whole(cls, width: int) -> Projection:
+        """Every column as it is."""
+        return cls(width, tuple(range(width)), (None,) * width)
+
+
+class ColumnRules:
+    """What the settings say about columns.
+
+    >>> from dbmazz_core.settings.config import Settings
+    >>> settings = Settings.from_env({"SOURCE_URL": "postgres://localhost/shop", "TABLES": "users",
+    ...     "COLUMNS_EXCLUDE": "users.password", "COLUMNS_MASK": "users.email=truncate:3"})
+    >>> ColumnRules(settings.source).choice(TableRef("public", "users")).keeps("password")
+    False
+    """
+
+    def __init__(self, config: SourceConfig) -> None:
+        self._config = config
+        self._named: Mapping[str, Collection[ColumnRef]] = {
+            "COLUMNS_INCLUDE": config.include.columns,
+            "COLUMNS_EXCLUDE": config.exclude.columns,
+            "COLUMNS_MASK": config.masks.masks,
+            "COLUMNS_AS_TEXT": config.as_text.columns,
+        }
+
+    def choice(self, table: TableRef) -> ColumnChoice:
+        """Which columns of a table are captured."""
+        included, excluded = self._config.include.of(table), self._config.exclude.of(table)
+        return ColumnChoice(tuple(sorted(included)) or None, tuple(sorted(excluded)))
+
+    def maskers(self, table: TableRef) -> dict[str, Masker]:
+        """The masks of a table's columns, by name."""
+        return {name: Masker(mask, self._config.mask_key) for name, mask in self._config.masks.of(table).items()}
+
+    def hidden(self, table: TableRef, columns: Mapping[str, int]) -> tuple[HiddenColumn, ...]:
+        """Those of a table's columns, given by name with their numbers, whose values are left out or masked."""
+        choice, maskers = self.choice(table), self.maskers(table)
+        return tuple(
+            HiddenColumn(name, number, str(maskers[name]) if choice.keeps(name) else None)
+            for name, number in columns.items()
+            if name in maskers or not choice.keeps(name)
+        )
+
+    def apply(self, schema: TableSchema, known_as: TableRef | None = None) -> tuple[TableSchema, Projection]:
+        """What is left of a table, and how its tuples are read.
+
+        Args:
+            schema: The table, whole.
+            known_as: Its name in the rules, if it is called otherwise now.
+        """
+        choice, maskers = self.choice(known_as or schema.table), self.maskers(known_as or schema.table)
+        numbers = tuple(number for number, name in enumerate(schema.names) if choice.keeps(name))
+        columns = tuple(_masked(schema.columns[number], maskers) for number in numbers)
+        kept = {column.name for column in columns}
+        key = schema.key if kept.issuperset(schema.key) else ()
+        projection = Projection(len(schema.columns), numbers, tuple(maskers.get(column.name) for column in columns))
+        return TableSchema(schema.table, columns, key, choice), projection
+
+    def problems(self, tables: Sequence[TableInfo]) -> Iterator[ConfigError]:
+        """Rules that do not fit the captured tables.
+
+        They name a table or column that is not there, take from a key what it needs, or hash without a secret.
+        """
+        by_ref = {table.ref: table for table in tables}
+        for variable, columns in self._named.items():
+            for column in columns:
+                table = by_ref.get(column.table)
+                if table is None:
+                    yield _unknown(variable, f"{column}: {column.table} is not captured", column.table, by_ref)
+                elif column.name not in (names := [c.name for c in table.columns]):
+                    known = [ColumnRef(column.table, name) for name in names]
+                    yield _unknown(variable, f"{column}, which does not exist", column, known)
+        for table in tables:
+            yield from self._key_problems(table.ref, table.key)
+            if not any(self.choice(table.ref).keeps(column.name) for column in table.columns):
+                yield _problem("COLUMNS_EXCLUDE", f"leaves no column of {table.ref}", "leave the table out of TABLES")
+        if not self._config.mask_key and any(mask.kind == "hash" for mask in self._config.masks.masks.values()):
+            yield ConfigError(
+                "COLUMNS_MASK has hashes and MASK_KEY is not set: without a secret, anybody finds short texts again "
+                "by trying",
+                object="MASK_KEY",
+                remedy="set MASK_KEY in the environment to a long random text, such as that of: openssl rand -hex 32",
+            )
+
+    def verify_recorded(self, recorded: TableSchema, names: Collection[str]) -> None:
+        """Raise ConfigError if a table was copied under other rules than today's.
+
+        Args:
+            recorded: The table as the destination has it.
+            names: The source's columns. For those that came since, today's rules are the only ones.
+        """
+        table, today, then = recorded.table, self.choice(recorded.table), recorded.choice
+        for name in recorded.names:
+            if not today.keeps(name):
+                raise _changed(ColumnRef(table, name), "was captured and is left out now")
+        for name in names:
+            if today.keeps(name) and not then.keeps(name):
+                raise _changed(ColumnRef(table, name), "was left out and is captured now")
+        maskers = self.maskers(table)
+        for column in recorded.columns:
+            masker = maskers.get(column.name)
+            if (str(masker) if masker else "") != column.mask:
+                was, now = _described(column.mask), _described(str(masker) if masker else "")
+                now = "under another MASK_KEY" if was == now else now
+                raise _changed(ColumnRef(table, column.name), f"{was} and is {now} now")
+
+    def verify_described(
+        self, table: TableRef, names: Sequence[str], key: Sequence[str], known: Collection[str] | None
+    ) -> None:
+        """Raise ConfigError if a table as the stream describes it does not fit the rules.
+
+        Args:
+            table: The table.
+            names: Its columns.
+            key: Those by which the stream finds rows; none if rows come whole.
+            known: Columns that the table had until here, as far as they are captured; None: nothing is known.
+        """
+        hidden = {*self._config.exclude.of(table), *self._config.masks.of(table)} - set(names)
+        choice = self.choice(table)
+        new = [name for name in names if choice.keeps(name) and known is not None and name not in known]
+        if hidden and new:
+            # A column of the rules that is to be added later, or was dropped, harms nobody. But one that is renamed
+            # would come under its new name as it is.
+            gone = ", ".join(str(ColumnRef(table, name)) for name in sorted(hidden))
+            raise ConfigError(
+                f"{gone}, which COLUMNS_MASK or COLUMNS_EXCLUDE names, is not among the columns of {table} in the "
+                f"stream, and {', '.join(new)} is new: if it was renamed, its values would arrive as they are",
+                object="COLUMNS_MASK",
+                remedy=f"put the columns' names of today into COLUMNS_MASK and COLUMNS_EXCLUDE, then copy the table "
+                f"anew: dbmazz snapshot --tables '{table}'",
+            )
+        for problem in self._key_problems(table, key):
+            raise problem
+
+    def _key_problems(self, table: TableRef, key: Sequence[str]) -> Iterator[ConfigError]:
+        choice, maskers = self.choice(table), self._config.masks.of(table)
+        for name in key:
+            column = ColumnRef(table, name)
+            if not choice.keeps(name):
+                variable = "COLUMNS_EXCLUDE" if name in choice.exclude else "COLUMNS_INCLUDE"
+                remedy = "take it out of" if name in choice.exclude else "add it to"
+                yield _problem(
+                    variable, f"leaves out {column}, which identifies the table's rows", f"{remedy} {variable}"
+                )
+            elif (mask := maskers.get(name)) is not None and mask.kind != "hash":
+                yield _problem(
+                    "COLUMNS_MASK",
+                    f"has {column}={mask}, but the column identifies the table's rows, and different values would "
+                    "become equal",
+                    f"hash it: COLUMNS_MASK={column}=hash",
+                )
+
+
+def _masked(column: ColumnDef, maskers: Mapping[str, Masker]) -> ColumnDef:
+    masker = maskers.get(column.name)
+    if masker is None:
+        return column
+    return ColumnDef(column.name, masker.type(column.type), column.source_type, str(masker))
+
+
+def _unknown(
+    variable: str, what: str, wanted: ColumnRef | TableRef, known: Collection[ColumnRef] | Collection[TableRef]
+) -> ConfigError:
+    near = difflib.get_close_matches(str(wanted), map(str, known), n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return _problem(variable, f"names {what}{hint}", f"correct {variable}, or take the rule out of it")
+
+
+def _problem(variable: str, what: str, remedy: str) -> ConfigError:
+    return ConfigError(f"{variable} {what}", object=variable, remedy=remedy)
+
+
+def _described(mask: str) -> str:
+    return f"masked ({mask.partition(':')[0] if mask.startswith('hash') else mask})" if mask else "not masked"
+
+
+def _changed(column: ColumnRef, change: str) -> ConfigError:
+    return ConfigError(
+        f"the settings for columns have changed since {column.table} was copied: {column} {change}",
+        object=str(column),
+        remedy=f"copy the table anew: dbmazz snapshot --tables '{column.table}'; or undo the change",
+    )

@@ -1,0 +1,178 @@
+"""Which tables TABLES stands for, and what cannot be captured, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg.rows import dict_row
+
+from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo, describe
+from dbmazz_core.connectors.sources.postgres.catalog.table_errors import (
+    SYSTEM_SCHEMA,
+    UnstreamedPartition,
+    not_found,
+    not_supported,
+    partition_of_captured,
+    system_schema,
+)
+from dbmazz_core.connectors.sources.postgres.connection import Connection
+from dbmazz_core.errors import SourceNotReady
+from dbmazz_core.settings.tables import TablePattern
+from dbmazz_core.table_ref import TableRef
+
+_KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence"}
+_PERSISTENCE = {"t": "a temporary table", "u": "an unlogged table"}
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What the patterns stand for.
+
+    Attributes:
+        tables: In the order of the patterns, those of one schema by name.
+        errors: One for each pattern that stands for nothing or for something that cannot be captured.
+        left_out: Relations that match `schema.*` but cannot be captured, and what they are; no sequences.
+    """
+
+    tables: tuple[TableInfo, ...]
+    errors: tuple[SourceNotReady, ...]
+    left_out: tuple[tuple[TableRef, str], ...]
+
+
+def find_tables(conn: Connection, patterns: Iterable[TablePattern]) -> list[TableInfo]:
+    """The tables that the patterns stand for, in the patterns' order, those of `schema.*` by name.
+
+    `schema.*` leaves out what cannot be captured, and partitions whose partitioned table is captured.
+
+    Raises:
+        TableNotFound: A table does not exist (with the nearest names that do), or a schema has no tables.
+        TableNotSupported: A view, a sequence, a foreign, temporary or unlogged table, a system schema, or a
+            partition besides its partitioned table.
+    """
+    resolution = resolve_tables(conn, patterns)
+    if resolution.errors:
+        raise resolution.errors[0]
+    return list(resolution.tables)
+
+
+def resolve_tables(conn: Connection, patterns: Iterable[TablePattern]) -> Resolution:
+    """`find_tables` that collects errors instead of raising the first."""
+    patterns = list(patterns)
+    relations = _relations(conn, patterns)
+    errors: list[SourceNotReady] = []
+    chosen: dict[TableRef, dict[str, Any]] = {}
+    left_out: dict[TableRef, str] = {}
+    for pattern in patterns:
+        if SYSTEM_SCHEMA.fullmatch(pattern.schema):
+            errors.append(system_schema(pattern))
+            continue
+        found = [r for r in relations if pattern.matches(r["ref"])]
+        for relation in found:
+            ref, what = relation["ref"], relation["unsupported"]
+            if not what:
+                chosen.setdefault(ref, relation)
+            elif pattern.name is not None:
+                errors.append(not_supported(ref, what, relation["partition"]))
+            elif what != _KINDS["S"]:  # nobody means these by `schema.*`
+                left_out[ref] = what
+        if not found and pattern.name is not None:
+            errors.append(not_found(conn, pattern))
+    named = {ref for ref in chosen if any(p.name is not None and p.matches(ref) for p in patterns)}
+    withheld = {r["ref"] for r in relations if r["partition"]}
+    for ref in [ref for ref in chosen if ref not in named]:
+        if root := next((a for a in _ancestors(chosen[ref]) if a in withheld), None):
+            del chosen[ref]
+            left_out[ref] = f"a partition of {root}, which is left out"
+    # In `schema.*`; its partitioned tables may be elsewhere.
+    bare = [p for p in patterns if p.name is None and not any(p.matches(ref) for ref in chosen)]
+    errors += [not_found(conn, p, left_out) for p in bare if not SYSTEM_SCHEMA.fullmatch(p.schema)]
+    captured = set(chosen)
+    for ref, relation in list(chosen.items()):
+        if root := next((a for a in _ancestors(relation) if a in captured), None):
+            del chosen[ref]
+            if ref in named:
+                errors.append(partition_of_captured(ref, root))
+            else:
+                left_out[ref] = f"a partition of {root}, which is captured as one table"
+    return Resolution(describe(conn, list(chosen.values())), tuple(errors), tuple(sorted(left_out.items())))
+
+
+def tables_of(conn: Connection, oids: Collection[int]) -> tuple[TableInfo, ...]:
+    """The tables with these OIDs, as far as they exist and can be captured."""
+    found = _read_relations(conn, "c.oid = ANY (%(oids)s)", {"oids": list(oids)})
+    return describe(conn, [relation for relation in found if not relation["unsupported"]])
+
+
+def _ancestors(relation: Mapping[str, Any]) -> list[TableRef]:
+    return [TableRef(*name) for name in relation["ancestors"]]
+
+
+def _relations(conn: Connection, patterns: Sequence[TablePattern]) -> list[dict[str, Any]]:
+    """Relations of any kind that match, by schema and name."""
+    return _read_relations(
+        conn,
+        """(n.nspname = ANY (%(schemas)s)
+            OR (n.nspname, c.relname) IN (SELECT * FROM unnest(%(in)s::text[], %(names)s::text[])))""",
+        {
+            "schemas": [p.schema for p in patterns if p.name is None],
+            "in": [p.schema for p in patterns if p.name is not None],
+            "names": [p.name for p in patterns if p.name is not None],
+        },
+    )
+
+
+def _read_relations(conn: Connection, which: str, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+    with conn.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(
+            f"""
+            SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind::text, c.relpersistence::text,
+                   c.relreplident::text,
+                   r.rolname AS owner, pg_has_role(c.relowner, 'USAGE') AS owned,
+                   has_table_privilege(c.oid, 'SELECT') AS readable,
+                   c.relrowsecurity AND NOT (SELECT u.rolsuper OR u.rolbypassrls
+                                             FROM pg_catalog.pg_roles u WHERE u.rolname = current_user)
+                       AND (c.relforcerowsecurity OR NOT pg_has_role(c.relowner, 'USAGE')) AS hides_rows,
+                   ARRAY(SELECT ARRAY[an.nspname::text, ac.relname::text]
+                         FROM pg_partition_ancestors(c.oid) WITH ORDINALITY AS a (relid, distance)
+                         JOIN pg_catalog.pg_class ac ON ac.oid = a.relid
+                         JOIN pg_catalog.pg_namespace an ON an.oid = ac.relnamespace
+                         WHERE a.relid <> c.oid ORDER BY a.distance) AS ancestors
+            FROM pg_catalog.pg_class c
+            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+            JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
+            WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+              AND {which}
+            ORDER BY n.nspname, c.relname
+            """.encode(),
+            arguments,
+        )
+        rows = cursor.fetchall()
+    unstreamed = _unstreamed_partitions(conn, [row["oid"] for row in rows if row["relkind"] == "p"])
+    for row in rows:
+        row["ref"] = TableRef(row["schema"], row["name"])
+        row["unsupported"] = _KINDS.get(row["relkind"]) or _PERSISTENCE.get(row["relpersistence"])
+        row["partition"] = None if row["unsupported"] else unstreamed.get(row["oid"])
+        if row["partition"] is not None:
+            row["unsupported"] = f"a partitioned table with {row['partition']}"
+    return rows
+
+
+def _unstreamed_partitions(conn: Connection, oids: Sequence[int]) -> dict[int, UnstreamedPartition]:
+    """Of partitioned tables, a partition whose rows a copy would have, and whose changes do not come."""
+    return {
+        root: UnstreamedPartition(TableRef(schema, name), _KINDS.get(kind) or _PERSISTENCE[persistence])
+        for root, schema, name, kind, persistence in conn.execute(
+            """
+            SELECT root, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text
+            FROM unnest(%s::oid[]) AS root
+            CROSS JOIN LATERAL pg_partition_tree(root::regclass) AS tree
+            JOIN pg_catalog.pg_class c ON c.oid = tree.relid
+            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+            WHERE tree.isleaf AND c.relkind <> 'p' AND (c.relkind = 'f' OR c.relpersistence = 'u')
+            ORDER BY n.nspname DESC, c.relname DESC
+            """,
+            (list(oids),),
+        )
+    }

@@ -1,0 +1,395 @@
+"""pgoutput, protocol version 1: bytes in, one dataclass per message out. No I/O, no state.
+
+Two levels, each as the PostgreSQL manual lists it:
+
+- "Streaming Replication Protocol" (protocol-replication), what a CopyData message holds: `parse_copy_data`
+  reads `XLogData` and `PrimaryKeepalive`, `build_standby_status_update` writes the answer.
+- "Logical Replication Message Formats" (protocol-logicalrep-message-formats), what an XLogData carries:
+  `parse` reads `Begin`, `Commit`, `Origin`, `Relation`, `Type`, `Insert`, `Update`, `Delete`, `Truncate`,
+  `Message`.
+
+All integers are big-endian. Names and text values come in the connection's `client_encoding`, which must be
+UTF8. Whatever does not fit its format exactly raises `ParseError`: a message half understood is a change lost
+silently.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from struct import Struct
+from typing import Any, Final, cast
+
+from dbmazz_core.connectors.sources.postgres.parser.messages import (
+    Begin,
+    BinaryValue,
+    CdcMessage,
+    Commit,
+    Delete,
+    Insert,
+    Message,
+    OldKey,
+    OldRow,
+    OldTuple,
+    Origin,
+    PrimaryKeepalive,
+    Relation,
+    RelationColumn,
+    ReplicaIdentity,
+    StreamAbort,
+    Truncate,
+    TupleData,
+    TupleValue,
+    Type,
+    Update,
+    XLogData,
+)
+from dbmazz_core.errors import ParseError
+from dbmazz_core.lsn import INVALID_LSN, Lsn
+from dbmazz_core.model.unchanged import UNCHANGED
+
+Buffer = bytes | bytearray | memoryview
+
+#: Times in the protocol are microseconds since midnight of 2000-01-01 UTC.
+POSTGRES_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_EPOCH_NS: Final = int(POSTGRES_EPOCH.timestamp()) * 1_000_000_000
+
+#: Columns in a table: the manual's appendix "PostgreSQL Limits" (limits).
+MAX_COLUMNS: Final = 1600
+
+# The messages too: whoever parses needs both. Laid out by hand: a name a line would say no more.
+__all__ = [
+    "MAX_COLUMNS", "POSTGRES_EPOCH", "Begin", "BinaryValue", "Buffer", "CdcMessage", "Commit", "Delete",
+    "Insert", "Message", "OldKey", "OldRow", "OldTuple", "Origin", "PrimaryKeepalive", "Relation",
+    "RelationColumn", "ReplicaIdentity", "StreamAbort", "Truncate", "TupleData", "TupleValue", "Type",
+    "Update", "XLogData", "build_standby_status_update", "parse", "parse_copy_data", "pg_now", "pg_time",
+    "require_whole",
+]  # fmt: skip
+
+_UINT8 = Struct(">B")
+_UINT16 = Struct(">H")
+_INT32 = Struct(">i")
+_UINT32 = Struct(">I")
+_UINT64 = Struct(">Q")
+_XLOGDATA = Struct(">cQQq")
+_KEEPALIVE = Struct(">cQqB")
+_BEGIN = Struct(">QqI")
+_COMMIT = Struct(">BQQq")
+_COLUMN_TYPE = Struct(">Ii")
+_TRUNCATE = Struct(">iB")
+_MESSAGE = Struct(">BQ")
+_STREAM_ABORT = Struct(">II")
+_STATUS_UPDATE = Struct(">cQQQqB")
+
+_NULL, _UNCHANGED, _TEXT, _BINARY = b"nutb"
+_KEY, _NEW = b"KN"
+_UNKNOWN = "unknown message type"
+
+#: Messages of later protocol versions, for the error to say what went wrong.
+_LATER_VERSIONS = dict.fromkeys(b"SEc", 2) | dict.fromkeys(b"bPKrp", 3)
+
+
+class _Reader:
+    """Reads one message from front to back and knows where it is when something does not fit."""
+
+    __slots__ = ("data", "lsn", "offset")
+
+    def __init__(self, data: bytes, lsn: Lsn, offset: int = 1) -> None:
+        self.data = data
+        self.lsn = lsn
+        self.offset = offset
+
+    def error(self, detail: str, *, back: int = 0) -> ParseError:
+        """The error at the current offset, or at `back` bytes before it."""
+        message_type = chr(self.data[0]) if self.data else "?"
+        return ParseError(detail, message_type=message_type, offset=self.offset - back, lsn=self.lsn)
+
+    def require(self, size: int, what: str) -> None:
+        left = len(self.data) - self.offset
+        if size > left:
+            raise self.error(f"truncated: {what} takes {size} bytes, {left} are left")
+
+    def take(self, layout: Struct, what: str) -> tuple[Any, ...]:
+        self.require(layout.size, what)
+        fields = layout.unpack_from(self.data, self.offset)
+        self.offset += layout.size
+        return fields
+
+    def flags(self, value: int, known: int, *, back: int = 1) -> int:
+        # A bit that this version does not know could change what the message means.
+        if value & ~known:
+            raise self.error(f"unknown flags {value:#04x}", back=back)
+        return value
+
+    def string(self, what: str) -> str:
+        end = self.data.find(0, self.offset)
+        if end < 0:
+            raise self.error(f"truncated: {what} has no terminating NUL")
+        try:
+            text = str(self.data[self.offset : end], "utf-8")
+        except UnicodeDecodeError as error:
+            raise self.error(f"{what} is not UTF-8: {error.reason}", back=-error.start) from None
+        self.offset = end + 1
+        return text
+
+    def counted_bytes(self, what: str) -> bytes:
+        (length,) = self.take(_INT32, f"the length of {what}")
+        if length < 0:
+            raise self.error(f"negative length {length} of {what}", back=_INT32.size)
+        self.require(length, what)
+        self.offset += length
+        return self.data[self.offset - length : self.offset]
+
+    def column_count(self) -> int:
+        (count,) = self.take(_UINT16, "the number of columns")
+        if count > MAX_COLUMNS:
+            raise self.error(f"{count} columns; a table has at most {MAX_COLUMNS}", back=_UINT16.size)
+        return cast("int", count)
+
+    def tuple_data(self) -> TupleData:
+        data, size, unpack_length = self.data, len(self.data), _INT32.unpack_from
+        values: list[TupleValue] = []
+        for _ in range(self.column_count()):
+            # The hot path: a text that fits. Everything else, errors too, is left to `tuple_value`.
+            start = self.offset + 5
+            if start <= size and data[start - 5] == _TEXT:
+                end = start + unpack_length(data, start - 4)[0]
+                if start <= end <= size:
+                    values.append(data[start:end])
+                    self.offset = end
+                    continue
+            values.append(self.tuple_value())
+        return tuple(values)
+
+    def tuple_value(self) -> TupleValue:
+        (kind,) = self.take(_UINT8, "the kind of a column value")
+        if kind == _NULL:
+            return None
+        if kind == _UNCHANGED:
+            return UNCHANGED
+        if kind == _TEXT:
+            return self.counted_bytes("a text value")
+        if kind == _BINARY:
+            return BinaryValue(self.counted_bytes("a binary value"))
+        raise self.error(f"unknown kind {chr(kind)!r} of column value", back=1)
+
+    def end(self) -> None:
+        left = len(self.data) - self.offset
+        if left:
+            raise self.error(f"{left} bytes too many")
+
+
+def require_whole(values: TupleData, message: CdcMessage, lsn: Lsn) -> None:
+    """Refuse a value that was not sent where PostgreSQL always sends it: in every old tuple.
+
+    The format would allow it, but the value could be found nowhere; taking it for NULL would lose it.
+    """
+    if any(value is UNCHANGED for value in values):
+        name = type(message).__name__
+        raise ParseError(f"{name} leaves a value out in its old tuple", message_type=name[0], offset=6, lsn=lsn)
+
+
+def _begin(reader: _Reader) -> Begin:
+    final_lsn, commit_time, xid = reader.take(_BEGIN, "Begin")
+    return Begin(Lsn(final_lsn), commit_time, xid)
+
+
+def _commit(reader: _Reader) -> Commit:
+    flags, commit_lsn, end_lsn, commit_time = reader.take(_COMMIT, "Commit")
+    # The manual: "Currently unused"; PostgreSQL's own subscriber refuses any flag.
+    reader.flags(flags, 0, back=_COMMIT.size)
+    return Commit(flags, Lsn(commit_lsn), Lsn(end_lsn), commit_time)
+
+
+def _origin(reader: _Reader) -> Origin:
+    (origin_lsn,) = reader.take(_UINT64, "the origin's LSN")
+    return Origin(Lsn(origin_lsn), reader.string("the origin's name"))
+
+
+def _qualified_name(reader: _Reader) -> tuple[str, str]:
+    # The manual: "Namespace (empty string for pg_catalog)".
+    return reader.string("the namespace") or "pg_catalog", reader.string("the name")
+
+
+def _relation(reader: _Reader) -> Relation:
+    (oid,) = reader.take(_UINT32, "the relation's OID")
+    schema, name = _qualified_name(reader)
+    (identity,) = reader.take(_UINT8, "the replica identity")
+    if identity not in b"dnfi":
+        raise reader.error(f"unknown replica identity {chr(identity)!r}", back=1)
+    columns = tuple(_relation_column(reader) for _ in range(reader.column_count()))
+    return Relation(oid, schema, name, cast("ReplicaIdentity", chr(identity)), columns)
+
+
+def _relation_column(reader: _Reader) -> RelationColumn:
+    (flags,) = reader.take(_UINT8, "a column's flags")
+    is_key = bool(reader.flags(flags, 1))
+    name = reader.string("a column's name")
+    if not name:
+        raise reader.error("a column without a name", back=1)
+    type_oid, type_modifier = reader.take(_COLUMN_TYPE, "a column's type")
+    return RelationColumn(is_key, name, type_oid, type_modifier)
+
+
+def _type(reader: _Reader) -> Type:
+    (oid,) = reader.take(_UINT32, "the type's OID")
+    return Type(oid, *_qualified_name(reader))
+
+
+def _marker(reader: _Reader, expected: bytes) -> int:
+    (marker,) = reader.take(_UINT8, "the kind of tuple")
+    if marker not in expected:
+        raise reader.error(f"unknown kind of tuple {chr(marker)!r}, not one of {expected.decode()}", back=1)
+    return cast("int", marker)
+
+
+def _insert(reader: _Reader) -> Insert:
+    (relation_oid,) = reader.take(_UINT32, "the relation's OID")
+    _marker(reader, b"N")
+    return Insert(relation_oid, reader.tuple_data())
+
+
+def _old_tuple(reader: _Reader, marker: int) -> OldTuple:
+    return OldKey(reader.tuple_data()) if marker == _KEY else OldRow(reader.tuple_data())
+
+
+def _update(reader: _Reader) -> Update:
+    (relation_oid,) = reader.take(_UINT32, "the relation's OID")
+    old = None
+    marker = _marker(reader, b"KON")
+    if marker != _NEW:
+        old = _old_tuple(reader, marker)
+        _marker(reader, b"N")
+    return Update(relation_oid, old, reader.tuple_data())
+
+
+def _delete(reader: _Reader) -> Delete:
+    (relation_oid,) = reader.take(_UINT32, "the relation's OID")
+    return Delete(relation_oid, _old_tuple(reader, _marker(reader, b"KO")))
+
+
+def _truncate(reader: _Reader) -> Truncate:
+    count, flags = reader.take(_TRUNCATE, "Truncate")
+    if count < 0:
+        raise reader.error(f"negative number {count} of relations", back=_TRUNCATE.size)
+    reader.flags(flags, 3)
+    reader.require(count * _UINT32.size, f"{count} relation OIDs")
+    oids = tuple(reader.take(_UINT32, "a relation's OID")[0] for _ in range(count))
+    return Truncate(oids, cascade=bool(flags & 1), restart_identity=bool(flags & 2))
+
+
+def _message(reader: _Reader) -> Message:
+    flags, lsn = reader.take(_MESSAGE, "Message")
+    reader.flags(flags, 1, back=_MESSAGE.size)
+    return Message(bool(flags), Lsn(lsn), reader.string("the prefix"), reader.counted_bytes("the content"))
+
+
+def _stream_abort(reader: _Reader) -> StreamAbort:
+    xid, subxid = reader.take(_STREAM_ABORT, "Stream Abort")
+    return StreamAbort(xid, subxid)
+
+
+_PARSERS: dict[int, Callable[[_Reader], CdcMessage]] = {
+    ord("B"): _begin,
+    ord("C"): _commit,
+    ord("O"): _origin,
+    ord("R"): _relation,
+    ord("Y"): _type,
+    ord("I"): _insert,
+    ord("U"): _update,
+    ord("D"): _delete,
+    ord("T"): _truncate,
+    ord("M"): _message,
+    ord("A"): _stream_abort,
+}
+
+
+def parse(payload: Buffer, lsn: Lsn) -> CdcMessage:
+    """The pgoutput message in an XLogData's `payload`; `lsn` is its position and serves the error only.
+
+    >>> parse(bytes.fromhex("49 00004001 4e 0003 74 00000001 37 6e 75"), Lsn.parse("0/16B3748"))
+    Insert(relation_oid=16385, new=(b'7', None, UNCHANGED))
+
+    Raises:
+        ParseError: The message is truncated, has bytes too many, or is not of protocol version 1.
+    """
+    data = payload if isinstance(payload, bytes) else bytes(payload)
+    if not data:
+        raise _Reader(data, lsn, 0).error("empty message")
+    parser = _PARSERS.get(data[0])
+    if parser is None:
+        version = _LATER_VERSIONS.get(data[0])
+        detail = f"it belongs to protocol version {version}, 1 was asked for" if version else _UNKNOWN
+        raise _Reader(data, lsn, 0).error(detail)
+    reader = _Reader(data, lsn)
+    message = parser(reader)
+    reader.end()
+    return message
+
+
+def parse_copy_data(data: Buffer) -> XLogData | PrimaryKeepalive:
+    """What a CopyData message of the replication stream holds.
+
+    Raises:
+        ParseError: It is neither an XLogData nor a primary keepalive, or truncated, or has bytes too many.
+    """
+    reader = _Reader(data if isinstance(data, bytes) else bytes(data), INVALID_LSN, 0)
+    match reader.data[:1]:
+        case b"w":
+            _, wal_start, wal_end, send_time = reader.take(_XLOGDATA, "XLogData")
+            return XLogData(Lsn(wal_start), Lsn(wal_end), send_time, reader.data[reader.offset :])
+        case b"k":
+            _, wal_end, send_time, reply = reader.take(_KEEPALIVE, "Primary keepalive")
+            reader.lsn = Lsn(wal_end)
+            reader.end()
+            return PrimaryKeepalive(Lsn(wal_end), send_time, reply != 0)
+        case b"":
+            raise reader.error("empty message")
+        case _:
+            raise reader.error(_UNKNOWN)
+
+
+def pg_time(us: int, *, lsn: Lsn = INVALID_LSN) -> datetime:
+    """A `send_time` or `commit_time`, in microseconds since `POSTGRES_EPOCH`, as a time in UTC.
+
+    >>> pg_time(1)
+    datetime.datetime(2000, 1, 1, 0, 0, 0, 1, tzinfo=datetime.timezone.utc)
+
+    Raises:
+        ParseError: It lies outside of the years 1 to 9999: no server's clock.
+    """
+    try:
+        return POSTGRES_EPOCH + timedelta(microseconds=us)
+    except OverflowError:
+        raise ParseError(f"no such time: {us} us", message_type="?", offset=0, lsn=lsn) from None
+
+
+def pg_now() -> int:
+    """Now, as the protocol counts: microseconds since `POSTGRES_EPOCH`."""
+    return (time.time_ns() - _EPOCH_NS) // 1000
+
+
+def build_standby_status_update(
+    write: Lsn,
+    *,
+    flush: Lsn | None = None,
+    apply: Lsn | None = None,
+    reply_requested: bool = False,
+    clock: Callable[[], int] = pg_now,
+) -> bytes:
+    """A "Standby status update" for `put_copy_data`.
+
+    Args:
+        write: Everything before this position was received.
+        flush: Everything before this is durable: the server moves the slot's `confirmed_flush_lsn` here and
+            may remove the WAL before it for good. Default: `write`.
+        apply: Everything before this is visible in the destination. Default: `flush`.
+        reply_requested: Ask the server for a keepalive at once.
+        clock: The time to send, as `pg_now` gives it.
+
+    Positions are "the last byte + 1", which is what a `Commit`'s `end_lsn` and a keepalive's `wal_end` are.
+    """
+    flush = write if flush is None else flush
+    apply = flush if apply is None else apply
+    return _STATUS_UPDATE.pack(b"r", write, flush, apply, clock(), reply_requested)

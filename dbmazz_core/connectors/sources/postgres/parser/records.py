@@ -1,0 +1,222 @@
+"""The stream record by record, for `match`: the plain parser's path, in the stream's own order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import polars as pl
+
+from dbmazz_core.connectors.sources.postgres.catalog.table_errors import (
+    unidentified_rows,
+    value_left_out,
+)
+from dbmazz_core.connectors.sources.postgres.parser import messages as m
+from dbmazz_core.connectors.sources.postgres.parser.block import MessageBlock
+from dbmazz_core.connectors.sources.postgres.parser.parser import parse, pg_time, require_whole
+from dbmazz_core.connectors.sources.postgres.parser.relations import KnownRelation, Relations
+from dbmazz_core.errors import BadValue, ParseError
+from dbmazz_core.lsn import INVALID_LSN, Lsn
+from dbmazz_core.model.bad_value import bad_value
+from dbmazz_core.model.masks import HIDDEN
+from dbmazz_core.model.records import (
+    UNCHANGED,
+    Begin,
+    CdcRecord,
+    Columns,
+    ColumnValue,
+    Commit,
+    Delete,
+    Heartbeat,
+    Insert,
+    Message,
+    SchemaChange,
+    SourcePosition,
+    Truncate,
+    Update,
+)
+from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.model.values import escaped, python_value
+from dbmazz_core.table_ref import TableRef
+
+_OUTSIDE = SourcePosition(INVALID_LSN, 0)
+
+
+@dataclass(slots=True)
+class RecordStream:
+    """Turns blocks into records. What one iteration leaves unread is the next one's.
+
+    Attributes:
+        relations: Which tables are captured; changes of others are left out.
+        start_lsn: Transactions committed before it are left out.
+        table_start: The same by table.
+    """
+
+    relations: Relations
+    start_lsn: Lsn
+    table_start: Mapping[TableRef, Lsn]
+    _position: SourcePosition = _OUTSIDE
+    _skip: bool = False
+    _told: dict[int, TableSchema] = field(default_factory=dict)
+    _unread: deque[tuple[Lsn, memoryview]] = field(default_factory=deque)
+    _server_end: Lsn = INVALID_LSN
+    _reached: Lsn = INVALID_LSN
+    # The relation that the last message described.
+    _described: m.Relation | None = None
+
+    def records(self, blocks: Callable[[], MessageBlock | None], until: Lsn | None = None) -> Iterator[CdcRecord]:
+        """Yield records as blocks come.
+
+        Args:
+            blocks: The next block, or None if nothing has come for now.
+            until: End once every transaction committed before it has been yielded; None: never.
+        """
+        while True:
+            while self._unread:
+                lsn, payload = self._unread[0]
+                message = parse(payload, lsn)
+                if isinstance(message, m.Begin) and until is not None and message.final_lsn >= until:
+                    return
+                self._unread.popleft()
+                if isinstance(message, m.Commit):
+                    self._reached = max(self._reached, message.end_lsn)
+                yield from self._record(message, lsn)
+            if self._position is _OUTSIDE and self._server_end > self._reached:
+                self._reached = self._server_end
+                yield Heartbeat(self._server_end)
+            if until is not None and self._position is _OUTSIDE and self._reached >= until:
+                return
+            block = blocks()
+            if block is not None:
+                self._unread.extend(block)
+                self._server_end = block.server_end
+
+    def _record(self, message: m.CdcMessage, lsn: Lsn) -> Iterator[CdcRecord]:
+        described, self._described = self._described, None
+        match message:
+            case m.Begin(final_lsn, commit_time, xid):
+                self._position = SourcePosition(final_lsn, 0, xid, pg_time(commit_time, lsn=lsn))
+                self._skip = final_lsn < self.start_lsn
+                if not self._skip:
+                    yield Begin(self._position)
+            case m.Commit():
+                position, self._position = self._position, _OUTSIDE
+                if not self._skip:
+                    yield Commit(position, message.end_lsn)
+            case m.Relation():
+                _, new = self.relations.learn(message)
+                self._described = message
+                if self._wanted(new):
+                    new.verify()
+                    # Not what was known before: that may be from a transaction that is left out.
+                    before = self._told.get(message.oid)
+                    if before != new.schema:
+                        self._told[message.oid] = new.schema
+                        yield SchemaChange(new.schema.table, before, new.schema, self._position)
+            case m.Truncate(oids, cascade, restart):
+                self._count()
+                tables = tuple(r.schema.table for r in (self._known(oid, lsn) for oid in oids) if self._wanted(r))
+                if tables:
+                    yield Truncate(tables, cascade, restart, self._position)
+            case m.Message(transactional, at, prefix, content):
+                position = self._position if transactional else replace(_OUTSIDE, commit_lsn=at)
+                if not (transactional and self._skip):
+                    yield Message(prefix, content, transactional, position)
+            case m.Insert() | m.Update() | m.Delete():
+                self._count()
+                if described is not None:
+                    self.relations.learn_row(described, message.relation_oid)
+                known = self._known(message.relation_oid, lsn)
+                if self._wanted(known):
+                    known.verify()
+                    yield self._change(message, known, lsn)
+
+    def _change(self, message: m.Insert | m.Update | m.Delete, known: KnownRelation, lsn: Lsn) -> CdcRecord:
+        table, partition = known.schema.table, known.old_rows.unidentified
+        if partition is not None and not isinstance(message, m.Insert):
+            raise unidentified_rows(table, partition, self._position.commit_lsn, self._position.xid)
+        match message:
+            case m.Insert():
+                wanted = self._wanted_values(known, message.new, lsn)
+                if any(value is UNCHANGED for value in wanted):
+                    raise value_left_out(table, self._position.commit_lsn, self._position.xid)
+                return Insert(table, self._columns(known, wanted, lsn), self._position)
+            case m.Update():
+                old = self._old_columns(known, message, lsn) if message.old else None
+                new = self._columns(known, self._wanted_values(known, message.new, lsn), lsn)
+                return Update(table, old, new, self._position)
+            case m.Delete():
+                return Delete(table, self._old_columns(known, message, lsn), self._position)
+
+    def _count(self) -> None:
+        self._position = replace(self._position, ordinal=self._position.ordinal + 1)
+
+    def _wanted(self, known: KnownRelation) -> bool:
+        start = self.table_start.get(known.schema.table, INVALID_LSN)
+        return known.captured and not self._skip and self._position.commit_lsn >= start
+
+    def _known(self, oid: int, lsn: Lsn) -> KnownRelation:
+        known = self.relations.get(oid)
+        if known is None:
+            raise ParseError(f"relation {oid} was not described before", message_type="?", offset=1, lsn=lsn)
+        return known
+
+    def _wanted_values(self, known: KnownRelation, values: m.TupleData, lsn: Lsn) -> m.TupleData:
+        """The values of the captured columns."""
+        projection = known.projection
+        if len(values) != projection.width:
+            raise ParseError(
+                f"a tuple of {len(values)} columns for {known.schema.table}, which has {projection.width}",
+                message_type="?",
+                offset=6,
+                lsn=lsn,
+            )
+        return tuple(values[number] for number in projection.numbers)
+
+    def _columns(self, known: KnownRelation, values: m.TupleData, lsn: Lsn) -> dict[str, ColumnValue]:
+        found: dict[str, ColumnValue] = {}
+        for number, (column, value) in enumerate(zip(known.schema.columns, values, strict=True)):
+            if value is None or value is UNCHANGED:
+                found[column.name] = value
+            elif isinstance(value, bytes):
+                found[column.name] = self._value(known, number, value, values)
+            else:
+                raise ParseError("a binary value, which was not asked for", message_type="?", offset=6, lsn=lsn)
+        return found
+
+    def _value(self, known: KnownRelation, number: int, raw: bytes, row: m.TupleData) -> ColumnValue:
+        masker = known.projection.maskers[number]
+        type = known.schema.columns[number].type
+        if masker is not None:
+            try:
+                return masker.text(raw)
+            except UnicodeDecodeError:
+                raise self._bad_value(known, number, HIDDEN, row) from None
+        text = escaped(raw)
+        value = python_value(text, type)
+        # Text stands for values that Python lacks; of these types it has them all.
+        if text.encode() != raw or (isinstance(value, str) and type.carrier != pl.String):
+            raise self._bad_value(known, number, text, row)
+        return value
+
+    def _bad_value(self, known: KnownRelation, number: int, text: str, row: m.TupleData) -> BadValue:
+        def value(column: int) -> object:
+            raw = row[column]
+            return python_value(escaped(raw), known.schema.columns[column].type) if isinstance(raw, bytes) else None
+
+        return bad_value(known.schema, number, text, self._position.commit_lsn, self._position.xid, row=value)
+
+    def _old_columns(self, known: KnownRelation, message: m.Update | m.Delete, lsn: Lsn) -> Columns:
+        old = message.old
+        assert old is not None
+        wanted = self._wanted_values(known, old.values, lsn)
+        require_whole(wanted, message, lsn)
+        found = self._columns(known, wanted, lsn)
+        # The other columns were not sent; their NULL on the wire means nothing.
+        if known.old_rows.key_only:
+            return {name: value for name, value in found.items() if name in known.schema.key}
+        if isinstance(old, m.OldKey):
+            keys = {c.name for c in known.message.columns if c.is_key}
+            return {name: value for name, value in found.items() if name in keys}
+        return found

@@ -1,0 +1,223 @@
+"""The replication connection: slot commands, the stream, and the acknowledgements.
+
+Only bytes and positions here; what messages mean is `parser` and `decoder`, what becomes of them is the engine.
+
+Sources: PostgreSQL manual, "Streaming Replication Protocol" (protocol-replication) and "Logical Streaming Replication
+Protocol" (protocol-logical-replication).
+"""
+
+from __future__ import annotations
+
+import re
+import select
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+import psycopg
+from psycopg import pq
+
+from dbmazz_core.connectors.sources.postgres.connection import Server, connect_replication
+from dbmazz_core.connectors.sources.postgres.replication.receiver import StreamReceiver
+from dbmazz_core.connectors.sources.postgres.replication.shared_buffers import SlotPool
+from dbmazz_core.connectors.sources.postgres.replication.transport import LibpqTransport, opened
+from dbmazz_core.connectors.sources.postgres.server.inquiry import asked_source_error
+from dbmazz_core.errors import SlotActive
+from dbmazz_core.lsn import Lsn
+from dbmazz_core.model.checkpoint import SystemIdentity
+from dbmazz_core.settings.secret_url import SecretUrl
+from dbmazz_core.table_ref import quote_identifier, quote_literal
+
+#: A walsender that lost its client holds its slot for a moment. Wait that long before "slot is active" is an error.
+SLOT_RELEASE_WAIT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedSlot:
+    """What `CREATE_REPLICATION_SLOT` says.
+
+    Attributes:
+        name: The slot.
+        consistent_point: Transactions committed at or after this LSN are streamed, earlier ones are in the snapshot.
+        snapshot_name: For `SET TRANSACTION SNAPSHOT`, valid while the connection does nothing else.
+    """
+
+    name: str
+    consistent_point: Lsn
+    snapshot_name: str
+
+
+class ReplicationConnection:
+    """A connection that speaks the replication protocol, on psycopg's libpq layer.
+
+    Every libpq option of the URL holds: TLS, service files, several hosts. Usable as a context manager.
+
+    Raises:
+        SourceError: From every method, with its remedy.
+    """
+
+    def __init__(
+        self,
+        url: SecretUrl,
+        *,
+        slot: str,
+        publication: str,
+        application_name: str = "dbmazz",
+        server: Server | None = None,
+    ) -> None:
+        self.url = url
+        self.slot = slot
+        self.publication = publication
+        self.pgconn: pq.abc.PGconn = connect_replication(url, application_name=application_name, server=server)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; the server frees the slot and drops temporary slots."""
+        self.pgconn.finish()
+
+    @property
+    def server_version(self) -> int:
+        """As `server_version_num`, for example 150018."""
+        return self.pgconn.server_version
+
+    def identify_system(self) -> SystemIdentity:
+        """Run `IDENTIFY_SYSTEM`."""
+        (row,) = self._query("IDENTIFY_SYSTEM")
+        return SystemIdentity(row[0], int(row[1]), Lsn.parse(row[2]), row[3])
+
+    def timeline_history(self, timeline: int) -> dict[int, Lsn]:
+        """Run `TIMELINE_HISTORY`: the timelines that led to this one, and where each of them was left.
+
+        Args:
+            timeline: Not the first, which has no history.
+        """
+        ((_, content),) = self._query(f"TIMELINE_HISTORY {timeline}")
+        entries = [line.split("\t") for line in content.splitlines() if line[:1].isdigit()]
+        return {int(entry[0]): Lsn.parse(entry[1]) for entry in entries}
+
+    def create_slot(
+        self,
+        name: str,
+        *,
+        temporary: bool = False,
+        on_wait: Callable[[float], None] | None = None,
+        wait_s: float = 2.0,
+    ) -> CreatedSlot:
+        """Create a logical slot for pgoutput and export its snapshot.
+
+        It waits for every transaction that is writing on the server to end.
+
+        Args:
+            name: The slot.
+            temporary: Whether it goes away with the connection.
+            on_wait: Called every `wait_s` seconds of waiting with the seconds waited; what it raises ends the wait.
+            wait_s: Seconds.
+        """
+        kind = "TEMPORARY LOGICAL" if temporary else "LOGICAL"
+        command = f"CREATE_REPLICATION_SLOT {quote_identifier(name)} {kind} pgoutput EXPORT_SNAPSHOT"
+        started = time.monotonic()
+        self.pgconn.send_query(command.encode())
+        poller = select.poll()
+        poller.register(self.pgconn.socket, select.POLLIN)
+        try:
+            while self.pgconn.is_busy():
+                if poller.poll(wait_s * 1000):
+                    self.pgconn.consume_input()
+                elif on_wait is not None:
+                    on_wait(time.monotonic() - started)
+        except psycopg.Error as error:
+            raise asked_source_error(None, str(error), self.url, slot=name, publication=self.publication) from None
+        except BaseException:
+            # Without this the server would go on waiting, and make the slot in the end.
+            self.pgconn.get_cancel().cancel()
+            while self.pgconn.get_result() is not None:
+                pass
+            raise
+        result = self.pgconn.get_result()
+        while self.pgconn.get_result() is not None:
+            pass
+        (row,) = self._rows(result)
+        return CreatedSlot(row[0], Lsn.parse(row[1]), row[2])
+
+    def start(
+        self,
+        start_lsn: Lsn,
+        *,
+        messages: bool = False,
+        queue_bytes: int = 32 << 20,
+        slots: SlotPool | None = None,
+    ) -> StreamReceiver:
+        """Start streaming transactions that commit at or after `start_lsn`, protocol version 1.
+
+        Args:
+            start_lsn: Where to start. The server starts at the slot's confirmed LSN if that is later, and says
+                nothing about it. Whoever calls has to compare them once the stream has begun, for until then others
+                can move the slot; nothing is acknowledged before `StreamReceiver.confirm` is called.
+            messages: Whether logical messages (`pg_logical_emit_message`) are sent.
+            queue_bytes: Bytes of messages held for the consumer before the reader stops reading.
+            slots: Shared memory to read into.
+        """
+        # Options' values are string literals in the replication grammar; names inside are SQL identifiers.
+        options = f"proto_version '1', publication_names {quote_literal(quote_identifier(self.publication))}"
+        if messages:
+            options += ", messages 'true'"
+        command = f"START_REPLICATION SLOT {quote_identifier(self.slot)} LOGICAL {start_lsn} ({options})"
+        timeout_ms = self._setting_ms("wal_sender_timeout")
+        deadline = time.monotonic() + SLOT_RELEASE_WAIT_S
+        while True:
+            self.pgconn.send_query(command.encode())
+            try:
+                transport = opened(self.pgconn, slots or SlotPool(None)) or self._through_libpq()
+            except SlotActive:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.1)
+            except OSError as error:
+                raise self.source_error(None, str(error)) from None
+            else:
+                return StreamReceiver(self, transport, wal_sender_timeout_s=timeout_ms / 1000, queue_bytes=queue_bytes)
+
+    def _through_libpq(self) -> LibpqTransport:
+        result = self.pgconn.get_result()
+        if result is not None and result.status == pq.ExecStatus.COPY_BOTH:
+            return LibpqTransport(self.pgconn)
+        while self.pgconn.get_result() is not None:
+            pass
+        raise self.error(result)
+
+    def error(self, result: pq.abc.PGresult | None = None) -> Exception:
+        """The connection's last failure as one of our errors."""
+        sqlstate, message = None, b""
+        if result is not None:
+            sqlstate = result.error_field(pq.DiagnosticField.SQLSTATE)
+            message = result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message
+        text = (message or self.pgconn.error_message).decode("utf-8", "replace").strip()
+        return self.source_error(sqlstate.decode() if sqlstate else None, text)
+
+    def source_error(self, sqlstate: str | None, text: str) -> Exception:
+        """What the server said as one of our errors."""
+        return asked_source_error(sqlstate, text, self.url, slot=self.slot, publication=self.publication)
+
+    def _query(self, command: str) -> list[list[str]]:
+        return self._rows(self.pgconn.exec_(command.encode()))
+
+    def _rows(self, result: pq.abc.PGresult | None) -> list[list[str]]:
+        if result is None or result.status != pq.ExecStatus.TUPLES_OK:
+            raise self.error(result)
+        return [
+            [(result.get_value(row, column) or b"").decode() for column in range(result.nfields)]
+            for row in range(result.ntuples)
+        ]
+
+    def _setting_ms(self, name: str) -> int:
+        ((value,),) = self._query(f"SHOW {name}")
+        match = re.fullmatch(r"(\d+)(ms|s|min|h|d)?", value)
+        if match is None:
+            return 60_000
+        return int(match[1]) * {"ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}[match[2] or "ms"]

@@ -1,0 +1,158 @@
+"""CopyData messages in raw bytes: where they lie, found for a whole block at once.
+
+A message of the stream is Byte1('d'), Int32 length (of itself and what follows), then XLogData ('w') or a keepalive
+('k'): PostgreSQL manual, "Message Formats" (protocol-message-formats) and "Streaming Replication Protocol".
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+
+from dbmazz_core.connectors.sources.postgres.parser.block import HEADER, Bytes, Int64s, unaligned
+from dbmazz_core.errors import ParseError
+from dbmazz_core.lsn import INVALID_LSN, Lsn
+
+_COPY_DATA, _XLOGDATA, _KEEPALIVE = b"dwk"
+_KINDS = (_XLOGDATA, _KEEPALIVE)
+#: Type byte and length ahead of each message.
+_FRAME = 5
+_LENGTH = struct.Struct(">I")
+#: Average bytes of the first messages, and how many these are, from which on they are walked through one by one.
+_LONG, _SAMPLE = 2048, 16
+#: First byte of a length from which on it is a gigabyte or more.
+_GIGABYTE = 0x40
+#: Of a keepalive: Byte1('k'), Int64 end of WAL, Int64 time, Byte1 whether a reply is wanted.
+_KEEPALIVE_SIZE = 18
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SplitBytes:
+    """What was found in some bytes.
+
+    Attributes:
+        starts, ends: Of each XLogData message, without its frame, int64, shape (n,).
+        tail: Where the first message begins that is not complete, or is no CopyData.
+        wal_end: The last keepalive's; `INVALID_LSN` if there was none.
+        reply_requested: Whether a keepalive asks for an answer.
+    """
+
+    starts: Int64s
+    ends: Int64s
+    tail: int
+    wal_end: Lsn
+    reply_requested: bool
+
+
+def split(buffer: memoryview, first: int, size: int) -> SplitBytes:
+    """Find the messages in the bytes from `first` to `size`; one begins at `first`.
+
+    Without Python per message, unless they are so long that looking at every byte costs more: places that look like the
+    head of a message are found for all bytes at once; each true head leads to the next. Other places look like heads
+    only by chance (a length of less than 1 GB needs a byte that no text has), and are jumped over one by one.
+
+    Args:
+        buffer: At least eight bytes longer than `size`.
+        first: Where the first message begins.
+        size: Where the bytes end.
+
+    Raises:
+        ParseError: If a CopyData message is neither XLogData nor a keepalive, or torn.
+    """
+    octets = np.frombuffer(buffer, dtype=np.uint8, count=size)
+    heads, ends = _walked(buffer, first, size, _SAMPLE)
+    if len(ends) == _SAMPLE:
+        begin = int(ends[-1])
+        rest = (
+            _walked(buffer, begin, size, size)
+            if begin - first >= _SAMPLE * _LONG
+            else _searched(buffer, octets, begin, size)
+        )
+        heads, ends = (np.concatenate(both) for both in zip((heads, ends), rest, strict=True))
+    tail = int(ends[-1]) if len(ends) else first
+    if tail + _FRAME < size and octets[tail] == _COPY_DATA and octets[tail + _FRAME] not in _KINDS:
+        raise ParseError("unknown kind of CopyData", message_type=chr(octets[tail + _FRAME]), offset=0, lsn=INVALID_LSN)
+    starts = heads + _FRAME
+    return _sorted_out(buffer, octets, starts, ends, tail)
+
+
+def _walked(buffer: memoryview, first: int, size: int, most: int) -> tuple[Int64s, Int64s]:
+    """Complete messages from byte `first`, each from the end of the one before: where they begin and end."""
+    edges, begin = [first], first
+    while len(edges) <= most and size - begin > _FRAME and buffer[begin] == _COPY_DATA:
+        if buffer[begin + _FRAME] not in _KINDS:
+            break
+        begin += 1 + _LENGTH.unpack_from(buffer, begin + 1)[0]
+        if begin > size:
+            break
+        edges.append(begin)
+    found = np.array(edges, dtype=np.int64)
+    return found[:-1], found[1:]
+
+
+def _searched(buffer: memoryview, octets: Bytes, first: int, size: int) -> tuple[Int64s, Int64s]:
+    """The same, found for all bytes at once."""
+    heads = _possible_heads(octets[first:]) + first
+    ends = heads + 1 + unaligned(buffer, ">u4")[heads + 1].astype(np.int64)
+    complete = ends <= size
+    return _chained(heads[complete], ends[complete], first)
+
+
+def _possible_heads(octets: Bytes) -> Int64s:
+    """Places that look like the head of a message, ascending."""
+    count = max(len(octets) - _FRAME, 0)
+    looks = np.zeros(count + -count % 8, dtype=np.bool_)
+    kinds = octets[_FRAME:]
+    np.equal(kinds, _XLOGDATA, out=looks[:count])
+    looks[:count] |= kinds == _KEEPALIVE
+    looks[:count] &= octets[:count] == _COPY_DATA
+    looks[:count] &= octets[1 : 1 + count] < _GIGABYTE
+    # Eight at once first: few of them hold any.
+    eights = np.flatnonzero(looks.view(np.uint64) != 0)
+    inside = np.flatnonzero(looks.reshape(-1, 8)[eights])
+    places: Int64s = eights[inside >> 3] * 8 + (inside & 7)
+    return places
+
+
+def _chained(heads: Int64s, ends: Int64s, first: int) -> tuple[Int64s, Int64s]:
+    """Those that are reached from byte `first`, each from the end of the one before."""
+    if not len(heads) or heads[0] != first:
+        return heads[:0], ends[:0]
+    if (heads[1:] == ends[:-1]).all():
+        return heads, ends
+    after = np.searchsorted(heads, ends)
+    regular = after == np.arange(1, len(heads) + 1)
+    regular[:-1] &= heads[1:] == ends[:-1]
+    breaks = np.append(np.flatnonzero(~regular), len(heads) - 1)
+    pieces: list[tuple[int, int]] = []
+    at = 0
+    while True:
+        last = int(breaks[np.searchsorted(breaks, at)])
+        pieces.append((at, last + 1))
+        at = int(after[last])
+        if at >= len(heads) or heads[at] != ends[last]:
+            break
+    if len(pieces) == 1:
+        return heads[: pieces[0][1]], ends[: pieces[0][1]]
+    chosen = np.concatenate([np.arange(begin, behind) for begin, behind in pieces])
+    return heads[chosen], ends[chosen]
+
+
+def _sorted_out(buffer: memoryview, octets: Bytes, starts: Int64s, ends: Int64s, tail: int) -> SplitBytes:
+    """Take the keepalives from the messages."""
+    is_keepalive = octets[starts] == _KEEPALIVE
+    lengths = ends - starts
+    torn = np.where(is_keepalive, lengths != _KEEPALIVE_SIZE, lengths <= HEADER)
+    if torn.any():
+        at = int(starts[torn.argmax()])
+        raise ParseError(
+            "a message is not as long as its kind", message_type=chr(buffer[at]), offset=0, lsn=INVALID_LSN
+        )
+    if not is_keepalive.any():
+        return SplitBytes(starts, ends, tail, INVALID_LSN, False)
+    alive = starts[is_keepalive]
+    wal_end = Lsn(int(unaligned(buffer, ">u8")[alive + 1].max()))
+    reply = bool((octets[alive + 17] != 0).any())
+    return SplitBytes(starts[~is_keepalive], ends[~is_keepalive], tail, wal_end, reply)

@@ -1,0 +1,170 @@
+"""The reader: the consumer's end of a stream that a process of its own receives (`receiver_process`)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import select
+import socket
+import threading
+import time
+
+from dbmazz_core.connectors.sources.postgres.connection import Server
+from dbmazz_core.connectors.sources.postgres.parser.block import MessageBlock
+from dbmazz_core.connectors.sources.postgres.replication import launcher
+from dbmazz_core.connectors.sources.postgres.replication.protocol import (
+    BLOCK,
+    END,
+    ERROR,
+    STARTED,
+    block_of,
+    read_frame,
+    write_request,
+)
+from dbmazz_core.connectors.sources.postgres.replication.receiver_process import Request
+from dbmazz_core.connectors.sources.postgres.replication.shared_buffers import SlotViews
+from dbmazz_core.errors import ReplicationInterrupted
+from dbmazz_core.lsn import INVALID_LSN, Lsn
+from dbmazz_core.settings.config import SourceConfig
+
+#: How long a stream may take to begin: the connection's own limits, and a slot that is released.
+_START_S = 60.0
+#: How long the rest of a frame may take of which the beginning has come.
+_FRAME_S = 30.0
+#: How long the receiver may take to end once it is told to.
+_END_S = 5.0
+
+
+class StreamReader:
+    """A running logical replication stream. Nothing is acknowledged, not even its start, before `begin`.
+
+    Args:
+        config: Which server, slot and publication.
+        start_lsn: Transactions committed at or after it are streamed.
+        messages: Whether logical messages are wanted.
+        server: The server that the stream has to come from; None: any.
+
+    Attributes:
+        pid: Id of the receiving process.
+        walsender: Id of the server's process that sends the stream.
+        receive_cpu_s: CPU seconds of the receiving thread, known once the stream is closed.
+        confirmed_lsn: What was last acknowledged.
+
+    Raises:
+        SourceError: If the stream does not start.
+    """
+
+    def __init__(
+        self, config: SourceConfig, start_lsn: Lsn, *, messages: bool = False, server: Server | None = None
+    ) -> None:
+        self.receive_cpu_s = 0.0
+        self.walsender = 0
+        self.confirmed_lsn = INVALID_LSN
+        self._slot = config.slot
+        self._redact = config.url.redact
+        self._closed = False
+        self._process = launcher.take()
+        self.pid, self._channel = self._process.pid, self._process.channel
+        self._channel.settimeout(_FRAME_S)
+        self._telling = threading.Lock()
+        self._ended = False
+        self._slots = None
+        if self._process.memory is not None:
+            self._slots = SlotViews(self._process.memory)
+            os.close(self._process.memory)  # what is mapped stays
+        self._poller = select.poll()
+        self._poller.register(self._channel, select.POLLIN)
+        try:
+            write_request(
+                self._channel, Request(config.url, server, config.slot, config.publication, start_lsn, messages)
+            )
+            if not self._poller.poll(_START_S * 1000):
+                raise self._interrupted(f"nothing came for {_START_S:.0f} s")
+            self._next()
+        except OSError as error:
+            self.close()
+            raise self._interrupted(str(error)) from None
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self, timeout: float) -> MessageBlock | None:
+        """The next block, or None if nothing came for `timeout` seconds.
+
+        A block without messages tells that `server_end` moved.
+
+        Raises:
+            SourceError: If the stream broke; everything received before has been handed out first.
+        """
+        return self._next() if self._poller.poll(timeout * 1000) else None
+
+    def begin(self, lsn: Lsn) -> None:
+        """Have the server told from now on that we live, and that everything before `lsn` is durable."""
+        self.confirmed_lsn = lsn
+        self._tell(f"confirm {lsn}\n".encode())
+
+    def confirm(self, lsn: Lsn) -> None:
+        """Acknowledge everything before `lsn` as durable; sent at once. An LSN behind the last one is ignored."""
+        if lsn > self.confirmed_lsn:
+            self.confirmed_lsn = lsn
+            self._tell(f"confirm {lsn}\n".encode())
+
+    def request_keepalive(self) -> None:
+        """Ask the server how far it has sent; the answer moves `server_end`."""
+        self._tell(b"keepalive\n")
+
+    def close(self) -> None:
+        """Have the last acknowledgement sent, and end the stream. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(OSError):
+            self._channel.shutdown(socket.SHUT_WR)  # seen whatever fork of this program holds a copy
+        deadline = time.monotonic() + _END_S
+        with contextlib.suppress(EOFError, OSError):
+            while self._poller.poll(max(deadline - time.monotonic(), 0) * 1000):
+                kind, payload = self._read_frame()
+                if kind == END:
+                    self.receive_cpu_s = pickle.loads(payload)
+        if not self._ended:
+            self._process.kill()
+        self._channel.close()
+        if self._process.pidfd is not None:
+            os.close(self._process.pidfd)
+
+    def _next(self) -> MessageBlock | None:
+        try:
+            kind, payload = self._read_frame()
+        except EOFError:
+            raise self._interrupted(f"it ended{self._last_words()}") from None
+        except OSError as error:
+            raise self._interrupted(str(error)) from None
+        if kind == ERROR:
+            raise pickle.loads(payload)
+        if kind == STARTED:
+            self.walsender = pickle.loads(payload)
+        return block_of(payload, self._slots) if kind == BLOCK else None
+
+    def _read_frame(self) -> tuple[bytes, bytearray]:
+        try:
+            return read_frame(self._channel)
+        except (EOFError, ConnectionResetError):
+            self._ended = True  # its end of the socket closes with the process
+            raise EOFError from None
+
+    def _tell(self, command: bytes) -> None:
+        # A receiver that is gone has said why, or its socket has ended: the next read raises that.
+        with self._telling, contextlib.suppress(OSError):
+            self._channel.sendall(command)
+
+    def _last_words(self) -> str:
+        said = launcher.last_words()
+        return f": {self._redact(said)}" if said else ""
+
+    def _interrupted(self, what: str) -> ReplicationInterrupted:
+        return ReplicationInterrupted(
+            f"the process that receives the stream of slot {self._slot} does not go on: {what}",
+            object=self._slot,
+            remedy="run again: capture resumes at the checkpoint, nothing is lost",
+        )

@@ -1,0 +1,327 @@
+"""The bytes of a running replication stream, by one of two ways.
+
+`PlainTransport` reads the socket itself and finds messages for a whole block at once: a call a message, as libpq
+wants it, costs as much as everything else together (docs/benchmarks.md). It serves connections without encryption.
+`LibpqTransport` goes through libpq, and so through TLS and GSSAPI encryption. Which one it is shows the first byte of
+the server's answer (see `opened`); nothing else knows the difference.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from struct import Struct
+from typing import Protocol
+
+import numpy as np
+from psycopg import pq
+
+from dbmazz_core.connectors.sources.postgres.parser.block import HEADER, PADDING, MessageBlock
+from dbmazz_core.connectors.sources.postgres.parser.messages import PrimaryKeepalive
+from dbmazz_core.connectors.sources.postgres.parser.parser import Buffer, parse_copy_data
+from dbmazz_core.connectors.sources.postgres.replication.copy_data import SplitBytes, split
+from dbmazz_core.connectors.sources.postgres.replication.shared_buffers import SLOT_BYTES, SlotPool
+from dbmazz_core.errors import ParseError
+from dbmazz_core.lsn import INVALID_LSN, Lsn
+
+_COPY_BOTH = b"W"
+_COPY_DATA = ord("d")
+_FIELD = pq.DiagnosticField
+#: Room in a buffer for the beginning of a message that came with the chunk before.
+HEADROOM = 1 << 16
+_FRAME = 5
+#: How long the server may take to answer START_REPLICATION: it waits for nothing there that lasts.
+ANSWER_S = 30.0
+#: PostgreSQL sends no message of a gigabyte or more (memutils.h, MaxAllocSize).
+_GIGABYTE = 1 << 30
+_LENGTH = Struct(">I")
+#: At once from the socket; a Unix socket holds less.
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnd:
+    """The server ended the stream. `sqlstate` and `message` are its last words, None where it said nothing."""
+
+    sqlstate: str | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chunk:
+    """What was gathered, not looked at yet.
+
+    Attributes:
+        size: Bytes.
+        messages: Single messages, as libpq gives them.
+        buffer: Or bytes as the server wrote them, behind `HEADROOM`.
+        slot: Number of the shared slot that the buffer is, None if it is memory of our own.
+    """
+
+    size: int
+    messages: Sequence[memoryview] = ()
+    buffer: Buffer = b""
+    slot: int | None = None
+
+
+class Transport(Protocol):
+    """A stream that has begun.
+
+    `gather`, `take`, `send` and `flush` are for the thread that keeps the socket empty; `read`, which takes longer, is
+    for another one.
+
+    Attributes:
+        gathered: Bytes that came since a chunk was last taken.
+        ended: Whether the server has ended the stream, with its connection or, after an error, without.
+        server_end: The last keepalive's `wal_end`, as far as chunks were read.
+        reply_requested: Whether one of these asks for a status update; whoever sends it sets it back.
+        last_words: Why the stream ended, as far as the server said so, once the last chunk is read.
+    """
+
+    gathered: int
+    ended: bool
+    server_end: Lsn
+    reply_requested: bool
+    last_words: StreamEnd
+
+    def fileno(self) -> int:
+        """The socket."""
+
+    def gather(self) -> bool:
+        """Take in what has come, without waiting; whether something had.
+
+        Raises:
+            psycopg.Error, OSError: If the connection broke.
+        """
+
+    def take(self) -> Chunk:
+        """What was gathered, and begin a new chunk."""
+
+    def send(self, message: bytes) -> bool:
+        """Send a CopyData message; whether it is gone, or waits for the socket (see `flush`)."""
+
+    def flush(self) -> bool:
+        """Send what waits; whether all of it is gone."""
+
+    def read(self, chunk: Chunk) -> MessageBlock:
+        """The messages that a chunk completes. Chunks have to be read in order.
+
+        Raises:
+            ParseError: If the bytes are no such stream.
+        """
+
+
+def opened(pgconn: pq.abc.PGconn, slots: SlotPool) -> Transport | None:
+    """The transport, after START_REPLICATION was sent with `send_query`; None where the answer is no stream.
+
+    A connection without encryption answers with a CopyBothResponse, 'W', and libpq, which read the last answer to its
+    end, has read nothing of this one yet. A TLS record begins with another byte (RFC 8446, section 5.1: 20 to 24), a
+    GSSAPI packet with its length, 0 (PostgreSQL manual, protocol-flow). These, and errors, are left to libpq.
+
+    Raises:
+        OSError: If the connection broke, or nothing came for `ANSWER_S`.
+    """
+    while pgconn.flush():
+        _wait(pgconn.socket, select.POLLOUT)
+    connection = socket.socket(fileno=os.dup(pgconn.socket))
+    try:
+        _wait(connection.fileno(), select.POLLIN)
+        if connection.recv(1, socket.MSG_PEEK) == _COPY_BOTH:
+            connection.settimeout(ANSWER_S)
+            head = connection.recv(_FRAME, socket.MSG_WAITALL)
+            connection.recv(_LENGTH.unpack_from(head, 1)[0] - _LENGTH.size, socket.MSG_WAITALL)
+            return PlainTransport(connection, slots)
+    except BaseException:
+        connection.close()
+        raise
+    connection.close()
+    return None
+
+
+def _wait(descriptor: int, event: int) -> None:
+    poller = select.poll()
+    poller.register(descriptor, event)
+    if not poller.poll(ANSWER_S * 1000):
+        raise TimeoutError(f"the server, or what is in front of it, did not answer for {ANSWER_S:.0f} s")
+
+
+class LibpqTransport:
+    """Through libpq. Implements `Transport`."""
+
+    def __init__(self, pgconn: pq.abc.PGconn) -> None:
+        self.gathered = 0
+        self.ended = False
+        self.server_end = INVALID_LSN
+        self.reply_requested = False
+        self.last_words = StreamEnd()
+        self._pgconn = pgconn
+        self._pgconn.nonblocking = 1
+        self._messages: list[memoryview] = []
+
+    def fileno(self) -> int:
+        """See `Transport.fileno`."""
+        return self._pgconn.socket
+
+    def gather(self) -> bool:
+        """See `Transport.gather`."""
+        get, before = self._pgconn.get_copy_data, self.gathered
+        self._pgconn.consume_input()
+        while True:
+            length, data = get(1)
+            if length <= 0:
+                break
+            self._messages.append(data)
+            self.gathered += length
+        if length < 0:
+            self.ended = True
+            result = self._pgconn.get_result()
+            if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
+                fields = (result.error_field(f) for f in (_FIELD.SQLSTATE, _FIELD.MESSAGE_PRIMARY))
+                self.last_words = StreamEnd(*(None if f is None else f.decode("utf-8", "replace") for f in fields))
+        return self.gathered > before
+
+    def take(self) -> Chunk:
+        """See `Transport.take`."""
+        chunk = Chunk(self.gathered, self._messages)
+        self._messages, self.gathered = [], 0
+        return chunk
+
+    def send(self, message: bytes) -> bool:
+        """See `Transport.send`."""
+        self._pgconn.put_copy_data(message)
+        return self.flush()
+
+    def flush(self) -> bool:
+        """See `Transport.flush`."""
+        return self._pgconn.flush() == 0
+
+    def read(self, chunk: Chunk) -> MessageBlock:
+        """See `Transport.read`."""
+        messages = []
+        for data in chunk.messages:
+            if len(data) > HEADER:
+                messages.append(data)
+                continue
+            keepalive = parse_copy_data(bytes(data))
+            assert isinstance(keepalive, PrimaryKeepalive)
+            self.server_end = max(self.server_end, keepalive.wal_end)
+            self.reply_requested |= keepalive.reply_requested
+        return MessageBlock.join(messages, self.server_end)
+
+
+class PlainTransport:
+    """Straight from the socket of a connection without encryption. Implements `Transport`.
+
+    Args:
+        connection: Its socket; libpq reads nothing from it any more.
+        slots: Where bytes are put, as long as there are free ones.
+    """
+
+    def __init__(self, connection: socket.socket, slots: SlotPool) -> None:
+        self.gathered = 0
+        self.ended = False
+        self.server_end = INVALID_LSN
+        self.reply_requested = False
+        self.last_words = StreamEnd()
+        self._socket = connection
+        self._socket.setblocking(False)
+        self._slots = slots
+        self._buffer, self._slot = self._fresh()
+        self._unsent = b""
+        self._rest = bytearray()
+
+    def fileno(self) -> int:
+        """See `Transport.fileno`."""
+        return self._socket.fileno()
+
+    def gather(self) -> bool:
+        """See `Transport.gather`."""
+        at = HEADROOM + self.gathered
+        try:
+            came = self._socket.recv_into(memoryview(self._buffer)[at : SLOT_BYTES - len(PADDING)], _READ_BYTES)
+        except BlockingIOError:
+            return False
+        self.gathered += came
+        if not came:
+            self.ended = True
+        return came > 0
+
+    def take(self) -> Chunk:
+        """See `Transport.take`."""
+        chunk = Chunk(self.gathered, buffer=self._buffer, slot=self._slot)
+        self._buffer, self._slot = self._fresh()
+        self.gathered = 0
+        return chunk
+
+    def send(self, message: bytes) -> bool:
+        """See `Transport.send`."""
+        self._unsent += b"d" + _LENGTH.pack(len(message) + _LENGTH.size) + message
+        return self.flush()
+
+    def flush(self) -> bool:
+        """See `Transport.flush`."""
+        try:
+            self._unsent = self._unsent[self._socket.send(self._unsent) :]
+        except BlockingIOError:
+            return False
+        return not self._unsent
+
+    def read(self, chunk: Chunk) -> MessageBlock:
+        """See `Transport.read`."""
+        buffer, slot, end = memoryview(chunk.buffer), chunk.slot, HEADROOM + chunk.size
+        begin = HEADROOM - len(self._rest)
+        if begin < 0:  # the rest of a large message
+            self._rest += buffer[HEADROOM:end]
+            if slot is not None:
+                self._slots.release(slot)
+            if len(self._rest) <= _LENGTH.unpack_from(self._rest, 1)[0]:
+                return MessageBlock.join([], self.server_end)  # and it goes on
+            buffer, slot, begin, end = memoryview(self._rest + PADDING), None, 0, len(self._rest)
+        else:
+            buffer[begin:HEADROOM] = self._rest
+        pieces: list[SplitBytes] = []
+        while True:
+            begin = self._without_others(buffer, begin, end)
+            found = split(buffer, begin, end)
+            self.server_end = max(self.server_end, found.wal_end)
+            self.reply_requested |= found.reply_requested
+            pieces.append(found)
+            begin = self._without_others(buffer, found.tail, end)
+            if begin == found.tail:
+                break
+        self._rest = bytearray(buffer[begin:end])
+        if len(self._rest) >= _FRAME and not _LENGTH.size <= _LENGTH.unpack_from(self._rest, 1)[0] < _GIGABYTE:
+            raise ParseError(
+                "no message of the server is that long", message_type=chr(self._rest[0]), offset=1, lsn=INVALID_LSN
+            )
+        starts, ends = (np.concatenate([getattr(found, name) for found in pieces]) for name in ("starts", "ends"))
+        if slot is not None and not len(starts):
+            self._slots.release(slot)
+            return MessageBlock.join([], self.server_end)
+        return MessageBlock(buffer, starts, ends, self.server_end, slot)
+
+    def _fresh(self) -> tuple[Buffer, int | None]:
+        return self._slots.acquire() or (bytearray(SLOT_BYTES), None)
+
+    def _without_others(self, buffer: memoryview, begin: int, end: int) -> int:
+        """Deal with complete messages at `begin` that are no CopyData; where they end."""
+        while end - begin >= _FRAME and buffer[begin] != _COPY_DATA:
+            behind = begin + 1 + _LENGTH.unpack_from(buffer, begin + 1)[0]
+            if end < behind:
+                break
+            match chr(buffer[begin]):
+                case "E":
+                    fields = bytes(buffer[begin + _FRAME : behind]).decode("utf-8", "replace").split("\0")
+                    by_code = {field[:1]: field[1:] for field in fields}
+                    self.last_words = StreamEnd(by_code.get("C"), by_code.get("M"))
+                case "Z":  # ready for another command: the connection stays open, and nothing more comes
+                    self.ended = True
+                case "N" | "S" | "A" | "c" | "C":  # notices and the like; CopyDone and what follows it
+                    pass
+                case other:
+                    raise ParseError("unknown message of the server", message_type=other, offset=0, lsn=INVALID_LSN)
+            begin = behind
+        return begin

@@ -1,0 +1,77 @@
+"""Checks of the server, the role and the slot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dbmazz_core.connectors.sources.postgres.errors.running import (
+    Login,
+    missing_replication,
+    no_free_connection,
+    no_free_slot,
+    slot_active,
+    wal_level_not_logical,
+)
+from dbmazz_core.connectors.sources.postgres.server.version import known_decoding_bug
+from dbmazz_core.connectors.sources.postgres.setup.look import Look
+from dbmazz_core.connectors.sources.postgres.setup.slots import unusable_slot
+from dbmazz_core.errors import SourceNotReady
+from dbmazz_core.model.findings import Finding
+
+#: Logical decoding on standbys came with this version.
+_STANDBY_DECODING = 16
+
+
+def server_findings(look: Look) -> Iterator[Finding]:
+    """Version, wal_level, the role's REPLICATION, free slots and walsenders."""
+    facts, login = look.facts, Login.of(look.config.url)
+    server = f"PostgreSQL {facts.version}"
+    if bug := known_decoding_bug(facts.version_num):
+        problem = SourceNotReady(
+            f"{server} {bug}", object=server, remedy="install the newest minor version of PostgreSQL"
+        )
+        yield Finding.of(problem, "warning")
+    else:
+        yield Finding("ok", f"{server} is supported", server)
+    if facts.in_recovery and facts.version_num < _STANDBY_DECODING * 10000:
+        yield Finding.of(
+            SourceNotReady(
+                f"{server} is a standby, and decodes no changes there before version {_STANDBY_DECODING}",
+                object=login.server,
+                remedy="put the primary's host into SOURCE_URL (or all, with target_session_attrs=primary)",
+            )
+        )
+    if facts.wal_level == "logical":
+        yield Finding("ok", "wal_level is logical", "wal_level")
+    else:
+        yield Finding.of(wal_level_not_logical(facts.wal_level))
+    if facts.has_replication:
+        yield Finding("ok", f"role {facts.role} may replicate", f"role {facts.role}")
+    else:
+        # The session's role by name: the URL may leave it to libpq.
+        yield Finding.of(missing_replication(Login(facts.role, facts.database, login.server)))
+    used, limit = facts.slots_in_use, facts.max_replication_slots
+    if look.slot is None and used >= limit:
+        yield Finding.of(no_free_slot(used, limit, facts.idle_slots))
+    else:
+        yield Finding("ok", f"{used} of {limit} replication slots are taken", "max_replication_slots")
+    used, limit = facts.walsenders_in_use, facts.max_wal_senders
+    if used >= limit:
+        yield Finding.of(no_free_connection("max_wal_senders", login, walsenders=(used, limit)))
+    else:
+        yield Finding("ok", f"{used} of {limit} walsenders are taken", "max_wal_senders")
+
+
+def slot_findings(look: Look) -> Iterator[Finding]:
+    """The slot, if it exists. Whether it fits the checkpoint is `slots.verify_slot`'s question."""
+    slot, name = look.slot, f"replication slot {look.config.slot}"
+    if slot is None:
+        yield Finding("ok", f"{name} does not exist yet", name)
+    elif problem := unusable_slot(slot, look.facts.database):
+        yield Finding.of(problem)
+    elif slot.active:
+        # A pipeline at work, most likely this one.
+        yield Finding.of(slot_active(slot.name, slot.active_pid, slot.active_application), "warning")
+    else:
+        retained = f", retaining {slot.retained_bytes:,} bytes of WAL" if slot.retained_bytes is not None else ""
+        yield Finding("ok", f"{name} is confirmed up to {slot.confirmed_flush_lsn}{retained}", name)

@@ -1,0 +1,333 @@
+"""Reading whole tables inside an exported snapshot.
+
+ADBC fetches them as Arrow (a binary COPY, decoded in C), in ranges of pages, by workers that are all pinned to one
+exported snapshot. Columns come in the carrier dtypes of the stream: integers, floats, booleans, text and bytes as they
+are; every other type as the text that its output function makes, which is what the stream sends. So both paths give
+the same values, and whatever is done with the text afterwards is done by one conversion.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import adbc_driver_postgresql.dbapi
+import polars as pl
+import psycopg
+import pyarrow as pa
+from psycopg import sql
+
+from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, session_conninfo, settings_query
+from dbmazz_core.connectors.sources.postgres.server.inquiry import asked_source_error
+from dbmazz_core.connectors.sources.postgres.types import read_each
+from dbmazz_core.errors import ReplicationInterrupted
+from dbmazz_core.model.bad_value import bad_value
+from dbmazz_core.model.datatypes import Kind
+from dbmazz_core.model.frame_columns import value_column
+from dbmazz_core.model.masks import Masker, utf8
+from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.model.source import CopiedRows
+from dbmazz_core.model.values import escaped
+from dbmazz_core.settings.secret_url import SecretUrl
+from dbmazz_core.table_ref import TableRef
+
+#: Types that ADBC delivers in the carrier dtype, by OID: boolean, bytea, bigint, smallint, integer, text, real, double
+#: precision, character, character varying.
+_NATIVE = {
+    16: Kind.BOOLEAN,
+    17: Kind.BYTES,
+    20: Kind.INT64,
+    21: Kind.INT16,
+    23: Kind.INT32,
+    25: Kind.STRING,
+    700: Kind.FLOAT32,
+    701: Kind.FLOAT64,
+    1042: Kind.STRING,
+    1043: Kind.STRING,
+}
+#: Those of them whose output function gives the text itself.
+_TEXTS = frozenset((25, 1042, 1043))
+#: Arrow batches of that size, so that one worker holds few of them.
+_BATCH_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class PageRange:
+    """Pages `first` to `last` (exclusive; None: to the end) of a table."""
+
+    first: int
+    last: int | None
+
+
+def page_ranges(pages: int, estimated_rows: int, chunk_size: int) -> list[PageRange]:
+    """Cut a table into ranges of about `chunk_size` rows; the last one is open, so rows beyond the estimate are in.
+
+    >>> page_ranges(pages=100, estimated_rows=1000, chunk_size=400)
+    [PageRange(first=0, last=40), PageRange(first=40, last=80), PageRange(first=80, last=None)]
+    """
+    step = max(1, int(pages * chunk_size / max(estimated_rows, 1)))
+    firsts = range(0, max(pages, 1), step)
+    return [PageRange(first, None if first + step >= pages else first + step) for first in firsts]
+
+
+def select_query(
+    connection: psycopg.Connection[tuple[object, ...]],
+    schema: TableSchema,
+    *,
+    only: bool,
+    maskers: Mapping[str, Masker],
+) -> sql.Composed:
+    """The SELECT whose columns arrive in carrier dtypes, or as text to be read or masked.
+
+    Args:
+        connection: For the catalog.
+        schema: The table and its published columns that are wanted.
+        only: Leave out inheritance children, which the publication does not take for their parent's rows either.
+        maskers: Masks by column. What is nulled is not even read; hashes are not made by the server, which would log
+            the key.
+
+    A cast to text would not do: it trims `char(n)`, adds a netmask to `inet`, and has its own idea of `xml`; the
+    output function is what the stream uses.
+    """
+    rows = connection.execute(
+        "SELECT a.attname, n.nspname, p.proname, a.atttypid::bigint, base.nspname, base.typname "
+        "FROM pg_catalog.pg_attribute a "
+        "JOIN pg_catalog.pg_class c ON c.oid = a.attrelid "
+        "JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace "
+        "JOIN pg_catalog.pg_type t ON t.oid = a.atttypid "
+        "JOIN pg_catalog.pg_proc p ON p.oid = t.typoutput "
+        "JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace "
+        # What a domain is over: polymorphic output functions do not take every domain (enum_out takes none).
+        "LEFT JOIN LATERAL (WITH RECURSIVE over AS ("
+        "SELECT t.typbasetype AS oid UNION ALL SELECT within.typbasetype FROM over "
+        "JOIN pg_catalog.pg_type within ON within.oid = over.oid WHERE within.typtype = 'd') "
+        "SELECT bn.nspname, b.typname FROM over JOIN pg_catalog.pg_type b ON b.oid = over.oid AND b.typtype <> 'd' "
+        "JOIN pg_catalog.pg_namespace bn ON bn.oid = b.typnamespace) AS base ON t.typtype = 'd' "
+        "WHERE s.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped",
+        [schema.table.schema, schema.table.name],
+    ).fetchall()
+    kinds = {column.name: column.type.kind for column in schema.columns}
+    columns: dict[str, sql.Composable] = {}
+    for name, function_schema, function, type_oid, *base in rows:
+        column, masker, oid = sql.Identifier(str(name)), maskers.get(str(name)), int(str(type_oid))
+        value = sql.SQL("{}::{}").format(column, sql.Identifier(*map(str, base))) if any(base) else column
+        if masker is not None and masker.mask.kind == "null":
+            columns[str(name)] = sql.SQL("NULL::pg_catalog.text AS {}").format(column)
+            continue
+        columns[str(name)] = (
+            column
+            if (_NATIVE.get(oid) is kinds.get(str(name)) if masker is None else oid in _TEXTS)
+            else sql.SQL("pg_catalog.textin({}({})) AS {}").format(
+                sql.Identifier(str(function_schema), str(function)), value, column
+            )
+        )
+    return sql.SQL("SELECT {} FROM {}{}").format(
+        sql.SQL(", ").join(columns[name] for name in schema.names),
+        sql.SQL("ONLY " if only else ""),
+        sql.Identifier(schema.table.schema, schema.table.name),
+    )
+
+
+def _in_pages(query: str, pages: PageRange, row_filter: str | None) -> str:
+    """Restrict a query to pages, with a TID range scan (PostgreSQL 14), and to the rows that are published."""
+    conditions = [f"({row_filter})"] if row_filter else []
+    if pages.first:
+        conditions.append(f"ctid >= '({pages.first},0)'::pg_catalog.tid")
+    if pages.last is not None:  # else to the end; partitioned tables have no pages of their own
+        conditions.append(f"ctid < '({pages.last},0)'::pg_catalog.tid")
+    return f"{query} WHERE {' AND '.join(conditions)}" if conditions else query
+
+
+class SnapshotWorkers:
+    """Connections pinned to one exported snapshot, which read ranges of tables at the same time.
+
+    Args:
+        url: Where to.
+        server_version: `server_version_num`.
+        snapshot_name: Exported; the connection that exported it has to live until this is made.
+        workers: How many connections.
+
+    Raises:
+        SourceError: If a connection or the snapshot fails.
+    """
+
+    def __init__(self, url: SecretUrl, server_version: int, snapshot_name: str, *, workers: int) -> None:
+        self._url = url
+        self._server_version = server_version
+        self._connections = []
+        self._raw = False
+        try:
+            for _ in range(workers):
+                self._connections.append(self._connect(snapshot_name))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connections; the snapshot ends with the last of them."""
+        for connection in self._connections:
+            connection.close()
+        self._connections.clear()
+
+    def rows(
+        self,
+        schema: TableSchema,
+        query: str,
+        ranges: Sequence[PageRange],
+        maskers: Mapping[str, Masker],
+        *,
+        row_filter: str | None = None,
+        lenient: bool = False,
+    ) -> Iterator[CopiedRows]:
+        """Read the ranges of a table; yields their rows, in any order.
+
+        Args:
+            schema: The table.
+            query: Made by `select_query`.
+            ranges: Of its pages.
+            maskers: Masks by column.
+            row_filter: Only rows for which this expression is true, as in PostgreSQL's own initial copy.
+            lenient: Whether texts that are no values are let through, instead of raising BadValue.
+        """
+        todo: queue.SimpleQueue[PageRange] = queue.SimpleQueue()
+        for pages in ranges:
+            todo.put(pages)
+        done: queue.Queue[CopiedRows | Exception | None] = queue.Queue(maxsize=2)
+        stopping = threading.Event()
+        threads = [
+            threading.Thread(
+                target=self._work,
+                args=(
+                    connection,
+                    schema.table,
+                    lambda pages: _in_pages(query, pages, row_filter),
+                    todo,
+                    done,
+                    stopping,
+                    lambda frame: _in_carriers(_unread(frame) if self._raw else frame, schema, maskers, lenient),
+                ),
+                name="dbmazz-snapshot",
+            )
+            for connection in self._connections[: len(ranges)]
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            running = len(threads)
+            while running:
+                item = done.get()
+                if item is None:
+                    running -= 1
+                elif isinstance(item, Exception):
+                    raise item
+                else:
+                    yield item
+        finally:
+            stopping.set()
+            while any(thread.is_alive() for thread in threads):
+                while not done.empty():
+                    done.get_nowait()
+                for thread in threads:
+                    thread.join(0.02)
+
+    def _work(
+        self,
+        connection: adbc_driver_postgresql.dbapi.Connection,
+        table: TableRef,
+        query: Callable[[PageRange], str],
+        todo: queue.SimpleQueue[PageRange],
+        done: queue.Queue[CopiedRows | Exception | None],
+        stopping: threading.Event,
+        read: Callable[[pl.DataFrame], CopiedRows],
+    ) -> None:
+        try:
+            while not stopping.is_set():
+                pages = todo.get_nowait()
+                with connection.cursor() as cursor:
+                    cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_BYTES)})
+                    cursor.execute(query(pages))
+                    for batch in cursor.fetch_record_batch():
+                        frame = pl.from_arrow(batch)
+                        assert isinstance(frame, pl.DataFrame)
+                        done.put(read(frame))
+                        if stopping.is_set():
+                            return
+        except queue.Empty:
+            pass
+        except Exception as error:  # noqa: BLE001 - handed to the consumer, which raises it
+            done.put(self._failure(error, table))
+        finally:
+            done.put(None)
+
+    def _connect(self, snapshot_name: str) -> adbc_driver_postgresql.dbapi.Connection:
+        try:
+            connection = adbc_driver_postgresql.dbapi.connect(
+                session_conninfo(self._url, "dbmazz snapshot"), autocommit=False
+            )
+        except Exception as error:  # noqa: BLE001 - ADBC's own classes say less than the text
+            raise self._failure(error, None) from None
+        try:
+            with connection.cursor() as cursor:
+                # The snapshot has to be set before the transaction's first query.
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                cursor.execute(f"SET TRANSACTION SNAPSHOT '{snapshot_name}'")
+                version, timeout = self._server_version, LOCK_TIMEOUT_S
+                cursor.execute(settings_query(version, text_form=True, raw=True, lock_timeout_s=timeout).decode())
+                cursor.fetchall()
+                cursor.execute("SELECT pg_catalog.current_setting('client_encoding') = 'SQL_ASCII'")
+                (row,) = cursor.fetchall()
+                self._raw = bool(row[0])
+        except Exception as error:  # noqa: BLE001
+            connection.close()
+            raise self._failure(error, None) from None
+        return connection
+
+    def _failure(self, error: Exception, table: TableRef | None) -> Exception:
+        sqlstate = getattr(error, "sqlstate", None)
+        # In the middle of a result it is pyarrow that raises: OSError where the connection broke.
+        if isinstance(error, (adbc_driver_postgresql.dbapi.Error, OSError, pa.ArrowException)):
+            if sqlstate:
+                return asked_source_error(sqlstate, str(error), self._url)
+            return ReplicationInterrupted(
+                f"copying {table or 'tables'} broke: {self._url.redact(str(error))}",
+                object=str(table or "snapshot"),
+                remedy="run again: tables that were copied completely are kept, the others are copied anew",
+            )
+        return error
+
+
+def _unread(frame: pl.DataFrame) -> pl.DataFrame:
+    """Texts as what they are in SQL_ASCII: any bytes."""
+    return pl.DataFrame([series.cast(pl.Binary) if series.dtype == pl.String else series for series in frame])
+
+
+def _in_carriers(frame: pl.DataFrame, schema: TableSchema, maskers: Mapping[str, Masker], lenient: bool) -> CopiedRows:
+    """Name the columns by their places, mask those that are to be, and read those that came as text.
+
+    Raises:
+        BadValue: If a text is none of its column's type, unless that is to be let through.
+    """
+    columns: list[pl.Series] = []
+    unreadable: dict[int, pl.Series] = {}
+    for number, (series, column) in enumerate(zip(frame, schema.columns, strict=True)):
+        if column.name in maskers:
+            values, wrong = maskers[column.name].column(series, column.type), None
+        elif series.dtype == column.type.carrier:
+            values, wrong = series, None
+        elif column.type.carrier == pl.String:
+            values = utf8(series)
+            wrong = values.is_null() & series.is_not_null()
+        else:
+            values, wrong = read_each(series.cast(pl.Binary), column.type)
+        if wrong is not None and wrong.any():
+            places = wrong.arg_true()
+            texts = [escaped(raw) for raw in series.gather(places).cast(pl.Binary)]
+            if not lenient:
+                raise bad_value(schema, number, texts[0], row=partial(frame.item, places[0]), copied=True)
+            none = pl.repeat(None, len(series), dtype=pl.String, eager=True)
+            unreadable[number] = none.scatter(places, texts)
+        columns.append(values.alias(value_column(number)))
+    return CopiedRows(pl.DataFrame(columns), unreadable)
