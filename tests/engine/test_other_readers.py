@@ -15,7 +15,7 @@ import pytest
 from dbmazz_core.connectors.sources.postgres import held_stream
 from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
-from dbmazz_core.errors import DbmazzError, SlotAheadOfCheckpoint, SlotNotFound
+from dbmazz_core.errors import DbmazzError, ReplicationInterrupted, SlotAheadOfCheckpoint, SlotNotFound
 from tests.engine.before import before
 from tests.engine.lab import Lab
 from tests.engine.worker_process import Worker
@@ -80,6 +80,23 @@ def test_a_slot_that_moves_on_after_it_was_looked_at(
     assert "dbmazz snapshot" in info.value.remedy
     shop.pipeline.snapshot()
     rows_come(shop)
+    shop.capture_and_compare("t")
+
+
+def test_a_stream_that_ends_at_once_says_why(shop: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the server said counts, not that the slot is found free."""
+    rows_come(shop)
+
+    def end_it() -> None:
+        held = "FROM pg_replication_slots WHERE slot_name = %s AND active_pid IS NOT NULL"
+        shop.database.fetch(f"SELECT pg_terminate_backend(active_pid) {held}", shop.slot)
+        while shop.database.fetch(f"SELECT 1 {held}", shop.slot):
+            pass
+
+    with monkeypatch.context() as patch, shop.nothing_changes("public.t"):
+        before(patch, held_stream, "verify_held", end_it)
+        with pytest.raises(ReplicationInterrupted, match="administrator command"):
+            shop.capture()
     shop.capture_and_compare("t")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 from dbmazz_core.connectors.sources.postgres.connection import (
     PROMOTED,
     Connection,
@@ -15,6 +17,13 @@ from dbmazz_core.connectors.sources.postgres.setup.slots import verify_slot
 from dbmazz_core.errors import ReplicationInterrupted
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.settings.config import SourceConfig
+
+#: How long the receiver may take to hand over why a stream has ended.
+_LAST_WORDS_S = 5.0
+
+
+class _StreamEnded(Exception):
+    """The slot is free again right after its stream has begun."""
 
 
 def held_stream(
@@ -39,13 +48,15 @@ def held_stream(
     Raises:
         SlotAheadOfCheckpoint: The slot is past it: changes are gone.
         ServerChanged: The stream is another server's, or the server was promoted meanwhile.
-        SourceError: The stream does not begin.
+        SourceError: The stream does not begin, or ended at once: what the server said.
     """
     reader = StreamReader(config, lsn, messages=messages, server=server)
     try:
-        return reader, verify_held(
-            config, connection, server, reader.walsender, lsn if checkpoint is None else checkpoint
-        )
+        try:
+            latest = lsn if checkpoint is None else checkpoint
+            return reader, verify_held(config, connection, server, reader.walsender, latest)
+        except _StreamEnded:
+            _raise_why(reader, config.slot)
     except BaseException:
         reader.close()
         raise
@@ -64,15 +75,22 @@ def verify_held(config: SourceConfig, connection: Connection, server: Server, wa
             f"looked at process {state.active_pid} has it"
         )
     if state is not None and state.active_pid is None:
-        raise ReplicationInterrupted(
-            f"the stream of replication slot {state.name} ended as soon as it had begun",
-            object=state.name,
-            remedy="run again: capture resumes at the checkpoint, nothing is lost",
-        )
+        raise _StreamEnded
     verify_slot(state, config, lsn, database=connection.info.dbname, own_pid=walsender)
     verify_not_promoted(connection, server)
     assert state is not None
     return state
+
+
+def _raise_why(reader: StreamReader, slot: str) -> NoReturn:
+    """Raise what the server said when it ended the stream, behind what it had sent by then."""
+    while reader.read(_LAST_WORDS_S) is not None:
+        pass
+    raise ReplicationInterrupted(
+        f"the stream of replication slot {slot} ended as soon as it had begun",
+        object=slot,
+        remedy="run again: capture resumes at the checkpoint, nothing is lost",
+    )
 
 
 def verify_not_promoted(connection: Connection, server: Server) -> None:
