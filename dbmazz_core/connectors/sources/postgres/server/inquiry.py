@@ -25,10 +25,7 @@ def translated(url: SecretUrl, *, slot: str = "", publication: str = "") -> Iter
     try:
         yield
     except psycopg.Error as error:
-        found = source_error_of(error, url, slot=slot, publication=publication)
-    else:
-        return
-    raise asked(found, url)
+        raise asked(source_error_of(error, url, slot=slot, publication=publication), url) from None
 
 
 def asked_source_error(
