@@ -108,8 +108,9 @@ class SnapshotRun:
             if len(copied) == len(self.needed):
                 return
             # Somebody changed their shape meanwhile, or what is published of them.
-            again = self.source.look().tables
-            self.tables = {info.ref: info for info in again if info.ref in self.tables}
+            look = self.source.look()
+            look.verify_tables()
+            self.tables = {info.ref: info for info in look.tables if info.ref in self.tables}
             self.needed = [ref for ref in self.needed if ref in self.tables]
         missing = ", ".join(str(ref) for ref in self.needed if ref not in copied)
         raise SourceNotReady(

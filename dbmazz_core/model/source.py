@@ -142,6 +142,9 @@ class Look(Protocol):
     def tables(self) -> Sequence[FoundTable]:
         """The configured tables that can be captured."""
 
+    def verify_tables(self) -> None:
+        """Raise TableNotFound, or TableNotSupported, if there are others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bound:

@@ -71,6 +71,8 @@ class ListSource:
     def look(self) -> Self:
         return self
 
+    def verify_tables(self) -> None: ...
+
     def state(self, transactions: int) -> tuple[list[str], dict[int, tuple[Any, ...]]]:
         """Column names and rows after so many transactions."""
         names, rows = ["id"], dict[int, tuple[Any, ...]]()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 
+from dbmazz_core.connectors.sources.postgres.snapshot.exported import ExportedSnapshot
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import StopReason, WindowResult
+from dbmazz_core.errors import TableNotFound
 from dbmazz_core.lsn import INVALID_LSN
 from dbmazz_core.table_ref import TableRef
+from tests.engine.before import before
 from tests.engine.lab import Lab
 
 
@@ -85,3 +89,12 @@ def test_what_another_table_has_replaced_is_found_again(shop: Lab) -> None:
     assert result.copy_anew == {}
     later = shop.capture_and_compare("a", "b")
     assert [*later.copy_anew] == [shop.ref("b")]
+
+
+def test_a_table_that_is_dropped_before_it_is_copied(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was asked for by its name: the run does not end as if there were nothing to copy."""
+    lab = replace(lab, tables="public.t, public.u")
+    lab.execute("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY)")
+    before(monkeypatch, ExportedSnapshot, "fingerprints", lambda: lab.execute("DROP TABLE t"))
+    with pytest.raises(TableNotFound, match=r"public\.t"):
+        lab.capture()

@@ -16,15 +16,18 @@ from dbmazz_core.connectors.sources.postgres.catalog.publication import (
 )
 from dbmazz_core.connectors.sources.postgres.catalog.resolution import find_tables
 from dbmazz_core.connectors.sources.postgres.connection import Connection, connect
+from dbmazz_core.connectors.sources.postgres.setup import prepare as setup
 from dbmazz_core.connectors.sources.postgres.setup.prepare import check, prepare, teardown
 from dbmazz_core.errors import (
     PublicationLacksTable,
     PublicationNotFound,
     ReplicaIdentityInsufficient,
     SourceNotReady,
+    TableNotFound,
 )
 from dbmazz_core.settings.config import ReplicaIdentityPolicy
 from dbmazz_core.table_ref import TableRef
+from tests.engine.before import before
 from tests.postgres_fixtures import SourceDatabase
 from tests.setup.kit import (
     EVENTS,
@@ -346,3 +349,13 @@ def test_a_publication_of_many_tables_is_read_in_one_go(database: SourceDatabase
         assert publication is not None
         assert len(publication.tables) == tables.stop + 1
         assert pages.count < 40 * len(publication.tables)  # 110 to 340 it was
+
+
+def test_a_table_that_is_dropped_while_setup_runs(
+    database: SourceDatabase, conn: Connection, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first step is for another table, and the last look finds one too few."""
+    database.execute(f"{ORDERS}; {EVENTS}; CREATE PUBLICATION dbmazz_pub FOR TABLE orders, events")
+    before(monkeypatch, setup, "_run", lambda: database.execute("DROP TABLE orders"))
+    with pytest.raises(TableNotFound, match=r"public\.orders"):
+        prepare(conn, configure("orders, events"))

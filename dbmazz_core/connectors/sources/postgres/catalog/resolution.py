@@ -40,6 +40,11 @@ class Resolution:
     errors: tuple[SourceNotReady, ...]
     left_out: tuple[tuple[TableRef, str], ...]
 
+    def verify(self) -> None:
+        """Raise the first of the errors, if there is one."""
+        for error in self.errors:
+            raise error
+
 
 def find_tables(conn: Connection, patterns: Iterable[TablePattern]) -> list[TableInfo]:
     """The tables that the patterns stand for, in the patterns' order, those of `schema.*` by name.
@@ -52,8 +57,7 @@ def find_tables(conn: Connection, patterns: Iterable[TablePattern]) -> list[Tabl
             partition besides its partitioned table.
     """
     resolution = resolve_tables(conn, patterns)
-    if resolution.errors:
-        raise resolution.errors[0]
+    resolution.verify()
     return list(resolution.tables)
 
 

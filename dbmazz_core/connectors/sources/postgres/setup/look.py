@@ -82,6 +82,10 @@ class Look:
         """The configured tables."""
         return self.resolution.tables
 
+    def verify_tables(self) -> None:
+        """See `model.source.Look.verify_tables`."""
+        self.resolution.verify()
+
     def identity_steps(self) -> list[Step]:
         """Statements that set replica identities."""
         return identity_steps(self.tables, self.config.replica_identity)

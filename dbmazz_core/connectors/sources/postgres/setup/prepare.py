@@ -126,6 +126,7 @@ def prepare(
                 # concurrently updated" is an internal error. Look again.
                 continue
             look = Look.read(conn, config).following(captured)
+            look.verify_tables()
             break
         else:
             raise SourceNotReady(
