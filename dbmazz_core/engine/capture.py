@@ -14,6 +14,7 @@ from dbmazz_core.engine.window import Window
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.policies import Mode
+from dbmazz_core.model.recorded import Recorded
 from dbmazz_core.model.sink import Sink
 from dbmazz_core.model.source import Source
 from dbmazz_core.settings.config import Settings, WindowLimits
@@ -48,17 +49,21 @@ class Capture:
         Raises:
             DbmazzError: What was flushed before stays, what came after is forgotten and comes again.
         """
-        end = self._stream_end(checkpoint)
-        result = self._window(checkpoint, self.limits, end)
+        recorded = self.sink.read(self.settings.source.slot)
+        states = recorded.states
+        copies = {ref: states[ref].snapshot_lsn or INVALID_LSN for ref in self.tables if ref in states}
+        end = self.source.stream_end(checkpoint.lsn, copies)
+        result = self._window(checkpoint, recorded, self.limits, end)
         if end is not None and result.stop_reason is StopReason.CAUGHT_UP and not result.copy_anew:
-            reached = self.sink.read(self.settings.source.slot).checkpoint
-            assert reached is not None
-            result.extend(self._window(reached, _left(self.limits, result), None))
+            recorded = self.sink.read(self.settings.source.slot)
+            assert recorded.checkpoint is not None
+            result.extend(self._window(recorded.checkpoint, recorded, _left(self.limits, result), None))
         return result
 
-    def _window(self, checkpoint: Checkpoint, limits: WindowLimits, end: Lsn | None) -> WindowResult:
+    def _window(
+        self, checkpoint: Checkpoint, recorded: Recorded, limits: WindowLimits, end: Lsn | None
+    ) -> WindowResult:
         settings, source, sink = self.settings, self.source, self.sink
-        recorded = sink.read(settings.source.slot)
         states = recorded.states
         # The window passes over the changes of tables that are not configured any more.
         sink.mark_incomplete(settings.source.slot, [ref for ref in states if ref not in self.tables])
@@ -106,12 +111,6 @@ class Capture:
         source.end_stream()
         result.phases["receive"] = stream.receive_cpu_s
         return result
-
-    def _stream_end(self, checkpoint: Checkpoint) -> Lsn | None:
-        """Where a stream from the checkpoint has to end, and another one to begin; None if it may go on."""
-        states = self.sink.read(self.settings.source.slot).states
-        copies = {ref: states[ref].snapshot_lsn or INVALID_LSN for ref in self.tables if ref in states}
-        return self.source.stream_end(checkpoint.lsn, copies)
 
 
 def _left(limits: WindowLimits, result: WindowResult) -> WindowLimits:

@@ -23,8 +23,8 @@ from dbmazz_core.table_ref import TableRef
 
 #: Version of the layout below; a file with a higher one was written by a newer dbmazz.
 LAYOUT = 3
-#: Layout from which on tables' identities and rows in quarantine are recorded.
-WITH_IDENTITY = WITH_QUARANTINE = 2
+#: Layout from which on rows in quarantine are recorded, and which tables are complete.
+WITH_QUARANTINE = 2
 #: Layout from which on the last transaction is recorded.
 WITH_TRANSACTION = 3
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -113,69 +113,56 @@ def write_checkpoint(connection: duckdb.DuckDBPyConnection, checkpoint: Checkpoi
 
 def read_recorded(connection: duckdb.DuckDBPyConnection, slot: str, layout: int) -> list[RecordedTable]:
     """The tables that a slot feeds. One that it does not feed any more, and that somebody has dropped, is forgotten."""
-    # All columns: which there are depends on the layout of the file.
-    added = f"{_COMPLETE} AS has_all" if layout >= WITH_QUARANTINE else "false AS has_all"
-    cursor = connection.execute(
-        f"""SELECT t.*, {added} FROM _dbmazz.tables t
-        WHERE slot = ? AND (state <> 'snapshotting' OR EXISTS (
-            FROM duckdb_tables() d WHERE d.database_name = current_database()
-            AND d.schema_name = t.schema_name AND d.table_name = t.table_name))""",
-        [slot],
-    )
-    names = [column[0] for column in cursor.description or ()]
-    rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    kept = """slot = ? AND (state <> 'snapshotting' OR EXISTS (
+        FROM duckdb_tables() d WHERE d.database_name = current_database()
+        AND d.schema_name = t.schema_name AND d.table_name = t.table_name))"""
     return [
         RecordedTable(
-            TableState(
-                TableRef(row["schema_name"], row["table_name"]),
-                row["state"],
-                Lsn(row["snapshot_lsn"]),
-                mode=Mode(row.get("mode", "mirror")),
-                complete=row["has_all"],
-            ),
+            _state(row),
             _schema(row),
             TableIdentity.from_dict(json.loads(row["identity"])) if row.get("identity") else None,
         )
-        for row in rows
+        for row in _rows(connection, layout, kept, [slot])
     ]
 
 
 def read_state(connection: duckdb.DuckDBPyConnection, table: TableRef, layout: int) -> TableState | None:
     """A table's state and mode, whichever slot feeds it."""
-    row = connection.execute(
-        f"{_states(layout)} WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
-    ).fetchone()
-    return None if row is None else _state(row)
+    return next(map(_state, _rows(connection, layout, _OF_TABLE, [table.schema, table.name])), None)
 
 
-#: Whether a table is known to have exactly the source's rows.
-_COMPLETE = """complete AND NOT EXISTS (
-    FROM _dbmazz.quarantine q WHERE q.schema_name = t.schema_name AND q.table_name = t.table_name)"""
-
-
-def _states(layout: int) -> str:
-    """The query for `_state`. A file opened read-only may still have layout 1, which knew mirrors only, and not
-    whether they were complete."""
-    added = f"mode, {_COMPLETE}" if layout >= WITH_QUARANTINE else "'mirror', false"
-    return f"SELECT schema_name, table_name, state, snapshot_lsn, {added} FROM _dbmazz.tables t"
-
-
-def _state(row: tuple[str, str, str, int, str, bool]) -> TableState:
-    schema, name, state, lsn, mode, complete = row
-    return TableState(TableRef(schema, name), state, Lsn(lsn), mode=Mode(mode), complete=complete)
-
-
-def read_schema(connection: duckdb.DuckDBPyConnection, table: TableRef) -> TableSchema | None:
+def read_schema(connection: duckdb.DuckDBPyConnection, table: TableRef, layout: int) -> TableSchema | None:
     """A table's columns and key as they were recorded."""
-    # All columns: which there are depends on the layout of the file.
-    cursor = connection.execute(
-        "SELECT * FROM _dbmazz.tables WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
-    )
+    return next(map(_schema, _rows(connection, layout, _OF_TABLE, [table.schema, table.name])), None)
+
+
+_OF_TABLE = "schema_name = ? AND table_name = ?"
+
+
+def _rows(
+    connection: duckdb.DuckDBPyConnection, layout: int, condition: str, values: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Tables as they are recorded, by column, and in `has_all` whether one is known to have exactly the source's rows.
+
+    Which columns there are depends on the layout: a file opened read-only may still have layout 1, which knew mirrors
+    only, and not whether they were complete.
+    """
+    has_all = "false"
+    if layout >= WITH_QUARANTINE:
+        has_all = """complete AND NOT EXISTS (
+            FROM _dbmazz.quarantine q WHERE q.schema_name = t.schema_name AND q.table_name = t.table_name)"""
+    cursor = connection.execute(f"SELECT t.*, {has_all} AS has_all FROM _dbmazz.tables t WHERE {condition}", values)
     names = [column[0] for column in cursor.description or ()]
-    values = cursor.fetchone()
-    if values is None:
-        return None
-    return _schema(dict(zip(names, values, strict=True)))
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def _ref(row: Mapping[str, Any]) -> TableRef:
+    return TableRef(row["schema_name"], row["table_name"])
+
+
+def _state(row: Mapping[str, Any]) -> TableState:
+    mode = Mode(row.get("mode", "mirror"))
+    return TableState(_ref(row), row["state"], Lsn(row["snapshot_lsn"]), mode=mode, complete=row["has_all"])
 
 
 def _schema(row: Mapping[str, Any]) -> TableSchema:
@@ -183,7 +170,7 @@ def _schema(row: Mapping[str, Any]) -> TableSchema:
     choice = json.loads(row.get("choice") or '{"include": null, "exclude": []}')
     include, exclude = choice["include"], choice["exclude"]
     return TableSchema(
-        TableRef(row["schema_name"], row["table_name"]),
+        _ref(row),
         columns,
         tuple(json.loads(row["key"])),
         ColumnChoice(None if include is None else tuple(include), tuple(exclude)),

@@ -216,7 +216,7 @@ class DuckDBSink:
             try:
                 rename(self._connection, self.path, names)
                 for old, new in names.items():
-                    schema = bookkeeping.read_schema(self._connection, new)
+                    schema = bookkeeping.read_schema(self._connection, new, self._layout)
                     assert schema is not None
                     bookkeeping.write_history(
                         self._connection,
