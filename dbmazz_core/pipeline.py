@@ -13,10 +13,10 @@ from dbmazz_core.connectors.sources import create_source
 from dbmazz_core.connectors.sources.postgres.server.state import SlotState
 from dbmazz_core.connectors.sources.postgres.setup.look import Look
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
-from dbmazz_core.engine.agreement import Agreement
 from dbmazz_core.engine.capture import Capture
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import PipelineStatus, SnapshotResult, StopReason, TableCounts, WindowResult
+from dbmazz_core.engine.resume_checks import Agreement
 from dbmazz_core.engine.snapshot import SnapshotRun, StopRequested, plan
 from dbmazz_core.errors import (
     DestinationError,

@@ -8,13 +8,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from dbmazz_core.connectors.sources.postgres.catalog.evolution import unheld_default
+from dbmazz_core.connectors.sources.postgres.catalog.labels import labels_in_doubt
 from dbmazz_core.engine.changelog import changelog
 from dbmazz_core.engine.compact import compact
-from dbmazz_core.engine.evolution import unheld_default
-from dbmazz_core.engine.follow_schema import WindowEvent, stopped
-from dbmazz_core.engine.labels import labels_in_doubt
 from dbmazz_core.engine.quarantine import Quarantine
 from dbmazz_core.engine.result import WindowResult
+from dbmazz_core.engine.schema_following import WindowEvent, stopped
 from dbmazz_core.model.batch import ChangeBatch
 from dbmazz_core.model.net_effect import NetEffect
 from dbmazz_core.model.policies import Mode

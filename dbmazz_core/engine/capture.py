@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from threading import Event
 
-from dbmazz_core.engine.follow_schema import SchemaFollower
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import StopReason, WindowResult
+from dbmazz_core.engine.schema_following import SchemaFollower
 from dbmazz_core.engine.snapshot import quarantine_of
 from dbmazz_core.engine.window import Window
 from dbmazz_core.lsn import INVALID_LSN, Lsn

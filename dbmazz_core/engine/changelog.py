@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from dbmazz_core.engine.rows import Rows
+from dbmazz_core.engine.batch_rows import Rows
 from dbmazz_core.model.batch import DELETE, OPERATION_NAMES, ChangeBatch, Indexes, Mask
 from dbmazz_core.model.frame_columns import (
     COMMIT_LSN,

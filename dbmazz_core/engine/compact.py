@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from dbmazz_core.engine.images import replaced
-from dbmazz_core.engine.rows import Rows
+from dbmazz_core.engine.batch_rows import Rows
+from dbmazz_core.engine.row_images import replaced
 from dbmazz_core.errors import UnknownValue
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.batch import DELETE, INSERT, UPDATE, ChangeBatch, Indexes, Mask

@@ -17,8 +17,8 @@ from types import TracebackType
 from typing import Self
 
 from dbmazz_core.engine.apply_events import EventApplier
-from dbmazz_core.engine.follow_schema import WindowEvent
 from dbmazz_core.engine.result import WindowResult
+from dbmazz_core.engine.schema_following import WindowEvent
 from dbmazz_core.errors import DbmazzError
 from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.sink import Sink

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from dbmazz_core.engine.images import CompletedImages, JoinedImages, KeyImages
-from dbmazz_core.engine.rows import Rows
+from dbmazz_core.engine.batch_rows import Rows
+from dbmazz_core.engine.row_images import CompletedImages, JoinedImages, KeyImages
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.batch import DELETE, INSERT, UPDATE, ChangeBatch, Indexes, Mask, RowImages
 from dbmazz_core.model.frame_columns import value_column

@@ -12,12 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event
 
+from dbmazz_core.connectors.sources.postgres.catalog.identity import (
+    SourceTable,
+    TableIdentity,
+    verify_still_hidden,
+)
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.quarantine import Quarantine
 from dbmazz_core.errors import SourceNotReady
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import Checkpoint
-from dbmazz_core.model.identity import SourceTable, TableIdentity, verify_still_hidden
 from dbmazz_core.model.policies import BadValuePolicy
 from dbmazz_core.model.sink import Sink
 from dbmazz_core.model.source import FoundTable, Snapshot, Source

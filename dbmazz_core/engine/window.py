@@ -15,16 +15,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from threading import Event
 
+from dbmazz_core.connectors.sources.postgres.catalog.identity import SourceTable
 from dbmazz_core.engine.apply_events import EventApplier
 from dbmazz_core.engine.flusher import Flush, Flusher
-from dbmazz_core.engine.follow_schema import SchemaFollower, WindowEvent
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.quarantine import Quarantine
 from dbmazz_core.engine.result import StopReason, TableCounts, WindowResult
+from dbmazz_core.engine.schema_following import SchemaFollower, WindowEvent
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.batch import DELETE, INSERT, UPDATE, ChangeBatch
 from dbmazz_core.model.checkpoint import Checkpoint
-from dbmazz_core.model.identity import SourceTable
 from dbmazz_core.model.policies import Mode
 from dbmazz_core.model.records import CommittedTransaction
 from dbmazz_core.model.schema_events import SchemaEvent

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from dbmazz_core.connectors.sources.postgres.catalog.identity import TableIdentity
 from dbmazz_core.errors import DestinationConflict
 from dbmazz_core.model.checkpoint import Checkpoint
-from dbmazz_core.model.identity import TableIdentity
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.model.table_state import TableState
 from dbmazz_core.table_ref import TableRef

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from dbmazz_core.connectors.sources.postgres.catalog.identity import TableIdentity
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.model.identity import TableIdentity
 from dbmazz_core.model.policies import SchemaAction, SchemaChangeKind
 from dbmazz_core.model.schema import ColumnDef, TableSchema
 from dbmazz_core.table_ref import TableRef, quote_identifier

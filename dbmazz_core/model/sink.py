@@ -7,10 +7,10 @@ from typing import Protocol, Self
 
 import polars as pl
 
+from dbmazz_core.connectors.sources.postgres.catalog.identity import TableIdentity
 from dbmazz_core.errors import DestinationError
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import Checkpoint
-from dbmazz_core.model.identity import TableIdentity
 from dbmazz_core.model.net_effect import NetEffect
 from dbmazz_core.model.policies import Mode
 from dbmazz_core.model.recorded import Recorded

@@ -8,10 +8,10 @@ from typing import Protocol, Self
 
 import polars as pl
 
+from dbmazz_core.connectors.sources.postgres.catalog.identity import SourceTable, TableIdentity
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.batch import ChangeBatch
 from dbmazz_core.model.checkpoint import SystemIdentity
-from dbmazz_core.model.identity import SourceTable, TableIdentity
 from dbmazz_core.model.records import CommittedTransaction, SourcePosition
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.table_ref import TableRef

@@ -11,12 +11,16 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 
+from dbmazz_core.connectors.sources.postgres.catalog.identity import (
+    SourceColumn,
+    SourceTable,
+    TableIdentity,
+)
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.batch import DELETE, ChangeBatch
 from dbmazz_core.model.checkpoint import Checkpoint, SystemIdentity
 from dbmazz_core.model.datatypes import DataType, Kind
 from dbmazz_core.model.frame_columns import value_column
-from dbmazz_core.model.identity import SourceColumn, SourceTable, TableIdentity
 from dbmazz_core.model.net_effect import NetEffect
 from dbmazz_core.model.recorded import Recorded, RecordedTable
 from dbmazz_core.model.records import CommittedTransaction, SourcePosition

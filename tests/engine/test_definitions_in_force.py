@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from dbmazz_core.engine.follow_schema import is_older
+from dbmazz_core.engine.schema_following import is_older
 from tests.engine.lab import Lab
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from dbmazz_core.connectors.sinks.duckdb.by_hand import Expected
+from dbmazz_core.connectors.sinks.duckdb.drift import Expected
 from dbmazz_core.connectors.sinks.duckdb.sql import MADE, SOURCE
 from dbmazz_core.connectors.sinks.duckdb.statements import GOES, Statements
 from dbmazz_core.model.frame_columns import COMMIT_LSN, COUNT, XID, value_column

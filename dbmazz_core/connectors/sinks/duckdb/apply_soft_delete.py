@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from dbmazz_core.connectors.sinks.duckdb.by_hand import Expected
+from dbmazz_core.connectors.sinks.duckdb.drift import Expected
 from dbmazz_core.connectors.sinks.duckdb.shapes import LIVE, MARKS, SYNCED_AT
 from dbmazz_core.connectors.sinks.duckdb.sql import MADE, SOURCE, TARGET
 from dbmazz_core.connectors.sinks.duckdb.statements import GOES, Statements

@@ -11,9 +11,9 @@ import duckdb
 import polars as pl
 
 from dbmazz_core.connectors.sinks.duckdb.sql import FRAME, query
+from dbmazz_core.connectors.sources.postgres.catalog.identity import TableIdentity
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import Checkpoint
-from dbmazz_core.model.identity import TableIdentity
 from dbmazz_core.model.policies import Mode
 from dbmazz_core.model.recorded import RecordedTable
 from dbmazz_core.model.records import CommittedTransaction

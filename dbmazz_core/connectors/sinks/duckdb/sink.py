@@ -14,27 +14,27 @@ from typing import Self
 import duckdb
 import polars as pl
 
-from dbmazz_core.connectors.sinks.duckdb import bookkeeping, copy_again, shapes
+from dbmazz_core.connectors.sinks.duckdb import bookkeeping, resnapshot, shapes
 from dbmazz_core.connectors.sinks.duckdb.alter import ALTERS_MODIFIED_TABLES, alter, rename
 from dbmazz_core.connectors.sinks.duckdb.apply import RowApplier, apply_effect
 from dbmazz_core.connectors.sinks.duckdb.apply_changelog import ChangelogApplier
 from dbmazz_core.connectors.sinks.duckdb.apply_mirror import MirrorApplier
 from dbmazz_core.connectors.sinks.duckdb.apply_soft_delete import SoftDeleteApplier
-from dbmazz_core.connectors.sinks.duckdb.by_hand import Expected
 from dbmazz_core.connectors.sinks.duckdb.compression import Compression
 from dbmazz_core.connectors.sinks.duckdb.conflicts import changed_by_hand, has_additions
 from dbmazz_core.connectors.sinks.duckdb.distinct import other_values
+from dbmazz_core.connectors.sinks.duckdb.drift import Expected
 from dbmazz_core.connectors.sinks.duckdb.failures import translated
 from dbmazz_core.connectors.sinks.duckdb.names import conflicts, fold, qualified, qualified_schema
 from dbmazz_core.connectors.sinks.duckdb.opening import opened
 from dbmazz_core.connectors.sinks.duckdb.ownership import Names, owner_conflict
-from dbmazz_core.connectors.sinks.duckdb.refused import missing, refused
 from dbmazz_core.connectors.sinks.duckdb.sql import TARGET
 from dbmazz_core.connectors.sinks.duckdb.statements import Statements
+from dbmazz_core.connectors.sinks.duckdb.unrepresentable import missing, refused
+from dbmazz_core.connectors.sources.postgres.catalog.identity import TableIdentity
 from dbmazz_core.errors import DestinationConflict, DestinationError
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import Checkpoint
-from dbmazz_core.model.identity import TableIdentity
 from dbmazz_core.model.net_effect import NetEffect
 from dbmazz_core.model.policies import Mode, SchemaAction
 from dbmazz_core.model.recorded import Recorded, RecordedTable
@@ -264,15 +264,15 @@ class DuckDBSink:
             kept = bool(found) and before is not None and before.mode is mode and mode is not Mode.MIRROR
             history = kept and mode is Mode.CHANGELOG
             if history:
-                copy_again.verify_later(statements, snapshot_lsn)
+                resnapshot.verify_later(statements, snapshot_lsn)
             stays = history and shapes.comparable(found) == shapes.comparable(columns)
             if not stays or has_additions(self._connection, table):
                 if kept:
-                    copy_again.set_aside(self._connection, table)
+                    resnapshot.set_aside(self._connection, table)
                 self._replace(table, columns)
                 if history:
-                    copy_again.carry_history(statements, found)
-                    copy_again.forget(self._connection)
+                    resnapshot.carry_history(statements, found)
+                    resnapshot.forget(self._connection)
             if history:
                 ChangelogApplier(statements, snapshot_lsn).empty()
             elif kept:
@@ -289,8 +289,8 @@ class DuckDBSink:
         if before is not None:
             lsn = self._state(schema.table).snapshot_lsn
             with translated(self.path):
-                copy_again.carry_marked(Statements(self._connection, self.path, schema), before, lsn or Lsn(0))
-                copy_again.forget(self._connection)
+                resnapshot.carry_marked(Statements(self._connection, self.path, schema), before, lsn or Lsn(0))
+                resnapshot.forget(self._connection)
 
     def apply(self, effect: NetEffect) -> None:
         """See `Sink.apply`."""

@@ -18,6 +18,8 @@ from dbmazz_core.connectors.sources.postgres.catalog.fingerprint import (
     read_fingerprints,
     read_layouts,
 )
+from dbmazz_core.connectors.sources.postgres.catalog.identity import SourceTable, TableIdentity
+from dbmazz_core.connectors.sources.postgres.catalog.redaction import verify_hidden
 from dbmazz_core.connectors.sources.postgres.catalog.resolution import find_tables
 from dbmazz_core.connectors.sources.postgres.catalog.source_table import read_tables
 from dbmazz_core.connectors.sources.postgres.connection import Connection, Server, connect_to
@@ -46,8 +48,6 @@ from dbmazz_core.errors import SlotActive, SlotNotFound
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.checkpoint import SystemIdentity
 from dbmazz_core.model.findings import CheckReport, SetupReport
-from dbmazz_core.model.hidden import verify_hidden
-from dbmazz_core.model.identity import SourceTable, TableIdentity
 from dbmazz_core.model.records import CdcRecord, CommittedTransaction
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.model.source import Bound, TableEvent

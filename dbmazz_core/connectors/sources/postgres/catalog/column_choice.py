@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
+from dbmazz_core.connectors.sources.postgres.catalog.redaction import HiddenColumn
 from dbmazz_core.errors import ConfigError
-from dbmazz_core.model.hidden import HiddenColumn
 from dbmazz_core.model.masks import Masker
 from dbmazz_core.model.schema import ColumnChoice, ColumnDef, TableSchema
 from dbmazz_core.settings.config import SourceConfig

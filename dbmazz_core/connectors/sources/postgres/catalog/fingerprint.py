@@ -10,9 +10,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
+from dbmazz_core.connectors.sources.postgres.catalog.identity import SourceColumn, TableIdentity
+from dbmazz_core.connectors.sources.postgres.catalog.redaction import HiddenColumn
 from dbmazz_core.connectors.sources.postgres.connection import Connection
-from dbmazz_core.model.hidden import HiddenColumn
-from dbmazz_core.model.identity import SourceColumn, TableIdentity
 from dbmazz_core.model.nested_text import array_elements
 
 

@@ -9,12 +9,12 @@ import polars as pl
 from dbmazz_core.connectors.sources.postgres.catalog.column_choice import ColumnRules
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo, one_snapshot
 from dbmazz_core.connectors.sources.postgres.catalog.fingerprint import Fingerprint, read_fingerprints
+from dbmazz_core.connectors.sources.postgres.catalog.identity import EnumColumn, SourceTable
 from dbmazz_core.connectors.sources.postgres.catalog.publication import Publication, read_publication
 from dbmazz_core.connectors.sources.postgres.catalog.resolution import tables_of
 from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, ColumnOfType, read_each
 from dbmazz_core.errors import SourceNotReady
-from dbmazz_core.model.identity import EnumColumn, SourceTable
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.table_ref import TableRef
 

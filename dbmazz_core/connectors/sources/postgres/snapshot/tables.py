@@ -7,9 +7,9 @@ from typing import Self
 
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
 from dbmazz_core.connectors.sources.postgres.catalog.fingerprint import Fingerprint
+from dbmazz_core.connectors.sources.postgres.catalog.identity import SourceTable
 from dbmazz_core.connectors.sources.postgres.snapshot.exported import ExportedSnapshot
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.model.identity import SourceTable
 from dbmazz_core.model.source import CopiedRows
 from dbmazz_core.settings.config import SnapshotConfig
 from dbmazz_core.table_ref import TableRef

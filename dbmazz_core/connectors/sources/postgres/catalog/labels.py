@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from dbmazz_core.model.identity import SourceTable, TableIdentity
+from dbmazz_core.connectors.sources.postgres.catalog.identity import SourceTable, TableIdentity
 from dbmazz_core.model.schema import TableSchema
 
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from dbmazz_core.engine.conform import conform
-from dbmazz_core.engine.evolution import CopyAnew, Evolution, Layouts, compare
-from dbmazz_core.engine.labels import new_labels
+from dbmazz_core.connectors.sources.postgres.catalog.evolution import CopyAnew, Evolution, Layouts, compare
+from dbmazz_core.connectors.sources.postgres.catalog.identity import (
+    SourceColumn,
+    SourceTable,
+    TableIdentity,
+    verify_still_hidden,
+)
+from dbmazz_core.connectors.sources.postgres.catalog.labels import new_labels
+from dbmazz_core.engine.destination_schema import conform
 from dbmazz_core.errors import SchemaChanged
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.batch import ChangeBatch
-from dbmazz_core.model.identity import SourceColumn, SourceTable, TableIdentity, verify_still_hidden
 from dbmazz_core.model.policies import SchemaAction, SchemaChangeKind
 from dbmazz_core.model.schema import ColumnDef, TableSchema
 from dbmazz_core.model.schema_events import (

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
-from dbmazz_core.engine.follow_names import NameChanges, name_changes
+from dbmazz_core.connectors.sources.postgres.catalog.identity import TableIdentity
+from dbmazz_core.engine.renames import NameChanges, name_changes
 from dbmazz_core.errors import ConfigError, DbmazzError, WrongServer
 from dbmazz_core.model.checkpoint import Checkpoint
-from dbmazz_core.model.identity import TableIdentity
 from dbmazz_core.model.policies import Mode
 from dbmazz_core.model.recorded import Recorded
 from dbmazz_core.model.sink import Sink

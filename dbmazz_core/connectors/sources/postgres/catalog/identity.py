@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from dbmazz_core.model.hidden import HiddenColumn, verify_hidden
+from dbmazz_core.connectors.sources.postgres.catalog.redaction import HiddenColumn, verify_hidden
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.table_ref import TableRef
 

@@ -21,11 +21,15 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from dbmazz_core.engine.column_numbers import Seen, columns_described
-from dbmazz_core.engine.labels import found_by_new_labels, types_changed
+from dbmazz_core.connectors.sources.postgres.catalog.column_numbers import Seen, columns_described
+from dbmazz_core.connectors.sources.postgres.catalog.identity import (
+    SourceColumn,
+    SourceTable,
+    TableIdentity,
+)
+from dbmazz_core.connectors.sources.postgres.catalog.labels import found_by_new_labels, types_changed
+from dbmazz_core.connectors.sources.postgres.catalog.redaction import merged
 from dbmazz_core.model.datatypes import DataType, Kind
-from dbmazz_core.model.hidden import merged
-from dbmazz_core.model.identity import SourceColumn, SourceTable, TableIdentity
 from dbmazz_core.model.policies import SchemaChangeKind
 from dbmazz_core.model.schema import ColumnDef, TableSchema
 from dbmazz_core.model.schema_events import AddColumn, ChangeType, DropColumn, RenameColumn, SchemaStep

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from dbmazz_core.engine.images import replaced
+from dbmazz_core.engine.row_images import replaced
 from dbmazz_core.model.batch import ChangeBatch, Indexes, Mask, RowImages, commit_times
 from dbmazz_core.model.frame_columns import COMMIT_LSN, COMMIT_TS, DELETED, XID, value_column
 

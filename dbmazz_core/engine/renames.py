@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from dbmazz_core.connectors.sources.postgres.catalog.identity import TableIdentity
 from dbmazz_core.errors import SchemaChanged
-from dbmazz_core.model.identity import TableIdentity
 from dbmazz_core.model.policies import SchemaAction, SchemaChangeKind
 from dbmazz_core.model.source import FoundTable
 from dbmazz_core.settings.by_table import SchemaPolicy

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
+from dbmazz_core.connectors.sources.postgres.catalog.identity import TableIdentity
 from dbmazz_core.model.batch import UPDATE, ChangeBatch, Indexes, Mask, RowImages, UnreadableText
-from dbmazz_core.model.identity import TableIdentity
 from dbmazz_core.model.schema import TableSchema
 
 
