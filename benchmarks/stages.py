@@ -23,6 +23,8 @@ from dbmazz_core.engine.compact import compact
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.batch import ChangeBatch
 from dbmazz_core.model.checkpoint import Checkpoint
+from dbmazz_core.model.policies import Mode
+from dbmazz_core.model.table_shape import TableShape
 from dbmazz_core.settings.config import SinkConfig, SourceConfig
 from dbmazz_core.settings.secret_url import SecretUrl
 from dbmazz_core.settings.tables import parse_tables
@@ -80,18 +82,19 @@ def _decode(blocks: list[MessageBlock]) -> list[ChangeBatch]:
 
 def _merge(batches: list[ChangeBatch], path: Path) -> None:
     checkpoint = Checkpoint("stages", Lsn(1), "", 1, "")
-    with DuckDBSink(SinkConfig(url=str(path))) as sink:
-        sink.begin()
-        sink.create_table(batches[0].schema, slot="stages", snapshot_lsn=Lsn(1))
-        sink.commit(checkpoint)
+    with DuckDBSink(SinkConfig(url=str(path)), feed="stages") as sink:
+        with sink.begin() as transaction:
+            table = TableShape.of(batches[0].schema, None)
+            transaction.create_table(table, snapshot_lsn=Lsn(1), mode=Mode.MIRROR, complete=True)
+            transaction.commit(checkpoint)
         pending: list[ChangeBatch] = []
         for batch in [*batches, None]:
             if batch is not None:
                 pending.append(batch)
             if pending and (batch is None or sum(map(len, pending)) >= _FLUSH):
-                sink.begin()
-                sink.apply(compact(pending))
-                sink.commit(checkpoint)
+                with sink.begin() as transaction:
+                    transaction.apply(compact(pending))
+                    transaction.commit(checkpoint)
                 pending = []
 
 

@@ -52,7 +52,8 @@ if TYPE_CHECKING:
         Update,
     )
     from dbmazz_core.model.schema import ColumnDef, TableSchema
-    from dbmazz_core.model.sink import Sink
+    from dbmazz_core.model.sink import Sink, SinkTransaction
+    from dbmazz_core.model.source_status import SourceStatus
     from dbmazz_core.model.table_state import TableState
     from dbmazz_core.model.unchanged import UNCHANGED
     from dbmazz_core.pipeline import Pipeline
@@ -126,7 +127,11 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "ColumnDef",
         "TableSchema",
     ),
-    "model.sink": ("Sink",),
+    "model.sink": (
+        "Sink",
+        "SinkTransaction",
+    ),
+    "model.source_status": ("SourceStatus",),
     "model.table_state": ("TableState",),
     "model.unchanged": ("UNCHANGED",),
     "pipeline": ("Pipeline",),
@@ -184,6 +189,7 @@ __all__ = [
     "SetupReport",
     "Sink",
     "SinkConfig",
+    "SinkTransaction",
     "SlotActive",
     "SlotError",
     "SnapshotConfig",
@@ -192,6 +198,7 @@ __all__ = [
     "SourceError",
     "SourceNotReady",
     "SourcePosition",
+    "SourceStatus",
     "StopReason",
     "TableCounts",
     "TablePattern",

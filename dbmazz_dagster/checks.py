@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import dagster as dg
 
-from dbmazz_core.engine.result import PipelineStatus
 from dbmazz_core.model.policies import BadValuePolicy, Mode
+from dbmazz_core.model.source_status import SourceStatus
 from dbmazz_core.pipeline import Pipeline
 from dbmazz_core.table_ref import TableRef
 from dbmazz_dagster.assets import table_props
@@ -106,7 +106,7 @@ def _check_quarantine(pipeline: Pipeline, table: TableRef) -> dg.AssetCheckResul
 
 def _check_key(pipeline: Pipeline, table: TableRef) -> dg.AssetCheckResult:
     with pipeline.destination() as sink:
-        recorded = sink.read(pipeline.settings.source.slot).tables.get(table)
+        recorded = sink.read().tables.get(table)
         if recorded is None:
             description = "not captured yet"
             return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description=description)
@@ -158,7 +158,7 @@ class SlotHealth:
         )
 
 
-def judge_slot(status: PipelineStatus, max_lag_bytes: int) -> SlotHealth:
+def judge_slot(status: SourceStatus, max_lag_bytes: int) -> SlotHealth:
     """Whether the slot will be able to go on: it exists, and the server keeps the WAL that it needs.
 
     An inactive slot is normal: between two windows nobody reads it. What counts is how much WAL it holds
@@ -184,7 +184,7 @@ def judge_slot(status: PipelineStatus, max_lag_bytes: int) -> SlotHealth:
     )
 
 
-def _slot_metadata(status: PipelineStatus, lag: int) -> dict[str, Any]:
+def _slot_metadata(status: SourceStatus, lag: int) -> dict[str, Any]:
     figures: Sequence[tuple[str, Any]] = (
         ("lag_bytes", float(lag)),
         ("active", status.slot_active),

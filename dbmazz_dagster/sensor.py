@@ -10,8 +10,8 @@ from typing import Any
 
 import dagster as dg
 
-from dbmazz_core.engine.result import PipelineStatus
 from dbmazz_core.errors import DbmazzError
+from dbmazz_core.model.source_status import SourceStatus
 from dbmazz_core.pipeline import Pipeline
 from dbmazz_core.settings.tables import format_tables
 from dbmazz_dagster.checks import MAX_LAG_BYTES, judge_slot
@@ -166,7 +166,7 @@ def _tick(
 
 
 def _decide(
-    status: PipelineStatus, history: History, pipeline: Pipeline, policy: _Policy, *, retabled: bool
+    status: SourceStatus, history: History, pipeline: Pipeline, policy: _Policy, *, retabled: bool
 ) -> _Decision:
     """The rules, in the order in which they are asked; PostgreSQL is asked last."""
     if history.under_way is not None:
@@ -193,7 +193,7 @@ def _decide(
 
 
 def _events(
-    status: PipelineStatus,
+    status: SourceStatus,
     decision: _Decision,
     policy: _Policy,
     checkpoint: dg.AssetKey,

@@ -24,7 +24,7 @@ from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.batch import ChangeBatch
 from dbmazz_core.model.records import Delete, Insert, SchemaChange, Truncate, Update
 from dbmazz_core.model.schema import TableSchema
-from dbmazz_core.model.source import NewSchema, Truncation
+from dbmazz_core.model.stream import NewSchema, Truncation
 from dbmazz_core.model.unchanged import UNCHANGED
 from dbmazz_core.table_ref import TableRef
 from tests import pgoutput_encoder as encode

@@ -11,7 +11,7 @@ from dbmazz_core.connectors.sources import create_source
 from dbmazz_core.model.batch import ChangeBatch
 from dbmazz_core.model.records import Delete, Insert, SchemaChange, Truncate, Update
 from dbmazz_core.model.schema import TableSchema
-from dbmazz_core.model.source import NewSchema, Truncation
+from dbmazz_core.model.stream import NewSchema, Truncation
 from dbmazz_core.table_ref import TableRef
 from tests.engine.lab import Lab, toast
 from tests.postgres_fixtures import SourceDatabase

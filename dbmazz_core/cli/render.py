@@ -92,14 +92,14 @@ def snapshot(result: SnapshotResult) -> Iterator[RenderableType]:
 
 def status(state: PipelineStatus) -> Iterator[RenderableType]:
     """Slot, positions, and the tables."""
-    if not state.slot_exists:
+    if not state.source.slot_exists:
         slot = "does not exist"
     else:
-        use = f"in use by process {state.active_pid}" if state.slot_active else "not in use"
-        slot = use if state.wal_status in (None, "reserved") else f"{use}, WAL {state.wal_status}"
+        use = f"in use by process {state.source.active_pid}" if state.source.slot_active else "not in use"
+        slot = use if state.source.wal_status in (None, "reserved") else f"{use}, WAL {state.source.wal_status}"
     grid = Table.grid(padding=(0, 2))
-    grid.add_row("slot", Text(f"{state.slot} ({slot})"))
-    grid.add_row("confirmed", str(state.confirmed_lsn or "none"))
+    grid.add_row("slot", Text(f"{state.source.slot} ({slot})"))
+    grid.add_row("confirmed", str(state.source.confirmed_lsn or "none"))
     if state.destination_error is None:
         checkpoint = state.checkpoint
         grid.add_row("checkpoint", str(checkpoint.lsn) if checkpoint else "none")
@@ -107,7 +107,7 @@ def status(state: PipelineStatus) -> Iterator[RenderableType]:
             grid.add_row("last commit", f"{checkpoint.commit_time:%Y-%m-%d %H:%M:%S.%f} UTC")
     else:
         grid.add_row("checkpoint", Text(f"unknown: {state.destination_error}"))
-    grid.add_row("server", str(state.server_lsn))
+    grid.add_row("server", str(state.source.server_lsn))
     grid.add_row("lag", size(state.lag_bytes))
     yield grid
     if state.tables:

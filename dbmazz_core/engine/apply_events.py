@@ -5,11 +5,9 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from dbmazz_core.connectors.sources.postgres.catalog.evolution import unheld_default
-from dbmazz_core.connectors.sources.postgres.catalog.labels import labels_in_doubt
 from dbmazz_core.engine.changelog import changelog
 from dbmazz_core.engine.compact import compact
 from dbmazz_core.engine.quarantine import Quarantine
@@ -20,9 +18,9 @@ from dbmazz_core.model.net_effect import NetEffect
 from dbmazz_core.model.policies import Mode
 from dbmazz_core.model.records import SourcePosition
 from dbmazz_core.model.schema import TableSchema
-from dbmazz_core.model.schema_events import SchemaEvent
-from dbmazz_core.model.sink import Sink
-from dbmazz_core.model.source import Truncation
+from dbmazz_core.model.schema_events import Resnapshot, SchemaEvent
+from dbmazz_core.model.sink import SinkTransaction
+from dbmazz_core.model.stream import Truncation
 from dbmazz_core.table_ref import TableRef
 
 #: Changes of rows, in stream order.
@@ -37,28 +35,24 @@ class EventApplier:
     """Applies events of tables; of each in stream order, the tables one after the other.
 
     Args:
-        sink: Where to, with a transaction begun.
-        slot: Whose tables these are.
         shapes: The tables as the sink has them.
         modes: How each is kept; `mirror` where nothing is said.
-        quarantine: Where rows with bad values go; None: they stop the window.
+        wanted: The tables whose rows with bad values go to quarantine; None: bad values stop the window.
         result: Takes the phases' seconds, and what became of tables' shapes.
     """
 
     def __init__(
         self,
-        sink: Sink,
-        slot: str,
         shapes: Mapping[TableRef, TableSchema],
         modes: Mapping[TableRef, Mode],
-        quarantine: Quarantine | None,
+        wanted: Callable[[TableRef], bool] | None,
         result: WindowResult,
     ) -> None:
-        self._sink = sink
-        self._slot = slot
         self._shapes = dict(shapes)
         self._modes = modes
-        self._quarantine = quarantine
+        self._wanted = wanted
+        self._sink: SinkTransaction
+        self._quarantine: Quarantine | None = None
         self._result = result
         self._canceled = threading.Event()
         # Tables that have to be copied anew: the window passes over the rest of their events.
@@ -66,13 +60,15 @@ class EventApplier:
         # Of the destination's open transaction: counted when it is committed.
         self._quarantined: dict[TableRef, int] = {}
 
-    def apply(self, events: Sequence[WindowEvent]) -> None:
-        """Apply events.
+    def apply(self, events: Sequence[WindowEvent], sink: SinkTransaction) -> None:
+        """Apply events in a transaction of the destination.
 
         Raises:
             DbmazzError: What was applied since the transaction began has to be rolled back.
             Canceled: Likewise.
         """
+        self._sink = sink
+        self._quarantine = None if self._wanted is None else Quarantine(sink, self._wanted)
         by_table: dict[TableRef, list[WindowEvent]] = {}
         for event in events:
             by_table.setdefault(event.table, []).append(event)
@@ -183,14 +179,14 @@ class EventApplier:
             return
         self._go_on()
         if event.copy_anew is None and self._quarantine and (column := self._quarantine.unheld_default(event)):
-            event = replace(event, copy_anew=unheld_default(column).reason)
+            event = replace(event, copy_anew=Resnapshot.for_default(column).reason)
         if event.copy_anew is None and (reason := self._labels_tell(event)) is not None:
             event = replace(event, copy_anew=reason)
-        if event.copy_anew is None and not self._sink.evolve(event, slot=self._slot):
+        if event.copy_anew is None and not self._sink.evolve(event):
             steps = "; ".join(str(step) for step, _ in event.steps)
             event = replace(event, copy_anew=f"changed in a transaction that had changed its rows: {steps}")
         if event.copy_anew is not None:
-            self._sink.abandon(event, slot=self._slot)
+            self._sink.abandon(event)
             self._given_up.add(event.table)
             self._result.copy_anew[event.table] = event.copy_anew
             return
@@ -205,7 +201,7 @@ class EventApplier:
         """
         for labels in event.labels:
             held = self._sink.other_values(self._shapes[event.table], labels.column, labels.known)
-            if not labels_in_doubt(labels.new, held):
+            if not labels.are_in_doubt(held):
                 continue
             reason = "has values of an enum's new labels, which may have been renamed since"
             if labels.stop:

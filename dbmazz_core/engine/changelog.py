@@ -23,7 +23,7 @@ from dbmazz_core.model.frame_columns import (
     value_column,
 )
 from dbmazz_core.model.schema import TableSchema
-from dbmazz_core.model.source import Truncation
+from dbmazz_core.model.stream import Truncation
 
 _POSITION = {
     COMMIT_LSN: pl.UInt64(),

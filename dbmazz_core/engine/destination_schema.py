@@ -7,29 +7,30 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from dbmazz_core.connectors.sources.postgres.catalog.identity import TableIdentity
 from dbmazz_core.model.batch import UPDATE, ChangeBatch, Indexes, Mask, RowImages, UnreadableText
 from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.model.table_shape import TableShape
 
 
-def conform(batch: ChangeBatch, have: TableSchema, identity: TableIdentity) -> ChangeBatch:
-    """The batch with the destination's columns.
+def conform(batch: ChangeBatch, shape: TableShape) -> ChangeBatch:
+    """Return a batch with the destination's columns instead of the source's.
 
-    A column that the source lost keeps its value where a row is updated and is NULL in new rows; one that is not
-    carried is left out; one whose type changed is cast.
+    A column that the source lost keeps its value where a row is updated, and is NULL in new rows. A column that the
+    destination ignores is left out. A column whose type changed is cast.
 
     Args:
-        batch: As the source sent it.
-        have: The destination's columns.
-        identity: Whose columns' targets say where each goes.
+        batch: Changes with the source's columns.
+        shape: The destination's table; without a token the columns are the same.
     """
-    sources = {c.target: place for place, c in enumerate(identity.columns) if c.target is not None}
+    if shape.token is None:
+        return batch
+    have = shape.schema
+    sources = {target: place for place, target in enumerate(shape.targets.values()) if target is not None}
     theirs = [(c.name, c.type) for c in batch.schema.columns]
     if [(c.name, c.type) for c in have.columns] == theirs and list(sources) == [name for name, _ in theirs]:
         return batch
     places = tuple(sources.get(name) for name in have.names)
-    targets = {c.name: c.target for c in identity.columns}
-    key = tuple(targets[name] or "" for name in batch.schema.key)
+    key = tuple(shape.targets[name] or "" for name in batch.schema.key)
     new_is_update = batch.ops[batch.new.index] == UPDATE
     return replace(
         batch,

@@ -21,7 +21,7 @@ from dbmazz_core.engine.result import WindowResult
 from dbmazz_core.engine.schema_following import WindowEvent
 from dbmazz_core.errors import DbmazzError
 from dbmazz_core.model.checkpoint import Checkpoint
-from dbmazz_core.model.sink import Sink
+from dbmazz_core.model.sink import Sink, SinkTransaction
 
 #: An interrupt between two statements is lost: again after so many seconds.
 _INTERRUPT_S = 0.05
@@ -64,6 +64,7 @@ class Flusher:
         self._result = result
         self._committed = committed
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="dbmazz-flush")
+        self._transaction: SinkTransaction | None = None
         self._running: Future[Flush | None] | None = None
         self._committing = threading.Event()
         #: Whether the destination's transaction is open, or will be once what was submitted has run.
@@ -138,17 +139,20 @@ class Flusher:
             self._running = None
         self._applier.rolled_back()
         self.begun = False
-        self._sink.rollback()
+        if self._transaction is not None:
+            self._transaction.rollback()
+            self._transaction = None
 
     def _apply(self, events: Sequence[WindowEvent], begin: bool, flush: Flush | None) -> Flush | None:
         if begin:
-            self._sink.begin()
-        self._applier.apply(events)
+            self._transaction = self._sink.begin()
+        assert self._transaction is not None
+        self._applier.apply(events, self._transaction)
         if flush is not None:
             clock = time.perf_counter()
             self._committing.set()
             try:
-                self._sink.commit(flush.checkpoint, last=flush.last)
+                self._transaction.commit(flush.checkpoint, last=flush.last)
             finally:
                 self._committing.clear()
             self._result.phases["merge"] += time.perf_counter() - clock

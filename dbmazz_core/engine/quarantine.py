@@ -24,7 +24,7 @@ from dbmazz_core.model.frame_columns import value_column
 from dbmazz_core.model.policies import SchemaAction
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.model.schema_events import AddColumn, SchemaEvent
-from dbmazz_core.model.sink import Sink
+from dbmazz_core.model.sink import SinkTransaction
 from dbmazz_core.model.source import CopiedRows
 from dbmazz_core.table_ref import TableRef
 
@@ -48,13 +48,11 @@ class Quarantine:
     """Takes rows with bad values out, and writes them to the sink's quarantine.
 
     Attributes:
-        sink: With a transaction begun.
-        slot: Whose tables these are.
+        sink: The destination's open transaction.
         wanted: Whether a table's bad rows go there.
     """
 
-    sink: Sink
-    slot: str
+    sink: SinkTransaction
     wanted: Callable[[TableRef], bool]
 
     def separate(
@@ -128,14 +126,14 @@ class Quarantine:
             return None
         places = [event.schema.names.index(name) for name in missing]
         frame = pl.DataFrame([v.alias(value_column(p)) for p, v in zip(places, missing.values(), strict=True)])
-        refused = self.sink.refused(event.schema, frame)
+        refused = self.sink.unrepresentable(event.schema, frame)
         return [*missing][refused["column"][0]] if len(refused) else None
 
     def _keep(self, table: TableRef, rows: list[pl.DataFrame]) -> int:
         if not rows:
             return 0
         together = pl.concat(rows)
-        self.sink.quarantine(table, together, slot=self.slot)
+        self.sink.quarantine(table, together)
         return len(together)
 
     # -- values that cannot be held
@@ -187,7 +185,7 @@ class Quarantine:
         return first
 
     def _mark_refused(self, schema: TableSchema, frame: pl.DataFrame, numbers: list[int], first: Indexes) -> None:
-        refused = self.sink.refused(schema, frame)
+        refused = self.sink.unrepresentable(schema, frame)
         rows, columns = refused["row"].to_numpy(), np.array(numbers)[refused["column"].to_numpy()]
         order = {number: place for place, number in enumerate(numbers)}
         for row, column in zip(rows.tolist(), columns.tolist(), strict=True):

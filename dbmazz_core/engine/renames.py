@@ -1,25 +1,23 @@
-"""Tables that go by another name, or that took another's, since they were last looked at."""
+"""Tables that were renamed at the source, or replaced by another table of their name."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from dbmazz_core.connectors.sources.postgres.catalog.identity import TableIdentity
 from dbmazz_core.errors import SchemaChanged
 from dbmazz_core.model.policies import SchemaAction, SchemaChangeKind
-from dbmazz_core.model.source import FoundTable
 from dbmazz_core.settings.by_table import SchemaPolicy
 from dbmazz_core.table_ref import TableRef
 
 
 @dataclass(frozen=True, slots=True)
 class NameChanges:
-    """What became of names.
+    """How names changed.
 
     Attributes:
         renamed: Old name to new name, of tables that are followed.
-        replaced: Names under which another table is found than the one that was copied.
+        replaced: Names that belong to another table now than to the one that was copied.
     """
 
     renamed: Mapping[TableRef, TableRef]
@@ -27,41 +25,38 @@ class NameChanges:
 
 
 def name_changes(
-    configured: Iterable[FoundTable],
-    followed: Mapping[TableRef, TableIdentity | None],
+    configured: Collection[TableRef],
+    names_today: Mapping[TableRef, TableRef],
+    followed: Collection[TableRef],
     kept: Collection[TableRef],
     policy: SchemaPolicy,
 ) -> NameChanges:
-    """Compare the catalog's names with the destination's.
+    """Compare the source's names with the destination's.
 
     Args:
-        configured: The tables that are to be captured, as the catalog has them.
-        followed: The destination's tables that are captured, each with what it was.
-        kept: All of its tables, also those that it has only kept.
-        policy: What is done about it.
+        configured: The configured tables.
+        names_today: Followed tables by the name under which they were copied, with their names of today.
+        followed: The destination's tables that are captured, and whose tokens are known.
+        kept: All tables of the destination, also those that are not captured any more.
+        policy: The action for a renamed table.
 
     Raises:
-        SchemaChanged: If the policy is not to apply it.
+        SchemaChanged: The policy is not to apply a rename.
     """
-    names = {table.oid: table.ref for table in configured}
-    renamed = {
-        old: names[identity.oid]
-        for old, identity in followed.items()
-        if identity is not None and names.get(identity.oid, old) != old
-    }
-    # A name that stays in use by the table that had it, though that is not captured any more, is not free.
+    renamed = {old: new for old, new in names_today.items() if new != old}
+    # A table that is not captured any more, but still in the destination, keeps its name there: it is not free.
     while taken := {old for old, new in renamed.items() if new in kept and new not in renamed}:
         renamed = {old: new for old, new in renamed.items() if old not in taken}
-    found = {new: old for old, new in renamed.items()}
-    replaced = set()
-    for oid, ref in names.items():
-        identity = followed.get(found.get(ref, ref))
-        if identity is not None and identity.oid != oid:
-            replaced.add(ref)
+    before = {new: old for old, new in renamed.items()}
+    replaced = {
+        ref
+        for ref in configured
+        if (copied_as := before.get(ref, ref)) in followed and names_today.get(copied_as) != ref
+    }
     for old, new in renamed.items():
         if policy.of(old, SchemaChangeKind.RENAME_TABLE) is not SchemaAction.APPLY:
             raise SchemaChanged(
-                f"{old} was renamed to {new} in PostgreSQL; nothing was applied",
+                f"{old} was renamed to {new} at the source; nothing was applied",
                 object=str(old),
                 remedy=f"rename it back: ALTER TABLE {new.sql} RENAME TO ...; or have it follow: SCHEMA_CHANGES=apply",
             )

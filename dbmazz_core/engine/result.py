@@ -10,6 +10,7 @@ from typing import Any
 
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import Checkpoint
+from dbmazz_core.model.source_status import SourceStatus
 from dbmazz_core.model.table_state import TableState
 from dbmazz_core.table_ref import TableRef
 
@@ -173,44 +174,27 @@ class SnapshotResult:
 
 @dataclass(frozen=True, slots=True)
 class PipelineStatus:
-    """The state of slot and destination.
+    """The state of source and destination.
 
     Attributes:
-        slot: Slot name.
-        slot_exists, slot_active: Whether it is there, whether somebody consumes it.
-        active_pid: Who does.
-        wal_status: PostgreSQL's `pg_replication_slots.wal_status`.
-        confirmed_lsn: What was acknowledged to PostgreSQL.
-        server_lsn: The server's flush LSN now.
+        source: The source's.
         checkpoint: The destination's; None where there is none (or the destination could not be opened, see
             `destination_error`).
-        lag_bytes: Server LSN minus checkpoint (or confirmed LSN).
+        lag_bytes: Bytes of WAL between the checkpoint (or the confirmed LSN, without a checkpoint) and the server.
         tables: The captured tables.
         destination_error: Why the destination could not be read, None if it could.
     """
 
-    slot: str
-    slot_exists: bool
-    slot_active: bool
-    active_pid: int | None
-    wal_status: str | None
-    confirmed_lsn: Lsn | None
-    server_lsn: Lsn
+    source: SourceStatus
     checkpoint: Checkpoint | None
     lag_bytes: int | None
     tables: tuple[TableState, ...] = ()
     destination_error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As `status --json` prints it."""
+        """Return the status as `status --json` prints it."""
         return {
-            "slot": self.slot,
-            "slot_exists": self.slot_exists,
-            "slot_active": self.slot_active,
-            "active_pid": self.active_pid,
-            "wal_status": self.wal_status,
-            "confirmed_lsn": _text(self.confirmed_lsn),
-            "server_lsn": str(self.server_lsn),
+            **self.source.to_dict(),
             "checkpoint_lsn": _text(self.checkpoint.lsn if self.checkpoint else None),
             "lag_bytes": self.lag_bytes,
             "tables": {

@@ -15,11 +15,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from threading import Event
 
-from dbmazz_core.connectors.sources.postgres.catalog.identity import SourceTable
 from dbmazz_core.engine.apply_events import EventApplier
 from dbmazz_core.engine.flusher import Flush, Flusher
 from dbmazz_core.engine.progress import Progress
-from dbmazz_core.engine.quarantine import Quarantine
 from dbmazz_core.engine.result import StopReason, TableCounts, WindowResult
 from dbmazz_core.engine.schema_following import SchemaFollower, WindowEvent
 from dbmazz_core.lsn import Lsn
@@ -29,7 +27,8 @@ from dbmazz_core.model.policies import Mode
 from dbmazz_core.model.records import CommittedTransaction
 from dbmazz_core.model.schema_events import SchemaEvent
 from dbmazz_core.model.sink import Sink
-from dbmazz_core.model.source import ChangeStream, StreamPart, Truncation
+from dbmazz_core.model.source import Bound
+from dbmazz_core.model.stream import ChangeStream, StreamPart, Truncation
 from dbmazz_core.settings.config import FlushConfig, WindowLimits
 from dbmazz_core.table_ref import TableRef
 
@@ -107,15 +106,14 @@ class Window:
         stream: Starts at the checkpoint, with the upper LSN as its bound.
         sink: Holds the tables.
         checkpoint: The sink's.
-        upper_lsn: The bound: the server's flush LSN when the window began.
+        bound: Where the stream ends, and the tables that are certain to be so there.
         follower: Keeps the shape of the captured tables; it has them as the sink has them.
-        catalog: The captured tables as the source's catalog has them at the upper LSN, as far as that is known.
         modes: How each is kept; `mirror` where nothing is said.
         flush: When to flush.
         limits: When to end early.
         stop: Set from elsewhere to end at the next flush.
         progress: Called after each flush.
-        quarantine: Where rows with bad values go; None: they stop the window.
+        quarantined: The tables whose rows with bad values go to quarantine; None: bad values stop the window.
     """
 
     def __init__(
@@ -123,21 +121,20 @@ class Window:
         stream: ChangeStream,
         sink: Sink,
         checkpoint: Checkpoint,
-        upper_lsn: Lsn,
+        bound: Bound,
         follower: SchemaFollower,
-        catalog: Mapping[TableRef, SourceTable],
         *,
         flush: FlushConfig,
         limits: WindowLimits,
         modes: Mapping[TableRef, Mode] | None = None,
         stop: Event | None = None,
         progress: Callable[[Progress], None] | None = None,
-        quarantine: Quarantine | None = None,
+        quarantined: Callable[[TableRef], bool] | None = None,
     ) -> None:
         self._stream = stream
         self._checkpoint = checkpoint
         self._follower = follower
-        self._catalog = catalog
+        self._bound = bound
         self._flush = flush
         self._limits = limits
         self._stop = stop or Event()
@@ -146,10 +143,11 @@ class Window:
         # Of the open transaction: it may be stopped in, and then it comes again.
         self._uncounted: dict[TableRef, TableCounts] = {}
         self._started = time.monotonic()
-        self.result = WindowResult(checkpoint.lsn, checkpoint.lsn, upper_lsn)
-        self.result.tables = {table: TableCounts() for table in follower.schemas}
+        self.result = WindowResult(checkpoint.lsn, checkpoint.lsn, bound.lsn)
+        self.result.tables = {table: TableCounts() for table in follower.shapes}
         self.result.phases = {"decode": 0.0, "compact": 0.0, "merge": 0.0}
-        applier = EventApplier(sink, checkpoint.slot, follower.schemas, modes or {}, quarantine, self.result)
+        schemas = {table: shape.schema for table, shape in follower.shapes.items()}
+        applier = EventApplier(schemas, modes or {}, quarantined, self.result)
         self._flusher = Flusher(sink, applier, self.result, self._committed)
 
     def run(self) -> WindowResult:
@@ -165,7 +163,7 @@ class Window:
                 self._flusher.abandon()  # stopped in the middle of it
             caught_up = self.result.stop_reason is StopReason.CAUGHT_UP
             if caught_up:
-                self._pending.complete += self._follower.finish(self._catalog)
+                self._pending.complete += self._follower.finish(self._bound.tables)
             self._commit_pending(final=caught_up, last=True)
             self._flusher.settle()
         self.result.duration_s = time.monotonic() - self._started

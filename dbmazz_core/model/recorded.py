@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from dbmazz_core.connectors.sources.postgres.catalog.identity import TableIdentity
 from dbmazz_core.errors import DestinationConflict
 from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.model.table_shape import TableShape
 from dbmazz_core.model.table_state import TableState
 from dbmazz_core.table_ref import TableRef
 
@@ -19,15 +19,18 @@ class RecordedTable:
 
     Attributes:
         state: How far it is, and how it is kept.
-        schema: Its columns and key when it was created or last changed here.
-        identity: What the source's table was then; None if that is not known.
-        altered: The error if the table in the destination is not like that any more, else None.
+        shape: Its shape when it was created or last changed by us.
+        altered: The error if the table in the destination has another shape now, else None.
     """
 
     state: TableState
-    schema: TableSchema
-    identity: TableIdentity | None
+    shape: TableShape
     altered: DestinationConflict | None = None
+
+    @property
+    def schema(self) -> TableSchema:
+        """The destination's columns, and the key."""
+        return self.shape.schema
 
     def verify_unaltered(self) -> None:
         """Raise `altered`, if there is one."""

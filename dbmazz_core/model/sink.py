@@ -1,4 +1,4 @@
-"""What the engine asks of a destination."""
+"""`Sink`: the protocol between the engine and a destination."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Protocol, Self
 
 import polars as pl
 
-from dbmazz_core.connectors.sources.postgres.catalog.identity import TableIdentity
 from dbmazz_core.errors import DestinationError
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import Checkpoint
@@ -16,91 +15,71 @@ from dbmazz_core.model.policies import Mode
 from dbmazz_core.model.recorded import Recorded
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.model.schema_events import SchemaEvent
+from dbmazz_core.model.table_shape import TableShape
 from dbmazz_core.table_ref import TableRef
 
 
-class Sink(Protocol):
-    """A destination: it remembers the checkpoint, and writes effects and checkpoint in one transaction.
+class Loader(Protocol):
+    """Loads the rows of a snapshot into one table."""
 
-    Every method raises DestinationError or DataError with its remedy; after an error nothing since `begin` is kept.
+    def append(self, rows: pl.DataFrame) -> None:
+        """Append whole rows, in carrier dtypes, columns named by their places."""
+
+    def finish(self) -> None:
+        """Complete the copy: all rows of the snapshot were appended."""
+
+
+class SinkTransaction(Protocol):
+    """One transaction of a destination: what it does becomes durable together with the checkpoint, or not at all.
+
+    Use as a context manager: leaving it without `commit` rolls back. Every method raises DestinationError or DataError
+    with a remedy; after an error only `rollback` may be called.
     """
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exc: object) -> None: ...
 
-    def read(self, slot: str) -> Recorded:
-        """Everything that is remembered for a slot, read once: the checkpoint, and the tables that it feeds."""
+    def mark_incomplete(self, tables: Collection[TableRef]) -> None:
+        """Record that tables of this feed must be re-snapshotted."""
 
-    def owner_conflicts(self, tables: Collection[TableRef], *, slot: str) -> Mapping[TableRef, DestinationError]:
-        """Those of the tables that `create_table` must not replace, and why: not ours, or another slot's."""
+    def rename_tables(self, names: Mapping[TableRef, TableRef]) -> None:
+        """Give tables other names, all at once."""
 
-    def name_conflicts(self, tables: Mapping[TableRef, Sequence[str]]) -> Sequence[DestinationError]:
-        """What the destination cannot keep beside each other, or not at all, because of its name.
-
-        Args:
-            tables: The source's tables, each with its columns.
-        """
-
-    def mark_incomplete(self, slot: str, tables: Collection[TableRef] | None = None) -> None:
-        """Record, at once, that tables of a slot have to be copied anew; None: every one."""
-
-    def begin(self) -> None:
-        """Start the transaction that holds everything until `commit`. Only one at a time."""
-
-    def create_table(
-        self,
-        schema: TableSchema,
-        *,
-        slot: str,
-        snapshot_lsn: Lsn,
-        mode: Mode = Mode.MIRROR,
-        complete: bool = True,
-        identity: TableIdentity | None = None,
-    ) -> None:
+    def create_table(self, shape: TableShape, *, snapshot_lsn: Lsn, mode: Mode, complete: bool) -> Loader:
         """Create a table, or begin to copy it again; readers see the old rows until `commit`.
 
         Args:
-            schema: The table.
-            slot: The slot that feeds it.
-            snapshot_lsn: Changes of transactions committed before this LSN are in the rows that are appended.
-            mode: How it is kept. In the mode that it had, what the mode keeps is carried over: rows that are marked
-                as deleted, changes. In another one it is made anew.
-            complete: Whether it is going to hold exactly the source's rows. If so, a change that does not find its
-                row is an error from then on.
-            identity: What the source's table is.
+            shape: The table.
+            snapshot_lsn: The rows that are loaded contain the transactions that committed before this LSN.
+            mode: How the table is kept. In the mode that it had, what the mode keeps is carried over: rows that are
+                marked as deleted, changes. In another mode the table is made anew.
+            complete: Whether the table is going to hold exactly the source's rows. If so, a change that does not find
+                its row is an error from then on.
         """
 
-    def evolve(self, event: SchemaEvent, *, slot: str) -> bool:
-        """Give a table another shape, in the open transaction, and record it.
+    def evolve(self, event: SchemaEvent) -> bool:
+        """Give a table another shape, and record the shape.
 
         Returns:
-            False if it cannot be done after what the transaction has done to the table; nothing has happened then.
+            False if that cannot be done after what the transaction has done to the table; nothing has happened then.
         """
 
-    def abandon(self, event: SchemaEvent, *, slot: str) -> None:
-        """Record, in the open transaction, that a table has to be copied anew, and why."""
-
-    def rename_tables(self, names: Mapping[TableRef, TableRef], *, slot: str) -> None:
-        """Give tables other names, all at once, in a transaction of its own."""
-
-    def append(self, schema: TableSchema, rows: pl.DataFrame) -> None:
-        """Append whole rows (of a snapshot), in carrier dtypes, columns named by their places, after `create_table`."""
-
-    def finish_copy(self, schema: TableSchema) -> None:
-        """The rows of the snapshot are all there; between `create_table` and `commit`."""
+    def abandon(self, event: SchemaEvent) -> None:
+        """Record that a table must be re-snapshotted, and why."""
 
     def apply(self, effect: NetEffect) -> None:
-        """Apply the net effect of changes on a table in mode `mirror`, or `soft_delete` (with commit times).
+        """Apply the net effect of changes on a table in mode `mirror` or `soft_delete` (with commit times).
 
-        Raises DestinationConflict if the table is complete and lacks a row that is changed, or has it twice.
+        Raises:
+            DestinationConflict: The table is complete and lacks a row that is changed, or has it twice.
         """
 
     def append_changes(self, schema: TableSchema, changes: pl.DataFrame) -> None:
-        """Append changes, as `dbmazz_core.engine.changelog` gives them, to a table in mode `changelog`."""
+        """Append changes, as `dbmazz_core.engine.changelog` makes them, to a table in mode `changelog`."""
 
-    def refused(self, schema: TableSchema, frame: pl.DataFrame) -> pl.DataFrame:
-        """Values that the destination's types cannot hold.
+    def unrepresentable(self, schema: TableSchema, frame: pl.DataFrame) -> pl.DataFrame:
+        """Find values that the destination's types cannot hold.
 
         Args:
             schema: The table.
@@ -112,7 +91,7 @@ class Sink(Protocol):
         """
 
     def other_values(self, schema: TableSchema, column: str, known: Collection[str]) -> Collection[str]:
-        """Texts in a column, or in its lists, that are none of the known ones.
+        """Return the texts in a column, or in its lists, that are none of the known ones.
 
         Of the rows that the source has; in a changelog, of all changes since the table was copied last.
 
@@ -123,39 +102,67 @@ class Sink(Protocol):
         """
 
     def missing(self, schema: TableSchema, keys: pl.DataFrame) -> pl.Series:
-        """Numbers (Int64, ascending) of the keys under which the table holds no row; in a changelog, of those that
-        its last change has emptied.
+        """Return the numbers (Int64, ascending) of the keys under which the table holds no row.
+
+        In a changelog: of the keys whose last change has deleted the row.
 
         Args:
             schema: The table.
             keys: Its key columns in carrier dtypes, named by their places.
         """
 
-    def quarantine(self, table: TableRef, rows: pl.DataFrame, *, slot: str) -> None:
-        """Keep rows that the table cannot hold; `rows` has the columns of `engine.quarantine.ROWS`."""
+    def quarantine(self, table: TableRef, rows: pl.DataFrame) -> None:
+        """Keep rows that the table cannot hold; `rows` has the columns of `engine.quarantine.rows.ROWS`."""
 
-    def quarantine_reasons(self, table: TableRef) -> Mapping[str, int]:
-        """Why rows of a table are kept so, and how many for each reason, the most frequent first."""
-
-    def count_duplicated_keys(self, schema: TableSchema) -> int:
-        """How many keys occur more than once among the rows that the source has."""
-
-    def quarantined(self, slot: str) -> Mapping[TableRef, int]:
-        """How many rows of each table are kept so; tables without any are left out."""
-
-    def commit(self, checkpoint: Checkpoint, *, last: bool = False) -> None:
-        """Make everything since `begin`, and the checkpoint, durable.
+    def commit(self, checkpoint: Checkpoint | None = None, *, last: bool = False) -> None:
+        """Make everything since `Sink.begin` durable.
 
         Args:
-            checkpoint: The checkpoint.
-            last: Nothing more is to come, as far as is known: put things where closing would.
+            checkpoint: The new checkpoint; None: it stays.
+            last: No commit is expected to follow: move the data to where closing would move it.
         """
 
     def rollback(self) -> None:
-        """Forget everything since `begin`; nothing happens without one."""
+        """Undo everything since `Sink.begin`; after `commit` nothing happens."""
+
+
+class Sink(Protocol):
+    """A destination of one feed: it holds the tables and remembers the checkpoint. Use as a context manager.
+
+    Every method raises DestinationError with a remedy.
+    """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def read(self) -> Recorded:
+        """Read everything that is remembered of the feed: the checkpoint, and the tables."""
+
+    def owner_conflicts(self, tables: Collection[TableRef]) -> Mapping[TableRef, DestinationError]:
+        """Return the tables that `create_table` must not replace, and why: they are not ours, or another feed's."""
+
+    def name_conflicts(self, tables: Mapping[TableRef, Sequence[str]]) -> Sequence[DestinationError]:
+        """Return what the destination cannot hold because of its name, or not beside another name.
+
+        Args:
+            tables: The source's tables, each with its columns.
+        """
+
+    def begin(self) -> SinkTransaction:
+        """Begin a transaction. Only one at a time."""
 
     def interrupt(self) -> None:
-        """Break off the statement that another thread runs, if there is one; it raises DestinationError there."""
+        """Cancel the statement that another thread runs, if there is one; it raises DestinationError there."""
 
     def count_rows(self, tables: Iterable[TableRef]) -> Mapping[TableRef, int]:
-        """Rows that tables hold now: in `soft_delete` those that are not marked, in `changelog` changes."""
+        """Return the rows that tables hold: in `soft_delete` those not marked as deleted, in `changelog` changes."""
+
+    def count_duplicated_keys(self, schema: TableSchema) -> int:
+        """Return how many keys occur more than once among the rows that the source has."""
+
+    def quarantined(self) -> Mapping[TableRef, int]:
+        """Return the rows of each table in quarantine; tables without any are left out."""
+
+    def quarantine_reasons(self, table: TableRef) -> Mapping[str, int]:
+        """Return the reasons why rows of a table are in quarantine, with their numbers, the most frequent first."""

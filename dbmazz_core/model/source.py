@@ -1,4 +1,4 @@
-"""What the engine reads from a source: events of tables, in parts that end where it may commit."""
+"""`Source`: the protocol between the engine and a source of changes."""
 
 from __future__ import annotations
 
@@ -8,127 +8,21 @@ from typing import Protocol, Self
 
 import polars as pl
 
-from dbmazz_core.connectors.sources.postgres.catalog.identity import SourceTable, TableIdentity
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.model.batch import ChangeBatch
-from dbmazz_core.model.checkpoint import SystemIdentity
-from dbmazz_core.model.records import CommittedTransaction, SourcePosition
+from dbmazz_core.model.checkpoint import Checkpoint, SystemIdentity
 from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.model.schema_events import Reshape, Resnapshot
+from dbmazz_core.model.stream import ChangeStream, NewSchema
+from dbmazz_core.model.table_shape import TableShape, TableToken
 from dbmazz_core.table_ref import TableRef
 
 
-@dataclass(frozen=True, slots=True)
-class Truncation:
-    """A captured table was emptied here."""
-
-    table: TableRef
-    position: SourcePosition
-
-
-@dataclass(frozen=True, slots=True)
-class DescribedColumn:
-    """A column of the stream, by its name and its type's OID."""
-
-    name: str
-    type_oid: int
-
-
-@dataclass(frozen=True, slots=True)
-class NewSchema:
-    """A captured table is described: for the first time in this stream, or anew since something about it changed.
-
-    Attributes:
-        schema: The columns as rows have them from here on.
-        commit_lsn, xid: Of the transaction in which it is described.
-        relation: OID of the table.
-        partition: OID of a partition that shows up here for the first time; 0: none does.
-        described: All columns that the stream has, also those that are not captured, in its order.
-        root: Another table, under whose name its changes come here, since it is a partition of it.
-        key_in_doubt: Whether rows come whole (REPLICA IDENTITY FULL), and which columns were the key is not known. The
-            schema has none then.
-    """
-
-    schema: TableSchema
-    commit_lsn: Lsn
-    xid: int
-    relation: int = 0
-    partition: int = 0
-    described: tuple[DescribedColumn, ...] = ()
-    root: TableRef | None = None
-    key_in_doubt: bool = False
-
-    @property
-    def table(self) -> TableRef:
-        """The table."""
-        return self.schema.table
-
-
-#: Events of one table come in stream order; tables are independent of each other within a transaction.
-TableEvent = ChangeBatch | Truncation | NewSchema
-
-
-@dataclass(frozen=True, slots=True)
-class CopiedRows:
-    """Some rows of a table as they are in a snapshot.
-
-    Attributes:
-        frame: The schema's columns in carrier dtypes, named by their places (`frame_columns`); null where a text is no
-            value of its column's type.
-        unreadable: By number of a column that has such texts: these (String), null in all other rows.
-    """
-
-    frame: pl.DataFrame
-    unreadable: Mapping[int, pl.Series]
-
-
-@dataclass(frozen=True, slots=True)
-class StreamPart:
-    """Some consecutive messages of the stream, decoded.
-
-    Attributes:
-        events: Of the captured tables.
-        complete: Whether no transaction is open behind this part. A part that is not complete holds changes of one
-            transaction whose COMMIT has not come; a later part completes it.
-        end_lsn: All transactions committed before it have been in this part or earlier ones. None if nothing is known.
-        transactions: Transactions that ended in this part.
-        bytes: Bytes of messages.
-        last: The last of them.
-        at_bound: Whether the next transaction committed at or after the stream's upper LSN.
-    """
-
-    events: list[TableEvent]
-    complete: bool
-    end_lsn: Lsn | None
-    transactions: int
-    bytes: int
-    last: CommittedTransaction | None
-    at_bound: bool
-
-
-class ChangeStream(Protocol):
-    """Changes of the captured tables in commit order."""
-
-    @property
-    def receive_cpu_s(self) -> float:
-        """CPU seconds that receiving took; complete once the stream has ended."""
-
-    def next(self, *, rows: int, size: int, timeout: float) -> StreamPart | None:
-        """The next part, ended at the first commit with that many rows or bytes; None if nothing came in time."""
-
-    def confirm(self, lsn: Lsn) -> None:
-        """Acknowledge everything committed before `lsn` as durable."""
-
-
 class FoundTable(Protocol):
-    """A configured table as a look at the source has found it."""
+    """A configured table that a look at the source has found."""
 
     @property
     def ref(self) -> TableRef:
-        """Its name."""
-
-    @property
-    def oid(self) -> int:
-        """Never another table's while this one lives, whatever it is called."""
+        """The table's name."""
 
     @property
     def estimated_rows(self) -> int:
@@ -136,29 +30,87 @@ class FoundTable(Protocol):
 
 
 class Look(Protocol):
-    """One look at the source: everything that check, set-up and resuming have to know of it."""
+    """One read of everything that check, set-up and resume have to know of the source."""
 
     @property
     def tables(self) -> Sequence[FoundTable]:
         """The configured tables that can be captured."""
 
     def verify_tables(self) -> None:
-        """Raise TableNotFound, or TableNotSupported, if there are others."""
+        """Raise TableNotFound or TableNotSupported if a configured table cannot be captured."""
+
+
+class SourceTable(Protocol):
+    """A table as the source has it at some position."""
+
+    @property
+    def table(self) -> TableRef:
+        """The table's name."""
+
+    @property
+    def schema(self) -> TableSchema:
+        """The captured columns, and the key."""
+
+    @property
+    def token(self) -> TableToken:
+        """What the table is, see `TableShape.token`."""
+
+
+@dataclass(frozen=True, slots=True)
+class FollowedTable:
+    """A table that the stream follows.
+
+    Attributes:
+        shape: Its shape in the destination.
+        start: Its snapshot contains the transactions that committed before this LSN.
+    """
+
+    shape: TableShape
+    start: Lsn
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """Where a window ends.
+    """Where a stream ends.
 
     Attributes:
-        lsn: What the server had committed when it was asked.
-        tables: The tables that are known to be so there.
-        same_keys: Those of them whose key has been the same columns, under the same names, since they were recorded.
+        lsn: The upper LSN: transactions that commit at or after it are left for later.
+        tables: Tables that are certain to be so at `lsn`.
+        same_keys: Tables whose key has been the same columns, under the same names, since their shape was recorded.
+        more: Whether the window goes on behind `lsn` with another stream.
     """
 
     lsn: Lsn
     tables: Mapping[TableRef, SourceTable]
-    same_keys: frozenset[TableRef]
+    same_keys: frozenset[TableRef] = frozenset()
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ResumePoint:
+    """What the source still has of the feed.
+
+    Attributes:
+        position: The position that was confirmed last; None: the feed has to be created.
+        restart: Whether the feed was dropped on purpose when the last run stopped: every table is copied again.
+    """
+
+    position: Lsn | None
+    restart: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedRows:
+    """Rows of a table as of a snapshot.
+
+    Attributes:
+        frame: The schema's columns in carrier dtypes, named by their places (`frame_columns`); null where a text is no
+            value of its column's type.
+        unreadable: By number of a column that has such texts: the texts (String), null in all other rows.
+    """
+
+    frame: pl.DataFrame
+    unreadable: Mapping[int, pl.Series]
 
 
 class Snapshot(Protocol):
@@ -170,112 +122,146 @@ class Snapshot(Protocol):
 
     @property
     def lsn(self) -> Lsn:
-        """Its position: a transaction is in it exactly if its commit record lies before."""
+        """Its position: the snapshot contains exactly the transactions whose commit record lies before it."""
 
     def table(self, table: TableRef) -> SourceTable | None:
-        """A table as the catalog has it; None if it is gone, or what is published of it was changed meanwhile."""
+        """Return a table; None if it was dropped, or published in another way, since the snapshot was asked for."""
 
     def rows(self, table: TableRef, *, lenient: bool) -> Iterator[CopiedRows]:
-        """All rows that are published of a table, in any order.
+        """Yield all rows of a table that are captured, in any order.
 
         Args:
             table: The table.
-            lenient: Whether texts that are no values are let through.
+            lenient: Whether texts that are no values of their column's type are yielded rather than raised.
         """
 
     def is_unaltered(self, table: TableRef) -> bool:
-        """Whether the table is still what it is in the snapshot.
+        """Return whether the table is still the one of the snapshot, with the same columns and storage.
 
-        Neither columns nor rewritten rows are those of the snapshot: ALTER TABLE and TRUNCATE are not MVCC-safe, after
-        them the snapshot sees other columns, or no rows at all (PostgreSQL manual, "Caveats" of MVCC). So after the
-        copy the table has to be what it is in the snapshot.
+        ALTER TABLE and TRUNCATE are not MVCC-safe: after them a snapshot shows other columns, or no rows at all
+        (PostgreSQL manual, "Caveats" of MVCC). So a copy is valid only if the table is unaltered at its end.
         """
 
 
 class Source(Protocol):
-    """A source, as the engine uses it. Names of tables are those of the last look."""
+    """A source of changes, as the engine uses it. Names of tables are those of the last look."""
 
     @property
     def identity(self) -> SystemIdentity:
-        """The server."""
+        """The server and its database."""
 
     def look(self) -> Look:
-        """Look at everything that check, set-up and resuming have to know, once."""
+        """Read everything that check, set-up and resume have to know."""
 
     def column_names(self) -> Mapping[TableRef, tuple[str, ...]]:
-        """The columns of each table that are captured, or will be once it is published."""
+        """Return the columns of each configured table that are captured, or will be once the source is set up."""
 
     def verify_rules(self, table: TableRef, recorded: TableSchema) -> None:
-        """Raise ConfigError if a table was copied under other rules for its columns than today's."""
+        """Raise ConfigError if the table was copied under other rules for its columns than those of today."""
 
-    def verify_hidden(self, table: TableRef, copied_as: TableRef, identity: TableIdentity) -> None:
-        """Raise ConfigError if today's rules show a column that was hidden when a table was copied."""
-
-    def slot(self) -> object | None:
-        """The slot, None if there is none."""
-
-    def verify_slot(self, checkpoint_lsn: Lsn | None) -> object | None:
-        """The slot, checked against the checkpoint."""
-
-    def verify_history(self, lsn: Lsn, timeline: int) -> None:
-        """Raise ServerBehindCheckpoint unless the server's history leads to this position and on from there."""
-
-    def snapshot(self, tables: Collection[TableRef], *, new_slot: bool) -> Snapshot:
-        """Tables as of one position.
+    def verify_redacted(self, tables: Collection[TableRef], recorded: Mapping[TableRef, TableToken]) -> None:
+        """Raise ConfigError if the rules of today show a column that was redacted when its table was copied.
 
         Args:
-            tables: Those that may be read.
-            new_slot: Whether the slot is created, and its beginning is the position.
+            tables: Configured tables.
+            recorded: Tables of the destination, by the name under which they were copied.
+        """
+
+    def verify_redacted_in(self, table: SourceTable, recorded: Mapping[TableRef, TableToken]) -> None:
+        """Raise ConfigError like `verify_redacted`, for one table as it is about to be copied."""
+
+    def names_today(self, recorded: Mapping[TableRef, TableToken]) -> Mapping[TableRef, TableRef]:
+        """Return the names that the destination's tables have at the source today.
+
+        Args:
+            recorded: Tables of the destination, by the name under which they were copied.
+
+        Returns:
+            By that name, the name of today; without tables that are not configured (any more).
+        """
+
+    def verify_origin(self, checkpoint: Checkpoint, *, destination: str) -> None:
+        """Raise WrongServer if the checkpoint is of another server or database.
+
+        Args:
+            checkpoint: The destination's.
+            destination: How the error names the destination.
+        """
+
+    def verify_position(self, checkpoint: Checkpoint, *, and_feed: bool) -> None:
+        """Raise ServerBehindCheckpoint, or SlotError, if the stream cannot go on from the checkpoint.
+
+        Args:
+            checkpoint: The destination's.
+            and_feed: Whether the feed is verified too.
+        """
+
+    def resume(self, checkpoint: Checkpoint | None, *, stopped: Callable[[], bool]) -> ResumePoint:
+        """Verify that the stream can go on from the checkpoint, and that it is the stream of the same history.
+
+        Args:
+            checkpoint: The destination's; None: it has none.
+            stopped: Whether to give up.
+
+        Raises:
+            ServerBehindCheckpoint, HistoryDiverged: The server's history is not that of the checkpoint.
+            SlotError: The feed is gone, ahead of the checkpoint, or in use.
+            StopRequested: `stopped` said so.
+        """
+
+    def snapshot(self, tables: Collection[TableRef], *, new_feed: bool) -> Snapshot:
+        """Return a snapshot.
+
+        Args:
+            tables: Tables that may be read.
+            new_feed: Whether the feed is created: it begins at the snapshot's position.
         """
 
     def describe_tables(self, tables: Collection[TableRef]) -> Mapping[TableRef, SourceTable]:
-        """Tables as the catalog has them now. One that is gone, or cannot be captured, is left out."""
+        """Return tables as they are now. A table that was dropped, or cannot be captured, is left out."""
 
-    def describe(self, oid: int) -> SourceTable | None:
-        """A table by its OID, as the catalog has it now; None if it is gone, or cannot be captured any more."""
-
-    def layouts(self, types: Collection[int]) -> Mapping[int, str]:
-        """Layouts of types by OID, see `SourceTable.layouts`."""
-
-    def bound(self, tables: Collection[TableRef], known: Mapping[TableRef, TableIdentity]) -> Bound:
-        """Where the server is now, and the tables that are known to be so there.
+    def bound(self, start: Lsn, followed: Mapping[TableRef, FollowedTable]) -> Bound:
+        """Return where a stream from `start` ends: at the server's current position, or before.
 
         Args:
-            tables: The captured tables.
-            known: What they were when the destination was last made to fit.
+            start: Where the stream begins.
+            followed: The tables that it follows.
         """
 
-    def stream_end(self, lsn: Lsn, copies: Mapping[TableRef, Lsn]) -> Lsn | None:
-        """Where a stream that begins at `lsn` has to end, and another one to begin; None if it may go on.
-
-        Args:
-            lsn: Where it begins.
-            copies: The captured tables, and where each was copied.
-        """
-
-    def start_replication_from(
+    def stream(
         self,
-        lsn: Lsn,
+        start: Lsn,
+        bound: Bound,
+        followed: Mapping[TableRef, FollowedTable],
         *,
-        upper_lsn: Lsn | None = None,
-        tables: Collection[TableRef] | None = None,
-        table_start: Mapping[TableRef, Lsn] | None = None,
-        schemas: Mapping[TableRef, TableSchema] | None = None,
-        identities: Mapping[TableRef, TableIdentity] | None = None,
-        same_keys: Collection[TableRef] = (),
-        lenient: Callable[[TableRef], bool] | None = None,
+        lenient: Callable[[TableRef], bool] | None,
     ) -> ChangeStream:
-        """Stream transactions committed at or after `lsn`.
+        """Stream transactions that committed at or after `start`.
 
         Args:
-            lsn: Usually a checkpoint.
-            upper_lsn: Transactions committed at or after it are left for later.
-            tables: The captured tables.
-            table_start: Tables whose changes start later, because their snapshot is newer.
-            schemas: The tables as they were when they were copied.
-            identities: What these were, so that they are followed under their name whatever they are called now.
-            same_keys: See `Bound.same_keys`.
-            lenient: Of which tables the change batches keep bad values apart, see `RowImages.unreadable`.
+            start: The checkpoint.
+            bound: Where the stream ends.
+            followed: The captured tables.
+            lenient: Tables whose change batches keep unreadable values apart, see `RowImages.unreadable`; None: none.
+
+        Raises:
+            SlotAheadOfCheckpoint: The feed was confirmed beyond `start`: changes between are gone.
+            SlotActive: Another process consumes the feed.
+            ConfigError: The rules for columns do not fit the tables.
+        """
+
+    def explain(
+        self, known: TableShape, seen: NewSchema | SourceTable, *, truncated_by: int = 0
+    ) -> Reshape | Resnapshot:
+        """Explain how a table changed since its shape was recorded.
+
+        Args:
+            known: The destination's table.
+            seen: The table as the stream describes it, or as `Bound.tables` has it.
+            truncated_by: The transaction of the last TRUNCATE of the table in the stream; 0: there was none.
+
+        Raises:
+            ConfigError: A column that was redacted has a name today under which the rules show it.
         """
 
     def end_stream(self) -> None:

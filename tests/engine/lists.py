@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -11,22 +12,20 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 
-from dbmazz_core.connectors.sources.postgres.catalog.identity import (
-    SourceColumn,
-    SourceTable,
-    TableIdentity,
-)
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.batch import DELETE, ChangeBatch
 from dbmazz_core.model.checkpoint import Checkpoint, SystemIdentity
 from dbmazz_core.model.datatypes import DataType, Kind
 from dbmazz_core.model.frame_columns import value_column
 from dbmazz_core.model.net_effect import NetEffect
+from dbmazz_core.model.policies import Mode
 from dbmazz_core.model.recorded import Recorded, RecordedTable
 from dbmazz_core.model.records import CommittedTransaction, SourcePosition
 from dbmazz_core.model.schema import ColumnDef, TableSchema
-from dbmazz_core.model.schema_events import AddColumn, DropColumn, RenameColumn, SchemaEvent
-from dbmazz_core.model.source import Bound, CopiedRows, DescribedColumn, NewSchema, StreamPart, Truncation
+from dbmazz_core.model.schema_events import AddColumn, DropColumn, RenameColumn, Reshape, SchemaEvent
+from dbmazz_core.model.source import Bound, CopiedRows, FollowedTable, SourceTable
+from dbmazz_core.model.stream import NewSchema, StreamPart, Truncation
+from dbmazz_core.model.table_shape import TableShape, TableToken
 from dbmazz_core.model.table_state import TableState
 from dbmazz_core.table_ref import TableRef
 
@@ -56,6 +55,18 @@ class Images:
     unreadable = unknown
 
 
+@dataclass(frozen=True, slots=True)
+class ListTable:
+    """The table at some time; its token is the names of its columns."""
+
+    table: TableRef
+    schema: TableSchema
+
+    @property
+    def token(self) -> TableToken:
+        return TableToken(json.dumps(self.schema.names))
+
+
 @dataclass(slots=True)
 class ListSource:
     """One table with a key and columns of text, and its transactions; the n-th commits at 10 n + 5."""
@@ -64,7 +75,6 @@ class ListSource:
     transactions: list[list[Change]] = field(default_factory=list)
     identity: SystemIdentity = field(default_factory=lambda: SystemIdentity("lists", 1, INVALID_LSN, "lists"))
     confirmed: Lsn = INVALID_LSN
-    oid: int = 1
     estimated_rows: int = -1
     receive_cpu_s: float = 0.0
 
@@ -92,21 +102,21 @@ class ListSource:
                 rows[what[0]] = what
         return names, rows
 
-    def described(self, names: list[str]) -> SourceTable:
+    def described(self, names: list[str]) -> ListTable:
         types = [DataType(Kind.INT64), *[DataType(Kind.STRING)] * (len(names) - 1)]
         columns = tuple(ColumnDef(name, type, str(type)) for name, type in zip(names, types, strict=True))
-        known = tuple(SourceColumn(name, number, name, name) for number, name in enumerate(names, 1))
-        token = TableIdentity(self.oid, "1", {}, len(names), 1, "yes", known, hidden=())
-        return SourceTable(self.ref, TableSchema(self.ref, columns, ("id",)), token)
+        return ListTable(self.ref, TableSchema(self.ref, columns, ("id",)))
 
-    def describe_tables(self, tables: Collection[TableRef]) -> dict[TableRef, SourceTable]:
-        return {self.ref: self.described(self.state(len(self.transactions))[0])}
+    def now(self) -> ListTable:
+        return self.described(self.state(len(self.transactions))[0])
 
-    def describe(self, oid: int) -> SourceTable:
-        return self.describe_tables([self.ref])[self.ref]
+    def explain(self, known: TableShape, seen: NewSchema | SourceTable, *, truncated_by: int = 0) -> Reshape:
+        before, schema = json.loads(known.token or ""), seen.schema
+        steps = tuple(AddColumn(column, None) for column in schema.columns if column.name not in before)
+        token = ListTable(self.ref, schema).token
+        return Reshape(steps, schema, {name: name for name in schema.names}, token, token)
 
-    def layouts(self, types: Collection[int]) -> dict[int, str]:
-        return {}
+    def verify_redacted_in(self, table: SourceTable, recorded: Mapping[TableRef, TableToken]) -> None: ...
 
     # -- copying: the source is its own snapshot
 
@@ -115,7 +125,7 @@ class ListSource:
 
     def __exit__(self, *exc: object) -> None: ...
 
-    def snapshot(self, tables: Collection[TableRef], *, new_slot: bool) -> Self:
+    def snapshot(self, tables: Collection[TableRef], *, new_feed: bool) -> Self:
         return self
 
     @property
@@ -128,22 +138,19 @@ class ListSource:
         columns = {value_column(place): images.values(place) for place in range(len(names))}
         yield CopiedRows(pl.DataFrame(columns), {})
 
-    def table(self, table: TableRef) -> SourceTable:
-        return self.describe(self.oid)
+    def table(self, table: TableRef) -> ListTable:
+        return self.now()
 
     def is_unaltered(self, table: TableRef) -> bool:
         return True
 
     # -- streaming: the source is its own stream
 
-    def bound(self, tables: Collection[TableRef], known: Mapping[TableRef, TableIdentity]) -> Bound:
-        return Bound(self.lsn, self.describe_tables(tables), frozenset(tables))
+    def bound(self, start: Lsn, followed: Mapping[TableRef, FollowedTable]) -> Bound:
+        return Bound(self.lsn, {self.ref: self.now()}, frozenset(followed))
 
-    def stream_end(self, lsn: Lsn, copies: Mapping[TableRef, Lsn]) -> None:
-        return None
-
-    def start_replication_from(self, lsn: Lsn, *, table_start: Mapping[TableRef, Lsn], **more: Any) -> ListStream:
-        return ListStream(self, max(lsn, table_start[self.ref]) // 10)
+    def stream(self, start: Lsn, bound: Bound, followed: Mapping[TableRef, FollowedTable], **more: Any) -> ListStream:
+        return ListStream(self, max(start, followed[self.ref].start) // 10)
 
     def end_stream(self) -> None: ...
 
@@ -176,9 +183,7 @@ class ListStream:
         return StreamPart(events, True, Lsn(10 * number + 10), 1, len(events), last, False)
 
     def schema(self, names: list[str], number: int) -> NewSchema:
-        schema = self.source.described(names).schema
-        described = tuple(DescribedColumn(name, 25) for name in names)
-        return NewSchema(schema, Lsn(10 * number + 5), number, self.source.oid, described=described)
+        return NewSchema(self.source.described(names).schema, Lsn(10 * number + 5), number)
 
     def change(self, kind: str, row: tuple[Any, ...], at: SourcePosition, names: list[str]) -> ChangeBatch:
         one, none = np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int64)
@@ -206,37 +211,40 @@ class ListSink:
     recorded: Recorded = field(default_factory=Recorded)
     rows: dict[TableRef, dict[Any, tuple[Any, ...]]] = field(default_factory=dict)
     commits: int = 0
-    _before: Any = None
 
-    def read(self, slot: str) -> Recorded:
+    def read(self) -> Recorded:
         return self.recorded
 
-    def mark_incomplete(self, slot: str, tables: Collection[TableRef]) -> None:
-        assert not tables
-
-    def begin(self) -> None:
-        self._before = self.recorded, deepcopy(self.rows)
-
-    def rollback(self) -> None:
-        if self._before is not None:
-            self.recorded, self.rows = self._before
-            self._before = None
-
-    def commit(self, checkpoint: Checkpoint, *, last: bool = False) -> None:
-        self.recorded = replace(self.recorded, checkpoint=checkpoint)
-        self.commits += 1
-        self._before = None
+    def begin(self) -> ListTransaction:
+        return ListTransaction(self, self.recorded, deepcopy(self.rows))
 
     def interrupt(self) -> None: ...
 
-    def create_table(self, schema: TableSchema, *, snapshot_lsn: Lsn, identity: TableIdentity, **more: Any) -> None:
-        self._record(schema, identity, snapshot_lsn)
-        self.rows[schema.table] = {}
 
-    def append(self, schema: TableSchema, rows: pl.DataFrame) -> None:
-        self.rows[schema.table] |= {row[0]: row for row in rows.rows()}
+@dataclass(slots=True)
+class ListTransaction:
+    """A copy of the sink's rows, and what is recorded of them, which takes their place at the commit."""
 
-    def finish_copy(self, schema: TableSchema) -> None: ...
+    sink: ListSink
+    recorded: Recorded
+    rows: dict[TableRef, dict[Any, tuple[Any, ...]]]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def rollback(self) -> None: ...
+
+    def commit(self, checkpoint: Checkpoint | None = None, *, last: bool = False) -> None:
+        self.sink.recorded = replace(self.recorded, checkpoint=checkpoint or self.recorded.checkpoint)
+        self.sink.rows = self.rows
+        self.sink.commits += 1
+
+    def create_table(self, shape: TableShape, *, snapshot_lsn: Lsn, mode: Mode, complete: bool) -> ListLoader:
+        self._record(shape, snapshot_lsn)
+        self.rows[shape.schema.table] = {}
+        return ListLoader(self.rows[shape.schema.table])
 
     def apply(self, effect: NetEffect) -> None:
         rows, places = self.rows[effect.schema.table], [value_column(i) for i in range(len(effect.schema.names))]
@@ -251,7 +259,7 @@ class ListSink:
         assert not effect.updates, "every value is sent"
         assert not effect.moves, "no key changes"
 
-    def evolve(self, event: SchemaEvent, *, slot: str) -> bool:
+    def evolve(self, event: SchemaEvent) -> bool:
         names = list(self.recorded.tables[event.table].schema.names)
         for step, _ in event.steps:
             match step:
@@ -263,11 +271,21 @@ class ListSink:
                 case RenameColumn(old, new):
                     names[names.index(old)] = new
         assert tuple(names) == event.schema.names
-        assert event.identity is not None
-        self._record(event.schema, event.identity, self.recorded.tables[event.table].state.snapshot_lsn)
+        self._record(event.shape, self.recorded.tables[event.table].state.snapshot_lsn)
         return True
 
-    def _record(self, schema: TableSchema, identity: TableIdentity, lsn: Lsn | None) -> None:
-        state = TableState(schema.table, "streaming", lsn, complete=True)
-        tables = {**self.recorded.tables, schema.table: RecordedTable(state, schema, identity)}
+    def _record(self, shape: TableShape, lsn: Lsn | None) -> None:
+        table = shape.schema.table
+        state = TableState(table, "streaming", lsn, complete=True)
+        tables = {**self.recorded.tables, table: RecordedTable(state, shape)}
         self.recorded = replace(self.recorded, tables=tables)
+
+
+@dataclass(slots=True)
+class ListLoader:
+    rows: dict[Any, tuple[Any, ...]]
+
+    def append(self, rows: pl.DataFrame) -> None:
+        self.rows |= {row[0]: row for row in rows.rows()}
+
+    def finish(self) -> None: ...

@@ -29,7 +29,8 @@ from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.policies import Mode
 from dbmazz_core.model.schema import TableSchema
-from dbmazz_core.model.source import NewSchema, TableEvent
+from dbmazz_core.model.stream import NewSchema, TableEvent
+from dbmazz_core.model.table_shape import TableShape
 from dbmazz_core.model.unchanged import UNCHANGED
 from dbmazz_core.settings.config import SinkConfig
 from dbmazz_core.table_ref import TableRef
@@ -205,23 +206,20 @@ class Destination:
     path: Path
 
     def create(self, shape: Shape, mode: Mode) -> None:
-        self.sink.begin()
-        # Made in another mode first, so that no history is carried over.
-        for made in (Mode.SOFT_DELETE if mode is Mode.MIRROR else Mode.MIRROR, mode):
-            self.sink.create_table(shape.schema, slot="s", snapshot_lsn=Lsn(1), mode=made)
-        self.sink.commit(checkpoint_at(1))
+        with self.sink.begin() as transaction:
+            # Made in another mode first, so that no history is carried over.
+            for made in (Mode.SOFT_DELETE if mode is Mode.MIRROR else Mode.MIRROR, mode):
+                table = TableShape.of(shape.schema, None)
+                transaction.create_table(table, snapshot_lsn=Lsn(1), mode=made, complete=True)
+            transaction.commit(checkpoint_at(1))
 
     def apply(self, shape: Shape, mode: Mode, events: list[TableEvent], lsn: int) -> None:
         """One flush."""
         result = WindowResult(Lsn(lsn), Lsn(lsn), Lsn(lsn), phases={"compact": 0.0, "merge": 0.0})
-        applier = EventApplier(self.sink, "s", {TABLE: shape.schema}, {TABLE: mode}, None, result)
-        self.sink.begin()
-        try:
-            applier.apply([event for event in events if not isinstance(event, NewSchema)])
-            self.sink.commit(checkpoint_at(lsn))
-        except BaseException:
-            self.sink.rollback()
-            raise
+        applier = EventApplier({TABLE: shape.schema}, {TABLE: mode}, None, result)
+        with self.sink.begin() as transaction:
+            applier.apply([event for event in events if not isinstance(event, NewSchema)], transaction)
+            transaction.commit(checkpoint_at(lsn))
 
     def rows(self, shape: Shape, mode: Mode, where: str = "NOT _dbmazz_deleted") -> Counter[Row]:
         with duckdb.connect(str(self.path)) as connection:
@@ -237,7 +235,7 @@ class Destination:
 @pytest.fixture(scope="module")
 def destination(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Destination]:
     path = tmp_path_factory.mktemp("compact") / "destination.duckdb"
-    with DuckDBSink(SinkConfig(url=str(path))) as sink:
+    with DuckDBSink(SinkConfig(url=str(path)), feed="s") as sink:
         yield Destination(sink, path)
 
 

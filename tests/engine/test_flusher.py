@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dbmazz_core.connectors.sinks.duckdb.sink import DuckDBSink
+from dbmazz_core.connectors.sinks.duckdb.transaction import DuckDBTransaction
 from dbmazz_core.engine.apply_events import EventApplier
 from dbmazz_core.engine.flusher import Flusher
 from dbmazz_core.errors import DestinationError
@@ -30,9 +30,9 @@ def many(lab: Lab) -> Lab:
 
 def test_an_interrupt_between_two_statements_ends_the_flush(many: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the next table: nothing of the flush is there, and the next window has all of it."""
-    apply, applied = DuckDBSink.apply, 0
+    apply, applied = DuckDBTransaction.apply, 0
 
-    def slow(sink: DuckDBSink, effect: Any) -> None:
+    def slow(sink: DuckDBTransaction, effect: Any) -> None:
         nonlocal applied
         applied += 1
         if applied == 2:
@@ -41,7 +41,7 @@ def test_an_interrupt_between_two_statements_ends_the_flush(many: Lab, monkeypat
         apply(sink, effect)
 
     with monkeypatch.context() as patch, many.nothing_changes("public.t0", "public.t1"):
-        patch.setattr(DuckDBSink, "apply", slow)
+        patch.setattr(DuckDBTransaction, "apply", slow)
         with pytest.raises(KeyboardInterrupt):
             many.capture()
     assert applied == 2

@@ -12,9 +12,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from dbmazz_core.connectors.sources.postgres import held_stream
+from dbmazz_core.connectors.sources.postgres import held_stream, resuming
 from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
-from dbmazz_core.connectors.sources.postgres.source import PostgresSource
+from dbmazz_core.connectors.sources.postgres.session import Session
 from dbmazz_core.errors import DbmazzError, ReplicationInterrupted, SlotAheadOfCheckpoint, SlotNotFound
 from tests.engine.before import before
 from tests.engine.lab import Lab
@@ -41,9 +41,9 @@ def rows_come(lab: Lab) -> None:
 
 
 #: Where somebody comes in between: a method, of which the first call is waited for.
-POINTS: dict[str, tuple[type, str]] = {
-    "before the slot is looked at": (PostgresSource, "verify_history"),
-    "before the bound": (PostgresSource, "reachable_lsn"),
+POINTS: dict[str, tuple[object, str]] = {
+    "before the slot is looked at": (resuming, "verify_timeline"),
+    "before the bound": (Session, "reachable_lsn"),
     "before the stream": (StreamReader, "__init__"),
 }
 
@@ -124,7 +124,7 @@ def test_nothing_is_acknowledged_before_the_slot_was_looked_at(shop: Lab, monkey
     other.capture_and_compare("t")
     ahead = shop.confirmed
     # Neither look finds anything, as if the slot had moved in between.
-    monkeypatch.setattr(PostgresSource, "verify_slot", lambda source, lsn: source.slot())
+    monkeypatch.setattr(Session, "verify_slot", lambda session, lsn: session.slot())
     said = "SELECT reply_time FROM pg_stat_replication WHERE application_name = 'dbmazz'"
     replies = []
     verify = held_stream.verify_held

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from dbmazz_core.engine.capture import Capture
+from dbmazz_core.engine.copying import Copying
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import StopReason, WindowResult
-from dbmazz_core.engine.snapshot import plan
 from dbmazz_core.settings.config import Settings, WindowLimits
 from dbmazz_core.table_ref import TableRef
 from tests.engine.lists import ListSink, ListSource
@@ -25,11 +25,10 @@ def capture(
     progress: Callable[[Progress], None] | None = None,
 ) -> WindowResult:
     """What `Pipeline.capture` does, but for checks and set-up."""
-    recorded = sink.read("lists")
     tables = {table.ref: table for table in source.look().tables}
-    run = plan(SETTINGS, source, sink, tables, recorded.states, recorded.checkpoint, source.confirmed, (), progress)
-    run.copy()
-    return Capture(SETTINGS, source, sink, tables, limits or WindowLimits(), progress=progress).run(run.checkpoint)
+    copying = Copying.plan(SETTINGS, source, sink, tables, sink.read(), source.confirmed, progress=progress)
+    copying.copy()
+    return Capture(SETTINGS, source, sink, tables, limits or WindowLimits(), progress=progress).run(copying.checkpoint)
 
 
 def assert_equal(source: ListSource, sink: ListSink) -> None:

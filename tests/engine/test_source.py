@@ -29,7 +29,7 @@ from dbmazz_core.model.records import (
     Truncate,
     Update,
 )
-from dbmazz_core.model.source import NewSchema, Truncation
+from dbmazz_core.model.stream import NewSchema, Truncation
 from dbmazz_core.settings.config import SourceConfig
 from dbmazz_core.table_ref import TableRef
 from tests.engine.lab import Lab, toast

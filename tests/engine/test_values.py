@@ -13,7 +13,7 @@ from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, ColumnOfType, TypePolicy
 from dbmazz_core.errors import BadValue
 from dbmazz_core.model.batch import ChangeBatch
-from dbmazz_core.model.source import NewSchema
+from dbmazz_core.model.stream import NewSchema
 from dbmazz_core.table_ref import quote_literal
 from tests.engine.lab import BOTH, Lab, toast
 from tests.engine.type_values import NEGATIVE_ZERO, NOT_KEYS, OTHER_SPELLINGS, has_icu, prepare

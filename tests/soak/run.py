@@ -323,7 +323,8 @@ class Run:
         assert status.destination_error is None, status.destination_error
         if checkpoint is None:
             return
-        assert status.confirmed_lsn is None or status.confirmed_lsn <= checkpoint.lsn, "confirmed is more than is held"
+        confirmed = status.source.confirmed_lsn
+        assert confirmed is None or confirmed <= checkpoint.lsn, "confirmed is more than is held"
         self.tally.comparisons += self._past.assert_equal(self.lab)
 
     def _compare_flush(self) -> None:

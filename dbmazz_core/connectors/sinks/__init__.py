@@ -7,6 +7,12 @@ from dbmazz_core.model.sink import Sink
 from dbmazz_core.settings.config import SinkConfig
 
 
-def create_sink(config: SinkConfig, *, read_only: bool = False) -> Sink:
-    """Open the destination that `config.type` names."""
-    return DuckDBSink(config, read_only=read_only)
+def create_sink(config: SinkConfig, *, feed: str, read_only: bool = False) -> Sink:
+    """Open the destination that `config.type` names.
+
+    Args:
+        config: What to open.
+        feed: The feed whose tables and checkpoint these are (PostgreSQL: the slot).
+        read_only: Whether it is opened for reading only.
+    """
+    return DuckDBSink(config, feed=feed, read_only=read_only)

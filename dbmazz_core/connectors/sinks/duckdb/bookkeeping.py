@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,18 +11,18 @@ import duckdb
 import polars as pl
 
 from dbmazz_core.connectors.sinks.duckdb.sql import FRAME, query
-from dbmazz_core.connectors.sources.postgres.catalog.identity import TableIdentity
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.policies import Mode
 from dbmazz_core.model.recorded import RecordedTable
 from dbmazz_core.model.records import CommittedTransaction
 from dbmazz_core.model.schema import ColumnChoice, ColumnDef, TableSchema
+from dbmazz_core.model.table_shape import TableShape, TableToken
 from dbmazz_core.model.table_state import TableState
 from dbmazz_core.table_ref import TableRef
 
 #: Version of the layout below; a file with a higher one was written by a newer dbmazz.
-LAYOUT = 3
+LAYOUT = 4
 #: Layout from which on rows in quarantine are recorded, and which tables are complete.
 WITH_QUARANTINE = 2
 #: Layout from which on the last transaction is recorded.
@@ -52,6 +52,7 @@ ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS mode VARCHAR DEFAULT 'mirror
 ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS complete BOOLEAN DEFAULT false;
 ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS identity JSON;
 ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS choice JSON;
+ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS targets JSON;
 DELETE FROM _dbmazz.layout;
 INSERT INTO _dbmazz.layout VALUES ({layout});
 """
@@ -116,22 +117,15 @@ def read_recorded(connection: duckdb.DuckDBPyConnection, slot: str, layout: int)
     kept = """slot = ? AND (state <> 'snapshotting' OR EXISTS (
         FROM duckdb_tables() d WHERE d.database_name = current_database()
         AND d.schema_name = t.schema_name AND d.table_name = t.table_name))"""
-    return [
-        RecordedTable(
-            _state(row),
-            _schema(row),
-            TableIdentity.from_dict(json.loads(row["identity"])) if row.get("identity") else None,
-        )
-        for row in _rows(connection, layout, kept, [slot])
-    ]
+    return [RecordedTable(_state(row), _shape(row)) for row in _rows(connection, layout, kept, [slot])]
 
 
-def read_state(connection: duckdb.DuckDBPyConnection, table: TableRef, layout: int) -> TableState | None:
+def read_state(connection: duckdb.DuckDBPyConnection, table: TableRef, layout: int = LAYOUT) -> TableState | None:
     """A table's state and mode, whichever slot feeds it."""
     return next(map(_state, _rows(connection, layout, _OF_TABLE, [table.schema, table.name])), None)
 
 
-def read_schema(connection: duckdb.DuckDBPyConnection, table: TableRef, layout: int) -> TableSchema | None:
+def read_schema(connection: duckdb.DuckDBPyConnection, table: TableRef, layout: int = LAYOUT) -> TableSchema | None:
     """A table's columns and key as they were recorded."""
     return next(map(_schema, _rows(connection, layout, _OF_TABLE, [table.schema, table.name])), None)
 
@@ -177,25 +171,47 @@ def _schema(row: Mapping[str, Any]) -> TableSchema:
     )
 
 
+def _shape(row: Mapping[str, Any]) -> TableShape:
+    schema, token = _schema(row), row.get("identity")
+    if not token:
+        return TableShape.of(schema, None)
+    if row.get("targets"):
+        return TableShape(schema, json.loads(row["targets"]), TableToken(token))
+    # Up to layout 3, each column in the token was a list: the source's name first, the destination's last.
+    targets = {column[0]: column[-1] for column in json.loads(token)["columns"]}
+    return TableShape(schema, targets, TableToken(token))
+
+
 def read_owners(connection: duckdb.DuckDBPyConnection) -> dict[TableRef, str]:
     """By table: the slot that feeds it."""
     rows = connection.execute("SELECT schema_name, table_name, slot FROM _dbmazz.tables").fetchall()
     return {TableRef(schema, name): slot for schema, name, slot in rows}
 
 
-def write_shape(connection: duckdb.DuckDBPyConnection, schema: TableSchema, identity: TableIdentity | None) -> None:
-    """Record a table's columns, key and identity from here on."""
+def write_shape(connection: duckdb.DuckDBPyConnection, shape: TableShape) -> None:
+    """Record the shape that a table has from here on."""
+    schema = shape.schema
     connection.execute(
-        "UPDATE _dbmazz.tables SET columns = ?, key = ?, identity = ?, updated_at = now() "
+        "UPDATE _dbmazz.tables SET columns = ?, key = ?, identity = ?, targets = ?, updated_at = now() "
         "WHERE schema_name = ? AND table_name = ?",
         [
             _columns(schema),
             json.dumps(schema.key),
-            json.dumps(identity.to_dict()) if identity else None,
+            shape.token,
+            json.dumps(shape.targets),
             schema.table.schema,
             schema.table.name,
         ],
     )
+
+
+def write_states(connection: duckdb.DuckDBPyConnection, tables: Collection[TableRef], state: str, *, slot: str) -> None:
+    """Record the state of tables that a slot feeds."""
+    for table in tables:
+        connection.execute(
+            "UPDATE _dbmazz.tables SET state = ? WHERE slot = ? AND schema_name = ? AND table_name = ?",
+            [state, slot, table.schema, table.name],
+        )
 
 
 def write_history(
@@ -238,16 +254,15 @@ def rename_table(connection: duckdb.DuckDBPyConnection, old: TableRef, new: Tabl
 
 def write_table(
     connection: duckdb.DuckDBPyConnection,
-    schema: TableSchema,
+    shape: TableShape,
     *,
     slot: str,
     snapshot_lsn: Lsn,
     mode: Mode,
     complete: bool,
-    identity: TableIdentity | None = None,
 ) -> None:
     """Record a table, replacing what was recorded of it."""
-    table = schema.table
+    schema, table = shape.schema, shape.schema.table
     connection.execute(
         "DELETE FROM _dbmazz.tables WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
     )
@@ -266,7 +281,7 @@ def write_table(
             complete,
         ],
     )
-    write_shape(connection, schema, identity)
+    write_shape(connection, shape)
 
 
 def _columns(schema: TableSchema) -> str:

@@ -25,6 +25,15 @@ def changed_by_hand(table: TableRef, path: str, expected: shapes.Columns, found:
     )
 
 
+def unknown_table(table: TableRef, path: str) -> DestinationConflict:
+    """Return the error for a captured table that the bookkeeping does not have."""
+    return DestinationConflict(
+        f"{path} does not know the table {table} any more",
+        object=str(table),
+        remedy=f"copy the table anew: dbmazz snapshot --tables '{table}'",
+    )
+
+
 def has_additions(connection: duckdb.DuckDBPyConnection, table: TableRef) -> bool:
     """Whether a table has indexes or constraints, of which dbmazz makes none."""
     return bool(_of_table(connection, "index_name FROM duckdb_indexes()", table)) or bool(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Self
 
 import duckdb
 
+from dbmazz_core.connectors.sinks.duckdb.bookkeeping import read_owners
 from dbmazz_core.connectors.sinks.duckdb.names import fold
 from dbmazz_core.errors import DestinationConflict
 from dbmazz_core.table_ref import TableRef, quote_identifier
@@ -91,3 +92,40 @@ def owner_conflict(
             remedy="use that slot (SOURCE_SLOT_NAME), or another file (SINK_URL)",
         )
     return None
+
+
+def owner_conflicts(
+    connection: duckdb.DuckDBPyConnection,
+    tables: Collection[TableRef],
+    owners: Mapping[TableRef, str],
+    slot: str,
+    path: str,
+) -> dict[TableRef, DestinationConflict]:
+    """Return the tables that must not be written for a slot, and why.
+
+    Args:
+        connection: The file.
+        tables: The tables.
+        owners: By table: the slot that feeds it.
+        slot: The slot.
+        path: How errors name the file.
+    """
+    names = Names.read(connection)
+    found = ((table, owner_conflict(table, slot, owners, names, path)) for table in tables)
+    return {table: conflict for table, conflict in found if conflict is not None}
+
+
+def verify_owner(connection: duckdb.DuckDBPyConnection, table: TableRef, slot: str, path: str) -> None:
+    """Raise DestinationConflict if a table must not be written for a slot."""
+    for conflict in owner_conflicts(connection, [table], read_owners(connection), slot, path).values():
+        raise conflict
+
+
+def verify_renames(
+    connection: duckdb.DuckDBPyConnection, names: Mapping[TableRef, TableRef], slot: str, path: str
+) -> None:
+    """Raise DestinationConflict if a table's new name is taken, and not by a table that is renamed as well."""
+    leaving = {(old.schema, fold(old.name)) for old in names}
+    for new in names.values():
+        if (new.schema, fold(new.name)) not in leaving:
+            verify_owner(connection, new, slot, path)

@@ -11,6 +11,8 @@ Their names begin with `_dbmazz_`, which the names of a table's own columns must
 
 from __future__ import annotations
 
+import duckdb
+
 from dbmazz_core.connectors.sinks.duckdb.sql import TARGET
 from dbmazz_core.connectors.sinks.duckdb.values import type_name
 from dbmazz_core.model.frame_columns import (
@@ -27,6 +29,7 @@ from dbmazz_core.model.frame_columns import (
 )
 from dbmazz_core.model.policies import Mode
 from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.table_ref import TableRef
 
 SYNCED_AT = PREFIX + "synced_at"
 
@@ -63,6 +66,26 @@ def columns(schema: TableSchema, mode: Mode) -> Columns:
             return [*own, *MARKS]
         case Mode.CHANGELOG:
             return [*CHANGE, *own, *((OLD + name, type) for name, type in own)]
+
+
+def read_columns(connection: duckdb.DuckDBPyConnection, table: TableRef) -> Columns:
+    """Return the columns that a table has now, in their order; none if it does not exist."""
+    return connection.execute(
+        "SELECT column_name, data_type FROM information_schema.columns WHERE table_catalog = current_database() "
+        "AND table_schema = ? AND table_name = ? ORDER BY ordinal_position",
+        [table.schema, table.name],
+    ).fetchall()
+
+
+def read_all_columns(connection: duckdb.DuckDBPyConnection) -> dict[TableRef, Columns]:
+    """Return the columns that every table and view has now, in one read."""
+    found: dict[TableRef, Columns] = {}
+    for schema, table, column, type in connection.execute(
+        "SELECT table_schema, table_name, column_name, data_type FROM information_schema.columns "
+        "WHERE table_catalog = current_database() ORDER BY table_schema, table_name, ordinal_position"
+    ).fetchall():
+        found.setdefault(TableRef(schema, table), []).append((column, type))
+    return found
 
 
 def comparable(found: Columns) -> tuple[Columns, Columns]:

@@ -18,8 +18,8 @@ from dbmazz_core.table_ref import quote_identifier as quoted
 _COLUMN, _PLACE, _EMPTIES = "_dbmazz_column", "_dbmazz_place", "_dbmazz_empties"
 
 
-def refused(connection: duckdb.DuckDBPyConnection, schema: TableSchema, frame: pl.DataFrame) -> pl.DataFrame:
-    """See `Sink.refused`."""
+def unrepresentable(connection: duckdb.DuckDBPyConnection, schema: TableSchema, frame: pl.DataFrame) -> pl.DataFrame:
+    """See `SinkTransaction.unrepresentable`."""
     types = {value_column(place): column.type for place, column in enumerate(schema.columns)}
     asked = [name for name in frame.columns if needs_cast(types[name])]
     if not asked or not len(frame):
@@ -41,7 +41,7 @@ def refused(connection: duckdb.DuckDBPyConnection, schema: TableSchema, frame: p
 
 
 def missing(connection: duckdb.DuckDBPyConnection, do: Statements, keys: pl.DataFrame, state: TableState) -> pl.Series:
-    """See `Sink.missing`."""
+    """See `SinkTransaction.missing`."""
     if state.mode is Mode.CHANGELOG:
         if state.complete:
             return pl.Series(dtype=pl.Int64)

@@ -13,7 +13,7 @@ from dbmazz_core.connectors.sources.postgres.parser.relations import Relations
 from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.records import CommittedTransaction
-from dbmazz_core.model.source import StreamPart, TableEvent
+from dbmazz_core.model.stream import StreamPart, TableEvent
 from dbmazz_core.table_ref import TableRef
 
 _MAX_LSN = Lsn((1 << 64) - 1)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
-from dbmazz_core.connectors.sources.postgres.catalog.redaction import HiddenColumn
+from dbmazz_core.connectors.sources.postgres.catalog.redaction import RedactedColumn
 from dbmazz_core.errors import ConfigError
 from dbmazz_core.model.masks import Masker
 from dbmazz_core.model.schema import ColumnChoice, ColumnDef, TableSchema
@@ -67,11 +67,11 @@ class ColumnRules:
         """The masks of a table's columns, by name."""
         return {name: Masker(mask, self._config.mask_key) for name, mask in self._config.masks.of(table).items()}
 
-    def hidden(self, table: TableRef, columns: Mapping[str, int]) -> tuple[HiddenColumn, ...]:
+    def redacted(self, table: TableRef, columns: Mapping[str, int]) -> tuple[RedactedColumn, ...]:
         """Those of a table's columns, given by name with their numbers, whose values are left out or masked."""
         choice, maskers = self.choice(table), self.maskers(table)
         return tuple(
-            HiddenColumn(name, number, str(maskers[name]) if choice.keeps(name) else None)
+            RedactedColumn(name, number, str(maskers[name]) if choice.keeps(name) else None)
             for name, number in columns.items()
             if name in maskers or not choice.keeps(name)
         )

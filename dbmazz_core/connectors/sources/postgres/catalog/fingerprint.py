@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from dbmazz_core.connectors.sources.postgres.catalog.identity import SourceColumn, TableIdentity
-from dbmazz_core.connectors.sources.postgres.catalog.redaction import HiddenColumn
+from dbmazz_core.connectors.sources.postgres.catalog.redaction import RedactedColumn
 from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.model.nested_text import array_elements
 
@@ -46,7 +46,7 @@ class Fingerprint:
         types: By column and OID.
         missing: By column: text of the value of rows that are older than it; NULL is left out.
         layouts: By number, also of dropped columns.
-        empty_partitions, truncated_by: See `SourceTable`.
+        empty_partitions, truncated_by: See `CatalogTable`.
     """
 
     oid: int
@@ -61,9 +61,9 @@ class Fingerprint:
     truncated_by: int | None
 
     def identity(
-        self, names: Collection[str], *, key_index: int, published: str, hidden: tuple[HiddenColumn, ...]
+        self, names: Collection[str], *, key_index: int, published: str, redacted: tuple[RedactedColumn, ...]
     ) -> TableIdentity:
-        """With the captured columns only, and those that rules hide."""
+        """Return the identity of the table with these captured columns and these redacted ones."""
         types = {oid: held for name in names for oid, held in self.types.get(name, {}).items()}
         identity = TableIdentity(
             oid=self.oid,
@@ -75,7 +75,7 @@ class Fingerprint:
             columns=tuple(self.columns[name] for name in names),
             types={oid: held.parts for oid, held in types.items()},
             type_versions={oid: held.versions for oid, held in types.items()},
-            hidden=hidden,
+            redacted=redacted,
         )
         unpublished = {column.number for column in self.columns.values()}.difference(identity.streamed)
         return replace(identity, unpublished=tuple(sorted(unpublished)))
@@ -107,7 +107,7 @@ _TRUNCATED = """c.relfilenode::bigint + 1 IN (
 
 
 def read_layouts(connection: Connection, types: Collection[int]) -> dict[int, str]:
-    """Layouts of types by OID, as far as they exist; see `SourceTable.layouts`."""
+    """Layouts of types by OID, as far as they exist; see `CatalogTable.layouts`."""
     rows = connection.execute(
         f"SELECT oid::bigint, {_layout('typ')} FROM pg_catalog.pg_type WHERE oid = ANY (%s)".encode(), (list(types),)
     )
@@ -183,7 +183,7 @@ def _columns(
         layouts.setdefault(oid, {})[number] = layout
         if name is None:
             continue
-        found.setdefault(oid, {})[name] = SourceColumn(name, number, version, name)
+        found.setdefault(oid, {})[name] = SourceColumn(name, number, version)
         if missing is not None:
             # An array of one element, which is an array itself if the column's type is.
             [values.setdefault(oid, {})[name]] = array_elements(missing, depth=1, delimiter=delimiter)

@@ -6,13 +6,12 @@ the rows in between. The stream says nothing of it. A new label changes no row, 
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
-from dbmazz_core.connectors.sources.postgres.catalog.identity import SourceTable, TableIdentity
+from dbmazz_core.connectors.sources.postgres.catalog.catalog_table import CatalogTable
+from dbmazz_core.connectors.sources.postgres.catalog.identity import TableIdentity
 from dbmazz_core.model.schema import TableSchema
 
 
-def types_changed(identity: TableIdentity, now: SourceTable) -> str | None:
+def types_changed(identity: TableIdentity, now: CatalogTable) -> str | None:
     """What happened to a table, if labels or attributes that it knew were changed since; None if not.
 
     By their names, and by their rows in the catalog: one that was changed back has its name again, and another row.
@@ -31,7 +30,7 @@ def types_changed(identity: TableIdentity, now: SourceTable) -> str | None:
     return None
 
 
-def new_labels(identity: TableIdentity, now: SourceTable) -> dict[int, tuple[str, ...]]:
+def new_labels(identity: TableIdentity, now: CatalogTable) -> dict[int, tuple[str, ...]]:
     """By OID of an enum: the labels that it got since, as they are called today.
 
     Of an enum that came with a column, all labels that may have been renamed since.
@@ -45,7 +44,7 @@ def new_labels(identity: TableIdentity, now: SourceTable) -> dict[int, tuple[str
     return found
 
 
-def found_by_new_labels(identity: TableIdentity, seen: TableSchema, now: SourceTable) -> str | None:
+def found_by_new_labels(identity: TableIdentity, seen: TableSchema, now: CatalogTable) -> str | None:
     """What happened to a table whose rows are found by values of an enum that got labels: they may be looked for under
     a later name than the one that they were sent with. None if it is no such table."""
     keyless = not seen.key or not now.schema.key
@@ -54,21 +53,3 @@ def found_by_new_labels(identity: TableIdentity, seen: TableSchema, now: SourceT
         if any(column.number in key for column in now.enums[oid]):
             return "has its rows found by values of an enum that got a label"
     return None
-
-
-def labels_in_doubt(new: Collection[str], held: Collection[str]) -> bool:
-    """Whether texts of an enum's new labels may be those of others today.
-
-    Certain is only a single new one: labels are never dropped, and the ones from before were never called otherwise
-    (`types_changed`), so that every other text is this label's.
-
-    Args:
-        new: The labels that the enum got, as they are called today.
-        held: Texts in the destination that are none of the labels from before.
-
-    >>> labels_in_doubt(["c"], ["c"]), labels_in_doubt(["d"], ["c"]), labels_in_doubt(["c", "d"], ["c"])
-    (False, True, True)
-    >>> labels_in_doubt(["c", "d"], [])
-    False
-    """
-    return bool(held) and (len(new) > 1 or {*held} != {*new})

@@ -1,4 +1,4 @@
-"""Columns that rules hide, by their numbers: under whatever name they go later, their values stay hidden."""
+"""Columns that rules exclude or mask, by their numbers: they stay redacted under whatever name they have later."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dbmazz_core.table_ref import ColumnRef, TableRef
 
 
 @dataclass(frozen=True, slots=True)
-class HiddenColumn:
-    """A column whose values are not captured as they are.
+class RedactedColumn:
+    """A column whose values rules exclude or mask.
 
     Attributes:
         name: Its name.
         number: Never given to another column of the table (`attnum`).
-        mask: How it is masked, as `Masker` says it; None: it is left out.
+        mask: The mask, as `Masker` writes it; None: the column is excluded.
     """
 
     name: str
@@ -24,23 +24,23 @@ class HiddenColumn:
     mask: str | None
 
 
-def verify_hidden(
+def verify_redacted(
     table: TableRef,
-    before: Collection[HiddenColumn],
+    before: Collection[RedactedColumn],
     called: TableRef,
     captured: Mapping[int, str],
-    now: Collection[HiddenColumn],
+    now: Collection[RedactedColumn],
 ) -> None:
-    """Raise ConfigError if a column that was hidden goes by a name under which the rules of today show more of it.
+    """Raise ConfigError if a redacted column has another name now under which the rules of today show more of it.
 
-    Under its own name another rule is another choice, which `ColumnRules.verify_recorded` finds.
+    Another rule for its own name is the user's choice, which `ColumnRules.verify_recorded` finds.
 
     Args:
         table: The table's name when it was copied.
-        before: What was hidden then.
+        before: The columns that were redacted then.
         called: The table's name now.
-        captured: Names of today by number, at least of what is captured.
-        now: What is hidden today.
+        captured: Names of today by number, at least of the captured columns.
+        now: The columns that are redacted today.
     """
     today = {column.number: column for column in now}
     for old in before:
@@ -64,14 +64,14 @@ def verify_hidden(
 
 
 def merged(
-    before: tuple[HiddenColumn, ...] | None, now: tuple[HiddenColumn, ...] | None, *, settled: bool
-) -> tuple[HiddenColumn, ...] | None:
-    """What is hidden from here on.
+    before: tuple[RedactedColumn, ...] | None, now: tuple[RedactedColumn, ...] | None, *, settled: bool
+) -> tuple[RedactedColumn, ...] | None:
+    """Return the redacted columns from here on.
 
     Args:
-        before: What was; None: that is not known.
-        now: What the catalog has.
-        settled: Whether nothing else is left of what was.
+        before: Those of before; None: they are not known.
+        now: Those of the catalog.
+        settled: Whether the catalog's are the only ones left.
     """
     if before is None or now is None or settled:
         return before if now is None else now
@@ -80,7 +80,7 @@ def merged(
 
 
 def _as_strong(now: str | None, before: str | None) -> bool:
-    """Whether a mask shows no more than another one did."""
+    """Return whether a mask shows no more than another one did."""
     if now in (None, "null"):
         return True
     if before in (None, "null"):

@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping
 
 import polars as pl
 
+from dbmazz_core.connectors.sources.postgres.catalog.catalog_table import CatalogTable, EnumColumn
 from dbmazz_core.connectors.sources.postgres.catalog.column_choice import ColumnRules
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo, one_snapshot
 from dbmazz_core.connectors.sources.postgres.catalog.fingerprint import Fingerprint, read_fingerprints
-from dbmazz_core.connectors.sources.postgres.catalog.identity import EnumColumn, SourceTable
 from dbmazz_core.connectors.sources.postgres.catalog.publication import Publication, read_publication
 from dbmazz_core.connectors.sources.postgres.catalog.resolution import tables_of
 from dbmazz_core.connectors.sources.postgres.connection import Connection
@@ -29,7 +29,7 @@ def read_tables(
     types: CatalogTypes,
     rules: ColumnRules,
     names: Mapping[int, TableRef],
-) -> dict[TableRef, SourceTable]:
+) -> dict[TableRef, CatalogTable]:
     """Tables as the catalog has them, all as of one moment; those that are gone, or cannot be captured, are left out.
 
     Args:
@@ -72,7 +72,7 @@ def source_table(
     types: CatalogTypes,
     rules: ColumnRules,
     known_as: TableRef,
-) -> SourceTable:
+) -> CatalogTable:
     """A table as the catalog has it.
 
     Args:
@@ -89,14 +89,14 @@ def source_table(
     chosen = [ColumnOfType(n, columns[n].type_oid, columns[n].type_modifier, n in table.key) for n in names]
     whole = TableSchema(table.ref, types.columns(table.ref, table.oid, chosen), table.key)
     schema = rules.apply(whole, known_as)[0]
-    return SourceTable(
+    return CatalogTable(
         table.ref,
         schema,
         fingerprint.identity(
             schema.names,
             key_index=table.key_index,
             published=f"{published.entry} {published.row_filter}" if published else "",
-            hidden=rules.hidden(known_as, {n: c.number for n, c in fingerprint.columns.items()}),
+            redacted=rules.redacted(known_as, {n: c.number for n, c in fingerprint.columns.items()}),
         ),
         fingerprint.empty_partitions,
         _missing(fingerprint, schema, rules, known_as),
@@ -111,7 +111,7 @@ def source_table(
 
 
 def _enums(fingerprint: Fingerprint, schema: TableSchema) -> dict[int, tuple[EnumColumn, ...]]:
-    """See `SourceTable.enums`."""
+    """See `CatalogTable.enums`."""
     found: dict[int, tuple[EnumColumn, ...]] = {}
     for column in schema.columns:
         for oid, held in fingerprint.types.get(column.name, {}).items():
@@ -124,7 +124,7 @@ def _enums(fingerprint: Fingerprint, schema: TableSchema) -> dict[int, tuple[Enu
 def _missing(
     fingerprint: Fingerprint, schema: TableSchema, rules: ColumnRules, known_as: TableRef
 ) -> dict[int, pl.Series]:
-    """See `SourceTable.missing`."""
+    """See `CatalogTable.missing`."""
     maskers = rules.maskers(known_as)
     found: dict[int, pl.Series] = {}
     for column in schema.columns:

@@ -16,6 +16,10 @@ from typing import NoReturn
 import numpy as np
 import polars as pl
 
+from dbmazz_core.connectors.sources.postgres.catalog.relation_description import (
+    DescribedColumn,
+    RelationDescription,
+)
 from dbmazz_core.connectors.sources.postgres.catalog.table_errors import (
     unidentified_rows,
     value_left_out,
@@ -35,7 +39,7 @@ from dbmazz_core.errors import ParseError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.batch import DELETE, INSERT, ChangeBatch, UnreadableText
 from dbmazz_core.model.records import SourcePosition
-from dbmazz_core.model.source import DescribedColumn, NewSchema, TableEvent, Truncation
+from dbmazz_core.model.stream import NewSchema, TableEvent, Truncation
 from dbmazz_core.model.unchanged import UNCHANGED
 from dbmazz_core.table_ref import TableRef
 
@@ -211,9 +215,8 @@ def _described(
     known: KnownRelation, commit_lsn: Lsn, xid: int, *, partition: int = 0, root: TableRef | None = None
 ) -> NewSchema:
     columns = tuple(DescribedColumn(column.name, column.type_oid) for column in known.message.columns)
-    return NewSchema(
-        known.schema, commit_lsn, xid, known.message.oid, partition, columns, root, key_in_doubt=known.key_in_doubt
-    )
+    description = RelationDescription(known.message.oid, columns, partition, root, known.key_in_doubt)
+    return NewSchema(known.schema, commit_lsn, xid, description)
 
 
 def _position(framed: FramedBlock, index: int) -> SourcePosition:

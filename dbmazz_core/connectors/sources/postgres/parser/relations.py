@@ -26,7 +26,7 @@ class KnownRelation:
         lenient: Whether its bad values are kept apart, instead of stopping the stream.
         misfit: Why the rules for columns do not fit it. Of no concern to changes that a snapshot has.
         old_rows: What its old rows are worth, where they come from partitions.
-        key_in_doubt: See `NewSchema`.
+        key_in_doubt: See `RelationDescription`.
     """
 
     message: Relation

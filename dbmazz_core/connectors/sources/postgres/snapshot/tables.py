@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Self
 
+from dbmazz_core.connectors.sources.postgres.catalog.catalog_table import CatalogTable
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
 from dbmazz_core.connectors.sources.postgres.catalog.fingerprint import Fingerprint
-from dbmazz_core.connectors.sources.postgres.catalog.identity import SourceTable
 from dbmazz_core.connectors.sources.postgres.snapshot.exported import ExportedSnapshot
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.source import CopiedRows
@@ -33,7 +33,7 @@ class TableSnapshot:
         exported: ExportedSnapshot,
         tables: Collection[TableInfo],
         published: Mapping[TableRef, str],
-        catalog: Callable[[Collection[int]], Mapping[TableRef, SourceTable]],
+        catalog: Callable[[Collection[int]], Mapping[TableRef, CatalogTable]],
         fingerprints: Callable[[Collection[int]], Mapping[int, Fingerprint]],
         config: SnapshotConfig,
     ) -> None:
@@ -61,7 +61,7 @@ class TableSnapshot:
         """See `Snapshot.lsn`."""
         return self._exported.lsn
 
-    def table(self, table: TableRef) -> SourceTable | None:
+    def table(self, table: TableRef) -> CatalogTable | None:
         """See `Snapshot.table`."""
         return self._found.get(table)
 

@@ -1,0 +1,158 @@
+"""What happens between opening source and destination and the first row: verify, rename, set up, plan the copies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from threading import Event
+
+from dbmazz_core.engine.copying import Copying
+from dbmazz_core.engine.progress import Progress
+from dbmazz_core.engine.resume_checks import ResumeChecks
+from dbmazz_core.errors import SlotError, TableNotFound
+from dbmazz_core.model.managed_source import ManagedSource
+from dbmazz_core.model.recorded import Recorded
+from dbmazz_core.model.sink import Sink
+from dbmazz_core.model.source import Look
+from dbmazz_core.settings.config import Settings
+from dbmazz_core.table_ref import TableRef
+
+_REPLACED = "was dropped and created again, or another took its name"
+
+
+@dataclass(slots=True)
+class Preparation:
+    """Prepares a capture window, or a copy of tables.
+
+    Attributes:
+        settings: All settings.
+        source: Connected, with nothing streaming.
+        sink: Open, without a transaction: no other capture comes in between.
+        progress: Called as rows are copied.
+        stop: Set from elsewhere to end early.
+        replaced: Tables that are copied because another table has their name now, and why.
+    """
+
+    settings: Settings
+    source: ManagedSource
+    sink: Sink
+    progress: Callable[[Progress], None] | None = None
+    stop: Event | None = None
+    replaced: dict[TableRef, str] = field(default_factory=dict)
+
+    def of_window(self, resnapshot: Collection[TableRef] = ()) -> Copying:
+        """Prepare a window that goes on from the checkpoint. The order of the steps matters:
+
+        1. Server, history and feed are verified before anything is changed, at the source too.
+        2. Redacted columns are verified before tables are renamed in the destination: errors give both names.
+        3. Renames are made before tables are compared by name.
+        4. Names, owners, modes and rules are verified before the source is set up.
+        5. The source is set up. It is told which tables are followed: publishing these anew would lose changes.
+        6. Copies are planned.
+
+        Args:
+            resnapshot: Tables to copy whatever the destination holds. They are copied under the rules of today.
+
+        Raises:
+            StopRequested: `stop` was set.
+        """
+        look = read_look(self.source)
+        recorded = self.sink.read()
+        checks = self._checks(recorded)
+        point = self.source.resume(checks.checkpoint(), stopped=self._stopped)
+
+        tables = [table.ref for table in look.tables]
+        checks.verify_redacted([table for table in tables if table not in resnapshot])
+        names_today = self.source.names_today(checks.tokens())
+        redacted = {ref: token for ref, token in checks.tokens().items() if names_today.get(ref) not in resnapshot}
+
+        # What is copied anew may look as it likes, and may have been missing from the publication.
+        followed = [] if point.restart else [ref for ref in recorded.streaming if ref not in resnapshot]
+        names = checks.name_changes(tables, followed)
+        if names.renamed:
+            with self.sink.begin() as transaction:
+                transaction.rename_tables(names.renamed)
+                transaction.commit()
+            recorded = self.sink.read()
+            checks = self._checks(recorded)
+            followed = [ref for ref in recorded.streaming if ref not in resnapshot]
+        followed = [ref for ref in followed if ref not in names.replaced]
+        self.replaced = dict.fromkeys(names.replaced, _REPLACED)
+
+        _verify_configured(tables, resnapshot)
+        checks.verify_names()
+        kept = [(ref, None if ref in resnapshot else recorded.states.get(ref)) for ref in tables]
+        checks.verify_tables(kept, followed)
+
+        _, look = self.source.prepare(captured=followed)
+        if point.restart:
+            recorded = self._mark_all_incomplete(recorded)
+        return Copying.plan(
+            self.settings,
+            self.source,
+            self.sink,
+            {table.ref: table for table in look.tables},
+            recorded,
+            point.position,
+            again=(*resnapshot, *names.replaced),
+            redacted=redacted,
+            progress=self.progress,
+            stop=self.stop,
+        )
+
+    def of_new_beginning(self) -> Copying:
+        """Prepare a copy of all tables, and a new position of the feed, whatever the destination holds."""
+        look = read_look(self.source)
+        recorded = self.sink.read()
+        checks = self._checks(recorded)
+        checks.checkpoint()
+        checks.verify_names()
+        checks.verify_tables([(table.ref, None) for table in look.tables], ())
+        _, look = self.source.prepare()
+        position = self.source.verify_feed()
+        recorded = self._mark_all_incomplete(recorded)
+        tables = {table.ref: table for table in look.tables}
+        return Copying.plan(
+            self.settings,
+            self.source,
+            self.sink,
+            tables,
+            recorded,
+            position,
+            again=list(tables),
+            progress=self.progress,
+            stop=self.stop,
+        )
+
+    def _checks(self, recorded: Recorded) -> ResumeChecks:
+        return ResumeChecks(self.settings, self.source, self.sink, recorded)
+
+    def _mark_all_incomplete(self, recorded: Recorded) -> Recorded:
+        """Record that every table must be re-snapshotted; return the bookkeeping without its checkpoint."""
+        if recorded.tables:
+            with self.sink.begin() as transaction:
+                transaction.mark_incomplete(list(recorded.tables))
+                transaction.commit()
+        return Recorded(None, self.sink.read().tables)
+
+    def _stopped(self) -> bool:
+        return self.stop is not None and self.stop.is_set()
+
+
+def read_look(source: ManagedSource) -> Look:
+    """Look at the source and raise the first problem, but for problems of the feed, which depend on the checkpoint."""
+    look = source.look()
+    for error in source.check_look().errors:
+        if not isinstance(error, SlotError):
+            raise error
+    return look
+
+
+def _verify_configured(tables: Sequence[TableRef], chosen: Collection[TableRef]) -> None:
+    for ref in chosen:
+        if ref not in tables:
+            raise TableNotFound(
+                f"{ref} is not one of the configured tables",
+                object=str(ref),
+                remedy=f"add it to TABLES, or choose of: {', '.join(map(str, tables))}",
+            )

@@ -1,0 +1,65 @@
+"""`ManagedSource`: a source with what a pipeline needs to check it, set it up and look after it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Protocol
+
+from dbmazz_core.lsn import Lsn
+from dbmazz_core.model.findings import CheckReport, SetupReport
+from dbmazz_core.model.records import CdcRecord
+from dbmazz_core.model.source import Look, Source
+from dbmazz_core.model.source_status import SourceStatus
+from dbmazz_core.model.table_description import TableDescription
+from dbmazz_core.table_ref import TableRef
+
+
+class ManagedSource(Source, Protocol):
+    """A source that a pipeline manages. It connects when first used."""
+
+    def connect(self) -> None:
+        """Connect, if no connection is open.
+
+        Raises:
+            SourceConnectionError: The server cannot be reached, or refuses the login.
+        """
+
+    def check_look(self, *, captured: Collection[TableRef] = ()) -> CheckReport:
+        """Return what is wrong with the last look.
+
+        Args:
+            captured: Tables that the destination holds and follows.
+        """
+
+    def prepare(self, *, captured: Collection[TableRef] = ()) -> tuple[SetupReport, Look]:
+        """Set the source up, but for the feed; idempotent. Return what was done, and a look at the result."""
+
+    def create_feed(self) -> str | None:
+        """Create the feed where it does not exist; return a sentence that says so, None if it exists."""
+
+    def verify_feed(self) -> Lsn | None:
+        """Return the feed's confirmed position, None if it has to be created; raise SlotError if it is unusable."""
+
+    def table_descriptions(self) -> list[TableDescription]:
+        """Return the configured tables, each with its captured columns."""
+
+    def status(self) -> SourceStatus:
+        """Return the state of the feed and the server's position."""
+
+    def position(self) -> Lsn:
+        """Return the server's current position."""
+
+    def has_changes(self, *, timeout_s: float) -> bool:
+        """Return whether a transaction with changes waits in the feed; True if the server takes longer to answer."""
+
+    def peek(self, limit: int) -> Iterator[CdcRecord]:
+        """Yield the next changes, at most `limit`, with the records around them. Consumes nothing."""
+
+    def teardown(self) -> list[str]:
+        """Drop the feed and what set-up made; return sentences that say what was done."""
+
+    def stop(self) -> None:
+        """End the stream gracefully and close all connections."""
+
+    def close(self) -> None:
+        """Close all connections at once. Changes that were not confirmed come again."""

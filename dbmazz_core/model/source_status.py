@@ -1,0 +1,47 @@
+"""The state of a source: its feed, and the server's position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dbmazz_core.lsn import Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatus:
+    """The state of a replication slot and its server.
+
+    Attributes:
+        slot: The slot's name.
+        slot_exists, slot_active: Whether the slot exists, and whether a process consumes it.
+        active_pid: The server process that consumes it.
+        wal_status: PostgreSQL's `pg_replication_slots.wal_status`.
+        confirmed_lsn: The confirmed LSN of the slot; None where there is none.
+        server_lsn: The server's WAL flush position now.
+    """
+
+    slot: str
+    slot_exists: bool
+    slot_active: bool
+    active_pid: int | None
+    wal_status: str | None
+    confirmed_lsn: Lsn | None
+    server_lsn: Lsn
+
+    @property
+    def lag_bytes(self) -> int | None:
+        """Bytes of WAL between the confirmed LSN and the server's position; None without a confirmed LSN."""
+        return None if self.confirmed_lsn is None else max(self.server_lsn - self.confirmed_lsn, 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the status as JSON values: LSNs as text."""
+        return {
+            "slot": self.slot,
+            "slot_exists": self.slot_exists,
+            "slot_active": self.slot_active,
+            "active_pid": self.active_pid,
+            "wal_status": self.wal_status,
+            "confirmed_lsn": None if self.confirmed_lsn is None else str(self.confirmed_lsn),
+            "server_lsn": str(self.server_lsn),
+        }

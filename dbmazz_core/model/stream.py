@@ -1,0 +1,90 @@
+"""The stream of changes between a source and the engine: events of tables, in parts that end where a flush may end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from dbmazz_core.lsn import Lsn
+from dbmazz_core.model.batch import ChangeBatch
+from dbmazz_core.model.records import CommittedTransaction, SourcePosition
+from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.table_ref import TableRef
+
+
+@dataclass(frozen=True, slots=True)
+class Truncation:
+    """A captured table was emptied at this position."""
+
+    table: TableRef
+    position: SourcePosition
+
+
+@dataclass(frozen=True, slots=True)
+class NewSchema:
+    """The stream describes a captured table: for the first time, or again because something about it changed.
+
+    Attributes:
+        schema: The captured columns of the rows that follow.
+        commit_lsn, xid: Of the transaction that contains the description.
+        description: The source's own description, for `Source.explain`.
+    """
+
+    schema: TableSchema
+    commit_lsn: Lsn
+    xid: int
+    description: object = field(default=None, repr=False)
+
+    @property
+    def table(self) -> TableRef:
+        """The table."""
+        return self.schema.table
+
+
+#: Events of one table come in stream order; tables are independent of each other within a transaction.
+TableEvent = ChangeBatch | Truncation | NewSchema
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPart:
+    """Consecutive messages of the stream, decoded.
+
+    Attributes:
+        events: Of the captured tables.
+        complete: Whether the part ends at a transaction's end. A part that is not complete holds changes of one
+            transaction whose COMMIT has not come; a later part completes it.
+        end_lsn: This part and those before it contain all transactions that committed before this LSN. None if the part
+            does not tell.
+        transactions: Transactions that end in this part.
+        bytes: Bytes of messages.
+        last: The last of these transactions.
+        at_bound: Whether the next transaction commits at or after the stream's upper LSN.
+    """
+
+    events: list[TableEvent]
+    complete: bool
+    end_lsn: Lsn | None
+    transactions: int
+    bytes: int
+    last: CommittedTransaction | None
+    at_bound: bool
+
+
+class ChangeStream(Protocol):
+    """Changes of the captured tables in commit order."""
+
+    @property
+    def receive_cpu_s(self) -> float:
+        """CPU seconds that receiving took; complete once the stream has ended."""
+
+    def next(self, *, rows: int, size: int, timeout: float) -> StreamPart | None:
+        """Return the next part.
+
+        Args:
+            rows: The part ends at the first commit with that many row changes.
+            size: The part ends at the first commit with that many bytes.
+            timeout: Seconds to wait for messages; without any the result is None.
+        """
+
+    def confirm(self, lsn: Lsn) -> None:
+        """Acknowledge that everything committed before `lsn` is durable in the destination."""
