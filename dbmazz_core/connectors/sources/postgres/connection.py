@@ -12,7 +12,7 @@ from psycopg.pq import abc
 
 from dbmazz_core.connectors.sources.postgres.errors.connecting import (
     recognized_connection_error,
-    vague_connection_error,
+    unrecognized_connection_error,
 )
 from dbmazz_core.connectors.sources.postgres.errors.running import (
     Login,
@@ -59,7 +59,7 @@ _SESSION_SETTINGS: dict[str, str] = {
 }
 
 #: When the server was started, exactly, and whether it is a standby: two columns of text.
-_SERVER = "extract(epoch FROM pg_postmaster_start_time())::text, pg_is_in_recovery()::text"
+_SERVER_COLUMNS = "extract(epoch FROM pg_postmaster_start_time())::text, pg_is_in_recovery()::text"
 
 #: Libpq's own defaults wait without end, and notice a dead peer only after two hours.
 #: Option: value, and the environment variable of libpq that goes before it.
@@ -143,7 +143,7 @@ def connect_to(
         except psycopg.Error as error:
             raise source_error_of(error, url) from None
         assert row is not None
-        found = _server(url, connection.pgconn, *row[:2])
+        found = _server_of(url, connection.pgconn, *row[:2])
         if server is not None:
             server.verify(found)
     except BaseException:
@@ -152,7 +152,7 @@ def connect_to(
     return connection, found
 
 
-def _server(url: SecretUrl, pgconn: abc.PGconn, started: str, in_recovery: str) -> Server:
+def _server_of(url: SecretUrl, pgconn: abc.PGconn, started: str, in_recovery: str) -> Server:
     host, hostaddr, port = (value.decode() for value in (pgconn.host, pgconn.hostaddr, pgconn.port))
     return Server(url.pinned(host=host, hostaddr=hostaddr, port=port), started, in_recovery == "true")
 
@@ -175,7 +175,7 @@ def connect_replication(
         NoFreeWalSender: All of `max_wal_senders` are taken.
         ConnectionFailed: And the other errors of `connect`.
     """
-    connection = _open(_Husk, url, application_name, replication="database").pgconn
+    connection = _open(_UnownedConnection, url, application_name, replication="database").pgconn
     try:
         connection.nonblocking = 0
         result = connection.exec_(settings_query(connection.server_version, text_form=True, raw=True))
@@ -184,14 +184,14 @@ def connect_replication(
             raise source_error(sqlstate.decode() if sqlstate else None, result.get_error_message(), url)
         if server is not None:
             started, in_recovery = ((result.get_value(0, place) or b"").decode() for place in (0, 1))
-            server.verify(_server(url, connection, started, in_recovery))
+            server.verify(_server_of(url, connection, started, in_recovery))
     except BaseException:
         connection.finish()
         raise
     return connection
 
 
-class _Husk(Connection):
+class _UnownedConnection(Connection):
     """A connection that is opened for its `pgconn` alone, which lives on when this is thrown away.
 
     `PGconn.connect` would do, but it keeps the interpreter's lock while it waits: no other thread runs, and no
@@ -213,12 +213,12 @@ def _open(kind: type[_AnyConnection], url: SecretUrl, application_name: str, **o
         used_password = error.pgconn is not None and error.pgconn.used_password
     # Outside the handler: psycopg's exception holds the connection, and is not to be carried along.
     recognized = recognized_connection_error(message, url)
-    if kind is _Husk and (recognized is None or isinstance(recognized, NoFreeWalSender)):
-        recognized = _cause_of_refusal(url) or recognized
-    raise recognized or vague_connection_error(message, url, used_password=used_password)
+    if kind is _UnownedConnection and (recognized is None or isinstance(recognized, NoFreeWalSender)):
+        recognized = _refusal_cause(url) or recognized
+    raise recognized or unrecognized_connection_error(message, url, used_password=used_password)
 
 
-def _cause_of_refusal(url: SecretUrl) -> DbmazzError | None:
+def _refusal_cause(url: SecretUrl) -> DbmazzError | None:
     """Why a replication connection is refused, where words do not tell because they are not English.
 
     An ordinary connection finds the facts: it is refused as well, or sees the role and the free walsenders.
@@ -253,8 +253,9 @@ def session_conninfo(url: SecretUrl, application_name: str, **overrides: str) ->
 
 
 def settings_query(server_version: int, *, text_form: bool, raw: bool = False, lock_timeout_s: int = 0) -> bytes:
-    """One query that sets everything for the session, and tells which server it is (`_SERVER`); it works on replication
-    connections too.
+    """The query that applies all settings of a session and returns `_SERVER_COLUMNS`.
+
+    It works on replication connections too.
 
     Args:
         server_version: As in `PQserverVersion`.
@@ -266,7 +267,7 @@ def settings_query(server_version: int, *, text_form: bool, raw: bool = False, l
     settings = _SESSION_SETTINGS | {"lock_timeout": f"{lock_timeout_s}s"} | (TEXT_FORM_SETTINGS if text_form else {})
     if server_version >= 170000:
         settings["transaction_timeout"] = "0"
-    calls = [_SERVER]
+    calls = [_SERVER_COLUMNS]
     calls += [f"set_config('{name}', '{value}', false)" for name, value in settings.items()]
     if raw:
         calls.append(

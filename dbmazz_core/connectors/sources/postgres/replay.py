@@ -21,7 +21,7 @@ from dbmazz_core.model.records import CommittedTransaction
 _ASK_AFTER_S = 0.1
 
 
-def comes_again(
+def wait_for_replay(
     reader: StreamReader, last: CommittedTransaction, *, slot: str, stopped: Callable[[], bool] = lambda: False
 ) -> bool:
     """Wait for a transaction at the beginning of a stream.
@@ -50,10 +50,10 @@ def comes_again(
         framed = frame(block, open)
         for number in framed.transaction[framed.begins[:1]].tolist():
             time = pg_time(int(framed.commit_time[number]))
-            came = CommittedTransaction(Lsn(int(framed.commit_lsn[number])), int(framed.xid[number]), time)
-            if came != last:
+            received = CommittedTransaction(Lsn(int(framed.commit_lsn[number])), int(framed.xid[number]), time)
+            if received != last:
                 raise history_diverged(
-                    slot, last, f"the server sends transaction {came.xid}, committed at {came.commit_lsn}"
+                    slot, last, f"the server sends transaction {received.xid}, committed at {received.commit_lsn}"
                 )
             return True
         open = framed.open

@@ -21,18 +21,17 @@ from dbmazz_core.connectors.sources.postgres.catalog.fingerprint import (
 from dbmazz_core.connectors.sources.postgres.catalog.resolution import find_tables
 from dbmazz_core.connectors.sources.postgres.catalog.source_table import read_tables
 from dbmazz_core.connectors.sources.postgres.connection import Connection, Server, connect_to
-from dbmazz_core.connectors.sources.postgres.held_stream import held_stream, verify_not_promoted
 from dbmazz_core.connectors.sources.postgres.parser.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.parser.records import RecordStream
 from dbmazz_core.connectors.sources.postgres.parser.relations import Relations
-from dbmazz_core.connectors.sources.postgres.replay import comes_again
+from dbmazz_core.connectors.sources.postgres.replay import wait_for_replay
 from dbmazz_core.connectors.sources.postgres.replication.connection import ReplicationConnection
 from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
-from dbmazz_core.connectors.sources.postgres.server.inquiry import translated
+from dbmazz_core.connectors.sources.postgres.server.error_details import translate_errors
 from dbmazz_core.connectors.sources.postgres.server.state import (
     SlotState,
-    flush_half_record,
     flush_lsn,
+    flush_partial_record,
     slot_state,
 )
 from dbmazz_core.connectors.sources.postgres.setup import prepare as setup
@@ -41,6 +40,7 @@ from dbmazz_core.connectors.sources.postgres.setup.slots import verify_history, 
 from dbmazz_core.connectors.sources.postgres.snapshot.exported import ExportedSnapshot
 from dbmazz_core.connectors.sources.postgres.snapshot.tables import TableSnapshot
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
+from dbmazz_core.connectors.sources.postgres.stream_start import start_verified_stream, verify_not_promoted
 from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, TypePolicy
 from dbmazz_core.errors import SlotActive, SlotNotFound
 from dbmazz_core.lsn import INVALID_LSN, Lsn
@@ -299,7 +299,7 @@ class PostgresSource:
         """The server's WAL flush position now, as a bound: the stream comes to it at once, if nothing else happens."""
         with self._translated():
             lsn = flush_lsn(self.connection)
-            flush_half_record(self.connection)
+            flush_partial_record(self.connection)
             return lsn
 
     def has_changes(self, *, timeout_s: float) -> bool:
@@ -368,7 +368,7 @@ class PostgresSource:
         try:
             if (slot.confirmed_flush_lsn or INVALID_LSN) > last.commit_lsn:
                 return True  # moved past it just now, and not past the checkpoint
-            return comes_again(reader, last, slot=self.config.slot, stopped=stopped)
+            return wait_for_replay(reader, last, slot=self.config.slot, stopped=stopped)
         finally:
             reader.close()
 
@@ -507,7 +507,7 @@ class PostgresSource:
         )
         self._records = RecordStream(relations, lsn, dict(table_start or {}))
         reader, _ = self._stream_from(lsn)
-        reader.begin(lsn)
+        reader.start_acknowledging(lsn)
         self._streamed = True
         self._stream = PostgresStream(
             reader,
@@ -524,10 +524,12 @@ class PostgresSource:
             verify_not_promoted(self.connection, self.server)
 
     def _stream_from(self, lsn: Lsn, *, checkpoint: Lsn | None = None) -> tuple[StreamReader, SlotState]:
-        """See `held_stream`."""
+        """See `start_verified_stream`."""
         messages = self._messages and self.connection.info.server_version >= 140000
         with self._translated():
-            return held_stream(self.config, self.connection, self.server, lsn, checkpoint=checkpoint, messages=messages)
+            return start_verified_stream(
+                self.config, self.connection, self.server, lsn, checkpoint=checkpoint, messages=messages
+            )
 
     def batches(self, *, rows: int = 50_000, until: Lsn | None = None) -> Iterator[TableEvent]:
         """Change batches, truncations and new schemas as they come; those of one table are in stream order.
@@ -621,7 +623,7 @@ class PostgresSource:
         )
 
     def _translated(self) -> AbstractContextManager[None]:
-        return translated(self.config.url, slot=self.config.slot, publication=self.config.publication)
+        return translate_errors(self.config.url, slot=self.config.slot, publication=self.config.publication)
 
 
 def _same_key(known: TableIdentity, now: SourceTable) -> bool:

@@ -51,9 +51,9 @@ class PostgresStream:
         self._verify = verify
         self._open: OpenTransaction | None = None
         self._framed: FramedBlock | None = None
-        self._at = 0
-        # The events of the messages from `_at` on, where they are decoded already.
-        self._behind: list[TableEvent] | None = None
+        self._position = 0
+        # The events of the messages from `_position` on, where they are decoded already.
+        self._next_events: list[TableEvent] | None = None
 
     @property
     def receive_cpu_s(self) -> float:
@@ -82,14 +82,14 @@ class PostgresStream:
             if self._verify is not None:
                 self._verify()
             self._framed = frame(block, self._open)
-            self._at = 0
-        framed, begin = self._framed, self._at
-        end, at_bound = self._cut(framed, begin, rows, size)
-        if self._behind is not None:
-            events, self._behind = self._behind, None
-        elif self._open_from(framed, end):
+            self._position = 0
+        framed, begin = self._framed, self._position
+        end, at_bound = self._part_end(framed, begin, rows, size)
+        if self._next_events is not None:
+            events, self._next_events = self._next_events, None
+        elif self._continues_in_next_block(framed, end):
             # The beginning of a transaction behind the cut is the next part, whatever is asked for.
-            events, self._behind = self._decoder.decode_in_two(framed, begin, end, len(framed.block))
+            events, self._next_events = self._decoder.decode_split(framed, begin, end, len(framed.block))
         else:
             events = self._decoder.decode(framed, begin, end) if end > begin else []
         return self._part(framed, begin, end, events, at_bound)
@@ -125,16 +125,16 @@ class PostgresStream:
         if whole:
             self._open, self._framed = framed.open, None
         else:
-            self._at = end
+            self._position = end
         return StreamPart(events, complete, end_lsn, ended, size, transaction, at_bound)
 
-    def _open_from(self, framed: FramedBlock, index: int) -> bool:
+    def _continues_in_next_block(self, framed: FramedBlock, index: int) -> bool:
         """Whether the messages from `index` on belong to one transaction, which goes on in the next block."""
         if framed.open is None or index == len(framed.block) or (len(framed.commits) and framed.commits[-1] >= index):
             return False
         return bool(framed.commit_lsn[framed.transaction[-1]] < self._upper)
 
-    def _cut(self, framed: FramedBlock, begin: int, rows: int, size: int) -> tuple[int, bool]:
+    def _part_end(self, framed: FramedBlock, begin: int, rows: int, size: int) -> tuple[int, bool]:
         """Where the part that begins at `begin` ends, and whether the upper LSN is why."""
         total = len(framed.block)
         end, at_bound = total, False

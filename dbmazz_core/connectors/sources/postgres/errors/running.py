@@ -31,7 +31,7 @@ from dbmazz_core.settings.secret_url import SecretUrl
 from dbmazz_core.table_ref import quote_identifier, quote_literal
 
 #: The way out wherever changes are gone for good.
-NEW_SNAPSHOT = (
+SNAPSHOT_REMEDY = (
     "run `dbmazz snapshot`: it creates the slot anew and copies the tables again; the old rows stay readable "
     "until the new ones are complete"
 )
@@ -97,8 +97,8 @@ def source_error(
         case "42704":  # undefined_object
             # The slot may have the publication's name, so the word counts as well.
             if "publication" in text.lower() or (publication != slot and f'"{publication}"' in text):
-                return publication_gone(publication)
-            return SlotNotFound(f"{slot_object} does not exist", object=slot_object, remedy=NEW_SNAPSHOT)
+                return publication_not_found(publication)
+            return SlotNotFound(f"{slot_object} does not exist", object=slot_object, remedy=SNAPSHOT_REMEDY)
         case "42710":  # duplicate_object
             return SlotMismatch(
                 f"{slot_object} exists already: another process has just created it",
@@ -162,7 +162,7 @@ def no_free_connection(limit: str, login: Login, *, walsenders: tuple[int, int] 
     """
     if "max_wal_senders" in limit:
         taken, most = walsenders or (0, 0)
-        number = _more("max_wal_senders", most, taken)
+        number = _higher_limit("max_wal_senders", most, taken)
         return NoFreeWalSender(
             f"all replication connections (max_wal_senders) of {login.server} are taken",
             object=login.server,
@@ -195,17 +195,18 @@ def no_free_slot(taken: int, limit: int, idle: Sequence[str]) -> NoFreeSlot:
         limit: The setting; 0: not known.
         idle: Names of those that no process uses now.
     """
+    higher = _higher_limit("max_replication_slots", limit, taken)
     example = quote_literal(idle[0]) if idle else "'...'"
     unused = f"no process uses {', '.join(idle[:5])}{' and others' if len(idle) > 5 else ''} now: " if idle else ""
     return NoFreeSlot(
         f"all {f'{limit} ' if limit else ''}replication slots (max_replication_slots) are taken",
         object="max_replication_slots",
         remedy=f"{unused}drop one that nobody needs any more (SELECT pg_drop_replication_slot({example});), or ALTER "
-        f"SYSTEM SET max_replication_slots = {_more('max_replication_slots', limit, taken)}; and restart PostgreSQL",
+        f"SYSTEM SET max_replication_slots = {higher}; and restart PostgreSQL",
     )
 
 
-def _more(setting: str, limit: int, taken: int) -> str:
+def _higher_limit(setting: str, limit: int, taken: int) -> str:
     """A limit that leaves room, above what is set and what is in use."""
     return str(max(2 * limit, taken + 10)) if limit else f"<more than SHOW {setting}; tells>"
 
@@ -228,7 +229,7 @@ def slot_lost(slot: str, why: str) -> SlotLost:
         f"replication slot {slot} is lost: {why}",
         object=f"replication slot {slot}",
         # It has to be dropped, and we never drop a slot unasked.
-        remedy=f"run `dbmazz teardown`, then {NEW_SNAPSHOT.removeprefix('run ')}. Before, raise "
+        remedy=f"run `dbmazz teardown`, then {SNAPSHOT_REMEDY.removeprefix('run ')}. Before, raise "
         "max_slot_wal_keep_size (or set it to -1) so that it lasts for the longest pause between two runs",
     )
 
@@ -243,7 +244,7 @@ def slot_mismatch(slot: str, why: str) -> SlotMismatch:
     )
 
 
-def publication_gone(publication: str) -> PublicationNotFound:
+def publication_not_found(publication: str) -> PublicationNotFound:
     """The publication was dropped after capturing had begun."""
     # Decoding reads the catalog as it was at each change, so creating the publication anew does not help with
     # changes made before: up to PostgreSQL 17 they are an error, and 18 leaves them out with a warning.

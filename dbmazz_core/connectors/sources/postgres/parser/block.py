@@ -38,14 +38,14 @@ class MessageBlock:
         types: pgoutput's type byte of each message, shape (n,), uint8.
         server_end: The last keepalive's `wal_end`: every transaction committed before it has been sent in this block
             or an earlier one. `INVALID_LSN` if no keepalive has come yet.
-        slot: Number of the shared slot that `buffer` is, see `shared_buffers`; None if it is no such.
+        buffer_number: Number of the shared slot that `buffer` is, see `buffers`; None if it is no such.
     """
 
     buffer: bytes | bytearray | memoryview | Bytes
     starts: Int64s
     ends: Int64s
     server_end: Lsn = INVALID_LSN
-    slot: int | None = None
+    buffer_number: int | None = None
     types: Bytes = field(init=False)
 
     def __post_init__(self) -> None:

@@ -88,7 +88,7 @@ def frame(block: MessageBlock, open: OpenTransaction | None) -> FramedBlock:
     is_begin, is_commit = types == _BEGIN, types == _COMMIT
     begins, commits = np.flatnonzero(is_begin), np.flatnonzero(is_commit)
     is_row = (types == _ROW_TYPES[0]) | (types == _ROW_TYPES[1]) | (types == _ROW_TYPES[2])
-    _check(block, begins, commits, is_row, open)
+    _verify_framing(block, begins, commits, is_row, open)
 
     uint64, uint32 = unaligned(block.buffer, ">u8"), unaligned(block.buffer, ">u4")
     payload = starts[begins] + HEADER
@@ -117,11 +117,11 @@ def frame(block: MessageBlock, open: OpenTransaction | None) -> FramedBlock:
         begins=begins,
         commits=commits,
         end_lsn=end_lsn,
-        open=_open_behind(begins, commits, commit_lsn, commit_time, xid, ordinal, open),
+        open=_open_at_end(begins, commits, commit_lsn, commit_time, xid, ordinal, open),
     )
 
 
-def _open_behind(
+def _open_at_end(
     begins: Int64s,
     commits: Int64s,
     commit_lsn: npt.NDArray[np.uint64],
@@ -138,7 +138,7 @@ def _open_behind(
     return OpenTransaction(Lsn(int(commit_lsn[-1])), int(commit_time[-1]), int(xid[-1]), changes)
 
 
-def _check(
+def _verify_framing(
     block: MessageBlock,
     begins: Int64s,
     commits: Int64s,
@@ -149,10 +149,10 @@ def _check(
         size = 21 if index is begins else 26
         torn = block.ends[index] - block.starts[index] != HEADER + size
         if torn.any():
-            _explain(block, int(index[torn.argmax()]), "it is not as long as its type")
+            _raise_parse_error(block, int(index[torn.argmax()]), "it is not as long as its type")
     flagged = block.bytes[block.starts[commits] + HEADER + 1] != 0
     if flagged.any():
-        _explain(block, int(commits[flagged.argmax()]), "unknown flags")
+        _raise_parse_error(block, int(commits[flagged.argmax()]), "unknown flags")
     times = unaligned(block.buffer, ">i8")[block.starts[begins] + HEADER + 9]
     strange = (times < _YEAR_1_US) | (times > _YEAR_9999_US)
     if strange.any():
@@ -164,10 +164,10 @@ def _check(
     depth = np.cumsum(step) + (1 if open else 0)
     wrong = (depth < 0) | (depth > 1) | (is_row & (depth != 1))
     if wrong.any():
-        _explain(block, int(wrong.argmax()), "BEGIN and COMMIT do not enclose it as they should")
+        _raise_parse_error(block, int(wrong.argmax()), "BEGIN and COMMIT do not enclose it as they should")
 
 
-def _explain(block: MessageBlock, index: int, detail: str) -> None:
+def _raise_parse_error(block: MessageBlock, index: int, detail: str) -> None:
     lsn, payload = block.message(index)
     parse(payload, lsn)  # says it better, if it is torn
     raise ParseError(detail, message_type=chr(block.types[index]), offset=0, lsn=lsn)

@@ -64,7 +64,7 @@ __all__ = [
     "Insert", "Message", "OldKey", "OldRow", "OldTuple", "Origin", "PrimaryKeepalive", "Relation",
     "RelationColumn", "ReplicaIdentity", "StreamAbort", "Truncate", "TupleData", "TupleValue", "Type",
     "Update", "XLogData", "build_standby_status_update", "parse", "parse_copy_data", "pg_now", "pg_time",
-    "require_whole",
+    "require_old_values",
 ]  # fmt: skip
 
 _UINT8 = Struct(">B")
@@ -90,7 +90,7 @@ _UNKNOWN = "unknown message type"
 _LATER_VERSIONS = dict.fromkeys(b"SEc", 2) | dict.fromkeys(b"bPKrp", 3)
 
 
-class _Reader:
+class _MessageReader:
     """Reads one message from front to back and knows where it is when something does not fit."""
 
     __slots__ = ("data", "lsn", "offset")
@@ -180,7 +180,7 @@ class _Reader:
             raise self.error(f"{left} bytes too many")
 
 
-def require_whole(values: TupleData, message: CdcMessage, lsn: Lsn) -> None:
+def require_old_values(values: TupleData, message: CdcMessage, lsn: Lsn) -> None:
     """Refuse a value that was not sent where PostgreSQL always sends it: in every old tuple.
 
     The format would allow it, but the value could be found nowhere; taking it for NULL would lose it.
@@ -190,29 +190,29 @@ def require_whole(values: TupleData, message: CdcMessage, lsn: Lsn) -> None:
         raise ParseError(f"{name} leaves a value out in its old tuple", message_type=name[0], offset=6, lsn=lsn)
 
 
-def _begin(reader: _Reader) -> Begin:
+def _begin(reader: _MessageReader) -> Begin:
     final_lsn, commit_time, xid = reader.take(_BEGIN, "Begin")
     return Begin(Lsn(final_lsn), commit_time, xid)
 
 
-def _commit(reader: _Reader) -> Commit:
+def _commit(reader: _MessageReader) -> Commit:
     flags, commit_lsn, end_lsn, commit_time = reader.take(_COMMIT, "Commit")
     # The manual: "Currently unused"; PostgreSQL's own subscriber refuses any flag.
     reader.flags(flags, 0, back=_COMMIT.size)
     return Commit(flags, Lsn(commit_lsn), Lsn(end_lsn), commit_time)
 
 
-def _origin(reader: _Reader) -> Origin:
+def _origin(reader: _MessageReader) -> Origin:
     (origin_lsn,) = reader.take(_UINT64, "the origin's LSN")
     return Origin(Lsn(origin_lsn), reader.string("the origin's name"))
 
 
-def _qualified_name(reader: _Reader) -> tuple[str, str]:
+def _qualified_name(reader: _MessageReader) -> tuple[str, str]:
     # The manual: "Namespace (empty string for pg_catalog)".
     return reader.string("the namespace") or "pg_catalog", reader.string("the name")
 
 
-def _relation(reader: _Reader) -> Relation:
+def _relation(reader: _MessageReader) -> Relation:
     (oid,) = reader.take(_UINT32, "the relation's OID")
     schema, name = _qualified_name(reader)
     (identity,) = reader.take(_UINT8, "the replica identity")
@@ -222,7 +222,7 @@ def _relation(reader: _Reader) -> Relation:
     return Relation(oid, schema, name, cast("ReplicaIdentity", chr(identity)), columns)
 
 
-def _relation_column(reader: _Reader) -> RelationColumn:
+def _relation_column(reader: _MessageReader) -> RelationColumn:
     (flags,) = reader.take(_UINT8, "a column's flags")
     is_key = bool(reader.flags(flags, 1))
     name = reader.string("a column's name")
@@ -232,29 +232,29 @@ def _relation_column(reader: _Reader) -> RelationColumn:
     return RelationColumn(is_key, name, type_oid, type_modifier)
 
 
-def _type(reader: _Reader) -> Type:
+def _type(reader: _MessageReader) -> Type:
     (oid,) = reader.take(_UINT32, "the type's OID")
     return Type(oid, *_qualified_name(reader))
 
 
-def _marker(reader: _Reader, expected: bytes) -> int:
+def _marker(reader: _MessageReader, expected: bytes) -> int:
     (marker,) = reader.take(_UINT8, "the kind of tuple")
     if marker not in expected:
         raise reader.error(f"unknown kind of tuple {chr(marker)!r}, not one of {expected.decode()}", back=1)
     return cast("int", marker)
 
 
-def _insert(reader: _Reader) -> Insert:
+def _insert(reader: _MessageReader) -> Insert:
     (relation_oid,) = reader.take(_UINT32, "the relation's OID")
     _marker(reader, b"N")
     return Insert(relation_oid, reader.tuple_data())
 
 
-def _old_tuple(reader: _Reader, marker: int) -> OldTuple:
+def _old_tuple(reader: _MessageReader, marker: int) -> OldTuple:
     return OldKey(reader.tuple_data()) if marker == _KEY else OldRow(reader.tuple_data())
 
 
-def _update(reader: _Reader) -> Update:
+def _update(reader: _MessageReader) -> Update:
     (relation_oid,) = reader.take(_UINT32, "the relation's OID")
     old = None
     marker = _marker(reader, b"KON")
@@ -264,12 +264,12 @@ def _update(reader: _Reader) -> Update:
     return Update(relation_oid, old, reader.tuple_data())
 
 
-def _delete(reader: _Reader) -> Delete:
+def _delete(reader: _MessageReader) -> Delete:
     (relation_oid,) = reader.take(_UINT32, "the relation's OID")
     return Delete(relation_oid, _old_tuple(reader, _marker(reader, b"KO")))
 
 
-def _truncate(reader: _Reader) -> Truncate:
+def _truncate(reader: _MessageReader) -> Truncate:
     count, flags = reader.take(_TRUNCATE, "Truncate")
     if count < 0:
         raise reader.error(f"negative number {count} of relations", back=_TRUNCATE.size)
@@ -279,18 +279,18 @@ def _truncate(reader: _Reader) -> Truncate:
     return Truncate(oids, cascade=bool(flags & 1), restart_identity=bool(flags & 2))
 
 
-def _message(reader: _Reader) -> Message:
+def _message(reader: _MessageReader) -> Message:
     flags, lsn = reader.take(_MESSAGE, "Message")
     reader.flags(flags, 1, back=_MESSAGE.size)
     return Message(bool(flags), Lsn(lsn), reader.string("the prefix"), reader.counted_bytes("the content"))
 
 
-def _stream_abort(reader: _Reader) -> StreamAbort:
+def _stream_abort(reader: _MessageReader) -> StreamAbort:
     xid, subxid = reader.take(_STREAM_ABORT, "Stream Abort")
     return StreamAbort(xid, subxid)
 
 
-_PARSERS: dict[int, Callable[[_Reader], CdcMessage]] = {
+_PARSERS: dict[int, Callable[[_MessageReader], CdcMessage]] = {
     ord("B"): _begin,
     ord("C"): _commit,
     ord("O"): _origin,
@@ -316,13 +316,13 @@ def parse(payload: Buffer, lsn: Lsn) -> CdcMessage:
     """
     data = payload if isinstance(payload, bytes) else bytes(payload)
     if not data:
-        raise _Reader(data, lsn, 0).error("empty message")
+        raise _MessageReader(data, lsn, 0).error("empty message")
     parser = _PARSERS.get(data[0])
     if parser is None:
         version = _LATER_VERSIONS.get(data[0])
         detail = f"it belongs to protocol version {version}, 1 was asked for" if version else _UNKNOWN
-        raise _Reader(data, lsn, 0).error(detail)
-    reader = _Reader(data, lsn)
+        raise _MessageReader(data, lsn, 0).error(detail)
+    reader = _MessageReader(data, lsn)
     message = parser(reader)
     reader.end()
     return message
@@ -334,7 +334,7 @@ def parse_copy_data(data: Buffer) -> XLogData | PrimaryKeepalive:
     Raises:
         ParseError: It is neither an XLogData nor a primary keepalive, or truncated, or has bytes too many.
     """
-    reader = _Reader(data if isinstance(data, bytes) else bytes(data), INVALID_LSN, 0)
+    reader = _MessageReader(data if isinstance(data, bytes) else bytes(data), INVALID_LSN, 0)
     match reader.data[:1]:
         case b"w":
             _, wal_start, wal_end, send_time = reader.take(_XLOGDATA, "XLogData")

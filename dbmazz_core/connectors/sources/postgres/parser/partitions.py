@@ -18,22 +18,22 @@ from dbmazz_core.table_ref import TableRef
 
 
 @dataclass(frozen=True, slots=True)
-class OldRows:
+class OldTupleCoverage:
     """What the old rows of a relation are worth.
 
     Attributes:
         key_only: They hold the key and nothing else, whatever their letter says: of REPLICA IDENTITY FULL is only the
             root, not all of the partitions.
-        unidentified: A partition whose replica identity lacks the root's key, so that nothing can be known of the rows
-            that it updates and deletes. In the stream they look like those of all other partitions.
+        unidentified_partition: A partition whose replica identity lacks the root's key, so that its updates and deletes
+            do not identify a row. In the stream they look like those of all other partitions.
     """
 
     key_only: bool = False
-    unidentified: TableRef | None = None
+    unidentified_partition: TableRef | None = None
 
 
 #: Of a relation without partitions, or with nothing wrong about them.
-WHOLE = OldRows()
+FULL_COVERAGE = OldTupleCoverage()
 
 
 class Partitions:
@@ -47,7 +47,7 @@ class Partitions:
         self._known = {root: {*partitions} for root, partitions in roots.items()}
         self._described: dict[int, dict[int, Relation]] = {root: {} for root in roots}
 
-    def described(self, message: Relation, root: Relation) -> bool:
+    def learn(self, message: Relation, root: Relation) -> bool:
         """Take in a partition's description; whether its root is captured, and did not have it when the stream began.
 
         With other columns than the root it was described by the root's column list, counted off its own columns
@@ -59,13 +59,13 @@ class Partitions:
             self._described[root.oid][message.oid] = message
         return message.oid not in self._known[root.oid]
 
-    def reshaped(self, root: int) -> None:
+    def forget(self, root: int) -> None:
         """Take in that a relation's columns have changed, and with them those of its partitions: each is described anew
         ahead of its next change, and the names in what is known of it mean nothing any more."""
         if root in self._described:
             self._described[root] = {}
 
-    def old_rows(self, root: Relation, schema: TableSchema, *, key_in_doubt: bool) -> OldRows:
+    def old_tuple_coverage(self, root: Relation, schema: TableSchema, *, key_in_doubt: bool) -> OldTupleCoverage:
         """What old rows of a relation are worth, by the partitions that were described so far.
 
         Where the key is in doubt the root is copied anew, and nothing has to be known of its rows.
@@ -78,7 +78,7 @@ class Partitions:
         }
         partial = {ref: columns for ref, columns in identities.items() if columns}
         lacking = [ref for ref, columns in partial.items() if not schema.key or not columns.issuperset(schema.key)]
-        return OldRows(
+        return OldTupleCoverage(
             key_only=root.replica_identity == "f" and bool(partial),
-            unidentified=lacking[0] if lacking and not key_in_doubt else None,
+            unidentified_partition=lacking[0] if lacking and not key_in_doubt else None,
         )

@@ -14,7 +14,7 @@ from dbmazz_core.connectors.sources.postgres.catalog.table_errors import (
 )
 from dbmazz_core.connectors.sources.postgres.parser import messages as m
 from dbmazz_core.connectors.sources.postgres.parser.block import MessageBlock
-from dbmazz_core.connectors.sources.postgres.parser.parser import parse, pg_time, require_whole
+from dbmazz_core.connectors.sources.postgres.parser.parser import parse, pg_time, require_old_values
 from dbmazz_core.connectors.sources.postgres.parser.relations import KnownRelation, Relations
 from dbmazz_core.errors import BadValue, ParseError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
@@ -40,7 +40,7 @@ from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.model.values import escaped, python_value
 from dbmazz_core.table_ref import TableRef
 
-_OUTSIDE = SourcePosition(INVALID_LSN, 0)
+_NO_TRANSACTION = SourcePosition(INVALID_LSN, 0)
 
 
 @dataclass(slots=True)
@@ -56,14 +56,14 @@ class RecordStream:
     relations: Relations
     start_lsn: Lsn
     table_start: Mapping[TableRef, Lsn]
-    _position: SourcePosition = _OUTSIDE
+    _position: SourcePosition = _NO_TRANSACTION
     _skip: bool = False
-    _told: dict[int, TableSchema] = field(default_factory=dict)
+    _announced_schemas: dict[int, TableSchema] = field(default_factory=dict)
     _unread: deque[tuple[Lsn, memoryview]] = field(default_factory=deque)
     _server_end: Lsn = INVALID_LSN
     _reached: Lsn = INVALID_LSN
     # The relation that the last message described.
-    _described: m.Relation | None = None
+    _last_relation: m.Relation | None = None
 
     def records(self, blocks: Callable[[], MessageBlock | None], until: Lsn | None = None) -> Iterator[CdcRecord]:
         """Yield records as blocks come.
@@ -82,10 +82,10 @@ class RecordStream:
                 if isinstance(message, m.Commit):
                     self._reached = max(self._reached, message.end_lsn)
                 yield from self._record(message, lsn)
-            if self._position is _OUTSIDE and self._server_end > self._reached:
+            if self._position is _NO_TRANSACTION and self._server_end > self._reached:
                 self._reached = self._server_end
                 yield Heartbeat(self._server_end)
-            if until is not None and self._position is _OUTSIDE and self._reached >= until:
+            if until is not None and self._position is _NO_TRANSACTION and self._reached >= until:
                 return
             block = blocks()
             if block is not None:
@@ -93,7 +93,7 @@ class RecordStream:
                 self._server_end = block.server_end
 
     def _record(self, message: m.CdcMessage, lsn: Lsn) -> Iterator[CdcRecord]:
-        described, self._described = self._described, None
+        described, self._last_relation = self._last_relation, None
         match message:
             case m.Begin(final_lsn, commit_time, xid):
                 self._position = SourcePosition(final_lsn, 0, xid, pg_time(commit_time, lsn=lsn))
@@ -101,50 +101,52 @@ class RecordStream:
                 if not self._skip:
                     yield Begin(self._position)
             case m.Commit():
-                position, self._position = self._position, _OUTSIDE
+                position, self._position = self._position, _NO_TRANSACTION
                 if not self._skip:
                     yield Commit(position, message.end_lsn)
             case m.Relation():
                 _, new = self.relations.learn(message)
-                self._described = message
-                if self._wanted(new):
-                    new.verify()
+                self._last_relation = message
+                if self._is_wanted(new):
+                    new.verify_rules()
                     # Not what was known before: that may be from a transaction that is left out.
-                    before = self._told.get(message.oid)
+                    before = self._announced_schemas.get(message.oid)
                     if before != new.schema:
-                        self._told[message.oid] = new.schema
+                        self._announced_schemas[message.oid] = new.schema
                         yield SchemaChange(new.schema.table, before, new.schema, self._position)
             case m.Truncate(oids, cascade, restart):
                 self._count()
-                tables = tuple(r.schema.table for r in (self._known(oid, lsn) for oid in oids) if self._wanted(r))
+                tables = tuple(
+                    r.schema.table for r in (self._known_relation(oid, lsn) for oid in oids) if self._is_wanted(r)
+                )
                 if tables:
                     yield Truncate(tables, cascade, restart, self._position)
             case m.Message(transactional, at, prefix, content):
-                position = self._position if transactional else replace(_OUTSIDE, commit_lsn=at)
+                position = self._position if transactional else replace(_NO_TRANSACTION, commit_lsn=at)
                 if not (transactional and self._skip):
                     yield Message(prefix, content, transactional, position)
             case m.Insert() | m.Update() | m.Delete():
                 self._count()
                 if described is not None:
-                    self.relations.learn_row(described, message.relation_oid)
-                known = self._known(message.relation_oid, lsn)
-                if self._wanted(known):
-                    known.verify()
+                    self.relations.detect_partition(described, message.relation_oid)
+                known = self._known_relation(message.relation_oid, lsn)
+                if self._is_wanted(known):
+                    known.verify_rules()
                     yield self._change(message, known, lsn)
 
     def _change(self, message: m.Insert | m.Update | m.Delete, known: KnownRelation, lsn: Lsn) -> CdcRecord:
-        table, partition = known.schema.table, known.old_rows.unidentified
+        table, partition = known.schema.table, known.old_tuples.unidentified_partition
         if partition is not None and not isinstance(message, m.Insert):
             raise unidentified_rows(table, partition, self._position.commit_lsn, self._position.xid)
         match message:
             case m.Insert():
-                wanted = self._wanted_values(known, message.new, lsn)
+                wanted = self._captured_values(known, message.new, lsn)
                 if any(value is UNCHANGED for value in wanted):
                     raise value_left_out(table, self._position.commit_lsn, self._position.xid)
                 return Insert(table, self._columns(known, wanted, lsn), self._position)
             case m.Update():
                 old = self._old_columns(known, message, lsn) if message.old else None
-                new = self._columns(known, self._wanted_values(known, message.new, lsn), lsn)
+                new = self._columns(known, self._captured_values(known, message.new, lsn), lsn)
                 return Update(table, old, new, self._position)
             case m.Delete():
                 return Delete(table, self._old_columns(known, message, lsn), self._position)
@@ -152,17 +154,17 @@ class RecordStream:
     def _count(self) -> None:
         self._position = replace(self._position, ordinal=self._position.ordinal + 1)
 
-    def _wanted(self, known: KnownRelation) -> bool:
+    def _is_wanted(self, known: KnownRelation) -> bool:
         start = self.table_start.get(known.schema.table, INVALID_LSN)
         return known.captured and not self._skip and self._position.commit_lsn >= start
 
-    def _known(self, oid: int, lsn: Lsn) -> KnownRelation:
+    def _known_relation(self, oid: int, lsn: Lsn) -> KnownRelation:
         known = self.relations.get(oid)
         if known is None:
             raise ParseError(f"relation {oid} was not described before", message_type="?", offset=1, lsn=lsn)
         return known
 
-    def _wanted_values(self, known: KnownRelation, values: m.TupleData, lsn: Lsn) -> m.TupleData:
+    def _captured_values(self, known: KnownRelation, values: m.TupleData, lsn: Lsn) -> m.TupleData:
         """The values of the captured columns."""
         projection = known.projection
         if len(values) != projection.width:
@@ -210,11 +212,11 @@ class RecordStream:
     def _old_columns(self, known: KnownRelation, message: m.Update | m.Delete, lsn: Lsn) -> Columns:
         old = message.old
         assert old is not None
-        wanted = self._wanted_values(known, old.values, lsn)
-        require_whole(wanted, message, lsn)
+        wanted = self._captured_values(known, old.values, lsn)
+        require_old_values(wanted, message, lsn)
         found = self._columns(known, wanted, lsn)
         # The other columns were not sent; their NULL on the wire means nothing.
-        if known.old_rows.key_only:
+        if known.old_tuples.key_only:
             return {name: value for name, value in found.items() if name in known.schema.key}
         if isinstance(old, m.OldKey):
             keys = {c.name for c in known.message.columns if c.is_key}

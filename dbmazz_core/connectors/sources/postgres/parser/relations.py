@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from dbmazz_core.connectors.sources.postgres.catalog.column_choice import ColumnRules, Projection
 from dbmazz_core.connectors.sources.postgres.parser.messages import Relation
-from dbmazz_core.connectors.sources.postgres.parser.partitions import WHOLE, OldRows, Partitions
+from dbmazz_core.connectors.sources.postgres.parser.partitions import FULL_COVERAGE, OldTupleCoverage, Partitions
 from dbmazz_core.connectors.sources.postgres.types import BuiltinTypes, ColumnOfType, TypeResolver
 from dbmazz_core.errors import ConfigError
 from dbmazz_core.model.schema import TableSchema
@@ -24,8 +24,8 @@ class KnownRelation:
         projection: Which these are among the tuples' values, and how they are masked.
         captured: Whether its changes are wanted.
         lenient: Whether its bad values are kept apart, instead of stopping the stream.
-        misfit: Why the rules for columns do not fit it. Of no concern to changes that a snapshot has.
-        old_rows: What its old rows are worth, where they come from partitions.
+        rules_error: Why the rules for columns do not fit it. Of no concern to changes that a snapshot has.
+        old_tuples: What its old rows are worth, where they come from partitions.
         key_in_doubt: See `NewSchema`.
     """
 
@@ -34,29 +34,29 @@ class KnownRelation:
     projection: Projection
     captured: bool
     lenient: bool = False
-    misfit: ConfigError | None = None
-    old_rows: OldRows = WHOLE
+    rules_error: ConfigError | None = None
+    old_tuples: OldTupleCoverage = FULL_COVERAGE
     key_in_doubt: bool = False
 
-    def verify(self) -> None:
+    def verify_rules(self) -> None:
         """Raise ConfigError if the rules for columns do not fit: before any of its changes is looked at."""
-        if self.misfit is not None:
-            raise self.misfit
+        if self.rules_error is not None:
+            raise self.rules_error
 
 
 @dataclass(frozen=True, slots=True)
-class PartitionOf:
+class DetectedPartition:
     """What it tells that rows of a relation come under the name of another one, its root.
 
     Attributes:
         partition: What is known of the relation itself.
-        before, now: What was known of the root, and what is from here on.
+        root_before, root: What was known of the root, and what is from here on.
         is_new: Whether the root is captured, and did not have the partition when the stream began.
     """
 
     partition: KnownRelation
-    before: KnownRelation
-    now: KnownRelation
+    root_before: KnownRelation
+    root: KnownRelation
     is_new: bool
 
 
@@ -94,11 +94,11 @@ class Relations:
         self._captured = captured
         self._names = names or {}
         # Of known tables. Another one that goes by such a name for a while is not captured.
-        self._taken = {*self._names.values()} if keep_names else set()
+        self._known_names = {*self._names.values()} if keep_names else set()
         self._keep_names = keep_names
         self._keys = keys
-        self._offline = BuiltinTypes()
-        self._types = types or self._offline
+        self._builtin_types = BuiltinTypes()
+        self._types = types or self._builtin_types
         self._rules = rules
         self._recorded = recorded or {}
         self._columns = columns or {}
@@ -116,38 +116,38 @@ class Relations:
         if old is not None and old.message == message:
             return old, old
         if old is not None and [c.name for c in old.message.columns] != [c.name for c in message.columns]:
-            self._partitions.reshaped(message.oid)
-        self._by_oid[message.oid] = new = self._with_old_rows(self._known(message, old))
+            self._partitions.forget(message.oid)
+        self._by_oid[message.oid] = new = self._with_coverage(self._known(message, old))
         return old, new
 
-    def learn_row(self, message: Relation, oid: int) -> PartitionOf | None:
+    def detect_partition(self, message: Relation, oid: int) -> DetectedPartition | None:
         """Take in of which relation the row right behind a Relation message is: another one is the root of this one."""
         before = self._by_oid.get(oid)
         if before is None or oid == message.oid:
             return None
-        is_new = self._partitions.described(message, before.message)
-        self._by_oid[oid] = now = self._with_old_rows(before)
-        return PartitionOf(self._by_oid[message.oid], before, now, is_new)
+        is_new = self._partitions.learn(message, before.message)
+        self._by_oid[oid] = now = self._with_coverage(before)
+        return DetectedPartition(self._by_oid[message.oid], before, now, is_new)
 
-    def _with_old_rows(self, known: KnownRelation) -> KnownRelation:
-        old_rows = self._partitions.old_rows(known.message, known.schema, key_in_doubt=known.key_in_doubt)
-        return replace(known, old_rows=old_rows)
+    def _with_coverage(self, known: KnownRelation) -> KnownRelation:
+        coverage = self._partitions.old_tuple_coverage(known.message, known.schema, key_in_doubt=known.key_in_doubt)
+        return replace(known, old_tuples=coverage)
 
     def _known(self, message: Relation, old: KnownRelation | None) -> KnownRelation:
         # An empty namespace stands for pg_catalog (logicalrep_write_namespace).
         called = TableRef(message.schema or "pg_catalog", message.name)
         known_as = self._names.get(message.oid, called)
         table = known_as if self._keep_names else called
-        whole = message.replica_identity == "f"
-        of_catalog = self._keys.get(known_as, ())
-        key_in_doubt = whole and of_catalog is None
-        if whole:
-            key = of_catalog or ()
+        is_full = message.replica_identity == "f"
+        catalog_key = self._keys.get(known_as, ())
+        key_in_doubt = is_full and catalog_key is None
+        if is_full:
+            key = catalog_key or ()
             key = key if {c.name for c in message.columns}.issuperset(key) else ()
         else:
             key = tuple(c.name for c in message.columns if c.is_key)
-        captured = self._captured(known_as) and (message.oid in self._names or called not in self._taken)
-        types = self._types if captured else self._offline  # of others nothing is read
+        captured = self._captured(known_as) and (message.oid in self._names or called not in self._known_names)
+        types = self._types if captured else self._builtin_types  # of others nothing is read
         described = [ColumnOfType(c.name, c.type_oid, c.type_modifier, c.name in key) for c in message.columns]
         columns = types.columns(table, message.oid, described)
         schema, projection = TableSchema(table, columns, key), Projection.whole(len(columns))
@@ -157,20 +157,26 @@ class Relations:
         if self._rules is None:
             return KnownRelation(message, schema, projection, captured=True, lenient=lenient, key_in_doubt=key_in_doubt)
         # The rules are those for the name that the catalog had: a table that is renamed keeps what it hides.
-        misfit = self._misfit(self._rules, message, known_as, old)
+        rules_error = self._rules_error(self._rules, message, known_as, old)
         schema, projection = self._rules.apply(schema, known_as)
         return KnownRelation(
-            message, schema, projection, captured=True, lenient=lenient, misfit=misfit, key_in_doubt=key_in_doubt
+            message,
+            schema,
+            projection,
+            captured=True,
+            lenient=lenient,
+            rules_error=rules_error,
+            key_in_doubt=key_in_doubt,
         )
 
-    def _misfit(
+    def _rules_error(
         self, rules: ColumnRules, message: Relation, table: TableRef, old: KnownRelation | None
     ) -> ConfigError | None:
         recorded = self._recorded.get(table)
         known = old.schema.names if old else recorded.names if recorded else self._columns.get(table)
         try:
-            whole = message.replica_identity == "f"
-            key = [column.name for column in message.columns if column.is_key and not whole]
+            is_full = message.replica_identity == "f"
+            key = [column.name for column in message.columns if column.is_key and not is_full]
             rules.verify_described(table, [column.name for column in message.columns], key, known)
             if recorded is not None:
                 rules.verify_recorded(recorded, [column.name for column in message.columns])

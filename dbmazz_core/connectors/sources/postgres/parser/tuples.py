@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from dbmazz_core.connectors.sources.postgres.catalog.column_choice import Projection
 from dbmazz_core.connectors.sources.postgres.parser.block import Int64s, MessageBlock, unaligned
-from dbmazz_core.connectors.sources.postgres.types import BadText, carrier, read_each, read_texts
+from dbmazz_core.connectors.sources.postgres.types import BadText, read_each, read_texts, to_carrier
 from dbmazz_core.model.batch import Indexes, Mask, UnreadableText
 from dbmazz_core.model.datatypes import DataType, Kind
 from dbmazz_core.model.masks import HIDDEN, Masker, utf8
@@ -30,7 +30,7 @@ from dbmazz_core.model.values import escaped
 _NULL, _UNCHANGED, _TEXT = ord("n"), ord("u"), ord("t")
 
 
-class TornTuple(Exception):
+class MalformedTuple(Exception):
     """Some tuple is not what the format says; the plain parser tells which one and why."""
 
 
@@ -127,22 +127,24 @@ class TupleColumns:
         shown = [None if value is None else escaped(value) for value in raw.to_list()]
         return pl.Series(texts.name, shown, dtype=pl.String)
 
-    def lacks_values(self, among: Mask | None = None) -> bool:
+    def has_unsent_values(self, among: Mask | None = None) -> bool:
         """Whether any value was not sent, in the tuples where `among` is true (None: in all)."""
         masks = (self.unknown(number) for number, kinds in enumerate(self._kinds) if kinds is not None)
         return any(mask is not None and bool(mask[among].any()) for mask in masks)
 
     def take(self, places: Indexes) -> TupleColumns:
         """See `RowImages.take`."""
-        return self._some(self._index[places], places, lambda series: series.gather(places))
+        return self._subset(self._index[places], places, lambda series: series.gather(places))
 
-    def of_rows(self, first: int, stop: int) -> TupleColumns:
+    def slice_rows(self, first: int, stop: int) -> TupleColumns:
         """Only the images of rows from `first` to before `stop`, which then are the rows from 0 on. Shares memory."""
         begin, end = np.searchsorted(self._index, [first, stop]).tolist()
         part = slice(begin, end)
-        return self._some(self._index[part] - first, part, lambda series: series.slice(begin, end - begin))
+        return self._subset(self._index[part] - first, part, lambda series: series.slice(begin, end - begin))
 
-    def _some(self, index: Indexes, places: Indexes | slice, chosen: Callable[[pl.Series], pl.Series]) -> TupleColumns:
+    def _subset(
+        self, index: Indexes, places: Indexes | slice, chosen: Callable[[pl.Series], pl.Series]
+    ) -> TupleColumns:
         """Some of the images, for the rows `index`; `chosen` picks the same places of a series."""
         some = TupleColumns(
             index,
@@ -176,18 +178,20 @@ class TupleColumns:
         for number in numbers:
             raw, type = self._slices(number, inputs), self._types[number]
             # What is masked is masked whole, and what is nested read, behind the query.
-            made = raw if type.is_nested or self._maskers[number] is not None else carrier(raw, type)
+            made = raw if type.is_nested or self._maskers[number] is not None else to_carrier(raw, type)
             values.append(made.alias(str(number)))
         try:
             frame = pl.DataFrame(inputs).select(values)
         except pl.exceptions.ComputeError:  # bytes that are not UTF-8: from a database in SQL_ASCII, or damaged
-            frame = pl.DataFrame([self._readable(number) for number in numbers])
+            frame = pl.DataFrame([self._values_of_valid_utf8(number) for number in numbers])
         columns = dict(zip(numbers, frame, strict=True))
-        columns |= self._nested({n: s for n, s in columns.items() if self._types[n].is_nested and not self._maskers[n]})
+        columns |= self._nested_values(
+            {n: s for n, s in columns.items() if self._types[n].is_nested and not self._maskers[n]}
+        )
         for number, series in columns.items():
-            self._take_in(number, series)
+            self._store(number, series)
 
-    def _take_in(self, number: int, series: pl.Series) -> None:
+    def _store(self, number: int, series: pl.Series) -> None:
         """Keep the values of a column, after a look at whether all of its texts became one."""
         kinds, masker = self._kinds[number], self._maskers[number]
         if masker is not None:
@@ -198,13 +202,13 @@ class TupleColumns:
             wrong: Mask = series.is_null().to_numpy() & (True if kinds is None else kinds == _TEXT)
             if not self._lenient:
                 place = int(wrong.argmax())
-                raise UnreadableText(number, place, self._text(number, place))
+                raise UnreadableText(number, place, self._shown_text(number, place))
             self._unreadable[number] = wrong
         self._values[number] = series
         if not self._lenient:
             del self._texts[number]
 
-    def _nested(self, texts: dict[int, pl.Series]) -> dict[int, pl.Series]:
+    def _nested_values(self, texts: dict[int, pl.Series]) -> dict[int, pl.Series]:
         """Lists and maps from the texts of columns; of columns of one type together: each call has a cost of its
         own, whatever it reads."""
         values: dict[int, pl.Series] = {}
@@ -213,17 +217,17 @@ class TupleColumns:
             try:
                 together = read_texts(pl.concat([texts[number] for number in numbers]), type)
             except BadText:
-                values |= {number: self._nested_with_bad(number, texts[number]) for number in numbers}
+                values |= {number: self._nested_values_one_by_one(number, texts[number]) for number in numbers}
                 continue
             size = len(self._index)
             values |= {number: together.slice(place * size, size) for place, number in enumerate(numbers)}
         return values
 
-    def _nested_with_bad(self, number: int, texts: pl.Series) -> pl.Series:
+    def _nested_values_one_by_one(self, number: int, texts: pl.Series) -> pl.Series:
         values, wrong = read_each(texts, self._types[number])
         if not self._lenient and wrong.any():
             place = int(wrong.arg_max() or 0)
-            raise UnreadableText(number, place, self._text(number, place))
+            raise UnreadableText(number, place, self._shown_text(number, place))
         return values
 
     def _slices(self, number: int, inputs: dict[str, pl.Series]) -> pl.Expr:
@@ -242,7 +246,7 @@ class TupleColumns:
         raw = self._slices(number, inputs).alias(str(number))
         return pl.DataFrame(inputs).select(raw).to_series()
 
-    def _readable(self, number: int) -> pl.Series:
+    def _values_of_valid_utf8(self, number: int) -> pl.Series:
         """A column's values where bytes may be no UTF-8; null for those."""
         raw = self._raw_values(number)
         if self._maskers[number] is not None or self._types[number].is_nested:
@@ -252,14 +256,14 @@ class TupleColumns:
         if self._types[number].kind is Kind.BYTES:  # written in ASCII; read from the third byte on
             texts = texts.set(texts.str.len_bytes() != texts.str.len_chars(), None)
         valid = texts.cast(pl.Binary).alias("raw").to_frame()
-        return valid.select(carrier(pl.col("raw"), self._types[number]).alias(str(number))).to_series()
+        return valid.select(to_carrier(pl.col("raw"), self._types[number]).alias(str(number))).to_series()
 
-    def _text(self, column: int, place: int) -> str:
+    def _shown_text(self, column: int, place: int) -> str:
         if self._maskers[column] is not None:
             return HIDDEN
-        return escaped(self._raw(column, place))
+        return escaped(self._raw_value(column, place))
 
-    def _raw(self, column: int, place: int) -> bytes:
+    def _raw_value(self, column: int, place: int) -> bytes:
         where = self._texts[column]
         offset, length = int(where.offsets[place] - self._starts[place]), int(where.lengths[place])
         return bytes(self._messages[place])[offset : offset + length]
@@ -299,7 +303,7 @@ def walk(
         lenient: See `TupleColumns`.
 
     Raises:
-        TornTuple: If a tuple runs past its message, or has other kinds or another number of columns.
+        MalformedTuple: If a tuple runs past its message, or has other kinds or another number of columns.
     """
     starts, ends = block.starts[rows], block.ends[rows]
     kinds: list[_Kinds] = []
@@ -315,7 +319,7 @@ def walk(
     try:
         counts = unaligned(block.buffer, ">u2")[positions]
         if (counts != projection.width).any():
-            raise TornTuple
+            raise MalformedTuple
         position = positions + 2
         wanted = {number: place for place, number in enumerate(projection.numbers)}
         for number in range(projection.width):
@@ -331,16 +335,16 @@ def walk(
                 position = position + lengths + 5
                 continue
             if not (is_text | (kind == _NULL) | (kind == _UNCHANGED)).all():
-                raise TornTuple
+                raise MalformedTuple
             lengths[~is_text] = 0
             if place is not None:
                 kinds.append(kind)
                 texts[place] = _Texts(np.where(is_text, position + 5, starts), lengths)
             position = position + lengths + np.where(is_text, 5, 1)
     except IndexError:
-        raise TornTuple from None
+        raise MalformedTuple from None
     if (position > ends).any():
-        raise TornTuple
+        raise MalformedTuple
     return TupleColumns(
         index, messages.gather(pl.Series(rows)), starts, types, projection.maskers, kinds, texts, position, lenient
     )

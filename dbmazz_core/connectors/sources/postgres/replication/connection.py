@@ -19,10 +19,10 @@ import psycopg
 from psycopg import pq
 
 from dbmazz_core.connectors.sources.postgres.connection import Server, connect_replication
+from dbmazz_core.connectors.sources.postgres.replication.buffers import BufferPool
 from dbmazz_core.connectors.sources.postgres.replication.receiver import StreamReceiver
-from dbmazz_core.connectors.sources.postgres.replication.shared_buffers import SlotPool
-from dbmazz_core.connectors.sources.postgres.replication.transport import LibpqTransport, opened
-from dbmazz_core.connectors.sources.postgres.server.inquiry import asked_source_error
+from dbmazz_core.connectors.sources.postgres.replication.transport import LibpqTransport, open_transport
+from dbmazz_core.connectors.sources.postgres.server.error_details import detailed_source_error
 from dbmazz_core.errors import SlotActive
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import SystemIdentity
@@ -132,7 +132,7 @@ class ReplicationConnection:
                 elif on_wait is not None:
                     on_wait(time.monotonic() - started)
         except psycopg.Error as error:
-            raise asked_source_error(None, str(error), self.url, slot=name, publication=self.publication) from None
+            raise detailed_source_error(None, str(error), self.url, slot=name, publication=self.publication) from None
         except BaseException:
             # Without this the server would go on waiting, and make the slot in the end.
             self.pgconn.get_cancel().cancel()
@@ -151,7 +151,7 @@ class ReplicationConnection:
         *,
         messages: bool = False,
         queue_bytes: int = 32 << 20,
-        slots: SlotPool | None = None,
+        buffers: BufferPool | None = None,
     ) -> StreamReceiver:
         """Start streaming transactions that commit at or after `start_lsn`, protocol version 1.
 
@@ -161,7 +161,7 @@ class ReplicationConnection:
                 can move the slot; nothing is acknowledged before `StreamReceiver.confirm` is called.
             messages: Whether logical messages (`pg_logical_emit_message`) are sent.
             queue_bytes: Bytes of messages held for the consumer before the reader stops reading.
-            slots: Shared memory to read into.
+            buffers: Shared memory to read into.
         """
         # Options' values are string literals in the replication grammar; names inside are SQL identifiers.
         options = f"proto_version '1', publication_names {quote_literal(quote_identifier(self.publication))}"
@@ -173,7 +173,7 @@ class ReplicationConnection:
         while True:
             self.pgconn.send_query(command.encode())
             try:
-                transport = opened(self.pgconn, slots or SlotPool(None)) or self._through_libpq()
+                transport = open_transport(self.pgconn, buffers or BufferPool(None)) or self._libpq_transport()
             except SlotActive:
                 if time.monotonic() >= deadline:
                     raise
@@ -183,7 +183,7 @@ class ReplicationConnection:
             else:
                 return StreamReceiver(self, transport, wal_sender_timeout_s=timeout_ms / 1000, queue_bytes=queue_bytes)
 
-    def _through_libpq(self) -> LibpqTransport:
+    def _libpq_transport(self) -> LibpqTransport:
         result = self.pgconn.get_result()
         if result is not None and result.status == pq.ExecStatus.COPY_BOTH:
             return LibpqTransport(self.pgconn)
@@ -202,7 +202,7 @@ class ReplicationConnection:
 
     def source_error(self, sqlstate: str | None, text: str) -> Exception:
         """What the server said as one of our errors."""
-        return asked_source_error(sqlstate, text, self.url, slot=self.slot, publication=self.publication)
+        return detailed_source_error(sqlstate, text, self.url, slot=self.slot, publication=self.publication)
 
     def _query(self, command: str) -> list[list[str]]:
         return self._rows(self.pgconn.exec_(command.encode()))

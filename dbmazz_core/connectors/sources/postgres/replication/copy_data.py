@@ -21,15 +21,15 @@ _KINDS = (_XLOGDATA, _KEEPALIVE)
 _FRAME = 5
 _LENGTH = struct.Struct(">I")
 #: Average bytes of the first messages, and how many these are, from which on they are walked through one by one.
-_LONG, _SAMPLE = 2048, 16
+_LONG_BYTES, _SAMPLE_SIZE = 2048, 16
 #: First byte of a length from which on it is a gigabyte or more.
-_GIGABYTE = 0x40
+_GIGABYTE_BYTE = 0x40
 #: Of a keepalive: Byte1('k'), Int64 end of WAL, Int64 time, Byte1 whether a reply is wanted.
 _KEEPALIVE_SIZE = 18
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SplitBytes:
+class FoundMessages:
     """What was found in some bytes.
 
     Attributes:
@@ -46,7 +46,7 @@ class SplitBytes:
     reply_requested: bool
 
 
-def split(buffer: memoryview, first: int, size: int) -> SplitBytes:
+def find_messages(buffer: memoryview, first: int, size: int) -> FoundMessages:
     """Find the messages in the bytes from `first` to `size`; one begins at `first`.
 
     Without Python per message, unless they are so long that looking at every byte costs more: places that look like the
@@ -62,23 +62,23 @@ def split(buffer: memoryview, first: int, size: int) -> SplitBytes:
         ParseError: If a CopyData message is neither XLogData nor a keepalive, or torn.
     """
     octets = np.frombuffer(buffer, dtype=np.uint8, count=size)
-    heads, ends = _walked(buffer, first, size, _SAMPLE)
-    if len(ends) == _SAMPLE:
+    heads, ends = _walk(buffer, first, size, _SAMPLE_SIZE)
+    if len(ends) == _SAMPLE_SIZE:
         begin = int(ends[-1])
         rest = (
-            _walked(buffer, begin, size, size)
-            if begin - first >= _SAMPLE * _LONG
-            else _searched(buffer, octets, begin, size)
+            _walk(buffer, begin, size, size)
+            if begin - first >= _SAMPLE_SIZE * _LONG_BYTES
+            else _search(buffer, octets, begin, size)
         )
         heads, ends = (np.concatenate(both) for both in zip((heads, ends), rest, strict=True))
     tail = int(ends[-1]) if len(ends) else first
     if tail + _FRAME < size and octets[tail] == _COPY_DATA and octets[tail + _FRAME] not in _KINDS:
         raise ParseError("unknown kind of CopyData", message_type=chr(octets[tail + _FRAME]), offset=0, lsn=INVALID_LSN)
     starts = heads + _FRAME
-    return _sorted_out(buffer, octets, starts, ends, tail)
+    return _separate_keepalives(buffer, octets, starts, ends, tail)
 
 
-def _walked(buffer: memoryview, first: int, size: int, most: int) -> tuple[Int64s, Int64s]:
+def _walk(buffer: memoryview, first: int, size: int, most: int) -> tuple[Int64s, Int64s]:
     """Complete messages from byte `first`, each from the end of the one before: where they begin and end."""
     edges, begin = [first], first
     while len(edges) <= most and size - begin > _FRAME and buffer[begin] == _COPY_DATA:
@@ -92,15 +92,15 @@ def _walked(buffer: memoryview, first: int, size: int, most: int) -> tuple[Int64
     return found[:-1], found[1:]
 
 
-def _searched(buffer: memoryview, octets: Bytes, first: int, size: int) -> tuple[Int64s, Int64s]:
+def _search(buffer: memoryview, octets: Bytes, first: int, size: int) -> tuple[Int64s, Int64s]:
     """The same, found for all bytes at once."""
-    heads = _possible_heads(octets[first:]) + first
+    heads = _candidate_heads(octets[first:]) + first
     ends = heads + 1 + unaligned(buffer, ">u4")[heads + 1].astype(np.int64)
     complete = ends <= size
-    return _chained(heads[complete], ends[complete], first)
+    return _follow_chain(heads[complete], ends[complete], first)
 
 
-def _possible_heads(octets: Bytes) -> Int64s:
+def _candidate_heads(octets: Bytes) -> Int64s:
     """Places that look like the head of a message, ascending."""
     count = max(len(octets) - _FRAME, 0)
     looks = np.zeros(count + -count % 8, dtype=np.bool_)
@@ -108,7 +108,7 @@ def _possible_heads(octets: Bytes) -> Int64s:
     np.equal(kinds, _XLOGDATA, out=looks[:count])
     looks[:count] |= kinds == _KEEPALIVE
     looks[:count] &= octets[:count] == _COPY_DATA
-    looks[:count] &= octets[1 : 1 + count] < _GIGABYTE
+    looks[:count] &= octets[1 : 1 + count] < _GIGABYTE_BYTE
     # Eight at once first: few of them hold any.
     eights = np.flatnonzero(looks.view(np.uint64) != 0)
     inside = np.flatnonzero(looks.reshape(-1, 8)[eights])
@@ -116,7 +116,7 @@ def _possible_heads(octets: Bytes) -> Int64s:
     return places
 
 
-def _chained(heads: Int64s, ends: Int64s, first: int) -> tuple[Int64s, Int64s]:
+def _follow_chain(heads: Int64s, ends: Int64s, first: int) -> tuple[Int64s, Int64s]:
     """Those that are reached from byte `first`, each from the end of the one before."""
     if not len(heads) or heads[0] != first:
         return heads[:0], ends[:0]
@@ -140,7 +140,7 @@ def _chained(heads: Int64s, ends: Int64s, first: int) -> tuple[Int64s, Int64s]:
     return heads[chosen], ends[chosen]
 
 
-def _sorted_out(buffer: memoryview, octets: Bytes, starts: Int64s, ends: Int64s, tail: int) -> SplitBytes:
+def _separate_keepalives(buffer: memoryview, octets: Bytes, starts: Int64s, ends: Int64s, tail: int) -> FoundMessages:
     """Take the keepalives from the messages."""
     is_keepalive = octets[starts] == _KEEPALIVE
     lengths = ends - starts
@@ -151,8 +151,8 @@ def _sorted_out(buffer: memoryview, octets: Bytes, starts: Int64s, ends: Int64s,
             "a message is not as long as its kind", message_type=chr(buffer[at]), offset=0, lsn=INVALID_LSN
         )
     if not is_keepalive.any():
-        return SplitBytes(starts, ends, tail, INVALID_LSN, False)
+        return FoundMessages(starts, ends, tail, INVALID_LSN, False)
     alive = starts[is_keepalive]
     wal_end = Lsn(int(unaligned(buffer, ">u8")[alive + 1].max()))
     reply = bool((octets[alive + 17] != 0).any())
-    return SplitBytes(starts[~is_keepalive], ends[~is_keepalive], tail, wal_end, reply)
+    return FoundMessages(starts[~is_keepalive], ends[~is_keepalive], tail, wal_end, reply)

@@ -13,31 +13,31 @@ import time
 from dbmazz_core.connectors.sources.postgres.connection import Server
 from dbmazz_core.connectors.sources.postgres.parser.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.replication import launcher
+from dbmazz_core.connectors.sources.postgres.replication.buffers import BufferViews
 from dbmazz_core.connectors.sources.postgres.replication.protocol import (
     BLOCK,
     END,
     ERROR,
     STARTED,
-    block_of,
     read_frame,
+    unpack_block,
     write_request,
 )
 from dbmazz_core.connectors.sources.postgres.replication.receiver_process import Request
-from dbmazz_core.connectors.sources.postgres.replication.shared_buffers import SlotViews
 from dbmazz_core.errors import ReplicationInterrupted
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.settings.config import SourceConfig
 
 #: How long a stream may take to begin: the connection's own limits, and a slot that is released.
-_START_S = 60.0
+_START_TIMEOUT_S = 60.0
 #: How long the rest of a frame may take of which the beginning has come.
-_FRAME_S = 30.0
+_FRAME_TIMEOUT_S = 30.0
 #: How long the receiver may take to end once it is told to.
-_END_S = 5.0
+_END_TIMEOUT_S = 5.0
 
 
 class StreamReader:
-    """A running logical replication stream. Nothing is acknowledged, not even its start, before `begin`.
+    """A running logical replication stream. Nothing is acknowledged, not even its start, before `start_acknowledging`.
 
     Args:
         config: Which server, slot and publication.
@@ -47,7 +47,7 @@ class StreamReader:
 
     Attributes:
         pid: Id of the receiving process.
-        walsender: Id of the server's process that sends the stream.
+        walsender_pid: Id of the server's process that sends the stream.
         receive_cpu_s: CPU seconds of the receiving thread, known once the stream is closed.
         confirmed_lsn: What was last acknowledged.
 
@@ -59,19 +59,19 @@ class StreamReader:
         self, config: SourceConfig, start_lsn: Lsn, *, messages: bool = False, server: Server | None = None
     ) -> None:
         self.receive_cpu_s = 0.0
-        self.walsender = 0
+        self.walsender_pid = 0
         self.confirmed_lsn = INVALID_LSN
         self._slot = config.slot
         self._redact = config.url.redact
         self._closed = False
-        self._process = launcher.take()
+        self._process = launcher.start_receiver()
         self.pid, self._channel = self._process.pid, self._process.channel
-        self._channel.settimeout(_FRAME_S)
-        self._telling = threading.Lock()
-        self._ended = False
-        self._slots = None
+        self._channel.settimeout(_FRAME_TIMEOUT_S)
+        self._send_lock = threading.Lock()
+        self._process_ended = False
+        self._buffers = None
         if self._process.memory is not None:
-            self._slots = SlotViews(self._process.memory)
+            self._buffers = BufferViews(self._process.memory)
             os.close(self._process.memory)  # what is mapped stays
         self._poller = select.poll()
         self._poller.register(self._channel, select.POLLIN)
@@ -79,9 +79,9 @@ class StreamReader:
             write_request(
                 self._channel, Request(config.url, server, config.slot, config.publication, start_lsn, messages)
             )
-            if not self._poller.poll(_START_S * 1000):
-                raise self._interrupted(f"nothing came for {_START_S:.0f} s")
-            self._next()
+            if not self._poller.poll(_START_TIMEOUT_S * 1000):
+                raise self._interrupted(f"nothing came for {_START_TIMEOUT_S:.0f} s")
+            self._read_message()
         except OSError as error:
             self.close()
             raise self._interrupted(str(error)) from None
@@ -97,22 +97,22 @@ class StreamReader:
         Raises:
             SourceError: If the stream broke; everything received before has been handed out first.
         """
-        return self._next() if self._poller.poll(timeout * 1000) else None
+        return self._read_message() if self._poller.poll(timeout * 1000) else None
 
-    def begin(self, lsn: Lsn) -> None:
+    def start_acknowledging(self, lsn: Lsn) -> None:
         """Have the server told from now on that we live, and that everything before `lsn` is durable."""
         self.confirmed_lsn = lsn
-        self._tell(f"confirm {lsn}\n".encode())
+        self._send_command(f"confirm {lsn}\n".encode())
 
     def confirm(self, lsn: Lsn) -> None:
         """Acknowledge everything before `lsn` as durable; sent at once. An LSN behind the last one is ignored."""
         if lsn > self.confirmed_lsn:
             self.confirmed_lsn = lsn
-            self._tell(f"confirm {lsn}\n".encode())
+            self._send_command(f"confirm {lsn}\n".encode())
 
     def request_keepalive(self) -> None:
         """Ask the server how far it has sent; the answer moves `server_end`."""
-        self._tell(b"keepalive\n")
+        self._send_command(b"keepalive\n")
 
     def close(self) -> None:
         """Have the last acknowledgement sent, and end the stream. Idempotent."""
@@ -121,45 +121,45 @@ class StreamReader:
         self._closed = True
         with contextlib.suppress(OSError):
             self._channel.shutdown(socket.SHUT_WR)  # seen whatever fork of this program holds a copy
-        deadline = time.monotonic() + _END_S
+        deadline = time.monotonic() + _END_TIMEOUT_S
         with contextlib.suppress(EOFError, OSError):
             while self._poller.poll(max(deadline - time.monotonic(), 0) * 1000):
                 kind, payload = self._read_frame()
                 if kind == END:
                     self.receive_cpu_s = pickle.loads(payload)
-        if not self._ended:
+        if not self._process_ended:
             self._process.kill()
         self._channel.close()
         if self._process.pidfd is not None:
             os.close(self._process.pidfd)
 
-    def _next(self) -> MessageBlock | None:
+    def _read_message(self) -> MessageBlock | None:
         try:
             kind, payload = self._read_frame()
         except EOFError:
-            raise self._interrupted(f"it ended{self._last_words()}") from None
+            raise self._interrupted(f"it ended{self._stderr_tail()}") from None
         except OSError as error:
             raise self._interrupted(str(error)) from None
         if kind == ERROR:
             raise pickle.loads(payload)
         if kind == STARTED:
-            self.walsender = pickle.loads(payload)
-        return block_of(payload, self._slots) if kind == BLOCK else None
+            self.walsender_pid = pickle.loads(payload)
+        return unpack_block(payload, self._buffers) if kind == BLOCK else None
 
     def _read_frame(self) -> tuple[bytes, bytearray]:
         try:
             return read_frame(self._channel)
         except (EOFError, ConnectionResetError):
-            self._ended = True  # its end of the socket closes with the process
+            self._process_ended = True  # its end of the socket closes with the process
             raise EOFError from None
 
-    def _tell(self, command: bytes) -> None:
+    def _send_command(self, command: bytes) -> None:
         # A receiver that is gone has said why, or its socket has ended: the next read raises that.
-        with self._telling, contextlib.suppress(OSError):
+        with self._send_lock, contextlib.suppress(OSError):
             self._channel.sendall(command)
 
-    def _last_words(self) -> str:
-        said = launcher.last_words()
+    def _stderr_tail(self) -> str:
+        said = launcher.stderr_tail()
         return f": {self._redact(said)}" if said else ""
 
     def _interrupted(self, what: str) -> ReplicationInterrupted:

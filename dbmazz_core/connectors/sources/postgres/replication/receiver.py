@@ -79,7 +79,7 @@ class StreamReceiver:
         self._status_due = float("inf")
         self._reply_wanted = False
         self._queue: deque[Chunk] = deque()
-        self._announced = INVALID_LSN
+        self._announced_end = INVALID_LSN
         self._queued = 0
         self._queue_bytes = max(queue_bytes, 1)
         self._changed = threading.Condition()
@@ -114,9 +114,9 @@ class StreamReceiver:
         block = self._transport.read(chunk)
         if self._transport.reply_requested or self._transport.ended:
             self._wake()
-        if not len(block) and block.server_end == self._announced:
+        if not len(block) and block.server_end == self._announced_end:
             return None
-        self._announced = block.server_end
+        self._announced_end = block.server_end
         self.received_bytes += block.size
         return block
 
@@ -169,7 +169,7 @@ class StreamReceiver:
     def _run(self) -> None:
         started = time.thread_time()
         try:
-            self._pump()
+            self._receive()
             if self._confirmed is not None:
                 self._send_status(self._confirmed)
         except (psycopg.Error, OSError) as error:
@@ -182,20 +182,20 @@ class StreamReceiver:
                 self._ended = True
                 self._changed.notify_all()
 
-    def _pump(self) -> None:
+    def _receive(self) -> None:
         transport, poller = self._transport, select.poll()
         poller.register(transport.fileno(), select.POLLIN)
         poller.register(self._wake_in, select.POLLIN)
         first = 0.0
         while not self._closing:
-            came = transport.gather()
+            received = transport.gather()
             if not transport.ended and transport.gathered < BLOCK_BYTES:
-                if came:
+                if received:
                     continue
                 # All that has come is read.
-                wait_s = LINGER_S if transport.gathered else self._until_status()
+                wait_s = LINGER_S if transport.gathered else self._seconds_until_status()
                 ready = poller.poll(wait_s * 1000)
-                self._answer(ready)
+                self._send_due_status(ready)
                 if not transport.gathered:
                     continue
                 if ready:
@@ -204,11 +204,11 @@ class StreamReceiver:
                         time.sleep(GATHER_S)
                         continue
             first = 0.0
-            self._hand_over(transport.take())
+            self._enqueue(transport.take())
             if transport.ended:
                 return
 
-    def _answer(self, ready: Sequence[tuple[int, int]]) -> None:
+    def _send_due_status(self, ready: Sequence[tuple[int, int]]) -> None:
         """Empty the wake-up pipe, and send a status update where one is due."""
         if any(descriptor == self._wake_in for descriptor, _ in ready):
             with contextlib.suppress(BlockingIOError):
@@ -219,11 +219,11 @@ class StreamReceiver:
             self._transport.reply_requested = False
             self._send_status(self._confirmed)
 
-    def _until_status(self) -> float:
+    def _seconds_until_status(self) -> float:
         """Seconds until a status update is due; before the first, until one is looked for again."""
         return min(max(self._status_due - time.monotonic(), 0.0), self._interval)
 
-    def _hand_over(self, chunk: Chunk) -> None:
+    def _enqueue(self, chunk: Chunk) -> None:
         """Put a chunk into the queue once there is room, answering the server meanwhile: without the lock, for the
         socket may take its time, and whoever reads, confirms or stops must not wait for it."""
         while True:
@@ -233,25 +233,25 @@ class StreamReceiver:
                     self._queued += chunk.size
                     self._changed.notify_all()
                     break
-                self._changed.wait(self._until_status())
-            self._answer(())
-        self._answer(())
+                self._changed.wait(self._seconds_until_status())
+            self._send_due_status(())
+        self._send_due_status(())
 
     def _send_status(self, confirmed: Lsn) -> None:
         reply, self._reply_wanted = self._reply_wanted, False
         self._status_due = time.monotonic() + self._interval
-        gone = self._transport.send(build_standby_status_update(confirmed, reply_requested=reply))
+        sent = self._transport.send(build_standby_status_update(confirmed, reply_requested=reply))
         deadline = time.monotonic() + self._interval
-        while not gone:  # the socket takes no more: a server that does not read, or a stalled network
+        while not sent:  # the socket takes no more: a server that does not read, or a stalled network
             poller = select.poll()
             poller.register(self._transport.fileno(), select.POLLOUT)
             poller.poll(100)
             if time.monotonic() > deadline:
                 raise self._interrupted("the server does not read our status updates")
-            gone = self._transport.flush()
+            sent = self._transport.flush()
 
     def _end_of_stream(self) -> Exception:
-        end = self._transport.last_words
+        end = self._transport.stream_end
         if end.message is not None:
             return self._connection.source_error(end.sqlstate, end.message)
         return self._interrupted("the server ended the stream")

@@ -25,8 +25,9 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from dbmazz_core.connectors.sources.postgres.connection import Server
+from dbmazz_core.connectors.sources.postgres.replication.buffers import BufferPool
 from dbmazz_core.connectors.sources.postgres.replication.connection import ReplicationConnection
-from dbmazz_core.connectors.sources.postgres.replication.launcher import FORKS
+from dbmazz_core.connectors.sources.postgres.replication.launcher import CAN_FORK
 from dbmazz_core.connectors.sources.postgres.replication.protocol import (
     END,
     ERROR,
@@ -36,12 +37,11 @@ from dbmazz_core.connectors.sources.postgres.replication.protocol import (
     write_object,
 )
 from dbmazz_core.connectors.sources.postgres.replication.receiver import StreamReceiver
-from dbmazz_core.connectors.sources.postgres.replication.shared_buffers import SlotPool
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.settings.secret_url import SecretUrl
 
 _POLL_S = 1.0
-_SWITCH_S = 0.0001
+_SWITCH_INTERVAL_S = 0.0001
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,30 +65,30 @@ class Request:
 
 
 def main(descriptor: int, program: int) -> None:
-    """Wait for orders on a socket, and divide for each, until it closes or the program ends."""
+    """Wait for requests on a socket, and divide for each, until it closes or the program ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the reader decides when it ends
-    signal.signal(signal.SIGCHLD, _bury)
-    orders = socket.socket(fileno=descriptor)
-    watch = Watch(program)
+    signal.signal(signal.SIGCHLD, _reap_children)
+    control = socket.socket(fileno=descriptor)
+    watch = ProgramWatch(program)
     gc.freeze()
-    while watch.until_readable(orders):
-        header, given, _, _ = socket.recv_fds(orders, 4, 2)
+    while watch.until_readable(control):
+        header, descriptors, _, _ = socket.recv_fds(control, 4, 2)
         if len(header) < 4:
             break
-        environment, directory = pickle.loads(orders.recv(int.from_bytes(header, "big"), socket.MSG_WAITALL))
-        pid = os.fork() if FORKS else 0
+        environment, directory = pickle.loads(control.recv(int.from_bytes(header, "big"), socket.MSG_WAITALL))
+        pid = os.fork() if CAN_FORK else 0
         if not pid:
-            if not FORKS:
-                orders.sendall(os.getpid().to_bytes(4, "big"))
-            orders.close()
-            _become(given, environment, directory, watch)
-        pidfd = _pidfd(pid)
+            if not CAN_FORK:
+                control.sendall(os.getpid().to_bytes(4, "big"))
+            control.close()
+            _run_receiver(descriptors, environment, directory, watch)
+        pidfd = _open_pidfd(pid)
         if pidfd is None:
-            orders.sendall(pid.to_bytes(4, "big"))
+            control.sendall(pid.to_bytes(4, "big"))
         else:
-            socket.send_fds(orders, [pid.to_bytes(4, "big")], [pidfd])
+            socket.send_fds(control, [pid.to_bytes(4, "big")], [pidfd])
             os.close(pidfd)
-        for received in given:
+        for received in descriptors:
             os.close(received)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with contextlib.suppress(ChildProcessError):
@@ -96,7 +96,7 @@ def main(descriptor: int, program: int) -> None:
             os.wait()
 
 
-class Watch:
+class ProgramWatch:
     """Notices when the program ends, though its forks may live on and hold copies of its descriptors.
 
     Args:
@@ -105,7 +105,7 @@ class Watch:
 
     def __init__(self, program: int) -> None:
         self._program = program
-        self._pidfd = _pidfd(program)
+        self._pidfd = _open_pidfd(program)
 
     @property
     def alive(self) -> bool:
@@ -129,7 +129,7 @@ class Watch:
                 return True
 
 
-def _pidfd(pid: int) -> int | None:
+def _open_pidfd(pid: int) -> int | None:
     """A descriptor that means this process and no later one of its id; None where the system has none."""
     if not hasattr(os, "pidfd_open"):
         return None
@@ -139,13 +139,15 @@ def _pidfd(pid: int) -> int | None:
         return None
 
 
-def _bury(*_: object) -> None:
+def _reap_children(*_: object) -> None:
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
 
 
-def _become(given: Sequence[int], environment: dict[str, str], directory: str, watch: Watch) -> NoReturn:
+def _run_receiver(
+    descriptors: Sequence[int], environment: dict[str, str], directory: str, watch: ProgramWatch
+) -> NoReturn:
     """Be the receiving process for one stream, and end."""
     status = 1
     try:
@@ -154,7 +156,7 @@ def _become(given: Sequence[int], environment: dict[str, str], directory: str, w
         os.environ.update(environment)
         with contextlib.suppress(OSError):  # removed: only a relative path would have needed it
             os.chdir(directory)
-        serve(socket.socket(fileno=given[0]), given[1] if len(given) > 1 else None, watch)
+        serve(socket.socket(fileno=descriptors[0]), descriptors[1] if len(descriptors) > 1 else None, watch)
         status = 0
     except BaseException:  # noqa: BLE001 - a fork must not return into the loop
         traceback.print_exc()
@@ -163,7 +165,7 @@ def _become(given: Sequence[int], environment: dict[str, str], directory: str, w
         os._exit(status)
 
 
-def serve(channel: socket.socket, memory: int | None, watch: Watch) -> None:
+def serve(channel: socket.socket, memory: int | None, watch: ProgramWatch) -> None:
     """Serve one request.
 
     Args:
@@ -172,21 +174,21 @@ def serve(channel: socket.socket, memory: int | None, watch: Watch) -> None:
         watch: Notices the end of the reader's program.
     """
     # The thread that empties the socket must not wait for the other one, which looks at what came.
-    sys.setswitchinterval(_SWITCH_S)
-    slots = SlotPool(memory)
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    buffers = BufferPool(memory)
     try:
         request = read_request(channel)
     except EOFError:
         return
     assert isinstance(request, Request)
     try:
-        receiver, walsender = _start(request, slots)
+        receiver, walsender = _start_stream(request, buffers)
     except Exception as error:  # noqa: BLE001 - the reader raises it
         write_object(channel, ERROR, error)
         return
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the reader is gone: nobody is left to tell
         write_object(channel, STARTED, walsender)
-        threading.Thread(target=_obey, args=(receiver, channel, watch), daemon=True).start()
+        threading.Thread(target=_execute_commands, args=(receiver, channel, watch), daemon=True).start()
         try:
             while True:
                 block = receiver.read(_POLL_S)
@@ -200,20 +202,20 @@ def serve(channel: socket.socket, memory: int | None, watch: Watch) -> None:
     receiver.close()
 
 
-def _start(request: Request, slots: SlotPool) -> tuple[StreamReceiver, int]:
+def _start_stream(request: Request, buffers: BufferPool) -> tuple[StreamReceiver, int]:
     """The running stream, and the server process that sends it."""
     connection = ReplicationConnection(
         request.url, slot=request.slot, publication=request.publication, server=request.server
     )
     try:
-        receiver = connection.start(request.start_lsn, messages=request.messages, slots=slots)
+        receiver = connection.start(request.start_lsn, messages=request.messages, buffers=buffers)
         return receiver, connection.pgconn.backend_pid
     except BaseException:
         connection.close()
         raise
 
 
-def _obey(receiver: StreamReceiver, channel: socket.socket, watch: Watch) -> None:
+def _execute_commands(receiver: StreamReceiver, channel: socket.socket, watch: ProgramWatch) -> None:
     """Follow commands until they end, or the program does."""
     rest = b""
     try:

@@ -3,7 +3,7 @@
 `PlainTransport` reads the socket itself and finds messages for a whole block at once: a call a message, as libpq
 wants it, costs as much as everything else together (docs/benchmarks.md). It serves connections without encryption.
 `LibpqTransport` goes through libpq, and so through TLS and GSSAPI encryption. Which one it is shows the first byte of
-the server's answer (see `opened`); nothing else knows the difference.
+the server's answer (see `open_transport`); nothing else knows the difference.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from psycopg import pq
 from dbmazz_core.connectors.sources.postgres.parser.block import HEADER, PADDING, MessageBlock
 from dbmazz_core.connectors.sources.postgres.parser.messages import PrimaryKeepalive
 from dbmazz_core.connectors.sources.postgres.parser.parser import Buffer, parse_copy_data
-from dbmazz_core.connectors.sources.postgres.replication.copy_data import SplitBytes, split
-from dbmazz_core.connectors.sources.postgres.replication.shared_buffers import SLOT_BYTES, SlotPool
+from dbmazz_core.connectors.sources.postgres.replication.buffers import BUFFER_BYTES, BufferPool
+from dbmazz_core.connectors.sources.postgres.replication.copy_data import FoundMessages, find_messages
 from dbmazz_core.errors import ParseError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 
@@ -34,7 +34,7 @@ _FIELD = pq.DiagnosticField
 HEADROOM = 1 << 16
 _FRAME = 5
 #: How long the server may take to answer START_REPLICATION: it waits for nothing there that lasts.
-ANSWER_S = 30.0
+ANSWER_TIMEOUT_S = 30.0
 #: PostgreSQL sends no message of a gigabyte or more (memutils.h, MaxAllocSize).
 _GIGABYTE = 1 << 30
 _LENGTH = Struct(">I")
@@ -64,7 +64,7 @@ class Chunk:
     size: int
     messages: Sequence[memoryview] = ()
     buffer: Buffer = b""
-    slot: int | None = None
+    buffer_number: int | None = None
 
 
 class Transport(Protocol):
@@ -78,14 +78,14 @@ class Transport(Protocol):
         ended: Whether the server has ended the stream, with its connection or, after an error, without.
         server_end: The last keepalive's `wal_end`, as far as chunks were read.
         reply_requested: Whether one of these asks for a status update; whoever sends it sets it back.
-        last_words: Why the stream ended, as far as the server said so, once the last chunk is read.
+        stream_end: Why the stream ended, as far as the server said so, once the last chunk is read.
     """
 
     gathered: int
     ended: bool
     server_end: Lsn
     reply_requested: bool
-    last_words: StreamEnd
+    stream_end: StreamEnd
 
     def fileno(self) -> int:
         """The socket."""
@@ -114,7 +114,7 @@ class Transport(Protocol):
         """
 
 
-def opened(pgconn: pq.abc.PGconn, slots: SlotPool) -> Transport | None:
+def open_transport(pgconn: pq.abc.PGconn, buffers: BufferPool) -> Transport | None:
     """The transport, after START_REPLICATION was sent with `send_query`; None where the answer is no stream.
 
     A connection without encryption answers with a CopyBothResponse, 'W', and libpq, which read the last answer to its
@@ -122,7 +122,7 @@ def opened(pgconn: pq.abc.PGconn, slots: SlotPool) -> Transport | None:
     GSSAPI packet with its length, 0 (PostgreSQL manual, protocol-flow). These, and errors, are left to libpq.
 
     Raises:
-        OSError: If the connection broke, or nothing came for `ANSWER_S`.
+        OSError: If the connection broke, or nothing came for `ANSWER_TIMEOUT_S`.
     """
     while pgconn.flush():
         _wait(pgconn.socket, select.POLLOUT)
@@ -130,10 +130,10 @@ def opened(pgconn: pq.abc.PGconn, slots: SlotPool) -> Transport | None:
     try:
         _wait(connection.fileno(), select.POLLIN)
         if connection.recv(1, socket.MSG_PEEK) == _COPY_BOTH:
-            connection.settimeout(ANSWER_S)
+            connection.settimeout(ANSWER_TIMEOUT_S)
             head = connection.recv(_FRAME, socket.MSG_WAITALL)
             connection.recv(_LENGTH.unpack_from(head, 1)[0] - _LENGTH.size, socket.MSG_WAITALL)
-            return PlainTransport(connection, slots)
+            return PlainTransport(connection, buffers)
     except BaseException:
         connection.close()
         raise
@@ -144,8 +144,8 @@ def opened(pgconn: pq.abc.PGconn, slots: SlotPool) -> Transport | None:
 def _wait(descriptor: int, event: int) -> None:
     poller = select.poll()
     poller.register(descriptor, event)
-    if not poller.poll(ANSWER_S * 1000):
-        raise TimeoutError(f"the server, or what is in front of it, did not answer for {ANSWER_S:.0f} s")
+    if not poller.poll(ANSWER_TIMEOUT_S * 1000):
+        raise TimeoutError(f"the server, or what is in front of it, did not answer for {ANSWER_TIMEOUT_S:.0f} s")
 
 
 class LibpqTransport:
@@ -156,7 +156,7 @@ class LibpqTransport:
         self.ended = False
         self.server_end = INVALID_LSN
         self.reply_requested = False
-        self.last_words = StreamEnd()
+        self.stream_end = StreamEnd()
         self._pgconn = pgconn
         self._pgconn.nonblocking = 1
         self._messages: list[memoryview] = []
@@ -180,7 +180,7 @@ class LibpqTransport:
             result = self._pgconn.get_result()
             if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
                 fields = (result.error_field(f) for f in (_FIELD.SQLSTATE, _FIELD.MESSAGE_PRIMARY))
-                self.last_words = StreamEnd(*(None if f is None else f.decode("utf-8", "replace") for f in fields))
+                self.stream_end = StreamEnd(*(None if f is None else f.decode("utf-8", "replace") for f in fields))
         return self.gathered > before
 
     def take(self) -> Chunk:
@@ -220,16 +220,16 @@ class PlainTransport:
         slots: Where bytes are put, as long as there are free ones.
     """
 
-    def __init__(self, connection: socket.socket, slots: SlotPool) -> None:
+    def __init__(self, connection: socket.socket, buffers: BufferPool) -> None:
         self.gathered = 0
         self.ended = False
         self.server_end = INVALID_LSN
         self.reply_requested = False
-        self.last_words = StreamEnd()
+        self.stream_end = StreamEnd()
         self._socket = connection
         self._socket.setblocking(False)
-        self._slots = slots
-        self._buffer, self._slot = self._fresh()
+        self._buffers = buffers
+        self._buffer, self._buffer_number = self._new_buffer()
         self._unsent = b""
         self._rest = bytearray()
 
@@ -241,18 +241,18 @@ class PlainTransport:
         """See `Transport.gather`."""
         at = HEADROOM + self.gathered
         try:
-            came = self._socket.recv_into(memoryview(self._buffer)[at : SLOT_BYTES - len(PADDING)], _READ_BYTES)
+            received = self._socket.recv_into(memoryview(self._buffer)[at : BUFFER_BYTES - len(PADDING)], _READ_BYTES)
         except BlockingIOError:
             return False
-        self.gathered += came
-        if not came:
+        self.gathered += received
+        if not received:
             self.ended = True
-        return came > 0
+        return received > 0
 
     def take(self) -> Chunk:
         """See `Transport.take`."""
-        chunk = Chunk(self.gathered, buffer=self._buffer, slot=self._slot)
-        self._buffer, self._slot = self._fresh()
+        chunk = Chunk(self.gathered, buffer=self._buffer, buffer_number=self._buffer_number)
+        self._buffer, self._buffer_number = self._new_buffer()
         self.gathered = 0
         return chunk
 
@@ -271,25 +271,25 @@ class PlainTransport:
 
     def read(self, chunk: Chunk) -> MessageBlock:
         """See `Transport.read`."""
-        buffer, slot, end = memoryview(chunk.buffer), chunk.slot, HEADROOM + chunk.size
+        buffer, number, end = memoryview(chunk.buffer), chunk.buffer_number, HEADROOM + chunk.size
         begin = HEADROOM - len(self._rest)
         if begin < 0:  # the rest of a large message
             self._rest += buffer[HEADROOM:end]
-            if slot is not None:
-                self._slots.release(slot)
+            if number is not None:
+                self._buffers.release(number)
             if len(self._rest) <= _LENGTH.unpack_from(self._rest, 1)[0]:
                 return MessageBlock.join([], self.server_end)  # and it goes on
-            buffer, slot, begin, end = memoryview(self._rest + PADDING), None, 0, len(self._rest)
+            buffer, number, begin, end = memoryview(self._rest + PADDING), None, 0, len(self._rest)
         else:
             buffer[begin:HEADROOM] = self._rest
-        pieces: list[SplitBytes] = []
+        pieces: list[FoundMessages] = []
         while True:
-            begin = self._without_others(buffer, begin, end)
-            found = split(buffer, begin, end)
+            begin = self._skip_other_messages(buffer, begin, end)
+            found = find_messages(buffer, begin, end)
             self.server_end = max(self.server_end, found.wal_end)
             self.reply_requested |= found.reply_requested
             pieces.append(found)
-            begin = self._without_others(buffer, found.tail, end)
+            begin = self._skip_other_messages(buffer, found.tail, end)
             if begin == found.tail:
                 break
         self._rest = bytearray(buffer[begin:end])
@@ -298,15 +298,15 @@ class PlainTransport:
                 "no message of the server is that long", message_type=chr(self._rest[0]), offset=1, lsn=INVALID_LSN
             )
         starts, ends = (np.concatenate([getattr(found, name) for found in pieces]) for name in ("starts", "ends"))
-        if slot is not None and not len(starts):
-            self._slots.release(slot)
+        if number is not None and not len(starts):
+            self._buffers.release(number)
             return MessageBlock.join([], self.server_end)
-        return MessageBlock(buffer, starts, ends, self.server_end, slot)
+        return MessageBlock(buffer, starts, ends, self.server_end, number)
 
-    def _fresh(self) -> tuple[Buffer, int | None]:
-        return self._slots.acquire() or (bytearray(SLOT_BYTES), None)
+    def _new_buffer(self) -> tuple[Buffer, int | None]:
+        return self._buffers.acquire() or (bytearray(BUFFER_BYTES), None)
 
-    def _without_others(self, buffer: memoryview, begin: int, end: int) -> int:
+    def _skip_other_messages(self, buffer: memoryview, begin: int, end: int) -> int:
         """Deal with complete messages at `begin` that are no CopyData; where they end."""
         while end - begin >= _FRAME and buffer[begin] != _COPY_DATA:
             behind = begin + 1 + _LENGTH.unpack_from(buffer, begin + 1)[0]
@@ -316,7 +316,7 @@ class PlainTransport:
                 case "E":
                     fields = bytes(buffer[begin + _FRAME : behind]).decode("utf-8", "replace").split("\0")
                     by_code = {field[:1]: field[1:] for field in fields}
-                    self.last_words = StreamEnd(by_code.get("C"), by_code.get("M"))
+                    self.stream_end = StreamEnd(by_code.get("C"), by_code.get("M"))
                 case "Z":  # ready for another command: the connection stays open, and nothing more comes
                     self.ended = True
                 case "N" | "S" | "A" | "c" | "C":  # notices and the like; CopyDone and what follows it

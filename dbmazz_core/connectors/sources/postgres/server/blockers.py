@@ -11,7 +11,7 @@ from dbmazz_core.table_ref import TableRef, quote_literal
 
 
 @dataclass(frozen=True, slots=True)
-class OpenTransaction:
+class BlockingTransaction:
     """A transaction that others wait for.
 
     Attributes:
@@ -49,14 +49,14 @@ class OpenTransaction:
         return f"ROLLBACK PREPARED {quote_literal(self.gid or '')}; in database {self.database}"
 
 
-def slot_creation_blockers(conn: Connection) -> list[OpenTransaction]:
+def slot_creation_blockers(conn: Connection) -> list[BlockingTransaction]:
     """Open transactions that a slot's creation waits for, oldest first.
 
     A consistent point is reached when all transactions that were writing at the start have ended, in every
     database, prepared ones as well (snapbuild.c, SnapBuildFindSnapshot). Those that only read do not count.
     """
     return [
-        OpenTransaction(*row)
+        BlockingTransaction(*row)
         for row in conn.execute(
             """
             SELECT pid, NULL, usename::text, datname::text, nullif(application_name, ''), state,
@@ -80,7 +80,7 @@ LOG_STANDBY_SNAPSHOT = "SELECT pg_log_standby_snapshot()"
 
 
 def slot_creation_blocked(
-    slot: str, blockers: Sequence[OpenTransaction], waited_s: float, *, standby: bool = False
+    slot: str, blockers: Sequence[BlockingTransaction], waited_s: float, *, standby: bool = False
 ) -> SlotError:
     """The error for giving up after `waited_s` seconds.
 
@@ -108,14 +108,14 @@ def slot_creation_blocked(
     )
 
 
-def table_lockers(conn: Connection) -> list[tuple[TableRef, OpenTransaction]]:
+def table_lockers(conn: Connection) -> list[tuple[TableRef, BlockingTransaction]]:
     """Tables of this database that nobody else can even look at, and who locks them, oldest first.
 
     ALTER TABLE, TRUNCATE, VACUUM FULL and their like lock out readers from when they ask for the lock, also while they
     wait for it themselves (manual, "Table-Level Locks").
     """
     return [
-        (TableRef(row[0], row[1]), OpenTransaction(*row[2:]))
+        (TableRef(row[0], row[1]), BlockingTransaction(*row[2:]))
         for row in conn.execute(
             """
             SELECT n.nspname::text, c.relname::text, l.pid, p.gid, coalesce(a.usename, p.owner)::text,
@@ -138,7 +138,7 @@ def table_lockers(conn: Connection) -> list[tuple[TableRef, OpenTransaction]]:
     ]
 
 
-def table_locked(lockers: Sequence[tuple[TableRef, OpenTransaction]], said: str) -> TableLocked:
+def table_locked(lockers: Sequence[tuple[TableRef, BlockingTransaction]], said: str) -> TableLocked:
     """The error for a query that has waited for a table's lock as long as it may.
 
     Args:

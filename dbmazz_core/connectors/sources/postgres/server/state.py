@@ -110,7 +110,7 @@ def flush_lsn(conn: Connection) -> Lsn:
     return Lsn.parse(row[0])
 
 
-def flush_half_record(conn: Connection) -> None:
+def flush_partial_record(conn: Connection) -> None:
     """See to it that the record is flushed of which now only the beginning may be.
 
     The WAL writer flushes whole pages, so the flush position can lie within a record. The stream comes to it only once

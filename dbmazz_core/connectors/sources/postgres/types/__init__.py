@@ -22,7 +22,7 @@ from dbmazz_core.connectors.sources.postgres.types.resolve import (
     TypePolicy,
     TypeResolver,
 )
-from dbmazz_core.connectors.sources.postgres.types.scalars import carrier
+from dbmazz_core.connectors.sources.postgres.types.scalars import to_carrier
 
 __all__ = [
     "BadText",
@@ -31,7 +31,7 @@ __all__ = [
     "ColumnOfType",
     "TypePolicy",
     "TypeResolver",
-    "carrier",
     "read_each",
     "read_texts",
+    "to_carrier",
 ]

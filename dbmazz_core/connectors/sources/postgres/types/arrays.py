@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from dbmazz_core.connectors.sources.postgres.types.quoting import BadText, Flags, Places, Texts
+from dbmazz_core.connectors.sources.postgres.types.quoting import BadText, Flags, JoinedTexts, Places
 from dbmazz_core.model.datatypes import DataType
 
 _OPEN, _CLOSE, _QUOTE, _BRACKET = b'{}"['
@@ -39,27 +39,27 @@ def read_arrays(
         BadText: If one of them is no such array: it is malformed, has other dimensions, or an element does not fit.
     """
     leaf, depth = type.leaf, type.depth
-    every = Texts.of(texts)
-    begins, prefix = _begins(every)
-    signs = _signs(every, begins, ord(type.delimiter), depth)
-    starts, stops = signs.elements
-    is_null = _nulls(every, starts, stops)
-    keep = np.ones(len(every.data), dtype=np.bool_)
-    keep[signs.at] = False
-    keep[every.quotes] = False
-    keep[every.escapers] = False
+    joined = JoinedTexts.of(texts)
+    begins, prefix = _skip_bounds(joined)
+    structure = _find_structure(joined, begins, ord(type.delimiter), depth)
+    starts, stops = structure.elements
+    is_null = _null_elements(joined, starts, stops)
+    keep = np.ones(len(joined.data), dtype=np.bool_)
+    keep[structure.at] = False
+    keep[joined.quotes] = False
+    keep[joined.escapes] = False
     if prefix is not None:
         keep[prefix] = False
-    flat = every.series(keep, starts, stops, is_null)
+    flat = joined.series(keep, starts, stops, is_null)
     try:
         values = read_elements(flat, leaf)
     except BadText as error:
-        raise BadText(int(every.text_of(starts[error.place : error.place + 1])[0])) from None
-    return _nested(every, signs, starts, values, depth).alias(texts.name)
+        raise BadText(int(joined.text_of(starts[error.place : error.place + 1])[0])) from None
+    return _nest(joined, structure, starts, values, depth).alias(texts.name)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Signs:
+class _Structure:
     """Braces and delimiters that are not quoted.
 
     Attributes:
@@ -75,48 +75,48 @@ class _Signs:
     elements: tuple[Places, Places]
 
 
-def _begins(every: Texts) -> tuple[Places, Places | None]:
+def _skip_bounds(joined: JoinedTexts) -> tuple[Places, Places | None]:
     """Where the braces of each text begin, and the places of the bounds before them."""
-    begins, ends = every.bounds[:-1], every.bounds[1:]
-    firsts = every.data[np.minimum(begins, len(every.data) - 1)] if len(every.data) else np.empty(0, dtype=np.uint8)
+    begins, ends = joined.bounds[:-1], joined.bounds[1:]
+    firsts = joined.data[np.minimum(begins, len(joined.data) - 1)] if len(joined.data) else np.empty(0, dtype=np.uint8)
     bounded = np.flatnonzero((firsts == _BRACKET) & (ends > begins)) if len(firsts) else np.empty(0, dtype=np.int64)
     if not len(bounded):
         return begins, None
-    equals = np.flatnonzero(every.data == ord("="))
+    equals = np.flatnonzero(joined.data == ord("="))
     following = np.searchsorted(equals, begins[bounded])
-    at = np.append(equals, len(every.data))[following]
+    at = np.append(equals, len(joined.data))[following]
     missing = np.flatnonzero(at >= ends[bounded])
     if len(missing):
         raise BadText(int(bounded[missing[0]]))
     lengths = at + 1 - begins[bounded]
     prefix = np.repeat(begins[bounded] - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
     signs = np.delete(prefix, np.cumsum(lengths) - 1)  # all but the equals sign
-    wrong = signs[~_IN_BOUNDS[every.data[signs]]]
+    wrong = signs[~_IN_BOUNDS[joined.data[signs]]]
     if len(wrong):
-        raise BadText(int(every.text_of(wrong[:1])[0]))
+        raise BadText(int(joined.text_of(wrong[:1])[0]))
     begins = begins.copy()
     begins[bounded] = at + 1
     return begins, prefix
 
 
-def _signs(every: Texts, begins: Places, delimiter: int, depth: int) -> _Signs:
-    data, ends = every.data, every.bounds[1:]
+def _find_structure(joined: JoinedTexts, begins: Places, delimiter: int, depth: int) -> _Structure:
+    data, ends = joined.data, joined.bounds[1:]
     is_sign = (data == _OPEN) | (data == _CLOSE) | (data == delimiter)
-    if every.inside is not None:
-        is_sign &= ~every.inside
+    if joined.inside is not None:
+        is_sign &= ~joined.inside
     at = np.flatnonzero(is_sign)
-    text = every.text_of(at)
+    text = joined.text_of(at)
     before = at < begins[text]  # a colon among the bounds, where elements are delimited by colons
     if before.any():
         at, text = at[~before], text[~before]
-    _require(~every.is_null & (ends - begins < 2), np.arange(len(ends)))
-    there = np.flatnonzero(~every.is_null)
-    _require((data[begins[there]] != _OPEN) | (data[ends[there] - 1] != _CLOSE), there)
+    _refuse(~joined.is_null & (ends - begins < 2), np.arange(len(ends)))
+    there = np.flatnonzero(~joined.is_null)
+    _refuse((data[begins[there]] != _OPEN) | (data[ends[there] - 1] != _CLOSE), there)
     sign = data[at]
     opens, closes = sign == _OPEN, sign == _CLOSE
     level = np.cumsum(opens.astype(np.int64) - closes)
     # A text is one pair of braces, and what it holds.
-    _require((level < 0) | (level > depth) | ((level == 0) != (at == ends[text] - 1)), text)
+    _refuse((level < 0) | (level > depth) | ((level == 0) != (at == ends[text] - 1)), text)
     here, next_, same = slice(None, -1), slice(1, None), text[1:] == text[:-1]
     # An element is between an opening brace or a delimiter, and a delimiter or a closing brace; on the innermost level.
     is_element = same & ~closes[here] & ~opens[next_]
@@ -127,44 +127,44 @@ def _signs(every: Texts, begins: Places, delimiter: int, depth: int) -> _Signs:
     wrong = is_element & (adjacent | (level[here] != depth))
     wrong |= same & ~is_element & ~adjacent
     wrong |= same & closes[here] & opens[next_]
-    _require(wrong, text[here])
+    _refuse(wrong, text[here])
     element = np.flatnonzero(is_element)
     starts, stops = at[element] + 1, at[element + 1]
-    if len(every.quotes):
-        first, behind = np.searchsorted(every.quotes, starts), np.searchsorted(every.quotes, stops)
+    if len(joined.quotes):
+        first, behind = np.searchsorted(joined.quotes, starts), np.searchsorted(joined.quotes, stops)
         quoted = data[starts] == _QUOTE
-        last = every.quotes[np.maximum(behind - 1, 0)]
-        _require((behind - first != 2 * quoted) | (quoted & (last != stops - 1)), text[element])
-    return _Signs(at, opens, level, (starts, stops))
+        last = joined.quotes[np.maximum(behind - 1, 0)]
+        _refuse((behind - first != 2 * quoted) | (quoted & (last != stops - 1)), text[element])
+    return _Structure(at, opens, level, (starts, stops))
 
 
-def _require(wrong: Flags, text: Places) -> None:
+def _refuse(wrong: Flags, text: Places) -> None:
     """Raise for the first text that something is wrong with."""
     if wrong.any():
         raise BadText(int(text[wrong.argmax()]))
 
 
-def _nulls(every: Texts, starts: Places, stops: Places) -> Flags:
+def _null_elements(joined: JoinedTexts, starts: Places, stops: Places) -> Flags:
     """Which elements are the word NULL without quotes."""
     is_null: Flags = stops - starts == 4
     candidates = np.flatnonzero(is_null)
     for place, letter in enumerate(b"NULL"):
-        candidates = candidates[every.data[starts[candidates] + place] == letter]
+        candidates = candidates[joined.data[starts[candidates] + place] == letter]
     is_null[:] = False
     is_null[candidates] = True
     return is_null
 
 
-def _nested(every: Texts, signs: _Signs, starts: Places, values: pl.Series, depth: int) -> pl.Series:
+def _nest(joined: JoinedTexts, structure: _Structure, starts: Places, values: pl.Series, depth: int) -> pl.Series:
     """Lists around the values, from the innermost to the texts themselves."""
     array = values.rechunk().to_arrow(compat_level=pl.CompatLevel.newest())
     children = starts
     for level in range(depth, 1, -1):
-        parents = signs.at[signs.opens & (signs.level == level)]
+        parents = structure.at[structure.opens & (structure.level == level)]
         offsets = np.append(np.searchsorted(children, parents), len(children))
         array = _lists(array, offsets, None)
         children = parents
-    array = _lists(array, np.searchsorted(children, every.bounds), every.is_null)
+    array = _lists(array, np.searchsorted(children, joined.bounds), joined.is_null)
     series = pl.from_arrow(array)
     assert isinstance(series, pl.Series)
     return series

@@ -31,14 +31,14 @@ class BadText(Exception):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Texts:
+class JoinedTexts:
     """n texts laid end to end.
 
     Attributes:
         data: Their bytes, uint8, shape (b,).
         bounds: Where text i begins and, at i + 1, ends, shape (n + 1,). NULL is an empty text here.
         is_null: Which are NULL, shape (n,).
-        escapers: Places of backslashes that escape the byte behind them, ascending.
+        escapes: Places of backslashes that escape the byte behind them, ascending.
         quotes: Places of quotes that open or close, ascending.
         inside: By byte: whether it is between quotes, the opening one included; None where nothing is quoted.
     """
@@ -46,12 +46,12 @@ class Texts:
     data: Bytes
     bounds: Places
     is_null: Flags
-    escapers: Places
+    escapes: Places
     quotes: Places
     inside: Flags | None
 
     @classmethod
-    def of(cls, texts: pl.Series) -> Texts:
+    def of(cls, texts: pl.Series) -> JoinedTexts:
         """Of a `Binary` series.
 
         Raises:
@@ -65,26 +65,26 @@ class Texts:
         data = np.frombuffer(data_buffer, dtype=np.uint8) if data_buffer else np.empty(0, dtype=np.uint8)
         data, bounds = data[bounds[0] : bounds[-1]], bounds - bounds[0]
         is_quote = data == _QUOTE
-        escapers = _escapers(data)
-        if len(escapers):
+        escapes = _escapes(data)
+        if len(escapes):
             # No text ends with a backslash; one would reach into the next text.
             last = np.flatnonzero((bounds[1:] > bounds[:-1]) & (data[bounds[1:] - 1] == _BACKSLASH))
             if len(last):
                 raise BadText(int(last[0]))
-            is_quote[escapers + 1] = False
+            is_quote[escapes + 1] = False
         quotes = np.flatnonzero(is_quote)
         odd = np.flatnonzero(np.searchsorted(quotes, bounds[1:]) & 1)
         if len(odd):
             raise BadText(int(odd[0]))
         # Counting in bytes wraps around, which leaves odd and even as they are.
         inside = (np.cumsum(is_quote, dtype=np.uint8) & 1).astype(np.bool_) if len(quotes) else None
-        if inside is not None and len(escapers):
-            outside = escapers[~inside[escapers]]
+        if inside is not None and len(escapes):
+            outside = escapes[~inside[escapes]]
             if len(outside):
                 raise BadText(int(np.searchsorted(bounds, outside[0], "right")) - 1)
-        elif len(escapers):
-            raise BadText(int(np.searchsorted(bounds, escapers[0], "right")) - 1)
-        return cls(data, bounds, is_null, escapers, quotes, inside)
+        elif len(escapes):
+            raise BadText(int(np.searchsorted(bounds, escapes[0], "right")) - 1)
+        return cls(data, bounds, is_null, escapes, quotes, inside)
 
     def text_of(self, places: Places) -> Places:
         """Which text each place is in."""
@@ -113,12 +113,12 @@ class Texts:
         return series
 
 
-def _escapers(data: Bytes) -> Places:
+def _escapes(data: Bytes) -> Places:
     """Places of backslashes that escape: the first, third, ... of each run."""
     at = np.flatnonzero(data == _BACKSLASH)
     if not len(at):
         return at
     begins = np.concatenate([[True], np.diff(at) > 1])
     run = at[np.maximum.accumulate(np.where(begins, np.arange(len(at)), 0))]
-    escapers: Places = at[(at - run) & 1 == 0]
-    return escapers
+    escapes: Places = at[(at - run) & 1 == 0]
+    return escapes

@@ -7,7 +7,7 @@ import polars as pl
 from dbmazz_core.connectors.sources.postgres.types.arrays import read_arrays
 from dbmazz_core.connectors.sources.postgres.types.hstore import read_hstores
 from dbmazz_core.connectors.sources.postgres.types.quoting import BadText
-from dbmazz_core.connectors.sources.postgres.types.scalars import carrier
+from dbmazz_core.connectors.sources.postgres.types.scalars import to_carrier
 from dbmazz_core.model.datatypes import DataType, Kind
 
 __all__ = ["BadText", "read_each", "read_texts"]
@@ -29,7 +29,7 @@ def read_texts(texts: pl.Series, type: DataType) -> pl.Series:
         case Kind.MAP:
             return read_hstores(texts)
     try:
-        values = texts.to_frame("v").select(carrier(pl.col("v"), type)).to_series()
+        values = texts.to_frame("v").select(to_carrier(pl.col("v"), type)).to_series()
     except pl.exceptions.ComputeError:
         raise BadText(_not_utf8(texts)) from None
     if values.null_count() != texts.null_count():

@@ -85,13 +85,13 @@ class BuiltinTypes:
         return tuple(
             ColumnDef(
                 c.name,
-                TEXT if self._policy.as_text(table, c.name) else self._type(c),
+                TEXT if self._policy.as_text(table, c.name) else self._core_type(c),
                 builtin_name(c.type_oid, c.type_modifier),
             )
             for c in columns
         )
 
-    def _type(self, column: ColumnOfType) -> DataType:
+    def _core_type(self, column: ColumnOfType) -> DataType:
         unbounded = self._policy.numeric(column)
         if array := BY_ARRAY_OID.get(column.type_oid):
             element = builtin_type(array.oid, column.type_modifier, unbounded) or TEXT
@@ -166,20 +166,20 @@ class CatalogTypes:
     def columns(self, table: TableRef, relation_oid: int, columns: Sequence[ColumnOfType]) -> tuple[ColumnDef, ...]:
         """See `TypeResolver.columns`."""
         with self._failures():
-            self._learn({c.type_oid for c in columns} - BY_OID.keys() - self._types.keys())
-            described = self._describe(relation_oid, columns)
+            self._fetch_types({c.type_oid for c in columns} - BY_OID.keys() - self._types.keys())
+            described = self._fetch_names(relation_oid, columns)
         return tuple(
             ColumnDef(
                 column.name,
                 TEXT
                 if self._policy.as_text(table, column.name)
-                else self._type(column.type_oid, column.type_modifier, dimensions, self._policy.numeric(column)),
+                else self._core_type(column.type_oid, column.type_modifier, dimensions, self._policy.numeric(column)),
                 source_type,
             )
             for column, (source_type, dimensions) in zip(columns, described, strict=True)
         )
 
-    def _describe(self, relation_oid: int, columns: Sequence[ColumnOfType]) -> list[tuple[str, int]]:
+    def _fetch_names(self, relation_oid: int, columns: Sequence[ColumnOfType]) -> list[tuple[str, int]]:
         """PostgreSQL's names of the columns' types, and how many dimensions they are declared with (0: no array)."""
         rows = self._connection().execute(
             """
@@ -201,7 +201,7 @@ class CatalogTypes:
             for column, (name, dimensions) in zip(columns, rows, strict=True)
         ]
 
-    def _learn(self, oids: Iterable[int]) -> None:
+    def _fetch_types(self, oids: Iterable[int]) -> None:
         """Ask for types, for what domains among them are over and what arrays hold, and so on."""
         wanted = sorted(oids)
         if not wanted:
@@ -231,7 +231,7 @@ class CatalogTypes:
         self._types |= dict.fromkeys(wanted)
         self._types |= {oid: _Type(*facts) for oid, *facts in rows}
 
-    def _type(self, oid: int, modifier: int, dimensions: int, unbounded: UnboundedNumeric) -> DataType:
+    def _core_type(self, oid: int, modifier: int, dimensions: int, unbounded: UnboundedNumeric) -> DataType:
         builtin = builtin_type(oid, modifier, unbounded)
         if builtin is not None:
             return builtin
@@ -240,9 +240,9 @@ class CatalogTypes:
             return TEXT
         if found.base:
             # A column of a domain has no dimensions of its own.
-            return self._type(found.base, found.base_modifier, found.dimensions, unbounded)
+            return self._core_type(found.base, found.base_modifier, found.dimensions, unbounded)
         if found.element:
-            element = self._type(found.element, modifier, 0, unbounded)
+            element = self._core_type(found.element, modifier, 0, unbounded)
             # Elements that are arrays again, by a domain over one, are text in the array's text.
             inner = TEXT if element.element is not None else element
             return DataType.list_of(inner, depth=max(dimensions, 1), delimiter=found.delimiter)

@@ -7,7 +7,7 @@ import polars as pl
 from dbmazz_core.model.datatypes import DataType, Kind
 
 
-def carrier(raw: pl.Expr, type: DataType) -> pl.Expr:
+def to_carrier(raw: pl.Expr, type: DataType) -> pl.Expr:
     """Turn texts, a `Binary` expression, into the type's carrier dtype; what is no such value becomes null.
 
     Args:

@@ -20,22 +20,22 @@ from dbmazz_core.settings.secret_url import SecretUrl
 
 
 @contextlib.contextmanager
-def translated(url: SecretUrl, *, slot: str = "", publication: str = "") -> Iterator[None]:
+def translate_errors(url: SecretUrl, *, slot: str = "", publication: str = "") -> Iterator[None]:
     """Turn every `psycopg.Error` of the block into a `SourceError`."""
     try:
         yield
     except psycopg.Error as error:
-        raise asked(source_error_of(error, url, slot=slot, publication=publication), url) from None
+        raise with_details(source_error_of(error, url, slot=slot, publication=publication), url) from None
 
 
-def asked_source_error(
+def detailed_source_error(
     sqlstate: str | None, message: str, url: SecretUrl, *, slot: str = "", publication: str = ""
 ) -> SourceError:
     """`source_error`, with what the server can tell about it."""
-    return asked(source_error(sqlstate, message, url, slot=slot, publication=publication), url)
+    return with_details(source_error(sqlstate, message, url, slot=slot, publication=publication), url)
 
 
-def asked(error: SourceError, url: SecretUrl) -> SourceError:
+def with_details(error: SourceError, url: SecretUrl) -> SourceError:
     """The error with what the server can tell about it; as it is where there is nothing, or it cannot be asked."""
     if not isinstance(error, TableLocked | NoFreeSlot):
         return error

@@ -19,14 +19,14 @@ from dbmazz_core.lsn import Lsn
 from dbmazz_core.settings.config import SourceConfig
 
 #: How long the receiver may take to hand over why a stream has ended.
-_LAST_WORDS_S = 5.0
+_END_REASON_TIMEOUT_S = 5.0
 
 
 class _StreamEnded(Exception):
     """The slot is free again right after its stream has begun."""
 
 
-def held_stream(
+def start_verified_stream(
     config: SourceConfig,
     connection: Connection,
     server: Server,
@@ -54,37 +54,39 @@ def held_stream(
     try:
         try:
             latest = lsn if checkpoint is None else checkpoint
-            return reader, verify_held(config, connection, server, reader.walsender, latest)
+            return reader, verify_held_slot(config, connection, server, reader.walsender_pid, latest)
         except _StreamEnded:
-            _raise_why(reader, config.slot)
+            _raise_end_reason(reader, config.slot)
     except BaseException:
         reader.close()
         raise
 
 
-def verify_held(config: SourceConfig, connection: Connection, server: Server, walsender: int, lsn: Lsn) -> SlotState:
+def verify_held_slot(
+    config: SourceConfig, connection: Connection, server: Server, walsender_pid: int, lsn: Lsn
+) -> SlotState:
     """Look at the slot once more, now that the stream has it: until then others could move it, or make it anew.
 
     START_REPLICATION waits for a slot that is in use, and begins where it stands, whatever was asked for (logical.c,
     CreateDecodingContext). Once it has answered, nobody else can move the slot.
     """
     state = slot_state(connection, config.slot)
-    if state is not None and state.active_pid not in (None, walsender):
+    if state is not None and state.active_pid not in (None, walsender_pid):
         raise server_changed(
-            f"the stream of replication slot {state.name} comes from process {walsender}, and where the slot was "
+            f"the stream of replication slot {state.name} comes from process {walsender_pid}, and where the slot was "
             f"looked at process {state.active_pid} has it"
         )
     if state is not None and state.active_pid is None:
         raise _StreamEnded
-    verify_slot(state, config, lsn, database=connection.info.dbname, own_pid=walsender)
+    verify_slot(state, config, lsn, database=connection.info.dbname, own_pid=walsender_pid)
     verify_not_promoted(connection, server)
     assert state is not None
     return state
 
 
-def _raise_why(reader: StreamReader, slot: str) -> NoReturn:
+def _raise_end_reason(reader: StreamReader, slot: str) -> NoReturn:
     """Raise what the server said when it ended the stream, behind what it had sent by then."""
-    while reader.read(_LAST_WORDS_S) is not None:
+    while reader.read(_END_REASON_TIMEOUT_S) is not None:
         pass
     raise ReplicationInterrupted(
         f"the stream of replication slot {slot} ended as soon as it had begun",
