@@ -324,7 +324,7 @@ def test_a_server_that_says_nothing_ends_the_wait(
     monkeypatch.setattr("dbmazz_core.connectors.sources.postgres.replication.reader._START_TIMEOUT_S", 1.0)
     proxy.stall()
     started = time.monotonic()
-    with pytest.raises(ReplicationInterrupted, match="nothing came") as info:
+    with pytest.raises(ReplicationInterrupted, match="no answer within") as info:
         StreamReader(settings, INVALID_LSN)
     assert time.monotonic() - started < 8
     assert "run again" in info.value.remedy
@@ -362,7 +362,7 @@ def test_a_message_of_two_gigabytes_is_not_waited_for() -> None:
         theirs.sendall(b"d\x7f\xff\xff\xffw" + bytes(40))
         while not plain.gather():
             pass
-        with pytest.raises(ParseError, match="that long"):
+        with pytest.raises(ParseError, match="a gigabyte or more"):
             plain.read(plain.take())
 
 

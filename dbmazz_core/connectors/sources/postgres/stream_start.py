@@ -1,4 +1,4 @@
-"""Beginning a stream, and making sure that it begins where it should, on the server that all else was read from."""
+"""Start a stream, and verify that it starts at the right LSN, on the server that everything else was read from."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from dbmazz_core.errors import ReplicationInterrupted
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.settings.config import SourceConfig
 
-#: How long the receiver may take to hand over why a stream has ended.
+#: Seconds that the receiver may take to report why a stream has ended.
 _END_REASON_TIMEOUT_S = 5.0
 
 
 class _StreamEnded(Exception):
-    """The slot is free again right after its stream has begun."""
+    """The slot was released right after its stream had begun."""
 
 
 def start_verified_stream(
@@ -35,20 +35,25 @@ def start_verified_stream(
     checkpoint: Lsn | None = None,
     messages: bool = False,
 ) -> tuple[StreamReader, SlotState]:
-    """A stream that has the slot and begins at `lsn`, nothing of which is acknowledged yet, and the slot as it is then.
+    """Start a stream from `lsn`, and verify the slot while the stream holds it.
+
+    Nothing is acknowledged yet.
 
     Args:
-        config: Names server, slot and publication.
-        connection: An ordinary one, to look at the slot.
-        server: Where that leads.
-        lsn: Where the stream begins.
-        checkpoint: The slot must not be past that; None: not past `lsn`.
-        messages: Whether logical messages are wanted.
+        config: Names the server, the slot and the publication.
+        connection: An ordinary connection, to read the slot's state.
+        server: The server that `connection` leads to.
+        lsn: Where the stream starts.
+        checkpoint: The slot's confirmed LSN must not be past this LSN; None: not past `lsn`.
+        messages: Whether the server sends logical messages.
+
+    Returns:
+        The running stream, and the slot's state at its start.
 
     Raises:
-        SlotAheadOfCheckpoint: The slot is past it: changes are gone.
-        ServerChanged: The stream is another server's, or the server was promoted meanwhile.
-        SourceError: The stream does not begin, or ended at once: what the server said.
+        SlotAheadOfCheckpoint: The slot is past the checkpoint, so that changes are missing.
+        ServerChanged: The stream comes from another server, or the server was promoted meanwhile.
+        SourceError: The stream does not start, or the server ended it at once.
     """
     reader = StreamReader(config, lsn, messages=messages, server=server)
     try:
@@ -65,16 +70,22 @@ def start_verified_stream(
 def verify_held_slot(
     config: SourceConfig, connection: Connection, server: Server, walsender_pid: int, lsn: Lsn
 ) -> SlotState:
-    """Look at the slot once more, now that the stream has it: until then others could move it, or make it anew.
+    """Read and verify the slot's state now that a stream holds the slot.
 
-    START_REPLICATION waits for a slot that is in use, and begins where it stands, whatever was asked for (logical.c,
-    CreateDecodingContext). Once it has answered, nobody else can move the slot.
+    Until START_REPLICATION answers, others can move, drop or create the slot: the command waits for a slot that is in
+    use, and then starts at the slot's confirmed LSN if that is later than the LSN it was given (logical.c,
+    CreateDecodingContext). From then on only this stream can move the slot.
+
+    Raises:
+        SlotAheadOfCheckpoint: The slot is past `lsn`.
+        ServerChanged: Another process holds the slot on the server of `connection`, or the server was promoted.
+        SourceError: The slot cannot be used (see `verify_slot`).
     """
     state = slot_state(connection, config.slot)
     if state is not None and state.active_pid not in (None, walsender_pid):
         raise server_changed(
-            f"the stream of replication slot {state.name} comes from process {walsender_pid}, and where the slot was "
-            f"looked at process {state.active_pid} has it"
+            f"the stream of replication slot {state.name} comes from process {walsender_pid}, but the slot is in use "
+            f"by process {state.active_pid} on the server that was checked"
         )
     if state is not None and state.active_pid is None:
         raise _StreamEnded
@@ -85,7 +96,7 @@ def verify_held_slot(
 
 
 def _raise_end_reason(reader: StreamReader, slot: str) -> NoReturn:
-    """Raise what the server said when it ended the stream, behind what it had sent by then."""
+    """Raise the server's reason for ending the stream, which comes behind the last messages."""
     while reader.read(_END_REASON_TIMEOUT_S) is not None:
         pass
     raise ReplicationInterrupted(
@@ -96,10 +107,13 @@ def _raise_end_reason(reader: StreamReader, slot: str) -> NoReturn:
 
 
 def verify_not_promoted(connection: Connection, server: Server) -> None:
-    """Raise ServerChanged if a standby has been promoted since.
+    """Verify that a server that was a standby still is one.
 
-    What a promoted server sends is of another timeline than the run has looked up, and its checkpoint would be recorded
-    under the wrong one.
+    A promoted server sends changes of a new timeline. The run has read the old one, and would record the checkpoint
+    under that.
+
+    Raises:
+        ServerChanged: The standby was promoted.
     """
     if server.in_recovery and not is_standby(connection):
         raise server_changed(PROMOTED)

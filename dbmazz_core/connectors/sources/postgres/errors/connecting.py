@@ -27,7 +27,7 @@ from dbmazz_core.table_ref import quote_identifier
 def recognized_connection_error(message: str, url: SecretUrl) -> DbmazzError | None:
     """The error for a connection that could not be made, or None where the message is not known.
 
-    Parameters:
+    Args:
         message: What libpq says, for all hosts that it tried.
         url: Where to.
     """

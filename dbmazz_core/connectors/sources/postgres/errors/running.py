@@ -74,7 +74,7 @@ def source_error(
 
     Of what the server itself has to be asked for, who holds a lock or which slots there are, see `inquiry`.
 
-    Parameters:
+    Args:
         sqlstate: Its SQLSTATE; None where libpq itself failed, which is to say that the connection broke.
         message: Its primary message; only the first line is used.
         url: Which server.
@@ -155,7 +155,7 @@ def missing_replication(login: Login) -> MissingPrivilege:
 def no_free_connection(limit: str, login: Login, *, walsenders: tuple[int, int] | None = None) -> NoFreeWalSender:
     """A limit on connections is reached.
 
-    Parameters:
+    Args:
         limit: The server's own words for which.
         login: Whose login it refused.
         walsenders: How many there are and may be, where that is known.
@@ -190,7 +190,7 @@ def wal_level_not_logical(found: str | None) -> WalLevelNotLogical:
 def no_free_slot(taken: int, limit: int, idle: Sequence[str]) -> NoFreeSlot:
     """`max_replication_slots` is reached.
 
-    Parameters:
+    Args:
         taken: How many there are. With a lower limit PostgreSQL does not start (slot.c, StartupReplicationSlots).
         limit: The setting; 0: not known.
         idle: Names of those that no process uses now.

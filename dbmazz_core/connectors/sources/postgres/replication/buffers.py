@@ -1,12 +1,12 @@
-"""Memory that the receiving process and the reader share: blocks change hands without being copied.
+"""Memory that the receiver process and the reader share, so that blocks are handed over without a copy.
 
-A file without a name (memfd_create(2)) cut into slots, with one byte for each slot ahead of them. The receiver sets a
-slot's byte, fills the slot from the socket and tells its number; the reader looks at it in place, and sets the byte
-back once nothing points into the slot any more. A receiver that finds no free slot uses memory of its own, and the
-bytes go through the socket to the reader.
+The memory is a file without a name (memfd_create(2)), divided into buffers. Ahead of the buffers is one byte for each,
+which says whether the buffer is in use. The receiver sets the byte, fills the buffer from the socket and sends its
+number. The reader uses the buffer in place and clears the byte when nothing refers to the buffer any more. A receiver
+that finds no free buffer uses memory of its own, and the bytes go through the socket to the reader.
 
-The byte is all that a finalizer touches: it may run in any thread and at any time, also when the stream is closed, and
-the memory stays mapped as long as a view of it lives.
+A finalizer touches nothing but the byte: it can run in any thread and at any time, also after the stream was closed.
+The memory stays mapped as long as a view of it exists.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ import numpy as np
 
 from dbmazz_core.connectors.sources.postgres.parser.block import Bytes
 
-#: Bytes of a slot, in whole pages: a block, its headroom, and one read more.
+#: Bytes of a buffer, in whole pages: a block, its headroom, and one more read.
 BUFFER_BYTES = (4 << 20) + (1 << 20) + (1 << 17)
-#: What a flush holds by default, and three times as much to come while it is applied: half as many let the server wait
-#: for us, one second in six where rows are large (docs/benchmarks.md). Pages are taken when first used.
+#: The blocks of a flush at its default size, and three times as many to receive while the flush is applied. With half
+#: as many buffers the server waited for the receiver, one second in six where rows are large (docs/benchmarks.md). The
+#: system allocates pages on first use.
 BUFFER_COUNT = 48
-#: Where the slots begin, behind their bytes.
+#: Offset of the first buffer, behind the bytes that say which buffers are in use.
 _FIRST_BUFFER = mmap.PAGESIZE
 _MEMORY_BYTES = _FIRST_BUFFER + BUFFER_COUNT * BUFFER_BYTES
 _FREE, _IN_USE = 0, 1
@@ -41,27 +42,27 @@ def create_memory() -> int | None:
     descriptor = os.memfd_create("dbmazz")
     try:
         os.ftruncate(descriptor, _MEMORY_BYTES)
-    except OSError:  # `ulimit -f` counts it as a file
+    except OSError:  # `ulimit -f` counts the memory as a file
         os.close(descriptor)
         return None
     return descriptor
 
 
 class BufferPool:
-    """The receiver's side: which slots are free.
+    """The receiver's side: finds free buffers. Used by one thread.
 
     Args:
-        descriptor: From `create_memory`; None: there are no slots.
+        descriptor: From `create_memory`; None: there are no shared buffers.
     """
 
     def __init__(self, descriptor: int | None) -> None:
         self._memory = None if descriptor is None else memoryview(mmap.mmap(descriptor, _MEMORY_BYTES))
 
     def acquire(self) -> tuple[memoryview, int] | None:
-        """A free slot and its number, for one thread to ask; None if all are in use."""
+        """Return a free buffer of `BUFFER_BYTES` and its number, or None if all are in use."""
         if self._memory is None:
             return None
-        for number in range(BUFFER_COUNT):  # the first: its pages are there already
+        for number in range(BUFFER_COUNT):  # the lowest free one: its pages are allocated already
             if self._memory[number] == _FREE:
                 self._memory[number] = _IN_USE
                 begin = _FIRST_BUFFER + number * BUFFER_BYTES
@@ -69,16 +70,16 @@ class BufferPool:
         return None
 
     def release(self, number: int) -> None:
-        """A slot that was acquired is not handed on."""
+        """Free a buffer that was acquired and not handed over."""
         assert self._memory is not None
         self._memory[number] = _FREE
 
 
 class BufferViews:
-    """The reader's side.
+    """The reader's side: views of the buffers.
 
     Args:
-        descriptor: From `create_memory`; it may be closed afterwards.
+        descriptor: From `create_memory`; the caller may close it afterwards.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -86,7 +87,10 @@ class BufferViews:
         self._bytes = memoryview(self._memory)
 
     def view(self, number: int) -> Bytes:
-        """A slot's bytes. Arrays, series and buffers made from this array keep the slot in use."""
+        """Return a buffer's bytes, uint8, shape (`BUFFER_BYTES`,).
+
+        The buffer is in use as long as the array, or anything made from it without a copy, exists.
+        """
         begin = _FIRST_BUFFER + number * BUFFER_BYTES
         array: Bytes = np.frombuffer(self._memory, dtype=np.uint8, count=BUFFER_BYTES, offset=begin)
         finalize(array, self._bytes.__setitem__, number, _FREE).atexit = False

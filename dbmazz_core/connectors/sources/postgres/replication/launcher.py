@@ -1,8 +1,8 @@
-"""Starting receiving processes: one that has imported everything waits, and divides for each stream.
+"""Start receiver processes: a fork server imports everything once and forks one receiver for each stream.
 
-A Python process takes a quarter of a second to start, and as much of a processor. So a program starts one when it needs
-the first stream, and this one forks for every stream that the program reads: a window more costs milliseconds. The
-`dbmazz` command starts it first of all, before it imports what it needs itself.
+Starting a Python process takes 0.25 s, and 0.25 s of CPU time. The program therefore starts the fork server once, when
+it needs its first stream, and the fork server forks for every later stream in milliseconds. The `dbmazz` command starts
+the fork server before it imports its own modules (`prestart`).
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from dbmazz_core.connectors.sources.postgres.replication import buffers
 from dbmazz_core.errors import ReplicationInterrupted
 from dbmazz_core.module_path import module_path
 
-#: On macOS a process must not go on after a fork (its frameworks, and libpq through them, fail): one for every stream.
+#: macOS frameworks, and libpq through them, fail in a process that continues after fork() without exec(). Outside of
+#: Linux each stream therefore gets a process of its own.
 CAN_FORK = sys.platform == "linux"
-#: How long the waiting process may take to end with the program.
+#: Seconds that the fork server may take to end with the program.
 _END_TIMEOUT_S = 2.0
-#: How long it may take to start, and to divide.
+#: Seconds that the fork server may take to start, and to fork.
 _ANSWER_TIMEOUT_S = 60.0
-#: Bytes of what a process that died said last.
+#: Bytes of standard error that are kept for an error message.
 _STDERR_TAIL_BYTES = 2000
-#: Isolated, the interpreter looks neither into the current directory nor at its variables: a file there that is called
-#: like a standard module is not imported. What the program itself imports from is told.
+#: `-I` isolates the interpreter: it ignores the current directory and PYTHON* variables, so that a file there with the
+#: name of a standard module is not imported. The program passes its own import path as an argument.
 _BOOT_CODE = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     f"from {__package__}.receiver_process import main; main(*map(int, sys.argv[2:]))"
@@ -43,13 +44,14 @@ _BOOT_CODE = (
 
 @dataclass(frozen=True, slots=True)
 class ReceiverProcess:
-    """A receiving process that waits for its request.
+    """A receiver process that waits for its request.
 
     Attributes:
-        pid: Its id. It is the child of the process that divides.
-        channel: The socket to it. Its other end closes with the process.
-        memory: Descriptor of the memory shared with it, see `buffers`.
-        pidfd: Descriptor that means this process and no later one of its id; None where the system has none.
+        pid: Its process id. The fork server is its parent.
+        channel: The socket to the process. The other end closes with the process.
+        memory: Descriptor of the shared memory, see `buffers`; None: no shared memory.
+        pidfd: Descriptor of the process (pidfd_open(2)), which stays valid if the id is reused; None where the system
+            has none.
     """
 
     pid: int
@@ -58,20 +60,20 @@ class ReceiverProcess:
     pidfd: int | None
 
     def kill(self) -> None:
-        """End it at once; nothing happens if it has ended."""
+        """Send SIGKILL to the process. A process that has ended is ignored, and so is one without `pidfd`."""
         if self.pidfd is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
 
 class _ForkServer:
-    """The process that divides. It ends when the socket to it closes: with this program, whatever ends it."""
+    """The process that forks receivers. It ends when its socket closes, which is when this program ends."""
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
         self._socket.settimeout(_ANSWER_TIMEOUT_S)
         close_in_forks(self._socket)
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process runs
         arguments = (json.dumps(module_path()), str(theirs.fileno()), str(os.getpid()))
         with theirs:
             self._process = subprocess.Popen(
@@ -80,30 +82,34 @@ class _ForkServer:
                 stdout=subprocess.DEVNULL,
                 stderr=self._stderr,
                 pass_fds=(theirs.fileno(),),
-                start_new_session=True,  # Ctrl-C in the terminal is for us alone
-                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # numpy's threads would not survive the fork
+                start_new_session=True,  # Ctrl-C in the terminal is for the program alone
+                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # numpy's threads do not survive fork()
             )
         self.owner = os.getpid()
 
     @property
     def usable(self) -> bool:
-        """Whether it is there, and ours: a fork of this program has to start its own."""
+        """Whether the fork server runs and belongs to this process: a fork of the program starts its own."""
         return self.owner == os.getpid() and self._process.poll() is None
 
     @property
     def stderr_tail(self) -> str:
-        """The end of what it, or a process that it divided into, wrote to its standard error."""
+        """The last `_STDERR_TAIL_BYTES` that the fork server and its forks wrote to standard error."""
         self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(self._stderr.tell() - _STDERR_TAIL_BYTES, 0))
         return self._stderr.read().decode("utf-8", "replace").strip()
 
     def fork(self) -> ReceiverProcess:
-        """Have it fork; raises OSError if it is gone, or says nothing."""
+        """Have the fork server fork a receiver.
+
+        Raises:
+            OSError: The fork server has ended, or does not answer within `_ANSWER_TIMEOUT_S`.
+        """
         memory = buffers.create_memory()
         channel, theirs = socket.socketpair()
         passed = [theirs.fileno(), *([] if memory is None else [memory])]
         try:
-            # With the surroundings of now: libpq's own variables, and the directory that paths are relative to.
+            # The receiver needs the environment of now: libpq's variables, and the directory of relative paths.
             context = pickle.dumps((dict(os.environ), os.getcwd()))
             socket.send_fds(self._socket, [len(context).to_bytes(4, "big")], passed)
             self._socket.sendall(context)
@@ -121,7 +127,7 @@ class _ForkServer:
         return ReceiverProcess(int.from_bytes(answer, "big"), channel, memory, descriptors[0] if descriptors else None)
 
     def close(self) -> None:
-        """End it; a fork of this program only lets go of it."""
+        """End the fork server. In a fork of this program only close the socket."""
         self._socket.close()
         if self.usable:
             try:
@@ -135,7 +141,7 @@ _closed_in_forks: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
 
 def close_in_forks(channel: socket.socket) -> None:
-    """Close a socket in forks of this program: what it leads to has to see the end of the program, not of its forks."""
+    """Close a socket in forks of this program, so that its peer sees the end of the program and not of its forks."""
     _closed_in_forks.add(channel)
 
 
@@ -152,22 +158,22 @@ _fork_server: _ForkServer | None = None
 
 
 def prestart() -> None:
-    """Start the process that the next `start_receiver` needs."""
+    """Start the fork server, so that the next `start_receiver` does not wait for its imports."""
     with _lock:
         _running_server()
 
 
 def start_receiver() -> ReceiverProcess:
-    """A receiving process of one's own.
+    """Return a new receiver process, which waits for its request.
 
     Raises:
-        ReplicationInterrupted: If none can be started; with the last words of the one that died.
+        ReplicationInterrupted: No receiver can be started; the message ends with the process's standard error.
     """
     global _fork_server
     with _lock:
         try:
             return _running_server().fork()
-        except OSError:  # killed since: once more, with a new one
+        except OSError:  # the fork server was killed: try a new one
             _stop_server()
         server = _running_server()
         try:
@@ -175,9 +181,9 @@ def start_receiver() -> ReceiverProcess:
         except OSError as error:
             _stop_server()
             raise ReplicationInterrupted(
-                f"the process that receives the stream does not start: {server.stderr_tail or error}",
+                f"the receiver process does not start: {server.stderr_tail or error}",
                 object="receiver",
-                remedy="see above what failed there; nothing was read or changed",
+                remedy="fix the error that the process reports; nothing was read or changed",
             ) from None
         finally:
             if not CAN_FORK:
@@ -185,7 +191,7 @@ def start_receiver() -> ReceiverProcess:
 
 
 def stderr_tail() -> str:
-    """The end of what receiving processes of this program wrote to their standard error."""
+    """Return the end of what the fork server and receivers of this program wrote to standard error."""
     server = _fork_server
     return "" if server is None else server.stderr_tail
 

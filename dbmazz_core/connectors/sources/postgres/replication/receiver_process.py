@@ -1,11 +1,12 @@
-"""The receiving process: `main`, run by the process that `launcher` starts, which forks for each stream.
+"""The receiver process: `main` is the fork server that `launcher` starts, `serve` receives one stream.
 
-A process and not only a thread, because receiving one message takes Python a microsecond, all of it under the
-interpreter's lock: next to a decoder at work the server would wait for us half of the time (measured, a Unix socket:
-half the speed; docs/benchmarks.md). While it waits it has no threads, so that a fork has all there is.
+Receiving runs in a process and not in a thread, because libpq needs one call a message, and each takes Python a
+microsecond under the interpreter's lock. Beside a decoding thread, the server waited half of the time (measured: half
+the speed over a Unix socket; docs/benchmarks.md). The fork server has no threads, because fork() copies only the
+calling thread.
 
-A fork reads a request and commands from its socket, and writes frames to it (see `protocol`). When what it reads ends,
-it ends; and when the program does, though a fork of that may still hold the other end.
+A receiver reads a request and commands from its socket and writes frames to the socket (see `protocol`). It ends when
+the socket closes. It also ends with the program, even if a fork of the program keeps the other end open.
 """
 
 from __future__ import annotations
@@ -40,20 +41,23 @@ from dbmazz_core.connectors.sources.postgres.replication.receiver import StreamR
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.settings.secret_url import SecretUrl
 
+#: Seconds between two checks whether the program still runs.
 _POLL_S = 1.0
+#: Seconds between switches of threads (`sys.setswitchinterval`; Python's default is 5 ms).
 _SWITCH_INTERVAL_S = 0.0001
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to stream. It comes through a pipe, so that the password is in no argument and no environment.
+    """What to stream. The request travels through a socket, so that the password is in no argument or environment.
 
     Attributes:
-        url: Where from.
-        server: Which one that has to be; None: any.
-        slot, publication: Of what.
-        start_lsn: From where on.
-        messages: Whether logical messages are wanted.
+        url: URL of the server.
+        server: The server that the connection must lead to; None: any.
+        slot: Replication slot.
+        publication: Publication.
+        start_lsn: Where the stream starts.
+        messages: Whether the server sends logical messages.
     """
 
     url: SecretUrl
@@ -65,8 +69,13 @@ class Request:
 
 
 def main(descriptor: int, program: int) -> None:
-    """Wait for requests on a socket, and divide for each, until it closes or the program ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the reader decides when it ends
+    """Run the fork server: fork a receiver for each request until the socket closes or the program ends.
+
+    Args:
+        descriptor: Descriptor of the socket to the program.
+        program: Process id of the program.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the reader decides when a receiver ends
     signal.signal(signal.SIGCHLD, _reap_children)
     control = socket.socket(fileno=descriptor)
     watch = ProgramWatch(program)
@@ -97,10 +106,10 @@ def main(descriptor: int, program: int) -> None:
 
 
 class ProgramWatch:
-    """Notices when the program ends, though its forks may live on and hold copies of its descriptors.
+    """Detects the end of the program, even if forks of the program hold copies of its descriptors.
 
     Args:
-        program: Its process id.
+        program: Process id of the program.
     """
 
     def __init__(self, program: int) -> None:
@@ -109,7 +118,7 @@ class ProgramWatch:
 
     @property
     def alive(self) -> bool:
-        """Whether the program is still there."""
+        """Whether the program still runs."""
         if self._pidfd is not None:
             return not select.select([self._pidfd], [], [], 0)[0]
         try:
@@ -119,7 +128,7 @@ class ProgramWatch:
         return True
 
     def until_readable(self, channel: socket.socket) -> bool:
-        """Wait for something to read, or the end; False once the program has ended."""
+        """Wait until the socket is readable, which includes its end; return False once the program has ended."""
         watched: list[socket.socket | int] = [channel] if self._pidfd is None else [channel, self._pidfd]
         while True:
             ready = select.select(watched, [], [], _POLL_S)[0]
@@ -130,12 +139,12 @@ class ProgramWatch:
 
 
 def _open_pidfd(pid: int) -> int | None:
-    """A descriptor that means this process and no later one of its id; None where the system has none."""
+    """Return a descriptor of a process that stays valid if the id is reused; None where the system has none."""
     if not hasattr(os, "pidfd_open"):
         return None
     try:
         return os.pidfd_open(pid)
-    except OSError:  # an old kernel, or the process is gone
+    except OSError:  # the kernel is too old, or the process has ended
         return None
 
 
@@ -148,17 +157,17 @@ def _reap_children(*_: object) -> None:
 def _run_receiver(
     descriptors: Sequence[int], environment: dict[str, str], directory: str, watch: ProgramWatch
 ) -> NoReturn:
-    """Be the receiving process for one stream, and end."""
+    """Receive one stream in a fork, with the program's environment and directory, and end the process."""
     status = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.environ.clear()
         os.environ.update(environment)
-        with contextlib.suppress(OSError):  # removed: only a relative path would have needed it
+        with contextlib.suppress(OSError):  # the directory was removed; only a relative path needs it
             os.chdir(directory)
         serve(socket.socket(fileno=descriptors[0]), descriptors[1] if len(descriptors) > 1 else None, watch)
         status = 0
-    except BaseException:  # noqa: BLE001 - a fork must not return into the loop
+    except BaseException:  # noqa: BLE001 - a fork must not return into the fork server's loop
         traceback.print_exc()
         sys.stderr.flush()
     finally:
@@ -166,14 +175,14 @@ def _run_receiver(
 
 
 def serve(channel: socket.socket, memory: int | None, watch: ProgramWatch) -> None:
-    """Serve one request.
+    """Receive one stream: read the request, start the stream, and forward blocks until the stream ends.
 
     Args:
-        channel: To the reader.
-        memory: Descriptor of the memory shared with the reader.
-        watch: Notices the end of the reader's program.
+        channel: Socket to the reader.
+        memory: Descriptor of the memory that is shared with the reader; None: no shared memory.
+        watch: Detects the end of the reader's program.
     """
-    # The thread that empties the socket must not wait for the other one, which looks at what came.
+    # The thread that reads the server's socket must not wait for this one, which finds messages in the bytes.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     buffers = BufferPool(memory)
     try:
@@ -186,7 +195,7 @@ def serve(channel: socket.socket, memory: int | None, watch: ProgramWatch) -> No
     except Exception as error:  # noqa: BLE001 - the reader raises it
         write_object(channel, ERROR, error)
         return
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the reader is gone: nobody is left to tell
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the reader has ended
         write_object(channel, STARTED, walsender)
         threading.Thread(target=_execute_commands, args=(receiver, channel, watch), daemon=True).start()
         try:
@@ -203,7 +212,7 @@ def serve(channel: socket.socket, memory: int | None, watch: ProgramWatch) -> No
 
 
 def _start_stream(request: Request, buffers: BufferPool) -> tuple[StreamReceiver, int]:
-    """The running stream, and the server process that sends it."""
+    """Start the stream; return its receiver and the process id of the walsender."""
     connection = ReplicationConnection(
         request.url, slot=request.slot, publication=request.publication, server=request.server
     )
@@ -216,7 +225,7 @@ def _start_stream(request: Request, buffers: BufferPool) -> tuple[StreamReceiver
 
 
 def _execute_commands(receiver: StreamReceiver, channel: socket.socket, watch: ProgramWatch) -> None:
-    """Follow commands until they end, or the program does."""
+    """Execute the reader's commands until the socket closes or the program ends, then stop the receiver."""
     rest = b""
     try:
         while watch.until_readable(channel) and (received := channel.recv(1 << 12)):
@@ -227,7 +236,7 @@ def _execute_commands(receiver: StreamReceiver, channel: socket.socket, watch: P
                     receiver.confirm(Lsn.parse(argument))
                 else:
                     receiver.request_keepalive()
-    except ConnectionResetError:  # it died with something of ours unread
+    except ConnectionResetError:  # the reader ended without reading all frames
         pass
     finally:
         receiver.stop()

@@ -1,9 +1,9 @@
-"""The bytes of a running replication stream, by one of two ways.
+"""Two transports for the bytes of a running replication stream.
 
-`PlainTransport` reads the socket itself and finds messages for a whole block at once: a call a message, as libpq
-wants it, costs as much as everything else together (docs/benchmarks.md). It serves connections without encryption.
-`LibpqTransport` goes through libpq, and so through TLS and GSSAPI encryption. Which one it is shows the first byte of
-the server's answer (see `open_transport`); nothing else knows the difference.
+`PlainTransport` reads the socket itself and finds the messages of a whole block at once. libpq needs a call for each
+message, which costs as much as everything else together (docs/benchmarks.md). `PlainTransport` serves connections
+without encryption. `LibpqTransport` reads through libpq, and so through TLS and GSSAPI encryption. The first byte of
+the server's answer tells which one applies (see `open_transport`).
 """
 
 from __future__ import annotations
@@ -30,21 +30,26 @@ from dbmazz_core.lsn import INVALID_LSN, Lsn
 _COPY_BOTH = b"W"
 _COPY_DATA = ord("d")
 _FIELD = pq.DiagnosticField
-#: Room in a buffer for the beginning of a message that came with the chunk before.
+#: Bytes ahead of each read in a buffer, for the beginning of a message that the chunk before ended with.
 HEADROOM = 1 << 16
 _FRAME = 5
-#: How long the server may take to answer START_REPLICATION: it waits for nothing there that lasts.
+#: Seconds that the server may take to answer START_REPLICATION; nothing that it waits for there lasts longer.
 ANSWER_TIMEOUT_S = 30.0
 #: PostgreSQL sends no message of a gigabyte or more (memutils.h, MaxAllocSize).
 _GIGABYTE = 1 << 30
 _LENGTH = Struct(">I")
-#: At once from the socket; a Unix socket holds less.
+#: Bytes of a read. A Unix socket holds less.
 _READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class StreamEnd:
-    """The server ended the stream. `sqlstate` and `message` are its last words, None where it said nothing."""
+    """The server's reason for ending the stream.
+
+    Attributes:
+        sqlstate: SQLSTATE of its error; None: it sent no error.
+        message: The primary message of its error; None: it sent no error.
+    """
 
     sqlstate: str | None = None
     message: str | None = None
@@ -52,13 +57,13 @@ class StreamEnd:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chunk:
-    """What was gathered, not looked at yet.
+    """Bytes that were gathered and not parsed yet.
 
     Attributes:
-        size: Bytes.
-        messages: Single messages, as libpq gives them.
-        buffer: Or bytes as the server wrote them, behind `HEADROOM`.
-        slot: Number of the shared slot that the buffer is, None if it is memory of our own.
+        size: Number of bytes.
+        messages: From libpq: single CopyData messages.
+        buffer: From a socket: the bytes as the server sent them, from offset `HEADROOM` on.
+        buffer_number: Number of the shared buffer that `buffer` is; None: private memory.
     """
 
     size: int
@@ -70,15 +75,15 @@ class Chunk:
 class Transport(Protocol):
     """A stream that has begun.
 
-    `gather`, `take`, `send` and `flush` are for the thread that keeps the socket empty; `read`, which takes longer, is
-    for another one.
+    The thread that empties the socket calls `gather`, `take`, `send` and `flush`. Another thread calls `read`, which
+    takes longer.
 
     Attributes:
-        gathered: Bytes that came since a chunk was last taken.
-        ended: Whether the server has ended the stream, with its connection or, after an error, without.
-        server_end: The last keepalive's `wal_end`, as far as chunks were read.
-        reply_requested: Whether one of these asks for a status update; whoever sends it sets it back.
-        stream_end: Why the stream ended, as far as the server said so, once the last chunk is read.
+        gathered: Bytes that came since the last `take`.
+        ended: Whether the server has ended the stream. After an error the connection may stay open.
+        server_end: `wal_end` of the last keepalive in the chunks that were read.
+        reply_requested: Whether a keepalive asked for a status update; the sender of the update clears it.
+        stream_end: Why the stream ended, known once the last chunk was read.
     """
 
     gathered: int
@@ -88,41 +93,44 @@ class Transport(Protocol):
     stream_end: StreamEnd
 
     def fileno(self) -> int:
-        """The socket."""
+        """Return the socket's descriptor."""
 
     def gather(self) -> bool:
-        """Take in what has come, without waiting; whether something had.
+        """Take in the bytes that have come, without waiting; return whether there were any.
 
         Raises:
-            psycopg.Error, OSError: If the connection broke.
+            psycopg.Error, OSError: The connection broke.
         """
 
     def take(self) -> Chunk:
-        """What was gathered, and begin a new chunk."""
+        """Return the bytes gathered so far, and begin a new chunk."""
 
     def send(self, message: bytes) -> bool:
-        """Send a CopyData message; whether it is gone, or waits for the socket (see `flush`)."""
+        """Send a CopyData message. Return True if it was sent whole, False if bytes are left for `flush`."""
 
     def flush(self) -> bool:
-        """Send what waits; whether all of it is gone."""
+        """Send the bytes that are left; return whether all were sent."""
 
     def read(self, chunk: Chunk) -> MessageBlock:
-        """The messages that a chunk completes. Chunks have to be read in order.
+        """Return the messages that a chunk completes. Chunks must be read in order.
 
         Raises:
-            ParseError: If the bytes are no such stream.
+            ParseError: The bytes are no replication stream.
         """
 
 
 def open_transport(pgconn: pq.abc.PGconn, buffers: BufferPool) -> Transport | None:
-    """The transport, after START_REPLICATION was sent with `send_query`; None where the answer is no stream.
+    """Return the transport for the answer to START_REPLICATION, which was sent with `send_query`.
 
-    A connection without encryption answers with a CopyBothResponse, 'W', and libpq, which read the last answer to its
-    end, has read nothing of this one yet. A TLS record begins with another byte (RFC 8446, section 5.1: 20 to 24), a
-    GSSAPI packet with its length, 0 (PostgreSQL manual, protocol-flow). These, and errors, are left to libpq.
+    A connection without encryption answers with a CopyBothResponse, 'W'. libpq has read the answer before it to its end
+    and nothing of this one. A TLS record begins with another byte (20 to 24: RFC 8446, section 5.1), and a GSSAPI
+    packet with its length, whose first byte is 0 (PostgreSQL manual, protocol-flow). libpq reads these, and errors.
+
+    Returns:
+        A `PlainTransport`; None where libpq must read the answer.
 
     Raises:
-        OSError: If the connection broke, or nothing came for `ANSWER_TIMEOUT_S`.
+        OSError: The connection broke, or nothing came within `ANSWER_TIMEOUT_S`.
     """
     while pgconn.flush():
         _wait(pgconn.socket, select.POLLOUT)
@@ -145,11 +153,11 @@ def _wait(descriptor: int, event: int) -> None:
     poller = select.poll()
     poller.register(descriptor, event)
     if not poller.poll(ANSWER_TIMEOUT_S * 1000):
-        raise TimeoutError(f"the server, or what is in front of it, did not answer for {ANSWER_TIMEOUT_S:.0f} s")
+        raise TimeoutError(f"the server, or a proxy in front of it, did not answer within {ANSWER_TIMEOUT_S:.0f} s")
 
 
 class LibpqTransport:
-    """Through libpq. Implements `Transport`."""
+    """A stream that libpq reads. Implements `Transport`."""
 
     def __init__(self, pgconn: pq.abc.PGconn) -> None:
         self.gathered = 0
@@ -213,11 +221,11 @@ class LibpqTransport:
 
 
 class PlainTransport:
-    """Straight from the socket of a connection without encryption. Implements `Transport`.
+    """A stream read from the socket of a connection without encryption. Implements `Transport`.
 
     Args:
-        connection: Its socket; libpq reads nothing from it any more.
-        slots: Where bytes are put, as long as there are free ones.
+        connection: The socket; libpq must not read from it any more.
+        buffers: Shared buffers to read into; private memory is used where none is free.
     """
 
     def __init__(self, connection: socket.socket, buffers: BufferPool) -> None:
@@ -273,12 +281,12 @@ class PlainTransport:
         """See `Transport.read`."""
         buffer, number, end = memoryview(chunk.buffer), chunk.buffer_number, HEADROOM + chunk.size
         begin = HEADROOM - len(self._rest)
-        if begin < 0:  # the rest of a large message
+        if begin < 0:  # a message larger than the headroom continues
             self._rest += buffer[HEADROOM:end]
             if number is not None:
                 self._buffers.release(number)
             if len(self._rest) <= _LENGTH.unpack_from(self._rest, 1)[0]:
-                return MessageBlock.join([], self.server_end)  # and it goes on
+                return MessageBlock.join([], self.server_end)  # the message is not complete yet
             buffer, number, begin, end = memoryview(self._rest + PADDING), None, 0, len(self._rest)
         else:
             buffer[begin:HEADROOM] = self._rest
@@ -295,7 +303,7 @@ class PlainTransport:
         self._rest = bytearray(buffer[begin:end])
         if len(self._rest) >= _FRAME and not _LENGTH.size <= _LENGTH.unpack_from(self._rest, 1)[0] < _GIGABYTE:
             raise ParseError(
-                "no message of the server is that long", message_type=chr(self._rest[0]), offset=1, lsn=INVALID_LSN
+                "a message of a gigabyte or more", message_type=chr(self._rest[0]), offset=1, lsn=INVALID_LSN
             )
         starts, ends = (np.concatenate([getattr(found, name) for found in pieces]) for name in ("starts", "ends"))
         if number is not None and not len(starts):
@@ -307,7 +315,7 @@ class PlainTransport:
         return self._buffers.acquire() or (bytearray(BUFFER_BYTES), None)
 
     def _skip_other_messages(self, buffer: memoryview, begin: int, end: int) -> int:
-        """Deal with complete messages at `begin` that are no CopyData; where they end."""
+        """Read complete messages at `begin` that are no CopyData; return where they end."""
         while end - begin >= _FRAME and buffer[begin] != _COPY_DATA:
             behind = begin + 1 + _LENGTH.unpack_from(buffer, begin + 1)[0]
             if end < behind:
@@ -317,9 +325,9 @@ class PlainTransport:
                     fields = bytes(buffer[begin + _FRAME : behind]).decode("utf-8", "replace").split("\0")
                     by_code = {field[:1]: field[1:] for field in fields}
                     self.stream_end = StreamEnd(by_code.get("C"), by_code.get("M"))
-                case "Z":  # ready for another command: the connection stays open, and nothing more comes
+                case "Z":  # ReadyForQuery after an error: the connection stays open, and the stream is over
                     self.ended = True
-                case "N" | "S" | "A" | "c" | "C":  # notices and the like; CopyDone and what follows it
+                case "N" | "S" | "A" | "c" | "C":  # notice, parameter status, notification; CopyDone, CommandComplete
                     pass
                 case other:
                     raise ParseError("unknown message of the server", message_type=other, offset=0, lsn=INVALID_LSN)
