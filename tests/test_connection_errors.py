@@ -251,7 +251,7 @@ def test_something_else_listens(open_connection: Connect) -> None:
         port = server.getsockname()[1]
         error = refused(open_connection, SecretUrl(f"postgres://cdc:{ENCODED}@127.0.0.1:{port}/shop"))
     assert type(error) is ConnectionFailed
-    assert error.what == f"what listens at 127.0.0.1:{port} is not PostgreSQL"
+    assert error.what == f"the server at 127.0.0.1:{port} is not PostgreSQL"
 
 
 @BOTH
@@ -466,7 +466,7 @@ def test_a_connection_that_breaks_is_an_interruption(database: SourceDatabase) -
             "client certificate",
         ),
         ("FATAL:  the database system is starting up", ConnectionFailed, "no connections at the moment"),
-        ("session is read-only", ConnectionFailed, "of the wanted kind"),
+        ("session is read-only", ConnectionFailed, "meets target_session_attrs"),
         ("ERROR:  unsupported startup parameter: replication", ConnectionFailed, "pooler"),
         ("SSL error: certificate verify failed", ConnectionFailed, "no encrypted connection"),
         ("FATAL:  sorry, too many clients already", NoFreeWalSender, "too many clients"),

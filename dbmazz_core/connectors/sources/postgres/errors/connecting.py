@@ -1,7 +1,7 @@
-"""Why a connection could not be made, as errors with a remedy.
+"""Errors of connection attempts as errors of this package, with a remedy.
 
-Libpq passes on no SQLSTATE while connecting: its words and the server's are all there is. Where they are in
-another language than English, nothing is recognized, and the error repeats them.
+libpq passes on no SQLSTATE while it connects, so its message and the server's are the only evidence. Messages in
+another language than English are not recognized; the error then repeats them.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from dbmazz_core.table_ref import quote_identifier
 
 
 def recognized_connection_error(message: str, url: SecretUrl) -> DbmazzError | None:
-    """The error for a connection that could not be made, or None where the message is not known.
+    """Return the error for a connection attempt that failed, or None if its message is not recognized.
 
     Args:
-        message: What libpq says, for all hosts that it tried.
-        url: Where to.
+        message: libpq's message about all hosts that it tried.
+        url: URL of the connection.
     """
     text = _one_line(message, url)
     login = Login.of(url)
-    # From the most certain to the vaguest: what one of several hosts said counts before another's silence.
+    # From the most to the least specific: an answer of one host counts before the silence of another.
     for recognize in (_credentials, _access_rules, _privileges, _options, _availability, _network):
         if error := recognize(text, login):
             return error
@@ -41,7 +41,13 @@ def recognized_connection_error(message: str, url: SecretUrl) -> DbmazzError | N
 
 
 def unrecognized_connection_error(message: str, url: SecretUrl, *, used_password: bool) -> ConnectionFailed:
-    """The error that only repeats the message; `used_password`: the server had asked for one and got it."""
+    """Return the error for a connection attempt whose message is not recognized; the error repeats the message.
+
+    Args:
+        message: libpq's message.
+        url: URL of the connection.
+        used_password: Whether the server asked for a password and got one.
+    """
     text = _one_line(message, url)
     login = Login.of(url)
     if used_password:
@@ -72,12 +78,12 @@ def _authentication_failed(what: str, login: Login, remedy: str) -> Authenticati
 def _credentials(text: str, login: Login) -> DbmazzError | None:
     role, database = quote_identifier(login.role), quote_identifier(login.database)
     if _search("password authentication failed", text):
-        # PostgreSQL says the same for an unknown role, so as not to give away which roles there are.
+        # PostgreSQL reports the same for an unknown role, so as not to disclose which roles exist.
         return _authentication_failed(
             f"{login.server} refused the password of role {role}, or has no such role",
             login,
             "correct user and password in SOURCE_URL (characters like @ : / % # are percent-encoded), "
-            f"or set the password anew: ALTER ROLE {role} PASSWORD '...';",
+            f"or set a new password: ALTER ROLE {role} PASSWORD '...';",
         )
     if _search("no password supplied", text):
         return _authentication_failed(
@@ -109,7 +115,7 @@ def _access_rules(text: str, login: Login) -> DbmazzError | None:
     if _search(r"pg_hba\.conf", text):
         client = _search(r'for (?:replication connection from )?host "([^"]+)"', text)
         address = f"{client[1]}/{128 if ':' in client[1] else 32} " if client else ""
-        # "no encryption" from PostgreSQL 15 on, "SSL off" before.
+        # "no encryption" since PostgreSQL 15, "SSL off" before.
         plain = _search("no encryption|SSL off", text)
         tls = " (there may be one for TLS only: try sslmode=require in SOURCE_URL)" if plain else ""
         return _authentication_failed(
@@ -128,15 +134,15 @@ def _access_rules(text: str, login: Login) -> DbmazzError | None:
         return _authentication_failed(
             f"{login.server} did not let role {role} in: {match[1]} authentication failed",
             login,
-            "the server's pg_hba.conf chooses this method for such a connection: run as the account that "
-            "it expects, connect over TCP (a host in SOURCE_URL) with a password, or have the entry changed",
+            "the server's pg_hba.conf chooses this method for such a connection: run as the operating system account "
+            "that it expects, connect over TCP (a host in SOURCE_URL) with a password, or have the entry changed",
         )
     return None
 
 
 def _privileges(text: str, login: Login) -> DbmazzError | None:
     role, database = quote_identifier(login.role), quote_identifier(login.database)
-    # The words up to PostgreSQL 15, then those from 16 on.
+    # The message of PostgreSQL up to 15, then that of 16 and newer.
     if _search("superuser or replication role|permission denied to start WAL sender", text):
         return missing_replication(login)
     if _search("permission denied for database", text):
@@ -177,11 +183,11 @@ def _availability(text: str, login: Login) -> DbmazzError | None:
         return ConnectionFailed(
             f"{login.server} accepts no connections at the moment: {text}",
             object=login.server,
-            remedy="wait a moment and run it again; the server's log says what it is doing",
+            remedy="wait a moment and run it again; the server's log shows what it is doing",
         )
     if _search("session is (?:not )?read-only|server is (?:not )?in hot standby mode", text):
         return ConnectionFailed(
-            f"none of {login.server} is of the wanted kind: {text}",
+            f"no server of {login.server} meets target_session_attrs: {text}",
             object=login.server,
             remedy="change target_session_attrs or the hosts in SOURCE_URL",
         )
@@ -193,12 +199,12 @@ def _network(text: str, login: Login) -> DbmazzError | None:
         return ConnectionFailed(what, object=login.server, remedy=remedy)
 
     if _search("invalid response to SSL negotiation|expected authentication request", text):
-        return failed(f"what listens at {login.server} is not PostgreSQL", "correct host and port in SOURCE_URL")
+        return failed(f"the server at {login.server} is not PostgreSQL", "correct host and port in SOURCE_URL")
     if _search(r"\b(?:SSL|TLS|certificate|sslmode)\b", text):
         return failed(
             f"no encrypted connection to {login.server}: {text}",
             "make sslmode, sslrootcert, sslcert and sslkey in SOURCE_URL fit the server; sslmode=prefer "
-            "takes TLS where the server offers it",
+            "uses TLS where the server offers it",
         )
     if _search("could not translate host name|failed to resolve host|name or service not known", text):
         return failed(f"no such host: {login.server}", "correct the host in SOURCE_URL; check DNS and VPN")
@@ -206,7 +212,7 @@ def _network(text: str, login: Login) -> DbmazzError | None:
         return failed(
             f"nothing listens at {login.server}",
             "start PostgreSQL, or correct host and port in SOURCE_URL (the server listens where its "
-            "listen_addresses, port and unix_socket_directories say)",
+            "settings listen_addresses, port and unix_socket_directories say)",
         )
     if _search("time(?:d )?out", text):
         return failed(

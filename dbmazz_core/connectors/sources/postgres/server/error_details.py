@@ -1,4 +1,4 @@
-"""Errors of a running server, with what only the server can tell about them: it is asked on a connection of its own."""
+"""Errors of a running server with details that only the server knows, read over a connection of their own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,16 @@ from dbmazz_core.settings.secret_url import SecretUrl
 
 @contextlib.contextmanager
 def translate_errors(url: SecretUrl, *, slot: str = "", publication: str = "") -> Iterator[None]:
-    """Turn every `psycopg.Error` of the block into a `SourceError`."""
+    """Raise every `psycopg.Error` of the block as a `SourceError`, with details of the server.
+
+    Args:
+        url: URL of the server.
+        slot: The slot that the block works with, for the error.
+        publication: The publication that the block works with, for the error.
+
+    Raises:
+        SourceError: In place of the `psycopg.Error`.
+    """
     try:
         yield
     except psycopg.Error as error:
@@ -31,12 +40,16 @@ def translate_errors(url: SecretUrl, *, slot: str = "", publication: str = "") -
 def detailed_source_error(
     sqlstate: str | None, message: str, url: SecretUrl, *, slot: str = "", publication: str = ""
 ) -> SourceError:
-    """`source_error`, with what the server can tell about it."""
+    """Return the error that `source_error` makes of a message, with details of the server. Takes the same arguments."""
     return with_details(source_error(sqlstate, message, url, slot=slot, publication=publication), url)
 
 
 def with_details(error: SourceError, url: SecretUrl) -> SourceError:
-    """The error with what the server can tell about it; as it is where there is nothing, or it cannot be asked."""
+    """Add details of the server to an error: who locks the table, or which slots are idle.
+
+    Returns:
+        A new error; the same one where there are no details, or the server does not answer.
+    """
     if not isinstance(error, TableLocked | NoFreeSlot):
         return error
     try:

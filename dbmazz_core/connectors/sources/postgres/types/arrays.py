@@ -1,8 +1,9 @@
-"""Array text to lists, all values of a column at once.
+"""Array text to lists, for all values of a column at once.
 
-`{1,NULL,"a \\"b\\""}`, nested for more dimensions, with `[2:4]=` in front where a lower bound is not 1. The signs
-between the elements are found in the bytes of all texts together; what is left when they are taken out are the
-elements' texts, one flat series that the element type's own conversion reads; the signs tell where lists begin.
+An array's text is `{1,NULL,"a \\"b\\""}`, nested for more dimensions, with bounds such as `[2:4]=` in front where a
+lower bound is not 1. Braces and delimiters are found in the bytes of all texts together. Without them, quotes and
+escapes, the bytes are the texts of the elements: one flat series, which the element type's conversion reads. The braces
+tell where lists begin.
 
 Source: PostgreSQL's `array_out` (arrayfuncs.c), manual section "Array Input and Output Syntax".
 """
@@ -26,17 +27,20 @@ _IN_BOUNDS = np.isin(np.arange(256), np.frombuffer(b"0123456789[]:+-", dtype=np.
 def read_arrays(
     texts: pl.Series, type: DataType, read_elements: Callable[[pl.Series, DataType], pl.Series]
 ) -> pl.Series:
-    """Array texts, a `Binary` series, as lists.
+    """Return array texts as a series of lists.
 
-    Lower bounds are dropped. An empty array is an empty list, whatever its type's dimensions.
+    Lower bounds are dropped. An empty array is an empty list, whatever the type's dimensions.
 
     Args:
-        texts: One text an array.
-        type: As many lists, one in the other, as the arrays have dimensions.
-        read_elements: Makes a flat series of values from a flat series of texts.
+        texts: A `Binary` series, shape (n,), one array a text; null is NULL.
+        type: A list type with a list within a list for each dimension more.
+        read_elements: Returns a flat series of values for a flat `Binary` series and the element type.
+
+    Returns:
+        A series of lists, shape (n,), in the type's carrier dtype.
 
     Raises:
-        BadText: If one of them is no such array: it is malformed, has other dimensions, or an element does not fit.
+        BadText: A text is no such array: its syntax, its dimensions or one of its elements is wrong.
     """
     leaf, depth = type.leaf, type.depth
     joined = JoinedTexts.of(texts)
@@ -63,10 +67,10 @@ class _Structure:
     """Braces and delimiters that are not quoted.
 
     Attributes:
-        at: Their places, ascending, shape (k,).
-        opens: Which are opening braces.
-        level: How many braces are open behind each.
-        elements: Where the elements begin and where they end.
+        at: Their offsets in the joined texts, ascending, shape (k,).
+        opens: Whether each is an opening brace, shape (k,).
+        level: Number of braces that are open behind each, shape (k,).
+        elements: Offsets of the elements' first bytes, and offsets behind the elements.
     """
 
     at: Places
@@ -76,7 +80,7 @@ class _Structure:
 
 
 def _skip_bounds(joined: JoinedTexts) -> tuple[Places, Places | None]:
-    """Where the braces of each text begin, and the places of the bounds before them."""
+    """Return the offset of each text's opening brace, and the offsets of all bytes of bounds; None: no bounds."""
     begins, ends = joined.bounds[:-1], joined.bounds[1:]
     firsts = joined.data[np.minimum(begins, len(joined.data) - 1)] if len(joined.data) else np.empty(0, dtype=np.uint8)
     bounded = np.flatnonzero((firsts == _BRACKET) & (ends > begins)) if len(firsts) else np.empty(0, dtype=np.int64)
@@ -90,8 +94,8 @@ def _skip_bounds(joined: JoinedTexts) -> tuple[Places, Places | None]:
         raise BadText(int(bounded[missing[0]]))
     lengths = at + 1 - begins[bounded]
     prefix = np.repeat(begins[bounded] - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
-    signs = np.delete(prefix, np.cumsum(lengths) - 1)  # all but the equals sign
-    wrong = signs[~_IN_BOUNDS[joined.data[signs]]]
+    characters = np.delete(prefix, np.cumsum(lengths) - 1)  # all but the equals sign
+    wrong = characters[~_IN_BOUNDS[joined.data[characters]]]
     if len(wrong):
         raise BadText(int(joined.text_of(wrong[:1])[0]))
     begins = begins.copy()
@@ -100,25 +104,26 @@ def _skip_bounds(joined: JoinedTexts) -> tuple[Places, Places | None]:
 
 
 def _find_structure(joined: JoinedTexts, begins: Places, delimiter: int, depth: int) -> _Structure:
+    """Find braces, delimiters and elements, and verify the syntax of all texts."""
     data, ends = joined.data, joined.bounds[1:]
-    is_sign = (data == _OPEN) | (data == _CLOSE) | (data == delimiter)
+    is_structural = (data == _OPEN) | (data == _CLOSE) | (data == delimiter)
     if joined.inside is not None:
-        is_sign &= ~joined.inside
-    at = np.flatnonzero(is_sign)
+        is_structural &= ~joined.inside
+    at = np.flatnonzero(is_structural)
     text = joined.text_of(at)
-    before = at < begins[text]  # a colon among the bounds, where elements are delimited by colons
+    before = at < begins[text]  # a colon within the bounds, of a type whose delimiter is a colon
     if before.any():
         at, text = at[~before], text[~before]
     _refuse(~joined.is_null & (ends - begins < 2), np.arange(len(ends)))
     there = np.flatnonzero(~joined.is_null)
     _refuse((data[begins[there]] != _OPEN) | (data[ends[there] - 1] != _CLOSE), there)
-    sign = data[at]
-    opens, closes = sign == _OPEN, sign == _CLOSE
+    character = data[at]
+    opens, closes = character == _OPEN, character == _CLOSE
     level = np.cumsum(opens.astype(np.int64) - closes)
-    # A text is one pair of braces, and what it holds.
+    # A text is one pair of braces with its contents.
     _refuse((level < 0) | (level > depth) | ((level == 0) != (at == ends[text] - 1)), text)
     here, next_, same = slice(None, -1), slice(1, None), text[1:] == text[:-1]
-    # An element is between an opening brace or a delimiter, and a delimiter or a closing brace; on the innermost level.
+    # An element is between an opening brace or a delimiter and a delimiter or a closing brace, on the innermost level.
     is_element = same & ~closes[here] & ~opens[next_]
     adjacent = at[next_] == at[here] + 1
     is_empty = is_element & adjacent & opens[here] & closes[next_] & (at[here] == begins[text[here]])
@@ -139,13 +144,13 @@ def _find_structure(joined: JoinedTexts, begins: Places, delimiter: int, depth: 
 
 
 def _refuse(wrong: Flags, text: Places) -> None:
-    """Raise for the first text that something is wrong with."""
+    """Raise BadText for the first text that is marked as wrong."""
     if wrong.any():
         raise BadText(int(text[wrong.argmax()]))
 
 
 def _null_elements(joined: JoinedTexts, starts: Places, stops: Places) -> Flags:
-    """Which elements are the word NULL without quotes."""
+    """Return which elements are the word NULL without quotes."""
     is_null: Flags = stops - starts == 4
     candidates = np.flatnonzero(is_null)
     for place, letter in enumerate(b"NULL"):
@@ -156,7 +161,7 @@ def _null_elements(joined: JoinedTexts, starts: Places, stops: Places) -> Flags:
 
 
 def _nest(joined: JoinedTexts, structure: _Structure, starts: Places, values: pl.Series, depth: int) -> pl.Series:
-    """Lists around the values, from the innermost to the texts themselves."""
+    """Wrap the flat values in lists, from the innermost lists to one list a text."""
     array = values.rechunk().to_arrow(compat_level=pl.CompatLevel.newest())
     children = starts
     for level in range(depth, 1, -1):

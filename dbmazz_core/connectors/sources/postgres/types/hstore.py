@@ -1,7 +1,7 @@
-"""hstore text to maps, all values of a column at once.
+"""hstore text to maps, for all values of a column at once.
 
-`"a"=>"1", "b"=>NULL`: keys and values are always quoted, so the first sign of a pair that is not quoted is the `=` of
-its arrow, and each quoted text is one before it or one behind it.
+In the text `"a"=>"1", "b"=>NULL` keys and values are always quoted. The first character of a pair outside of quotes is
+therefore the `=` of its arrow, and each quoted text is the one before an arrow or the one behind.
 
 Source: `hstore_out` (contrib/hstore/hstore_io.c).
 """
@@ -18,13 +18,19 @@ _EQUALS, _GREATER, _QUOTE = b'=>"'
 
 
 def read_hstores(texts: pl.Series) -> pl.Series:
-    """hstore texts, a `Binary` series, as lists of structs with fields `key` and `value`, both String.
+    """Return hstore texts as maps.
 
     >>> read_hstores(pl.Series([b'"a"=>"1", "b"=>NULL', b""])).to_list()
     [[{'key': 'a', 'value': '1'}, {'key': 'b', 'value': None}], []]
 
+    Args:
+        texts: A `Binary` series, shape (n,); null is NULL.
+
+    Returns:
+        A series of lists of structs with the String fields `key` and `value`, shape (n,).
+
     Raises:
-        BadText: If one of them is no hstore.
+        BadText: A text is no hstore.
     """
     joined = JoinedTexts.of(texts)
     inside = np.zeros(len(joined.data), dtype=np.bool_) if joined.inside is None else joined.inside
@@ -59,12 +65,12 @@ def read_hstores(texts: pl.Series) -> pl.Series:
 def _verify_pairs(
     joined: JoinedTexts, arrows: Places, opens: Places, closes: Places, keys: Places, has_value: Flags
 ) -> None:
-    """Raise for the first text that is not pairs, delimited by a comma and a blank, of quoted texts and NULL."""
+    """Raise BadText for the first text that is not quoted keys and quoted values or NULL, in pairs joined by `, `."""
     text = joined.text_of(arrows)
     first = np.concatenate([[True], text[1:] != text[:-1]]) if len(text) else np.zeros(0, dtype=np.bool_)
     last = np.append(first[1:], True) if len(text) else first
     begins, ends = joined.bounds[:-1], joined.bounds[1:]
-    # The key's quotes end at the arrow and begin with the text, or behind the pair before.
+    # A key's quotes end at the arrow. They begin where the text begins, or two bytes behind the pair before.
     known = np.maximum(keys, 0)
     wrong = (keys < 0) | (_at(joined, arrows + 1) != _GREATER)
     if len(opens):
@@ -76,7 +82,7 @@ def _verify_pairs(
             wrong |= ~has_value & (_at(joined, arrows + 2 + place) != letter)
         for place, letter in enumerate(b", "):
             wrong |= ~last & (_at(joined, stop + place) != letter)
-    # Texts with contents but without a pair.
+    # Texts that are not empty and have no pair.
     without = np.ones(len(begins), dtype=np.bool_)
     without[text] = False
     bad = np.concatenate([text[wrong], np.flatnonzero(without & (ends > begins))])
@@ -85,7 +91,7 @@ def _verify_pairs(
 
 
 def _at(joined: JoinedTexts, places: Places) -> Bytes:
-    """Bytes at places; 0 behind the end."""
+    """Return the bytes at offsets; 0 behind the end."""
     padded = np.where(places < len(joined.data), places, 0)
     found = joined.data[padded] if len(joined.data) else np.zeros(len(places), dtype=np.uint8)
     return np.where(places < len(joined.data), found, 0)
