@@ -87,7 +87,7 @@ class PostgresStream:
         if self._next_events is not None:
             events, self._next_events = self._next_events, None
         elif self._continues_in_next_block(framed, end):
-            # The part behind the cut holds the begin of an open transaction, whatever `rows` and `size` are then.
+            # The begin of an open transaction behind the cut is the next part, whatever its `rows` and `size` are.
             events, self._next_events = self._decoder.decode_split(framed, begin, end, len(framed.block))
         else:
             events = self._decoder.decode(framed, begin, end) if end > begin else []

@@ -1,9 +1,9 @@
-"""The columnar decoder: runs of row messages into change batches, without Python per row.
+"""The columnar decoder: turns runs of row messages into change batches, without Python code per row.
 
-Each part of a block goes through three steps: control messages (Relation, Truncate) are read one by one with the plain
-parser; the row messages of each relation are gathered, cut where its columns change or where it is truncated; and all
-tuples of such a run are walked through together (`tuples.walk`). The plain parser is the oracle that the property
-tests hold this against.
+Each part of a block is decoded in three steps. Control messages (Relation, Truncate) are read one by one with the plain
+parser. The row messages of each relation are gathered, and cut into runs where its columns change or where it is
+truncated. All tuples of a run are walked together (`tuples.walk`). Property tests compare the result with the plain
+parser's.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ from dbmazz_core.model.unchanged import UNCHANGED
 from dbmazz_core.table_ref import TableRef
 
 _RELATION, _TRUNCATE = ord("R"), ord("T")
-#: Framing has read these.
+#: Types of the messages that `framing` has read.
 _FRAMING = frozenset(b"BC")
 _KEY, _OLD, _NEW = b"KON"
 
-#: By relation, where the run of its row messages is cut, under which description the rows ahead of the cut are, and the
-#: event at the cut.
+#: By relation OID, the cuts between runs of its row messages: the index of the message at the cut, the description of
+#: the rows ahead of the cut, and the event at the cut.
 _Cuts = dict[int, list[tuple[int, KnownRelation | None, TableEvent | None]]]
 
 
 class Decoder:
-    """Decodes framed blocks of one stream; it remembers the relations.
+    """Decodes the framed blocks of one stream and keeps the relations between blocks.
 
     Args:
-        relations: Where Relation messages are kept.
-        start_lsn: Changes of transactions committed before this LSN are left out: of every table.
-        table_start: The same by table, where a table's snapshot is newer.
+        relations: Keeps the Relation messages.
+        start_lsn: Changes of transactions committed before this LSN are left out.
+        table_start: Later start LSNs, of tables whose snapshot is newer.
     """
 
     def __init__(
@@ -68,23 +68,28 @@ class Decoder:
         self.relations = relations
         self._start = start_lsn
         self._table_start = dict(table_start or {})
-        # Only until the stream has passed every start does anything need to be compared.
+        # Past the latest start no commit LSN needs to be compared.
         self._latest_start = max([start_lsn, *self._table_start.values()])
-        # The relation that the last message of the block before described.
+        # The relation that the last message of the block before described, if it was a Relation message.
         self._last_relation: Relation | None = None
 
     def decode(self, framed: FramedBlock, begin: int, end: int) -> list[TableEvent]:
-        """The events of messages `begin` to `end` of a block; those of one table are in stream order.
+        """Return the events of messages `begin` to `end` of a block; those of one table are in stream order.
 
         Raises:
-            ParseError: If a message is torn, unknown, or of a relation that was not described.
+            ParseError: A message has a wrong format, an unknown type, or a relation that was not described.
+            ConfigError: The rules for columns do not fit a relation.
+            ReplicaIdentityInsufficient: An update or delete of a partition does not identify a row.
         """
         return self.decode_split(framed, begin, end, end)[0]
 
     def decode_split(
         self, framed: FramedBlock, begin: int, cut: int, end: int
     ) -> tuple[list[TableEvent], list[TableEvent]]:
-        """The same, those ahead of message `cut` and those from there on: decoding both at once is less work."""
+        """Return the events ahead of message `cut` and those from there on, which are decoded together to save time.
+
+        See `decode` for the arguments and errors.
+        """
         types = framed.block.types[begin:end]
         rows = begin + np.flatnonzero(framed.is_row[begin:end])
         control = begin + np.flatnonzero(~framed.is_row[begin:end] & ~np.isin(types, list(_FRAMING)))
@@ -98,13 +103,13 @@ class Decoder:
         oids = unaligned(framed.block.buffer, ">u4")[framed.block.starts[rows] + HEADER + 1]
         messages = message_series(framed.block) if len(rows) else pl.Series(dtype=pl.Binary)
         for oid in dict.fromkeys([*cuts, *np.unique(oids).tolist()]):
-            mine = rows[oids == oid]
+            of_relation = rows[oids == oid]
             runs, position = [], 0
             for index, known, event in cuts.get(oid, []):
-                place = int(np.searchsorted(mine, index))
-                runs.append((mine[position:place], known, index, event))
+                place = int(np.searchsorted(of_relation, index))
+                runs.append((of_relation[position:place], known, index, event))
                 position = place
-            runs.append((mine[position:], self.relations.get(oid), end, None))
+            runs.append((of_relation[position:], self.relations.get(oid), end, None))
             for run, known, index, event in runs:
                 found = self._decode_rows(framed, messages, run, oid, known)
                 if found is not None:
@@ -117,10 +122,10 @@ class Decoder:
         return ahead, behind
 
     def _read_control_messages(self, framed: FramedBlock, control: Int64s, begin: int) -> _Cuts:
-        """Read Relation and Truncate messages.
+        """Read Relation and Truncate messages; return where they cut the runs of row messages.
 
-        The others are read too, so that a row message whose type byte was damaged is not passed over: Type and Origin
-        carry nothing we use, logical messages are for `records()`, 'A' is `messages.StreamAbort`.
+        All other messages are parsed too, so that a row message with a damaged type byte is not skipped. Type and
+        Origin are not used, logical messages are for `records()`, and 'A' is `messages.StreamAbort`.
         """
         cuts: _Cuts = {}
         if self._last_relation is not None:
@@ -132,7 +137,7 @@ class Decoder:
             number = int(framed.transaction[index])
             commit_lsn, xid = Lsn(int(framed.commit_lsn[number])), int(framed.xid[number])
             if isinstance(message, Relation):
-                # Told also where it looks as before: the server sends it anew after changes that do not show in it.
+                # Equal messages make an event too: the server repeats a Relation after changes that it does not show.
                 old, new = self.relations.learn(message)
                 wanted = self._is_wanted(new, commit_lsn)
                 if wanted:
@@ -152,7 +157,7 @@ class Decoder:
         return cuts
 
     def _detect_partition(self, framed: FramedBlock, described: Relation, index: int, cuts: _Cuts) -> None:
-        """Look at the message behind a Relation message: a row of another relation says that this is a partition."""
+        """Read the message behind a Relation message. A row of another relation shows that this one is a partition."""
         block = framed.block
         if not framed.is_row[index] or block.ends[index] - block.starts[index] < HEADER + 5:
             return
@@ -188,7 +193,7 @@ class Decoder:
         oid: int,
         known: KnownRelation | None,
     ) -> tuple[ChangeBatch, Int64s] | None:
-        """The batch of some row messages, and the messages' numbers; None where there are none, or none is wanted."""
+        """Decode a run of row messages; return its batch and the indexes of its messages, or None if none is wanted."""
         if not len(rows):
             return None
         if known is None:
@@ -259,7 +264,7 @@ def _build_batch(framed: FramedBlock, messages: pl.Series, rows: Int64s, known: 
     if (new.end != block.ends[new_rows]).any() or (old.end != block.ends[rows[old_index]])[deleted].any():
         raise MalformedTuple
     if old.has_unsent_values() or new.has_unsent_values(ops[new_index] == INSERT):
-        # Only new tuples of updates lack values. `_raise_parse_error` knows the exception.
+        # Only new tuples of updates lack values. `_raise_parse_error` handles the exception from this rule.
         raise MalformedTuple
 
     transaction = framed.transaction[rows]
@@ -274,8 +279,8 @@ def _build_batch(framed: FramedBlock, messages: pl.Series, rows: Int64s, known: 
         old=old,
         old_is_key=(marker[old_index] == _KEY) | known.old_tuples.key_only,
     )
-    # Now, while the block is in the processor's cache; of old images mostly the key alone is ever looked at. What a bad
-    # value has to say is said to whom asks for it: nobody does where the table is about to be copied anew.
+    # Read the values now, while the block is in the processor's cache. Of old images mostly the key alone is used. The
+    # error of a bad value is raised again when its column is used, which a table that is re-snapshotted never is.
     for images, wanted in ((new, range(len(types))), (old, [schema.names.index(name) for name in schema.key])):
         with suppress(UnreadableText):
             images.materialize(wanted)
@@ -283,13 +288,13 @@ def _build_batch(framed: FramedBlock, messages: pl.Series, rows: Int64s, known: 
 
 
 def _transaction(framed: FramedBlock, index: int) -> tuple[Lsn, int]:
-    """Commit LSN and id of a message's transaction."""
+    """Return commit LSN and id of a message's transaction."""
     number = framed.transaction[index]
     return Lsn(int(framed.commit_lsn[number])), int(framed.xid[number])
 
 
 def _slice_batch(batch: ChangeBatch, first: int, stop: int) -> ChangeBatch:
-    """Some consecutive changes of a batch that was just made; shares its memory."""
+    """Return consecutive changes of a batch that `_build_batch` made; they share its memory."""
     if (first, stop) == (0, len(batch)):
         return batch
     assert isinstance(batch.new, TupleColumns)
@@ -309,7 +314,7 @@ def _slice_batch(batch: ChangeBatch, first: int, stop: int) -> ChangeBatch:
 
 
 def _raise_parse_error(framed: FramedBlock, rows: Int64s, known: KnownRelation | None) -> NoReturn:
-    """Find the torn message with the plain parser, which says what is wrong and where."""
+    """Find the malformed message with the plain parser and raise its error, which tells what is wrong and where."""
     columns = known.projection.width if known else 0
     for index in rows.tolist():
         lsn, payload = framed.block.message(index)

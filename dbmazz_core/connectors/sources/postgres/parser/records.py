@@ -1,4 +1,4 @@
-"""The stream record by record, for `match`: the plain parser's path, in the stream's own order."""
+"""The stream as single records, made with the plain parser, in the order of the stream."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ _NO_TRANSACTION = SourcePosition(INVALID_LSN, 0)
 
 @dataclass(slots=True)
 class RecordStream:
-    """Turns blocks into records. What one iteration leaves unread is the next one's.
+    """Turns blocks into records. Messages that one iteration leaves unread are kept for the next.
 
     Attributes:
-        relations: Which tables are captured; changes of others are left out.
-        start_lsn: Transactions committed before it are left out.
-        table_start: The same by table.
+        relations: Which tables are captured; changes of other tables are left out.
+        start_lsn: Transactions committed before this LSN are left out.
+        table_start: Later start LSNs, of tables whose snapshot is newer.
     """
 
     relations: Relations
@@ -62,15 +62,21 @@ class RecordStream:
     _unread: deque[tuple[Lsn, memoryview]] = field(default_factory=deque)
     _server_end: Lsn = INVALID_LSN
     _reached: Lsn = INVALID_LSN
-    # The relation that the last message described.
+    # The relation that the last message described, if it was a Relation message.
     _last_relation: m.Relation | None = None
 
     def records(self, blocks: Callable[[], MessageBlock | None], until: Lsn | None = None) -> Iterator[CdcRecord]:
         """Yield records as blocks come.
 
         Args:
-            blocks: The next block, or None if nothing has come for now.
-            until: End once every transaction committed before it has been yielded; None: never.
+            blocks: Returns the next block, or None if none has come yet.
+            until: End after all transactions committed before this LSN; None: never end.
+
+        Raises:
+            ParseError: A message has a wrong format, an unknown type, or a relation that was not described.
+            BadValue: A text is no value of its column's type.
+            ConfigError: The rules for columns do not fit a relation.
+            ReplicaIdentityInsufficient: An update or delete of a partition does not identify a row.
         """
         while True:
             while self._unread:
@@ -109,7 +115,7 @@ class RecordStream:
                 self._last_relation = message
                 if self._is_wanted(new):
                     new.verify_rules()
-                    # Not what was known before: that may be from a transaction that is left out.
+                    # Not `learn`'s old schema, which may be from a transaction that was left out.
                     before = self._announced_schemas.get(message.oid)
                     if before != new.schema:
                         self._announced_schemas[message.oid] = new.schema
@@ -165,7 +171,7 @@ class RecordStream:
         return known
 
     def _captured_values(self, known: KnownRelation, values: m.TupleData, lsn: Lsn) -> m.TupleData:
-        """The values of the captured columns."""
+        """Return the values of the captured columns of a tuple."""
         projection = known.projection
         if len(values) != projection.width:
             raise ParseError(
@@ -184,7 +190,7 @@ class RecordStream:
             elif isinstance(value, bytes):
                 found[column.name] = self._value(known, number, value, values)
             else:
-                raise ParseError("a binary value, which was not asked for", message_type="?", offset=6, lsn=lsn)
+                raise ParseError("a binary value, which was not requested", message_type="?", offset=6, lsn=lsn)
         return found
 
     def _value(self, known: KnownRelation, number: int, raw: bytes, row: m.TupleData) -> ColumnValue:
@@ -197,7 +203,7 @@ class RecordStream:
                 raise self._bad_value(known, number, HIDDEN, row) from None
         text = escaped(raw)
         value = python_value(text, type)
-        # Text stands for values that Python lacks; of these types it has them all.
+        # `python_value` returns text for values that Python cannot hold, which only types with carrier String have.
         if text.encode() != raw or (isinstance(value, str) and type.carrier != pl.String):
             raise self._bad_value(known, number, text, row)
         return value
@@ -215,7 +221,7 @@ class RecordStream:
         wanted = self._captured_values(known, old.values, lsn)
         require_old_values(wanted, message, lsn)
         found = self._columns(known, wanted, lsn)
-        # The other columns were not sent; their NULL on the wire means nothing.
+        # The other columns were not sent; their None does not mean NULL.
         if known.old_tuples.key_only:
             return {name: value for name, value in found.items() if name in known.schema.key}
         if isinstance(old, m.OldKey):

@@ -1,4 +1,4 @@
-"""The replication connection: slot commands, START_REPLICATION, and what the server says of itself.
+"""The replication connection: IDENTIFY_SYSTEM, the creation of slots, and START_REPLICATION.
 
 This module knows bytes and positions. `parser` reads the messages, and the engine applies them.
 

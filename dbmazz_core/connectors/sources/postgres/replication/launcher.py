@@ -145,13 +145,13 @@ def close_in_forks(channel: socket.socket) -> None:
     _closed_in_forks.add(channel)
 
 
-def _close_sockets() -> None:
+def _close_sockets_in_fork() -> None:
     for channel in list(_closed_in_forks):
         channel.close()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_sockets)
+    os.register_at_fork(after_in_child=_close_sockets_in_fork)
 
 _lock = threading.Lock()
 _fork_server: _ForkServer | None = None
@@ -160,7 +160,7 @@ _fork_server: _ForkServer | None = None
 def prestart() -> None:
     """Start the fork server, so that the next `start_receiver` does not wait for its imports."""
     with _lock:
-        _running_server()
+        _running_fork_server()
 
 
 def start_receiver() -> ReceiverProcess:
@@ -172,16 +172,16 @@ def start_receiver() -> ReceiverProcess:
     global _fork_server
     with _lock:
         try:
-            return _running_server().fork()
+            return _running_fork_server().fork()
         except OSError:  # the fork server was killed: try a new one
-            _stop_server()
-        server = _running_server()
+            _stop_fork_server()
+        fork_server = _running_fork_server()
         try:
-            return server.fork()
+            return fork_server.fork()
         except OSError as error:
-            _stop_server()
+            _stop_fork_server()
             raise ReplicationInterrupted(
-                f"the receiver process does not start: {server.stderr_tail or error}",
+                f"the receiver process does not start: {fork_server.stderr_tail or error}",
                 object="receiver",
                 remedy="fix the error that the process reports; nothing was read or changed",
             ) from None
@@ -192,22 +192,22 @@ def start_receiver() -> ReceiverProcess:
 
 def stderr_tail() -> str:
     """Return the end of what the fork server and receivers of this program wrote to standard error."""
-    server = _fork_server
-    return "" if server is None else server.stderr_tail
+    fork_server = _fork_server
+    return "" if fork_server is None else fork_server.stderr_tail
 
 
-def _running_server() -> _ForkServer:
+def _running_fork_server() -> _ForkServer:
     global _fork_server
     if _fork_server is None or not _fork_server.usable:
         _fork_server = _ForkServer()
     return _fork_server
 
 
-def _stop_server() -> None:
+def _stop_fork_server() -> None:
     global _fork_server
     if _fork_server is not None:
         _fork_server.close()
         _fork_server = None
 
 
-atexit.register(_stop_server)
+atexit.register(_stop_fork_server)

@@ -33,7 +33,7 @@ _FIELD = pq.DiagnosticField
 #: Bytes ahead of each read in a buffer, for the beginning of a message that the chunk before ended with.
 HEADROOM = 1 << 16
 _FRAME = 5
-#: Seconds that the server may take to answer START_REPLICATION; nothing that it waits for there lasts longer.
+#: Seconds that the server may take to answer START_REPLICATION: nothing that it waits for there takes longer.
 ANSWER_TIMEOUT_S = 30.0
 #: PostgreSQL sends no message of a gigabyte or more (memutils.h, MaxAllocSize).
 _GIGABYTE = 1 << 30

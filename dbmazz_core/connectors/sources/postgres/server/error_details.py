@@ -40,7 +40,7 @@ def translate_errors(url: SecretUrl, *, slot: str = "", publication: str = "") -
 def detailed_source_error(
     sqlstate: str | None, message: str, url: SecretUrl, *, slot: str = "", publication: str = ""
 ) -> SourceError:
-    """Return the error that `source_error` makes of a message, with details of the server. Takes the same arguments."""
+    """Return the error for a message of the server, with details of the server. Arguments: see `source_error`."""
     return with_details(source_error(sqlstate, message, url, slot=slot, publication=publication), url)
 
 

@@ -47,7 +47,7 @@ def read_hstores(texts: pl.Series) -> pl.Series:
 
     arrows = np.flatnonzero((joined.data == _EQUALS) & ~inside)
     keys = np.searchsorted(opens, arrows) - 1
-    has_value = _at(joined, arrows + 2) == _QUOTE
+    has_value = _bytes_at(joined, arrows + 2) == _QUOTE
     _verify_pairs(joined, arrows, opens, closes, keys, has_value)
     values = pl.select(pl.when(pl.Series(has_value)).then(pl.Series(keys + 1))).to_series()
     pairs = pl.DataFrame({"key": parts.gather(keys), "value": parts.gather(values)}).to_struct("pairs")
@@ -72,16 +72,16 @@ def _verify_pairs(
     begins, ends = joined.bounds[:-1], joined.bounds[1:]
     # A key's quotes end at the arrow. They begin where the text begins, or two bytes behind the pair before.
     known = np.maximum(keys, 0)
-    wrong = (keys < 0) | (_at(joined, arrows + 1) != _GREATER)
+    wrong = (keys < 0) | (_bytes_at(joined, arrows + 1) != _GREATER)
     if len(opens):
         stop = np.where(has_value, closes[np.minimum(known + 1, len(closes) - 1)] + 1, arrows + 6)
         wrong |= (closes[known] != arrows - 1) | (first & (opens[known] != begins[text]))
         wrong |= last & (stop != ends[text])
         wrong[1:] |= ~first[1:] & (opens[known][1:] != stop[:-1] + 2)
         for place, letter in enumerate(b"NULL"):
-            wrong |= ~has_value & (_at(joined, arrows + 2 + place) != letter)
+            wrong |= ~has_value & (_bytes_at(joined, arrows + 2 + place) != letter)
         for place, letter in enumerate(b", "):
-            wrong |= ~last & (_at(joined, stop + place) != letter)
+            wrong |= ~last & (_bytes_at(joined, stop + place) != letter)
     # Texts that are not empty and have no pair.
     without = np.ones(len(begins), dtype=np.bool_)
     without[text] = False
@@ -90,7 +90,7 @@ def _verify_pairs(
         raise BadText(int(bad.min()))
 
 
-def _at(joined: JoinedTexts, places: Places) -> Bytes:
+def _bytes_at(joined: JoinedTexts, places: Places) -> Bytes:
     """Return the bytes at offsets; 0 behind the end."""
     padded = np.where(places < len(joined.data), places, 0)
     found = joined.data[padded] if len(joined.data) else np.zeros(len(places), dtype=np.uint8)

@@ -38,7 +38,7 @@ def read_texts(texts: pl.Series, type: DataType) -> pl.Series:
     try:
         values = texts.to_frame("v").select(to_carrier(pl.col("v"), type)).to_series()
     except pl.exceptions.ComputeError:
-        raise BadText(_not_utf8(texts)) from None
+        raise BadText(_first_not_utf8(texts)) from None
     if values.null_count() != texts.null_count():
         raise BadText(int((values.is_null() & texts.is_not_null()).arg_max() or 0))
     return values
@@ -68,7 +68,7 @@ def read_each(texts: pl.Series, type: DataType) -> tuple[pl.Series, pl.Series]:
     return pl.concat([first, second]), pl.concat([bad_first, bad_second])
 
 
-def _not_utf8(texts: pl.Series) -> int:
+def _first_not_utf8(texts: pl.Series) -> int:
     """Return the index of the first text that is not UTF-8: from a database in SQL_ASCII, or damaged."""
     for place, raw in enumerate(texts.to_list()):
         try:

@@ -69,11 +69,8 @@ def _forms(entry: BuiltinType) -> Iterator[tuple[str, DataType, str]]:
         yield entry.name, DataType(entry.kind), entry.note
         return
     yield "numeric(p,s)", DataType(Kind.DECIMAL), "up to 38 digits; DuckDB has no NaN: bad value"
-    yield (
-        "numeric",
-        _TEXT,
-        "and `numeric(p,s)` with more digits; doubles by choice (`NUMERIC_AS=double`), except in keys",
-    )
+    note = "and `numeric(p,s)` with more digits; doubles by choice (`NUMERIC_AS=double`), except in keys"
+    yield "numeric", _TEXT, note
 
 
 def _line(name: str, type: DataType | str, note: str) -> str:
