@@ -34,7 +34,14 @@ def recognized_connection_error(message: str, url: SecretUrl) -> DbmazzError | N
     text = _one_line(message, url)
     login = Login.of(url)
     # From the most to the least specific: an answer of one host counts before the silence of another.
-    for recognize in (_credentials, _access_rules, _privileges, _options, _availability, _network):
+    for recognize in (
+        _credential_error,
+        _access_rule_error,
+        _privilege_error,
+        _option_error,
+        _availability_error,
+        _network_error,
+    ):
         if error := recognize(text, login):
             return error
     return None
@@ -75,7 +82,7 @@ def _authentication_failed(what: str, login: Login, remedy: str) -> Authenticati
     return AuthenticationFailed(what, object=f"role {login.role}", remedy=remedy)
 
 
-def _credentials(text: str, login: Login) -> DbmazzError | None:
+def _credential_error(text: str, login: Login) -> DbmazzError | None:
     role, database = quote_identifier(login.role), quote_identifier(login.database)
     if _search("password authentication failed", text):
         # PostgreSQL reports the same for an unknown role, so as not to disclose which roles exist.
@@ -110,7 +117,7 @@ def _credentials(text: str, login: Login) -> DbmazzError | None:
     return None
 
 
-def _access_rules(text: str, login: Login) -> DbmazzError | None:
+def _access_rule_error(text: str, login: Login) -> DbmazzError | None:
     role, database = quote_identifier(login.role), quote_identifier(login.database)
     if _search(r"pg_hba\.conf", text):
         client = _search(r'for (?:replication connection from )?host "([^"]+)"', text)
@@ -140,7 +147,7 @@ def _access_rules(text: str, login: Login) -> DbmazzError | None:
     return None
 
 
-def _privileges(text: str, login: Login) -> DbmazzError | None:
+def _privilege_error(text: str, login: Login) -> DbmazzError | None:
     role, database = quote_identifier(login.role), quote_identifier(login.database)
     # The message of PostgreSQL up to 15, then that of 16 and newer.
     if _search("superuser or replication role|permission denied to start WAL sender", text):
@@ -158,7 +165,7 @@ def _privileges(text: str, login: Login) -> DbmazzError | None:
     return no_free_connection(limit[0], login) if limit else None
 
 
-def _options(text: str, login: Login) -> DbmazzError | None:
+def _option_error(text: str, login: Login) -> DbmazzError | None:
     if _search(r"startup parameter.{0,20}replication|replication connections? (?:is|are) not", text):
         return ConnectionFailed(
             f"{login.server} is a connection pooler that does not carry replication: {text}",
@@ -178,7 +185,7 @@ def _options(text: str, login: Login) -> DbmazzError | None:
     return None
 
 
-def _availability(text: str, login: Login) -> DbmazzError | None:
+def _availability_error(text: str, login: Login) -> DbmazzError | None:
     if _search("the database system is|not currently accepting connections|not yet accepting", text):
         return ConnectionFailed(
             f"{login.server} accepts no connections at the moment: {text}",
@@ -194,7 +201,7 @@ def _availability(text: str, login: Login) -> DbmazzError | None:
     return None
 
 
-def _network(text: str, login: Login) -> DbmazzError | None:
+def _network_error(text: str, login: Login) -> DbmazzError | None:
     def failed(what: str, remedy: str) -> ConnectionFailed:
         return ConnectionFailed(what, object=login.server, remedy=remedy)
 

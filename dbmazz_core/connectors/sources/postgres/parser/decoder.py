@@ -152,7 +152,7 @@ class Decoder:
                 for oid in message.relation_oids:
                     known = self._known_relation(oid, wal_start, "T")
                     if self._is_wanted(known, commit_lsn):
-                        position = _position(framed, index)
+                        position = _source_position(framed, index)
                         cuts.setdefault(oid, []).append((index, known, Truncation(known.schema.table, position)))
         return cuts
 
@@ -221,7 +221,7 @@ def _schema_event(
     )
 
 
-def _position(framed: FramedBlock, index: int) -> SourcePosition:
+def _source_position(framed: FramedBlock, index: int) -> SourcePosition:
     number = int(framed.transaction[index])
     commit_time = pg_time(int(framed.commit_time[number]), lsn=framed.block.message(index)[0])
     commit_lsn, xid = Lsn(int(framed.commit_lsn[number])), int(framed.xid[number])
@@ -233,6 +233,7 @@ def _undescribed_relation(oid: int, lsn: Lsn, message_type: str) -> ParseError:
 
 
 def _build_batch(framed: FramedBlock, messages: pl.Series, rows: Int64s, known: KnownRelation) -> ChangeBatch:
+    """Make the change batch of a run of row messages, whose old and new tuples are walked together."""
     block, schema = framed.block, known.schema
     types = tuple(column.type for column in schema.columns)
     octets = block.bytes

@@ -87,7 +87,7 @@ class RecordStream:
                 self._unread.popleft()
                 if isinstance(message, m.Commit):
                     self._reached = max(self._reached, message.end_lsn)
-                yield from self._record(message, lsn)
+                yield from self._records(message, lsn)
             if self._position is _NO_TRANSACTION and self._server_end > self._reached:
                 self._reached = self._server_end
                 yield Heartbeat(self._server_end)
@@ -98,7 +98,8 @@ class RecordStream:
                 self._unread.extend(block)
                 self._server_end = block.server_end
 
-    def _record(self, message: m.CdcMessage, lsn: Lsn) -> Iterator[CdcRecord]:
+    def _records(self, message: m.CdcMessage, lsn: Lsn) -> Iterator[CdcRecord]:
+        """Yield the records of a message: one, or none if it is not wanted."""
         described, self._last_relation = self._last_relation, None
         match message:
             case m.Begin(final_lsn, commit_time, xid):
@@ -121,7 +122,7 @@ class RecordStream:
                         self._announced_schemas[message.oid] = new.schema
                         yield SchemaChange(new.schema.table, before, new.schema, self._position)
             case m.Truncate(oids, cascade, restart):
-                self._count()
+                self._advance_ordinal()
                 tables = tuple(
                     r.schema.table for r in (self._known_relation(oid, lsn) for oid in oids) if self._is_wanted(r)
                 )
@@ -132,15 +133,15 @@ class RecordStream:
                 if not (transactional and self._skip):
                     yield Message(prefix, content, transactional, position)
             case m.Insert() | m.Update() | m.Delete():
-                self._count()
+                self._advance_ordinal()
                 if described is not None:
                     self.relations.detect_partition(described, message.relation_oid)
                 known = self._known_relation(message.relation_oid, lsn)
                 if self._is_wanted(known):
                     known.verify_rules()
-                    yield self._change(message, known, lsn)
+                    yield self._change_record(message, known, lsn)
 
-    def _change(self, message: m.Insert | m.Update | m.Delete, known: KnownRelation, lsn: Lsn) -> CdcRecord:
+    def _change_record(self, message: m.Insert | m.Update | m.Delete, known: KnownRelation, lsn: Lsn) -> CdcRecord:
         table, partition = known.schema.table, known.old_tuples.unidentified_partition
         if partition is not None and not isinstance(message, m.Insert):
             raise unidentified_rows(table, partition, self._position.commit_lsn, self._position.xid)
@@ -157,7 +158,7 @@ class RecordStream:
             case m.Delete():
                 return Delete(table, self._old_columns(known, message, lsn), self._position)
 
-    def _count(self) -> None:
+    def _advance_ordinal(self) -> None:
         self._position = replace(self._position, ordinal=self._position.ordinal + 1)
 
     def _is_wanted(self, known: KnownRelation) -> bool:
@@ -216,6 +217,7 @@ class RecordStream:
         return bad_value(known.schema, number, text, self._position.commit_lsn, self._position.xid, row=value)
 
     def _old_columns(self, known: KnownRelation, message: m.Update | m.Delete, lsn: Lsn) -> Columns:
+        """Return the old values that were sent: all columns, or those of the key or the replica identity."""
         old = message.old
         assert old is not None
         wanted = self._captured_values(known, old.values, lsn)

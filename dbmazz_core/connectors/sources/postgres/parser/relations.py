@@ -144,6 +144,7 @@ class Relations:
         return replace(known, old_tuples=coverage)
 
     def _describe(self, message: Relation, old: KnownRelation | None) -> KnownRelation:
+        """Apply names, keys, types and rules to a Relation message; `old` is the relation as known before."""
         # An empty namespace is pg_catalog (logicalrep_write_namespace).
         stream_name = TableRef(message.schema or "pg_catalog", message.name)
         catalog_name = self._names.get(message.oid, stream_name)

@@ -200,6 +200,7 @@ class ReplicationConnection:
                 return StreamReceiver(self, transport, wal_sender_timeout_s=timeout_ms / 1000, queue_bytes=queue_bytes)
 
     def _libpq_transport(self) -> LibpqTransport:
+        """Read the answer to START_REPLICATION through libpq; raise the error that it holds."""
         result = self.pgconn.get_result()
         if result is not None and result.status == pq.ExecStatus.COPY_BOTH:
             return LibpqTransport(self.pgconn)
@@ -224,6 +225,7 @@ class ReplicationConnection:
         return self._rows(self.pgconn.exec_(command.encode()))
 
     def _rows(self, result: pq.abc.PGresult | None) -> list[list[str]]:
+        """Return the rows of a result, NULL as an empty string, or raise its error."""
         if result is None or result.status != pq.ExecStatus.TUPLES_OK:
             raise self.error(result)
         return [
@@ -232,6 +234,7 @@ class ReplicationConnection:
         ]
 
     def _setting_ms(self, name: str) -> int:
+        """Return a setting in milliseconds; if it cannot be read, 60 s, the default of `wal_sender_timeout`."""
         ((value,),) = self._query(f"SHOW {name}")
         match = re.fullmatch(r"(\d+)(ms|s|min|h|d)?", value)
         if match is None:

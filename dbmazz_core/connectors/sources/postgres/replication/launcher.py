@@ -197,6 +197,7 @@ def stderr_tail() -> str:
 
 
 def _running_fork_server() -> _ForkServer:
+    """Return the fork server; start one if none runs. The caller holds `_lock`."""
     global _fork_server
     if _fork_server is None or not _fork_server.usable:
         _fork_server = _ForkServer()

@@ -136,6 +136,7 @@ class StreamReader:
             os.close(self._process.pidfd)
 
     def _read_message(self) -> MessageBlock | None:
+        """Read the next frame and return its block, or raise its error."""
         try:
             kind, payload = self._read_frame()
         except EOFError:
@@ -149,6 +150,7 @@ class StreamReader:
         return unpack_block(payload, self._buffers) if kind == BLOCK else None
 
     def _read_frame(self) -> tuple[bytes, bytearray]:
+        """Read the next frame; raise EOFError once the receiver has ended."""
         try:
             return read_frame(self._channel)
         except (EOFError, ConnectionResetError):

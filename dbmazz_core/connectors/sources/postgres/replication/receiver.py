@@ -164,6 +164,7 @@ class StreamReceiver:
             self._connection.close()
 
     def _wake(self) -> None:
+        """Wake the thread up, whether it waits for the socket or for room in the queue."""
         if self._wake_out >= 0:
             with contextlib.suppress(BlockingIOError):  # the pipe is full, so the thread wakes up anyway
                 os.write(self._wake_out, b"w")
@@ -189,6 +190,7 @@ class StreamReceiver:
                 self._changed.notify_all()
 
     def _receive(self) -> None:
+        """Read the socket and enqueue chunks until the stream ends or `stop` was called."""
         transport, poller = self._transport, select.poll()
         poller.register(transport.fileno(), select.POLLIN)
         poller.register(self._wake_in, select.POLLIN)
@@ -246,6 +248,7 @@ class StreamReceiver:
         self._send_due_status(())
 
     def _send_status(self, confirmed: Lsn) -> None:
+        """Send a status update; raise ReplicationInterrupted if that takes longer than the status interval."""
         reply, self._reply_wanted = self._reply_wanted, False
         self._status_due = time.monotonic() + self._interval
         sent = self._transport.send(build_standby_status_update(confirmed, reply_requested=reply))
@@ -259,6 +262,7 @@ class StreamReceiver:
             sent = self._transport.flush()
 
     def _end_of_stream(self) -> Exception:
+        """Return the error for a stream that the server has ended."""
         end = self._transport.stream_end
         if end.message is not None:
             return self._connection.source_error(end.sqlstate, end.message)

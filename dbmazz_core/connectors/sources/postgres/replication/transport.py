@@ -150,6 +150,7 @@ def open_transport(pgconn: pq.abc.PGconn, buffers: BufferPool) -> Transport | No
 
 
 def _wait(descriptor: int, event: int) -> None:
+    """Wait for a poll event of a descriptor; raise TimeoutError after `ANSWER_TIMEOUT_S`."""
     poller = select.poll()
     poller.register(descriptor, event)
     if not poller.poll(ANSWER_TIMEOUT_S * 1000):

@@ -176,6 +176,7 @@ def _nest(joined: JoinedTexts, structure: _Structure, starts: Places, values: pl
 
 
 def _lists(array: pa.Array, offsets: Places, is_null: Flags | None) -> pa.Array:
+    """Return an Arrow array of lists over the items of `array`; `offsets` divide the items into lists."""
     valid = None
     if is_null is not None and is_null.any():
         valid = pa.py_buffer(np.packbits(~is_null, bitorder="little"))
