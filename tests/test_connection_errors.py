@@ -18,16 +18,16 @@ from psycopg import pq
 from dbmazz_core.connectors.sources.postgres.connection import (
     LOCK_TIMEOUT_S,
     TEXT_FORM_SETTINGS,
-    _cause_of_refusal,
+    _refusal_cause,
     connect,
     connect_replication,
 )
 from dbmazz_core.connectors.sources.postgres.errors.connecting import (
     recognized_connection_error,
-    vague_connection_error,
+    unrecognized_connection_error,
 )
 from dbmazz_core.connectors.sources.postgres.errors.running import source_error
-from dbmazz_core.connectors.sources.postgres.server.inquiry import translated
+from dbmazz_core.connectors.sources.postgres.server.error_details import translate_errors
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.errors import (
     AuthenticationFailed,
@@ -171,9 +171,9 @@ def test_role_without_replication(database: SourceDatabase, role: str) -> None:
     assert type(error) is MissingPrivilege
     assert error.remedy.startswith(f'ALTER ROLE "{role}" REPLICATION;')
     # The same from facts alone, as for a server whose messages are not English.
-    assert str(_cause_of_refusal(url)) == str(error)
+    assert str(_refusal_cause(url)) == str(error)
     database.execute(sql_in(error.remedy))
-    assert _cause_of_refusal(url) is None
+    assert _refusal_cause(url) is None
     connect_replication(url).finish()
 
 
@@ -251,7 +251,7 @@ def test_something_else_listens(open_connection: Connect) -> None:
         port = server.getsockname()[1]
         error = refused(open_connection, SecretUrl(f"postgres://cdc:{ENCODED}@127.0.0.1:{port}/shop"))
     assert type(error) is ConnectionFailed
-    assert error.what == f"what listens at 127.0.0.1:{port} is not PostgreSQL"
+    assert error.what == f"the server at 127.0.0.1:{port} is not PostgreSQL"
 
 
 @BOTH
@@ -291,7 +291,7 @@ def test_several_hosts(database: SourceDatabase, role: str, open_connection: Con
 
 def test_the_password_stays_out_where_a_message_repeats_it() -> None:
     url = SecretUrl(f"postgres://cdc:{ENCODED}@h/shop")
-    error = vague_connection_error(f"odd: {PASSWORD} and {ENCODED}", url, used_password=True)
+    error = unrecognized_connection_error(f"odd: {PASSWORD} and {ENCODED}", url, used_password=True)
     assert PASSWORD not in str(error)
     assert ENCODED not in str(error)
 
@@ -306,7 +306,7 @@ def test_no_free_walsender() -> None:
         error = refused(connect_replication, url)
         assert type(error) is NoFreeWalSender
         assert "max_wal_senders" in error.what
-        assert str(_cause_of_refusal(url)) == str(error)
+        assert str(_refusal_cause(url)) == str(error)
         with closing(connect(url)) as conn:
             for statement in re.findall(r"SELECT [^;]*;|ALTER [^;]*;", error.remedy):
                 conn.execute(statement.encode())
@@ -443,7 +443,7 @@ def test_publication_dropped_while_streaming(database: SourceDatabase) -> None:
         if database.server.major >= 18:
             assert conn.execute(peek, (slot,)).fetchone() == (0,)
             return
-        with pytest.raises(PublicationNotFound), translated(url, slot=slot, publication="p"):
+        with pytest.raises(PublicationNotFound), translate_errors(url, slot=slot, publication="p"):
             conn.execute(peek, (slot,))
 
 
@@ -451,7 +451,7 @@ def test_a_connection_that_breaks_is_an_interruption(database: SourceDatabase) -
     url = SecretUrl(database.url)
     with closing(connect(url)) as conn:
         database.execute("SELECT pg_terminate_backend(%s)", conn.info.backend_pid)
-        with pytest.raises(ReplicationInterrupted) as caught, translated(url):
+        with pytest.raises(ReplicationInterrupted) as caught, translate_errors(url):
             conn.execute("SELECT 1")
     assert caught.value.__suppress_context__
 
@@ -466,7 +466,7 @@ def test_a_connection_that_breaks_is_an_interruption(database: SourceDatabase) -
             "client certificate",
         ),
         ("FATAL:  the database system is starting up", ConnectionFailed, "no connections at the moment"),
-        ("session is read-only", ConnectionFailed, "of the wanted kind"),
+        ("session is read-only", ConnectionFailed, "meets target_session_attrs"),
         ("ERROR:  unsupported startup parameter: replication", ConnectionFailed, "pooler"),
         ("SSL error: certificate verify failed", ConnectionFailed, "no encrypted connection"),
         ("FATAL:  sorry, too many clients already", NoFreeWalSender, "too many clients"),

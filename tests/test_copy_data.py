@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dbmazz_core.connectors.sources.postgres.replication import shared_buffers
-from dbmazz_core.connectors.sources.postgres.replication.copy_data import split
-from dbmazz_core.connectors.sources.postgres.replication.shared_buffers import (
-    SLOT_BYTES,
-    SLOTS,
-    SlotPool,
-    SlotViews,
+from dbmazz_core.connectors.sources.postgres.replication import buffers
+from dbmazz_core.connectors.sources.postgres.replication.buffers import (
+    BUFFER_BYTES,
+    BUFFER_COUNT,
+    BufferPool,
+    BufferViews,
 )
+from dbmazz_core.connectors.sources.postgres.replication.copy_data import find_messages
 from dbmazz_core.connectors.sources.postgres.replication.transport import PlainTransport, StreamEnd
 from dbmazz_core.errors import ParseError
 from tests import pgoutput_encoder as encode
@@ -56,7 +56,7 @@ def test_every_message_is_found_and_nothing_else(sent: list[bytes], first: int, 
     tail = copy_data(encode.xlogdata(1, 1, b"incomplete, so it waits"))[: len(begun)]
     framed = b"".join(map(copy_data, sent))
     data = bytes(first) + framed + tail
-    found = split(memoryview(data + bytes(8)), first, len(data))
+    found = find_messages(memoryview(data + bytes(8)), first, len(data))
     assert [data[a:b] for a, b in zip(found.starts, found.ends, strict=True)] == [m for m in sent if m[:1] == b"w"]
     assert found.tail == first + len(framed)
     alive = [m for m in sent if m[:1] == b"k"]
@@ -72,18 +72,18 @@ def test_every_message_is_found_and_nothing_else(sent: list[bytes], first: int, 
 def test_what_is_no_message_of_a_stream_is_refused(message: bytes) -> None:
     data = copy_data(message)
     with pytest.raises(ParseError):
-        split(memoryview(data + bytes(8)), 0, len(data))
+        find_messages(memoryview(data + bytes(8)), 0, len(data))
 
 
 @settings(deadline=None, max_examples=50)
 @given(messages, st.lists(st.integers(1, 60), max_size=8), st.booleans(), st.booleans())
 def test_however_the_bytes_are_cut(sent: list[bytes], cuts: list[int], shared: bool, noticed: bool) -> None:
     server, client = socket.socketpair()
-    descriptor = shared_buffers.create() if shared else None
+    descriptor = buffers.create_memory() if shared else None
     notice = b"N" + (4 + 12).to_bytes(4, "big") + b"SWARNING\0\0\0\0"
     data = b"".join((notice if noticed else b"") + copy_data(m) for m in sent)
     with server, client:
-        transport = PlainTransport(client, SlotPool(descriptor))
+        transport = PlainTransport(client, BufferPool(descriptor))
         got: list[bytes] = []
         for size in [*cuts, len(data)]:
             server.sendall(data[:size])
@@ -98,18 +98,18 @@ def test_however_the_bytes_are_cut(sent: list[bytes], cuts: list[int], shared: b
 
 def test_a_message_larger_than_a_buffer() -> None:
     server, client = socket.socketpair()
-    large = encode.xlogdata(7, 8, os.urandom(3 * SLOT_BYTES))
+    large = encode.xlogdata(7, 8, os.urandom(3 * BUFFER_BYTES))
     data = b"".join(map(copy_data, [encode.xlogdata(7, 8, b"before"), large, encode.xlogdata(7, 8, b"behind")]))
     with server, client:
         server.setblocking(False)
-        transport = PlainTransport(client, SlotPool(None))
+        transport = PlainTransport(client, BufferPool(None))
         got: list[bytes] = []
         while len(got) < 3:
             with contextlib.suppress(BlockingIOError):
                 data = data[server.send(data[:200_000]) :]
             if not transport.gather() or transport.gathered > 4 << 20:
                 got += [bytes(payload) for _, payload in transport.read(transport.take())]
-    assert [len(payload) for payload in got] == [6, 3 * SLOT_BYTES, 6]
+    assert [len(payload) for payload in got] == [6, 3 * BUFFER_BYTES, 6]
     assert encode.xlogdata(7, 8, got[1]) == large
 
 
@@ -121,21 +121,21 @@ def test_the_last_words_of_the_server() -> None:
             server.sendall(
                 copy_data(encode.xlogdata(7, 8, b"last")) + b"E" + (4 + len(words)).to_bytes(4, "big") + words
             )
-        transport = PlainTransport(client, SlotPool(None))
+        transport = PlainTransport(client, BufferPool(None))
         while transport.gather():
             pass
         assert transport.ended
         assert [bytes(payload) for _, payload in transport.read(transport.take())] == [b"last"]
-        assert transport.last_words == StreamEnd("57P01", "terminating connection")
+        assert transport.stream_end == StreamEnd("57P01", "terminating connection")
 
 
 def test_slots_come_back_when_nothing_points_into_them() -> None:
-    descriptor = shared_buffers.create()
+    descriptor = buffers.create_memory()
     assert descriptor is not None
-    pool = SlotPool(descriptor)
-    views = SlotViews(descriptor)
+    pool = BufferPool(descriptor)
+    views = BufferViews(descriptor)
     os.close(descriptor)
-    taken = [pool.acquire() for _ in range(SLOTS)]
+    taken = [pool.acquire() for _ in range(BUFFER_COUNT)]
     assert pool.acquire() is None
     assert taken[3] is not None
     memory, number = taken[3]

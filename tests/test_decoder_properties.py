@@ -105,7 +105,7 @@ def events(
         bounds = sorted({0, len(block), *(int(cut * len(block)) for cut in cuts)})
         while len(bounds) > 2:
             begin, cut, end, *_ = bounds
-            for part in decoder.decode_in_two(framed, begin, cut, end):
+            for part in decoder.decode_split(framed, begin, cut, end):
                 yield from part
             del bounds[:2]
         for begin, end in itertools.pairwise(bounds):

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from dbmazz_core.connectors.sources.postgres import held_stream, resuming
+from dbmazz_core.connectors.sources.postgres import resuming, stream_start
 from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
 from dbmazz_core.connectors.sources.postgres.session import Session
 from dbmazz_core.errors import DbmazzError, ReplicationInterrupted, SlotAheadOfCheckpoint, SlotNotFound
@@ -94,7 +94,7 @@ def test_a_stream_that_ends_at_once_says_why(shop: Lab, monkeypatch: pytest.Monk
             pass
 
     with monkeypatch.context() as patch, shop.nothing_changes("public.t"):
-        before(patch, held_stream, "verify_held", end_it)
+        before(patch, stream_start, "verify_held_slot", end_it)
         with pytest.raises(ReplicationInterrupted, match="administrator command"):
             shop.capture()
     shop.capture_and_compare("t")
@@ -112,7 +112,7 @@ def test_a_slot_cannot_move_once_the_stream_has_it(
             intruder(shop)
         refused.append(info)
 
-    before(monkeypatch, held_stream, "verify_held", intrude)
+    before(monkeypatch, stream_start, "verify_held_slot", intrude)
     shop.capture_and_compare("t")
     assert refused
 
@@ -127,14 +127,14 @@ def test_nothing_is_acknowledged_before_the_slot_was_looked_at(shop: Lab, monkey
     monkeypatch.setattr(Session, "verify_slot", lambda session, lsn: session.slot())
     said = "SELECT reply_time FROM pg_stat_replication WHERE application_name = 'dbmazz'"
     replies = []
-    verify = held_stream.verify_held
+    verify = stream_start.verify_held_slot
 
     def slowly(*arguments: Any) -> Any:
         time.sleep(0.5)
         replies.extend(shop.database.fetch(said))
         return verify(*arguments)
 
-    monkeypatch.setattr(held_stream, "verify_held", slowly)
+    monkeypatch.setattr(stream_start, "verify_held_slot", slowly)
     with pytest.raises(SlotAheadOfCheckpoint):
         shop.capture()
     assert replies == [(None,)]

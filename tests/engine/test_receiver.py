@@ -23,9 +23,9 @@ import psycopg
 import pytest
 
 from dbmazz_core.connectors.sources.postgres.replication import launcher, transport
+from dbmazz_core.connectors.sources.postgres.replication.buffers import BufferPool
 from dbmazz_core.connectors.sources.postgres.replication.connection import ReplicationConnection
 from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
-from dbmazz_core.connectors.sources.postgres.replication.shared_buffers import SlotPool
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.errors import ParseError, ReplicationInterrupted, SlotNotFound, SourceError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
@@ -137,8 +137,8 @@ def test_errors_cross_processes_whole() -> None:
     assert copy.to_dict() == error.to_dict()
 
 
-def _waiting() -> int:
-    """The process that divides."""
+def _fork_server_pid() -> int:
+    """The process that forks receivers."""
     launcher.prestart()
     children = [c for task in Path("/proc/self/task").iterdir() for c in (task / "children").read_text().split()]
     (pid,) = [c for c in children if b"receiver_process" in Path(f"/proc/{c}/cmdline").read_bytes()]
@@ -146,7 +146,7 @@ def _waiting() -> int:
 
 
 def test_streams_of_one_program_are_forked_from_one_process(database: SourceDatabase) -> None:
-    settings, pids, waiting = config(database), set(), _waiting()
+    settings, pids, waiting = config(database), set(), _fork_server_pid()
     for _ in range(2):
         reader = StreamReader(settings, INVALID_LSN)
         pids.add(reader.pid)
@@ -154,11 +154,11 @@ def test_streams_of_one_program_are_forked_from_one_process(database: SourceData
         reader.close()
         wait_for_release(database)
     assert len(pids) == 2
-    assert _waiting() == waiting
+    assert _fork_server_pid() == waiting
 
 
 def test_the_process_that_forks_is_replaced_if_it_is_killed(database: SourceDatabase) -> None:
-    settings, waiting = config(database), _waiting()
+    settings, waiting = config(database), _fork_server_pid()
     with contextlib.closing(StreamReader(settings, INVALID_LSN)) as reader:
         os.kill(waiting, signal.SIGKILL)
         database.execute("INSERT INTO t VALUES (1)")
@@ -166,7 +166,7 @@ def test_the_process_that_forks_is_replaced_if_it_is_killed(database: SourceData
             pass
     wait_for_release(database)
     StreamReader(settings, INVALID_LSN).close()
-    assert _waiting() != waiting
+    assert _fork_server_pid() != waiting
 
 
 def test_a_receiver_sees_the_surroundings_of_now(
@@ -239,11 +239,11 @@ def test_a_file_called_like_a_module_is_not_imported(database: SourceDatabase, t
 
 
 def test_a_receiver_that_cannot_start_tells_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "_waiting", None)
-    monkeypatch.setattr(launcher, "_BOOT", "import sys; sys.exit('no such thing here')")
+    monkeypatch.setattr(launcher, "_fork_server", None)
+    monkeypatch.setattr(launcher, "_BOOT_CODE", "import sys; sys.exit('no such thing here')")
     with pytest.raises(ReplicationInterrupted, match="no such thing here"):
-        launcher.take()
-    monkeypatch.setattr(launcher, "_waiting", None)
+        launcher.start_receiver()
+    monkeypatch.setattr(launcher, "_fork_server", None)
 
 
 FORKING = """
@@ -251,7 +251,7 @@ import os, pickle, sys, time
 from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
 from dbmazz_core.lsn import INVALID_LSN
 reader = StreamReader(pickle.load(sys.stdin.buffer), INVALID_LSN)
-reader.begin(INVALID_LSN)
+reader.start_acknowledging(INVALID_LSN)
 child = os.fork()
 if not child:
     time.sleep(60)
@@ -298,11 +298,11 @@ def test_a_view_that_outlives_the_stream_writes_into_no_file(database: SourceDat
     database.execute("INSERT INTO t SELECT generate_series(1, 1000)")
     while (block := reader.read(5)) is None or not len(block):
         pass
-    assert block.slot is not None
-    slots = reader._slots
-    assert slots is not None
-    assert slots._bytes[block.slot] == 1
-    number = block.slot
+    assert block.buffer_number is not None
+    buffers = reader._buffers
+    assert buffers is not None
+    assert buffers._bytes[block.buffer_number] == 1
+    number = block.buffer_number
     reader.close()
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context((tmp_path / str(n)).open("wb", buffering=0)) for n in range(20)]
@@ -311,7 +311,7 @@ def test_a_view_that_outlives_the_stream_writes_into_no_file(database: SourceDat
         thread.start()
         thread.join()
         gc.collect()
-        assert slots._bytes[number] == 0
+        assert buffers._bytes[number] == 0
         assert all(file.tell() == 0 for file in files)
 
 
@@ -321,10 +321,10 @@ def test_a_server_that_says_nothing_ends_the_wait(
     """A pooler that accepts, a network that drops every packet."""
     settings = replace(config(database), url=SecretUrl(proxy.url(database)))
     launcher.prestart()
-    monkeypatch.setattr("dbmazz_core.connectors.sources.postgres.replication.reader._START_S", 1.0)
+    monkeypatch.setattr("dbmazz_core.connectors.sources.postgres.replication.reader._START_TIMEOUT_S", 1.0)
     proxy.stall()
     started = time.monotonic()
-    with pytest.raises(ReplicationInterrupted, match="nothing came") as info:
+    with pytest.raises(ReplicationInterrupted, match="no answer within") as info:
         StreamReader(settings, INVALID_LSN)
     assert time.monotonic() - started < 8
     assert "run again" in info.value.remedy
@@ -335,7 +335,7 @@ def test_start_replication_without_an_answer(
     database: SourceDatabase, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = config(database)
-    monkeypatch.setattr(transport, "ANSWER_S", 0.5)
+    monkeypatch.setattr(transport, "ANSWER_TIMEOUT_S", 0.5)
     connection = ReplicationConnection(SecretUrl(proxy.url(database)), slot=settings.slot, publication="p")
     send = connection.pgconn.send_query
 
@@ -357,12 +357,12 @@ def test_start_replication_without_an_answer(
 def test_a_message_of_two_gigabytes_is_not_waited_for() -> None:
     """PostgreSQL sends none: a damaged stream."""
     ours, theirs = socket.socketpair()
-    plain = transport.PlainTransport(ours, SlotPool(None))
+    plain = transport.PlainTransport(ours, BufferPool(None))
     with ours, theirs:
         theirs.sendall(b"d\x7f\xff\xff\xffw" + bytes(40))
         while not plain.gather():
             pass
-        with pytest.raises(ParseError, match="that long"):
+        with pytest.raises(ParseError, match="a gigabyte or more"):
             plain.read(plain.take())
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from dbmazz_core.connectors.sources.postgres import held_stream
+from dbmazz_core.connectors.sources.postgres import stream_start
 from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
 from dbmazz_core.connectors.sources.postgres.server.blockers import LOG_STANDBY_SNAPSHOT
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
@@ -142,7 +142,7 @@ def test_a_slot_on_a_standby_waits_for_the_primary(pair: Pair, monkeypatch: pyte
 
 
 BEFORE_THE_STREAM = (StreamReader, "__init__")
-BEFORE_THE_LOOK_AT_THE_SLOT = (held_stream, "verify_held")
+BEFORE_THE_LOOK_AT_THE_SLOT = (stream_start, "verify_held_slot")
 BEFORE_THE_FIRST_CHANGES = (PostgresStream, "next")
 
 

@@ -33,7 +33,7 @@ def create_source(
 
 
 def prestart() -> None:
-    """Start the process that processes which receive streams are made from: it imports while the caller does."""
+    """Start the process that receivers are forked from, so that it imports its modules while the caller does."""
     from dbmazz_core.connectors.sources.postgres.replication.launcher import prestart
 
     prestart()
@@ -43,7 +43,7 @@ __all__ = ["PostgresSource", "create_source", "prestart"]
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when asked for: the receiving process needs this package, but neither polars nor DuckDB.
+    # Loaded when asked for: the receiver process needs this package, but neither polars nor DuckDB.
     if name == "PostgresSource":
         from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 

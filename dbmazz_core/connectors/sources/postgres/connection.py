@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: ordinary ones for catalog and snapshots, replication ones for the stream."""
+"""Connections to PostgreSQL: ordinary ones for the catalog and snapshots, replication connections for the stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from psycopg.pq import abc
 
 from dbmazz_core.connectors.sources.postgres.errors.connecting import (
     recognized_connection_error,
-    vague_connection_error,
+    unrecognized_connection_error,
 )
 from dbmazz_core.connectors.sources.postgres.errors.running import (
     Login,
@@ -28,10 +28,10 @@ from dbmazz_core.settings.secret_url import SecretUrl
 Connection = psycopg.Connection[tuple[Any, ...]]
 _AnyConnection = TypeVar("_AnyConnection", bound=Connection)
 
-#: What makes a value's text the same on every connection: snapshot and stream must give equal text for equal
-#: values. The first three are also what PostgreSQL's own subscriber sets (libpqwalreceiver.c).
-#: `lc_monetary` is left alone on purpose: `money` counts the smallest unit, and only the database's own
-#: locale knows how many of these make one; another locale would print another amount.
+#: Settings that make the text of a value the same on every connection: the snapshot and the stream must give equal text
+#: for equal values. PostgreSQL's own subscriber sets the first three too (libpqwalreceiver.c). `lc_monetary` is not
+#: set: `money` counts the smallest unit of the currency, and only the database's own locale knows how many of these
+#: make one unit, so that another locale would print another amount.
 TEXT_FORM_SETTINGS: dict[str, str] = {
     "datestyle": "ISO, YMD",
     "intervalstyle": "postgres",
@@ -39,30 +39,30 @@ TEXT_FORM_SETTINGS: dict[str, str] = {
     "bytea_output": "hex",
     "timezone": "UTC",
     "client_encoding": "UTF8",
-    "quote_all_identifiers": "off",  # the text of regclass and its kin
+    "quote_all_identifiers": "off",  # changes the text of regclass, regtype and the like
 }
 
-#: Catalog queries and copies wait that long for tables that others have locked; then the error says who.
+#: Seconds that catalog queries and copies wait for a locked table. The error then names the transaction that locks it.
 LOCK_TIMEOUT_S = 60
 
 _SESSION_SETTINGS: dict[str, str] = {
-    # A snapshot lasts as long as it lasts, and roles and databases often carry such limits.
+    # A snapshot may last for hours, and roles and databases often have such limits.
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "idle_session_timeout": "0",
-    # Every name is qualified; with a search path others could put their functions before pg_catalog's
-    # (CVE-2018-1058), and the text of regclass depends on it. PostgreSQL's own subscriber does the same.
+    # All names are qualified. With a search path another role's functions could shadow pg_catalog's (CVE-2018-1058),
+    # and the text of regclass would depend on the path. PostgreSQL's own subscriber does the same.
     "search_path": "",
-    # Row-level security does not filter the stream. With `off` a query that it would filter fails, instead of
-    # giving a snapshot without some of the rows.
+    # Row-level security does not filter the stream. With `off`, a query that a policy would filter fails, instead of
+    # returning a snapshot without some of the rows.
     "row_security": "off",
 }
 
-#: When the server was started, exactly, and whether it is a standby: two columns of text.
-_SERVER = "extract(epoch FROM pg_postmaster_start_time())::text, pg_is_in_recovery()::text"
+#: Two text columns: when the server was started, to the microsecond, and whether it is a standby.
+_SERVER_COLUMNS = "extract(epoch FROM pg_postmaster_start_time())::text, pg_is_in_recovery()::text"
 
-#: Libpq's own defaults wait without end, and notice a dead peer only after two hours.
-#: Option: value, and the environment variable of libpq that goes before it.
+#: Defaults for connection options. libpq's own wait without limit and notice a dead peer only after two hours.
+#: Option: value, and libpq's environment variable that takes precedence.
 _DEFAULT_OPTIONS: dict[str, tuple[str, str]] = {
     "connect_timeout": ("10", "PGCONNECT_TIMEOUT"),
     "keepalives_idle": ("30", ""),
@@ -73,15 +73,15 @@ _DEFAULT_OPTIONS: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One running server: a connection of a run that leads to another one is of no use to it.
+    """One running server, to which all connections of a run must lead.
 
-    With several hosts in the URL, several addresses of a name, or a pooler or proxy in front, each connection may lead
-    elsewhere; slot, position, catalog and stream have to be one server's.
+    With several hosts in the URL, several addresses of a name, or a pooler or proxy in between, each connection may
+    lead to another server. Slot, WAL position, catalog and stream must be those of one server.
 
     Attributes:
-        url: To this server alone, as far as addresses tell.
-        started: `pg_postmaster_start_time()`, seconds since 1970: no two servers have the same, to the microsecond.
-        in_recovery: Whether it was a standby.
+        url: URL of this server alone, as far as its address tells.
+        started: `pg_postmaster_start_time()`, in seconds since 1970, to the microsecond: different for every server.
+        in_recovery: Whether the server was a standby.
     """
 
     url: SecretUrl
@@ -89,38 +89,42 @@ class Server:
     in_recovery: bool
 
     def verify(self, other: Server) -> None:
-        """Raise ServerChanged if a connection that has just been opened leads to another server."""
+        """Compare this server with the one that a new connection leads to.
+
+        Raises:
+            ServerChanged: The two differ, or the server was restarted or promoted since.
+        """
         if other.started != self.started:
             raise server_changed("a connection led to another server than the first one, or it was restarted since")
         if other.in_recovery != self.in_recovery:
             raise server_changed(PROMOTED)
 
 
-PROMOTED = "the server was promoted in the middle of this run"
+PROMOTED = "the server was promoted during this run"
 
 
 def server_changed(what: str) -> ServerChanged:
-    """The error for a run that was led to two servers."""
+    """Return the error for a run whose connections lead to two servers, or whose server was promoted."""
     return ServerChanged(
         f"{what}; nothing was applied since",
         object="SOURCE_URL",
-        remedy="run again; if that comes again, name one server in SOURCE_URL, and no pooler that balances connections",
+        remedy="run again; if it happens again, name one server in SOURCE_URL, and no pooler that balances connections",
     )
 
 
 def connect(url: SecretUrl, *, application_name: str = "dbmazz", text_form: bool = False) -> Connection:
-    """Open an ordinary connection in autocommit mode, with `LOCK_TIMEOUT_S` as only timeout and no `search_path`.
+    """Open an ordinary connection in autocommit mode, with no timeout but `LOCK_TIMEOUT_S` and an empty `search_path`.
 
-    Parameters:
-        url: Where to. An `application_name` or `connect_timeout` (else 10 s a host) in it goes before ours.
-        application_name: What `pg_stat_activity` shows.
-        text_form: Apply `TEXT_FORM_SETTINGS`, so that values read as text are the stream's.
+    Args:
+        url: URL of the server. Its `application_name` and `connect_timeout` (default: 10 s a host) take precedence.
+        application_name: As `pg_stat_activity` shows it.
+        text_form: Apply `TEXT_FORM_SETTINGS`, so that values read as text equal the stream's.
 
     Raises:
-        ConnectionFailed: No server; `AuthenticationFailed` where it refuses the login.
+        ConnectionFailed: No server answers; `AuthenticationFailed`: the server refuses the login.
         MissingPrivilege: The role may not connect to the database.
         NoFreeWalSender: The server takes no more connections.
-        ConfigError: Libpq cannot use an option of the URL.
+        ConfigError: libpq cannot use an option of the URL.
     """
     return connect_to(None, url, application_name=application_name, text_form=text_form)[0]
 
@@ -128,12 +132,19 @@ def connect(url: SecretUrl, *, application_name: str = "dbmazz", text_form: bool
 def connect_to(
     server: Server | None, url: SecretUrl, *, application_name: str = "dbmazz", text_form: bool = False
 ) -> tuple[Connection, Server]:
-    """Open a connection as `connect` does, to one server if that is wanted; and which one it leads to.
+    """Open a connection as `connect` does, and return it with the server that it leads to.
+
+    Args:
+        server: The server that the connection must lead to; None: any.
+        url: See `connect`.
+        application_name: See `connect`.
+        text_form: See `connect`.
 
     Raises:
-        ServerChanged: It leads to another one.
+        ServerChanged: The connection leads to another server.
+        DbmazzError: The errors of `connect`.
     """
-    # A URL that was written for a replication connection would open one.
+    # A URL for replication connections has `replication` set, which would open one.
     ordinary = {"replication": "false"} if "replication" in url.parameters else {}
     connection = _open(Connection, url, application_name, **ordinary)
     try:
@@ -143,7 +154,7 @@ def connect_to(
         except psycopg.Error as error:
             raise source_error_of(error, url) from None
         assert row is not None
-        found = _server(url, connection.pgconn, *row[:2])
+        found = _server_of(url, connection.pgconn, *row[:2])
         if server is not None:
             server.verify(found)
     except BaseException:
@@ -152,13 +163,13 @@ def connect_to(
     return connection, found
 
 
-def _server(url: SecretUrl, pgconn: abc.PGconn, started: str, in_recovery: str) -> Server:
+def _server_of(url: SecretUrl, pgconn: abc.PGconn, started: str, in_recovery: str) -> Server:
     host, hostaddr, port = (value.decode() for value in (pgconn.host, pgconn.hostaddr, pgconn.port))
     return Server(url.pinned(host=host, hostaddr=hostaddr, port=port), started, in_recovery == "true")
 
 
 def is_standby(connection: Connection) -> bool:
-    """Whether the server is one now."""
+    """Return whether the server is a standby now."""
     row = connection.execute("SELECT pg_is_in_recovery()").fetchone()
     return bool(row and row[0])
 
@@ -168,14 +179,20 @@ def connect_replication(
 ) -> abc.PGconn:
     """Open a replication connection to the URL's database, in blocking mode, with `TEXT_FORM_SETTINGS`.
 
-    The caller closes it with `finish()`.
+    The caller closes the connection with `finish()`.
+
+    Args:
+        url: URL of the server.
+        application_name: As `pg_stat_activity` shows it.
+        server: The server that the connection must lead to; None: any.
 
     Raises:
         MissingPrivilege: The role may not replicate; the remedy holds the ALTER ROLE.
         NoFreeWalSender: All of `max_wal_senders` are taken.
-        ConnectionFailed: And the other errors of `connect`.
+        ServerChanged: The connection leads to another server.
+        DbmazzError: The other errors of `connect`.
     """
-    connection = _open(_Husk, url, application_name, replication="database").pgconn
+    connection = _open(_UnownedConnection, url, application_name, replication="database").pgconn
     try:
         connection.nonblocking = 0
         result = connection.exec_(settings_query(connection.server_version, text_form=True, raw=True))
@@ -184,26 +201,26 @@ def connect_replication(
             raise source_error(sqlstate.decode() if sqlstate else None, result.get_error_message(), url)
         if server is not None:
             started, in_recovery = ((result.get_value(0, place) or b"").decode() for place in (0, 1))
-            server.verify(_server(url, connection, started, in_recovery))
+            server.verify(_server_of(url, connection, started, in_recovery))
     except BaseException:
         connection.finish()
         raise
     return connection
 
 
-class _Husk(Connection):
-    """A connection that is opened for its `pgconn` alone, which lives on when this is thrown away.
+class _UnownedConnection(Connection):
+    """A psycopg connection that is opened for its `pgconn`, which outlives this object.
 
-    `PGconn.connect` would do, but it keeps the interpreter's lock while it waits: no other thread runs, and no
-    signal is handled, until the server has answered or the timeout is over.
+    `PGconn.connect` keeps the interpreter's lock while it waits: no other thread runs and no signal is handled until
+    the server has answered or the timeout is over. `psycopg.Connection.connect` waits without the lock.
     """
 
-    def __del__(self) -> None:  # type: ignore[override]  # psycopg's warns of connections left open
+    def __del__(self) -> None:  # type: ignore[override]  # psycopg's warns of connections that were not closed
         pass
 
 
 def _open(kind: type[_AnyConnection], url: SecretUrl, application_name: str, **overrides: str) -> _AnyConnection:
-    """Connect, without any settings yet."""
+    """Connect, without applying settings."""
     try:
         return kind.connect(
             session_conninfo(url, application_name, **overrides), autocommit=True, prepare_threshold=None
@@ -211,17 +228,17 @@ def _open(kind: type[_AnyConnection], url: SecretUrl, application_name: str, **o
     except psycopg.Error as error:
         message = str(error)
         used_password = error.pgconn is not None and error.pgconn.used_password
-    # Outside the handler: psycopg's exception holds the connection, and is not to be carried along.
+    # Outside of the handler: the new error must not refer to psycopg's exception, which holds the connection.
     recognized = recognized_connection_error(message, url)
-    if kind is _Husk and (recognized is None or isinstance(recognized, NoFreeWalSender)):
-        recognized = _cause_of_refusal(url) or recognized
-    raise recognized or vague_connection_error(message, url, used_password=used_password)
+    if kind is _UnownedConnection and (recognized is None or isinstance(recognized, NoFreeWalSender)):
+        recognized = _refusal_cause(url) or recognized
+    raise recognized or unrecognized_connection_error(message, url, used_password=used_password)
 
 
-def _cause_of_refusal(url: SecretUrl) -> DbmazzError | None:
-    """Why a replication connection is refused, where words do not tell because they are not English.
+def _refusal_cause(url: SecretUrl) -> DbmazzError | None:
+    """Find out why a replication connection was refused, where the server's message is not in English.
 
-    An ordinary connection finds the facts: it is refused as well, or sees the role and the free walsenders.
+    An ordinary connection is either refused as well, or reads the role's attribute and the number of walsenders.
     """
     login = Login.of(url)
     try:
@@ -242,7 +259,7 @@ def _cause_of_refusal(url: SecretUrl) -> DbmazzError | None:
 
 
 def session_conninfo(url: SecretUrl, application_name: str, **overrides: str) -> str:
-    """The connection string for libpq. It holds the password."""
+    """Return the connection string for libpq. It contains the password."""
     options = {
         option: value
         for option, (value, variable) in _DEFAULT_OPTIONS.items()
@@ -253,26 +270,28 @@ def session_conninfo(url: SecretUrl, application_name: str, **overrides: str) ->
 
 
 def settings_query(server_version: int, *, text_form: bool, raw: bool = False, lock_timeout_s: int = 0) -> bytes:
-    """One query that sets everything for the session, and tells which server it is (`_SERVER`); it works on replication
-    connections too.
+    """Return one query that applies all settings of a session and returns `_SERVER_COLUMNS`.
+
+    The query works on replication connections too.
 
     Args:
         server_version: As in `PQserverVersion`.
         text_form: See `connect`.
-        raw: Whether texts of a database in SQL_ASCII come as they are. Else it is an error of the whole stream, or
-            copy, where one is not UTF-8 (manual, "Character Set Support"), and not a bad value of one row.
-        lock_timeout_s: 0: none. Creating a slot waits for transactions as for locks, and has its own rule.
+        raw: Whether a database in SQL_ASCII sends texts without conversion. With conversion, one text that is not UTF-8
+            fails the whole stream or copy (manual, "Character Set Support"), instead of being a bad value of one row.
+        lock_timeout_s: Seconds to wait for locks; 0: no limit, for the creation of a slot, which waits for transactions
+            as for locks and has its own limit.
     """
     settings = _SESSION_SETTINGS | {"lock_timeout": f"{lock_timeout_s}s"} | (TEXT_FORM_SETTINGS if text_form else {})
     if server_version >= 170000:
         settings["transaction_timeout"] = "0"
-    calls = [_SERVER]
+    calls = [_SERVER_COLUMNS]
     calls += [f"set_config('{name}', '{value}', false)" for name, value in settings.items()]
     if raw:
         calls.append(
             "CASE WHEN current_setting('server_encoding') = 'SQL_ASCII' "
             "THEN set_config('client_encoding', 'SQL_ASCII', false) END"
         )
-    # English words, for errors where the SQLSTATE alone does not tell. Only superusers may.
+    # English messages, to tell errors apart that share an SQLSTATE. Only superusers may set `lc_messages`.
     calls.append("CASE WHEN current_setting('is_superuser') = 'on' THEN set_config('lc_messages', 'C', false) END")
     return f"SELECT {', '.join(calls)}".encode()

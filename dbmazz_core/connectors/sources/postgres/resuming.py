@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dbmazz_core.connectors.sources.postgres.held_stream import held_stream
-from dbmazz_core.connectors.sources.postgres.replay import comes_again
+from dbmazz_core.connectors.sources.postgres.replay import wait_for_replay
 from dbmazz_core.connectors.sources.postgres.server.state import SlotState
 from dbmazz_core.connectors.sources.postgres.session import Session, confirmed_lsn
 from dbmazz_core.connectors.sources.postgres.setup.slots import verify_history
+from dbmazz_core.connectors.sources.postgres.stream_start import start_verified_stream
 from dbmazz_core.errors import SlotLost, WrongServer
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.checkpoint import Checkpoint
@@ -87,7 +87,7 @@ def _verify_replay(
     if (slot.confirmed_flush_lsn or INVALID_LSN) > last.commit_lsn:
         return
     with session.translated():
-        reader, slot = held_stream(
+        reader, slot = start_verified_stream(
             session.config,
             session.connection,
             session.server,
@@ -98,7 +98,7 @@ def _verify_replay(
     try:
         if (slot.confirmed_flush_lsn or INVALID_LSN) > last.commit_lsn:
             return  # it moved past the transaction just now, and not past the checkpoint
-        if not comes_again(reader, last, slot=session.config.slot, stopped=stopped):
+        if not wait_for_replay(reader, last, slot=session.config.slot, stopped=stopped):
             raise StopRequested
     finally:
         reader.close()

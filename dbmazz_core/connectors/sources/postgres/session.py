@@ -16,8 +16,8 @@ from dbmazz_core.connectors.sources.postgres.catalog.resolution import find_tabl
 from dbmazz_core.connectors.sources.postgres.catalog.source_table import read_tables
 from dbmazz_core.connectors.sources.postgres.connection import Connection, Server, connect_to
 from dbmazz_core.connectors.sources.postgres.replication.connection import ReplicationConnection
-from dbmazz_core.connectors.sources.postgres.server.inquiry import translated
-from dbmazz_core.connectors.sources.postgres.server.state import SlotState, flush_half_record, flush_lsn, slot_state
+from dbmazz_core.connectors.sources.postgres.server.error_details import translate_errors
+from dbmazz_core.connectors.sources.postgres.server.state import SlotState, flush_lsn, flush_partial_record, slot_state
 from dbmazz_core.connectors.sources.postgres.setup import prepare as setup
 from dbmazz_core.connectors.sources.postgres.setup.look import Look
 from dbmazz_core.connectors.sources.postgres.setup.slots import verify_slot
@@ -184,7 +184,7 @@ class Session:
         """Return the server's WAL flush position now, as a bound that the stream reaches at once on an idle server."""
         with self.translated():
             lsn = flush_lsn(self.connection)
-            flush_half_record(self.connection)
+            flush_partial_record(self.connection)
             return lsn
 
     def replication(self, application_name: str) -> ReplicationConnection:
@@ -199,7 +199,7 @@ class Session:
 
     def translated(self) -> AbstractContextManager[None]:
         """Return a context in which the server's errors become ours."""
-        return translated(self.config.url, slot=self.config.slot, publication=self.config.publication)
+        return translate_errors(self.config.url, slot=self.config.slot, publication=self.config.publication)
 
 
 def confirmed_lsn(slot: SlotState | None) -> Lsn | None:

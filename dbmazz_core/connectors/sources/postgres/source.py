@@ -15,6 +15,7 @@ from dbmazz_core.connectors.sources.postgres.catalog.description import TableInf
 from dbmazz_core.connectors.sources.postgres.catalog.explanation import explain_at_bound, explain_description
 from dbmazz_core.connectors.sources.postgres.catalog.identity import TableIdentity
 from dbmazz_core.connectors.sources.postgres.catalog.redaction import verify_redacted
+from dbmazz_core.connectors.sources.postgres.followed_tables import follow, start_stream
 from dbmazz_core.connectors.sources.postgres.parser.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.parser.records import RecordStream
 from dbmazz_core.connectors.sources.postgres.server.state import SlotState
@@ -24,7 +25,6 @@ from dbmazz_core.connectors.sources.postgres.setup.look import Look
 from dbmazz_core.connectors.sources.postgres.snapshot.exported import ExportedSnapshot
 from dbmazz_core.connectors.sources.postgres.snapshot.tables import TableSnapshot
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
-from dbmazz_core.connectors.sources.postgres.streaming import follow, start_stream
 from dbmazz_core.connectors.sources.postgres.types import TypePolicy
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.checkpoint import Checkpoint, SystemIdentity

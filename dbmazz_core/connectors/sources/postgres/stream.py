@@ -1,4 +1,4 @@
-"""The stream as parts that end where the engine may commit."""
+"""The stream as a sequence of parts, which end where the engine may commit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dbmazz_core.model.stream import StreamPart, TableEvent
 from dbmazz_core.table_ref import TableRef
 
 _MAX_LSN = Lsn((1 << 64) - 1)
-#: Without news for that long, ask the server how far it is.
+#: Seconds without a message after which the reader asks the server for its position.
 _ASK_AFTER_S = 0.05
 
 
@@ -25,13 +25,12 @@ class PostgresStream:
     """Decoded changes of the captured tables, in commit order, up to an upper LSN.
 
     Args:
-        reader: The running stream; closed by `close`.
+        reader: The running stream; `close` closes it.
         relations: Which tables are captured.
-        start_lsn: Transactions committed before it are left out.
-        table_start: The same by table, where a table's snapshot is newer.
-        upper_lsn: Transactions committed at or after it are left for later; None: no bound.
-        verify: Called after messages have been received, before any of them is given out; raises if the server is not
-            what it was.
+        start_lsn: Transactions committed before this LSN are left out.
+        table_start: Later start LSNs, of tables whose snapshot is newer.
+        upper_lsn: Transactions committed at or after this LSN are left for the next stream; None: no bound.
+        verify: Called after messages were received and before they are returned; raises if the server has changed.
     """
 
     def __init__(
@@ -51,17 +50,17 @@ class PostgresStream:
         self._verify = verify
         self._open: OpenTransaction | None = None
         self._framed: FramedBlock | None = None
-        self._at = 0
-        # The events of the messages from `_at` on, where they are decoded already.
-        self._behind: list[TableEvent] | None = None
+        self._position = 0
+        # The events of the messages from `_position` on, if they were decoded already.
+        self._next_events: list[TableEvent] | None = None
 
     @property
     def receive_cpu_s(self) -> float:
-        """CPU seconds of the receiving thread; complete once the stream is closed."""
+        """CPU seconds of the receiving thread, known once the stream is closed."""
         return self.reader.receive_cpu_s
 
     def next(self, *, rows: int, size: int, timeout: float) -> StreamPart | None:
-        """The next part, or None if nothing came in time.
+        """Return the next part, or None if nothing came in time.
 
         Args:
             rows: End the part at the first COMMIT with that many row changes before it.
@@ -69,8 +68,8 @@ class PostgresStream:
             timeout: Seconds to wait.
 
         Raises:
-            SourceError: If the stream broke, or the server is not what it was.
-            ParseError: If it cannot be understood.
+            SourceError: The stream broke, or `verify` failed.
+            ParseError: A message does not have pgoutput's format.
         """
         if self._framed is None:
             block = self.reader.read(min(timeout, _ASK_AFTER_S))
@@ -82,14 +81,14 @@ class PostgresStream:
             if self._verify is not None:
                 self._verify()
             self._framed = frame(block, self._open)
-            self._at = 0
-        framed, begin = self._framed, self._at
-        end, at_bound = self._cut(framed, begin, rows, size)
-        if self._behind is not None:
-            events, self._behind = self._behind, None
-        elif self._open_from(framed, end):
-            # The beginning of a transaction behind the cut is the next part, whatever is asked for.
-            events, self._behind = self._decoder.decode_in_two(framed, begin, end, len(framed.block))
+            self._position = 0
+        framed, begin = self._framed, self._position
+        end, at_bound = self._part_end(framed, begin, rows, size)
+        if self._next_events is not None:
+            events, self._next_events = self._next_events, None
+        elif self._continues_in_next_block(framed, end):
+            # The begin of an open transaction behind the cut is the next part, whatever its `rows` and `size` are.
+            events, self._next_events = self._decoder.decode_split(framed, begin, end, len(framed.block))
         else:
             events = self._decoder.decode(framed, begin, end) if end > begin else []
         return self._part(framed, begin, end, events, at_bound)
@@ -103,12 +102,13 @@ class PostgresStream:
         self.reader.close()
 
     def _part(self, framed: FramedBlock, begin: int, end: int, events: list[TableEvent], at_bound: bool) -> StreamPart:
+        """Make the part of messages `begin` to `end`, and move on to the next part."""
         block = framed.block
         first, last = np.searchsorted(framed.commits, [begin, end])
         ended = int(last - first)
         whole = end == len(block)
         open_behind = framed.open if whole else None
-        # Cut within a block, a part ends behind a COMMIT or just before a BEGIN.
+        # A cut within a block is behind a COMMIT or ahead of a BEGIN.
         complete = open_behind is None
         end_lsn = Lsn(int(framed.end_lsn[last - 1])) if ended else None
         if whole and complete and block.server_end > (end_lsn or INVALID_LSN):
@@ -125,17 +125,17 @@ class PostgresStream:
         if whole:
             self._open, self._framed = framed.open, None
         else:
-            self._at = end
+            self._position = end
         return StreamPart(events, complete, end_lsn, ended, size, transaction, at_bound)
 
-    def _open_from(self, framed: FramedBlock, index: int) -> bool:
-        """Whether the messages from `index` on belong to one transaction, which goes on in the next block."""
+    def _continues_in_next_block(self, framed: FramedBlock, index: int) -> bool:
+        """Whether all messages from `index` on belong to one transaction, which continues in the next block."""
         if framed.open is None or index == len(framed.block) or (len(framed.commits) and framed.commits[-1] >= index):
             return False
         return bool(framed.commit_lsn[framed.transaction[-1]] < self._upper)
 
-    def _cut(self, framed: FramedBlock, begin: int, rows: int, size: int) -> tuple[int, bool]:
-        """Where the part that begins at `begin` ends, and whether the upper LSN is why."""
+    def _part_end(self, framed: FramedBlock, begin: int, rows: int, size: int) -> tuple[int, bool]:
+        """Return where the part that begins at `begin` ends, and whether it ends there because of the upper LSN."""
         total = len(framed.block)
         end, at_bound = total, False
         begins = framed.begins[np.searchsorted(framed.begins, begin) :]
@@ -152,7 +152,7 @@ class PostgresStream:
         if enough.any():
             cut = int(commits[enough.argmax()]) + 1
         elif end == total and framed.open is not None:
-            cut = int(commits[-1]) + 1  # the open transaction behind it becomes a part of its own
+            cut = int(commits[-1]) + 1  # the open transaction behind the COMMIT becomes a part of its own
         else:
             return end, at_bound
         return cut, at_bound and cut == end

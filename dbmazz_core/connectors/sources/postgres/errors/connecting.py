@@ -1,7 +1,7 @@
-"""Why a connection could not be made, as errors with a remedy.
+"""Errors of connection attempts as errors of this package, with a remedy.
 
-Libpq passes on no SQLSTATE while connecting: its words and the server's are all there is. Where they are in
-another language than English, nothing is recognized, and the error repeats them.
+libpq passes on no SQLSTATE while it connects, so its message and the server's are the only evidence. Messages in
+another language than English are not recognized; the error then repeats them.
 """
 
 from __future__ import annotations
@@ -25,23 +25,36 @@ from dbmazz_core.table_ref import quote_identifier
 
 
 def recognized_connection_error(message: str, url: SecretUrl) -> DbmazzError | None:
-    """The error for a connection that could not be made, or None where the message is not known.
+    """Return the error for a connection attempt that failed, or None if its message is not recognized.
 
-    Parameters:
-        message: What libpq says, for all hosts that it tried.
-        url: Where to.
+    Args:
+        message: libpq's message about all hosts that it tried.
+        url: URL of the connection.
     """
     text = _one_line(message, url)
     login = Login.of(url)
-    # From the most certain to the vaguest: what one of several hosts said counts before another's silence.
-    for recognize in (_credentials, _access_rules, _privileges, _options, _not_now, _network):
+    # From the most to the least specific: an answer of one host counts before the silence of another.
+    for recognize in (
+        _credential_error,
+        _access_rule_error,
+        _privilege_error,
+        _option_error,
+        _availability_error,
+        _network_error,
+    ):
         if error := recognize(text, login):
             return error
     return None
 
 
-def vague_connection_error(message: str, url: SecretUrl, *, used_password: bool) -> ConnectionFailed:
-    """The error that only repeats the message; `used_password`: the server had asked for one and got it."""
+def unrecognized_connection_error(message: str, url: SecretUrl, *, used_password: bool) -> ConnectionFailed:
+    """Return the error for a connection attempt whose message is not recognized; the error repeats the message.
+
+    Args:
+        message: libpq's message.
+        url: URL of the connection.
+        used_password: Whether the server asked for a password and got one.
+    """
     text = _one_line(message, url)
     login = Login.of(url)
     if used_password:
@@ -61,39 +74,41 @@ def _one_line(message: str, url: SecretUrl) -> str:
     return " ".join(url.redact(message).split())
 
 
-def _says(pattern: str, text: str) -> re.Match[str] | None:
+def _search(pattern: str, text: str) -> re.Match[str] | None:
     return re.search(pattern, text, re.IGNORECASE)
 
 
-def _refused(what: str, login: Login, remedy: str) -> AuthenticationFailed:
+def _authentication_failed(what: str, login: Login, remedy: str) -> AuthenticationFailed:
     return AuthenticationFailed(what, object=f"role {login.role}", remedy=remedy)
 
 
-def _credentials(text: str, login: Login) -> DbmazzError | None:
+def _credential_error(text: str, login: Login) -> DbmazzError | None:
     role, database = quote_identifier(login.role), quote_identifier(login.database)
-    if _says("password authentication failed", text):
-        # PostgreSQL says the same for an unknown role, so as not to give away which roles there are.
-        return _refused(
+    if _search("password authentication failed", text):
+        # PostgreSQL reports the same for an unknown role, so as not to disclose which roles exist.
+        return _authentication_failed(
             f"{login.server} refused the password of role {role}, or has no such role",
             login,
             "correct user and password in SOURCE_URL (characters like @ : / % # are percent-encoded), "
-            f"or set the password anew: ALTER ROLE {role} PASSWORD '...';",
+            f"or set a new password: ALTER ROLE {role} PASSWORD '...';",
         )
-    if _says("no password supplied", text):
-        return _refused(
+    if _search("no password supplied", text):
+        return _authentication_failed(
             f"{login.server} asks for the password of role {role}, and none is given",
             login,
             "put it into SOURCE_URL (postgres://user:password@...), PGPASSWORD or a password file",
         )
-    if _says('role ".*" does not exist', text):
-        return _refused(
+    if _search('role ".*" does not exist', text):
+        return _authentication_failed(
             f"{login.server} has no role {role}",
             login,
             f"correct the user in SOURCE_URL, or create it: CREATE ROLE {role} LOGIN REPLICATION PASSWORD '...';",
         )
-    if _says('role ".*" is not permitted to log in', text):
-        return _refused(f"role {role} may not log in to {login.server}", login, f"ALTER ROLE {role} LOGIN;")
-    if _says('database ".*" does not exist', text):
+    if _search('role ".*" is not permitted to log in', text):
+        return _authentication_failed(
+            f"role {role} may not log in to {login.server}", login, f"ALTER ROLE {role} LOGIN;"
+        )
+    if _search('database ".*" does not exist', text):
         return AuthenticationFailed(
             f"{login.server} has no database {database}",
             object=f"database {login.database}",
@@ -102,62 +117,62 @@ def _credentials(text: str, login: Login) -> DbmazzError | None:
     return None
 
 
-def _access_rules(text: str, login: Login) -> DbmazzError | None:
+def _access_rule_error(text: str, login: Login) -> DbmazzError | None:
     role, database = quote_identifier(login.role), quote_identifier(login.database)
-    if _says(r"pg_hba\.conf", text):
-        client = _says(r'for (?:replication connection from )?host "([^"]+)"', text)
+    if _search(r"pg_hba\.conf", text):
+        client = _search(r'for (?:replication connection from )?host "([^"]+)"', text)
         address = f"{client[1]}/{128 if ':' in client[1] else 32} " if client else ""
-        # "no encryption" from PostgreSQL 15 on, "SSL off" before.
-        plain = _says("no encryption|SSL off", text)
+        # "no encryption" since PostgreSQL 15, "SSL off" before.
+        plain = _search("no encryption|SSL off", text)
         tls = " (there may be one for TLS only: try sslmode=require in SOURCE_URL)" if plain else ""
-        return _refused(
+        return _authentication_failed(
             f"{login.server} has no pg_hba.conf entry that lets role {role} into database {database}{tls}",
             login,
             f"add to the server's pg_hba.conf: {'host' if client else 'local'} {database} {role} "
             f"{address}scram-sha-256, then SELECT pg_reload_conf();",
         )
-    if _says("valid client certificate", text):
-        return _refused(
+    if _search("valid client certificate", text):
+        return _authentication_failed(
             f"{login.server} asks for a client certificate",
             login,
             "give sslcert=... and sslkey=... in SOURCE_URL",
         )
-    if match := _says("([a-z]+) authentication failed for user", text):
-        return _refused(
+    if match := _search("([a-z]+) authentication failed for user", text):
+        return _authentication_failed(
             f"{login.server} did not let role {role} in: {match[1]} authentication failed",
             login,
-            "the server's pg_hba.conf chooses this method for such a connection: run as the account that "
-            "it expects, connect over TCP (a host in SOURCE_URL) with a password, or have the entry changed",
+            "the server's pg_hba.conf chooses this method for such a connection: run as the operating system account "
+            "that it expects, connect over TCP (a host in SOURCE_URL) with a password, or have the entry changed",
         )
     return None
 
 
-def _privileges(text: str, login: Login) -> DbmazzError | None:
+def _privilege_error(text: str, login: Login) -> DbmazzError | None:
     role, database = quote_identifier(login.role), quote_identifier(login.database)
-    # The words up to PostgreSQL 15, then those from 16 on.
-    if _says("superuser or replication role|permission denied to start WAL sender", text):
+    # The message of PostgreSQL up to 15, then that of 16 and newer.
+    if _search("superuser or replication role|permission denied to start WAL sender", text):
         return missing_replication(login)
-    if _says("permission denied for database", text):
+    if _search("permission denied for database", text):
         return MissingPrivilege(
             f"role {role} may not connect to database {database}",
             object=f"database {login.database}",
             remedy=f"GRANT CONNECT ON DATABASE {database} TO {role};",
         )
-    limit = _says(
+    limit = _search(
         "max_wal_senders|too many clients|too many connections for|remaining connection slots",
         text,
     )
     return no_free_connection(limit[0], login) if limit else None
 
 
-def _options(text: str, login: Login) -> DbmazzError | None:
-    if _says(r"startup parameter.{0,20}replication|replication connections? (?:is|are) not", text):
+def _option_error(text: str, login: Login) -> DbmazzError | None:
+    if _search(r"startup parameter.{0,20}replication|replication connections? (?:is|are) not", text):
         return ConnectionFailed(
             f"{login.server} is a connection pooler that does not carry replication: {text}",
             object=login.server,
             remedy="put PostgreSQL's own host and port into SOURCE_URL",
         )
-    if _says(
+    if _search(
         "invalid [^:]*value|bad value for|definition of service|service file|could not match [0-9]+|"
         "unrecognized configuration parameter|permission denied to set parameter",
         text,
@@ -170,43 +185,43 @@ def _options(text: str, login: Login) -> DbmazzError | None:
     return None
 
 
-def _not_now(text: str, login: Login) -> DbmazzError | None:
-    if _says("the database system is|not currently accepting connections|not yet accepting", text):
+def _availability_error(text: str, login: Login) -> DbmazzError | None:
+    if _search("the database system is|not currently accepting connections|not yet accepting", text):
         return ConnectionFailed(
             f"{login.server} accepts no connections at the moment: {text}",
             object=login.server,
-            remedy="wait a moment and run it again; the server's log says what it is doing",
+            remedy="wait a moment and run it again; the server's log shows what it is doing",
         )
-    if _says("session is (?:not )?read-only|server is (?:not )?in hot standby mode", text):
+    if _search("session is (?:not )?read-only|server is (?:not )?in hot standby mode", text):
         return ConnectionFailed(
-            f"none of {login.server} is of the wanted kind: {text}",
+            f"no server of {login.server} meets target_session_attrs: {text}",
             object=login.server,
             remedy="change target_session_attrs or the hosts in SOURCE_URL",
         )
     return None
 
 
-def _network(text: str, login: Login) -> DbmazzError | None:
+def _network_error(text: str, login: Login) -> DbmazzError | None:
     def failed(what: str, remedy: str) -> ConnectionFailed:
         return ConnectionFailed(what, object=login.server, remedy=remedy)
 
-    if _says("invalid response to SSL negotiation|expected authentication request", text):
-        return failed(f"what listens at {login.server} is not PostgreSQL", "correct host and port in SOURCE_URL")
-    if _says(r"\b(?:SSL|TLS|certificate|sslmode)\b", text):
+    if _search("invalid response to SSL negotiation|expected authentication request", text):
+        return failed(f"the server at {login.server} is not PostgreSQL", "correct host and port in SOURCE_URL")
+    if _search(r"\b(?:SSL|TLS|certificate|sslmode)\b", text):
         return failed(
             f"no encrypted connection to {login.server}: {text}",
             "make sslmode, sslrootcert, sslcert and sslkey in SOURCE_URL fit the server; sslmode=prefer "
-            "takes TLS where the server offers it",
+            "uses TLS where the server offers it",
         )
-    if _says("could not translate host name|failed to resolve host|name or service not known", text):
+    if _search("could not translate host name|failed to resolve host|name or service not known", text):
         return failed(f"no such host: {login.server}", "correct the host in SOURCE_URL; check DNS and VPN")
-    if _says("connection refused|no such file", text):
+    if _search("connection refused|no such file", text):
         return failed(
             f"nothing listens at {login.server}",
             "start PostgreSQL, or correct host and port in SOURCE_URL (the server listens where its "
-            "listen_addresses, port and unix_socket_directories say)",
+            "settings listen_addresses, port and unix_socket_directories say)",
         )
-    if _says("time(?:d )?out", text):
+    if _search("time(?:d )?out", text):
         return failed(
             f"{login.server} did not answer in time",
             "check host, port and the firewalls between; connect_timeout=30 in SOURCE_URL waits 30 s",

@@ -1,7 +1,7 @@
-"""What a running PostgreSQL says, turned into errors with a remedy.
+"""Errors of a running PostgreSQL server as errors of this package, with a remedy.
 
-The server names the kind of failure by its SQLSTATE, which is looked at first; words are looked at only to
-tell apart what shares one (`connection` sets `lc_messages` to C where the role may).
+The SQLSTATE decides. The message is searched only where errors share an SQLSTATE, and only for English words
+(`connection` sets `lc_messages` to C where the role may).
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from dbmazz_core.errors import (
 from dbmazz_core.settings.secret_url import SecretUrl
 from dbmazz_core.table_ref import quote_identifier, quote_literal
 
-#: The way out wherever changes are gone for good.
-NEW_SNAPSHOT = (
-    "run `dbmazz snapshot`: it creates the slot anew and copies the tables again; the old rows stay readable "
+#: The remedy where changes can no longer be read.
+SNAPSHOT_REMEDY = (
+    "run `dbmazz snapshot`: it creates the slot again and re-snapshots the tables; the old rows stay readable "
     "until the new ones are complete"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Who connects where, without anything secret: libpq's defaults and environment are filled in.
+    """Who connects where, without secrets. libpq's defaults and environment variables are applied.
 
     Attributes:
         role: Name of the role.
         database: Name of the database.
-        server: `host:port`, several joined by commas, or the path of a Unix socket.
+        server: `host:port`, several of them joined by commas, or the path of a Unix socket.
     """
 
     role: str
@@ -53,7 +53,7 @@ class Login:
 
     @classmethod
     def of(cls, url: SecretUrl) -> Login:
-        """The login that libpq would use for `url`."""
+        """Return the login that libpq uses for `url`."""
         values = {o.keyword.decode(): o.val.decode() for o in pq.Conninfo.get_defaults() if o.val}
         values |= {k: v for k, v in url.parameters.items() if v}
         role = values.get("user", "")
@@ -70,16 +70,16 @@ class Login:
 def source_error(
     sqlstate: str | None, message: str, url: SecretUrl, *, slot: str = "", publication: str = ""
 ) -> SourceError:
-    """The error for what a running server said about a query, a slot or the stream.
+    """Return the error for a message of a running server about a query, a slot or the stream.
 
-    Of what the server itself has to be asked for, who holds a lock or which slots there are, see `inquiry`.
+    `server.error_details` adds what only the server knows: who holds a lock, and which slots are idle.
 
-    Parameters:
-        sqlstate: Its SQLSTATE; None where libpq itself failed, which is to say that the connection broke.
-        message: Its primary message; only the first line is used.
-        url: Which server.
-        slot: The slot in question.
-        publication: The publication in question.
+    Args:
+        sqlstate: SQLSTATE of the message; None if the message is libpq's, which means that the connection broke.
+        message: The primary message; only the first line is used.
+        url: URL of the server.
+        slot: The slot in use.
+        publication: The publication in use.
     """
     login = Login.of(url)
     text = re.sub(r"^\w+: +", "", url.redact(message).strip().split("\n", 1)[0])
@@ -95,10 +95,10 @@ def source_error(
             holder = re.search(r"\d+", re.sub(r'"[^"]*"', "", text))
             return slot_active(slot, int(holder[0]) if holder else None, None)
         case "42704":  # undefined_object
-            # The slot may have the publication's name, so the word counts as well.
+            # The slot may have the publication's name, so the name alone does not tell.
             if "publication" in text.lower() or (publication != slot and f'"{publication}"' in text):
-                return publication_gone(publication)
-            return SlotNotFound(f"{slot_object} does not exist", object=slot_object, remedy=NEW_SNAPSHOT)
+                return publication_not_found(publication)
+            return SlotNotFound(f"{slot_object} does not exist", object=slot_object, remedy=SNAPSHOT_REMEDY)
         case "42710":  # duplicate_object
             return SlotMismatch(
                 f"{slot_object} exists already: another process has just created it",
@@ -130,20 +130,20 @@ def source_error(
             )
         case _:
             return SourceError(
-                f"PostgreSQL at {login.server} says: {text} (SQLSTATE {sqlstate})",
+                f"PostgreSQL at {login.server} reports: {text} (SQLSTATE {sqlstate})",
                 object=slot_object if slot else login.server,
                 remedy="look at the server's log around this time; nothing was applied beyond the checkpoint",
             )
 
 
 def source_error_of(error: psycopg.Error, url: SecretUrl, *, slot: str = "", publication: str = "") -> SourceError:
-    """`source_error` for an exception of psycopg."""
+    """Return the error that `source_error` makes of an exception of psycopg."""
     message = error.diag.message_primary or str(error)
     return source_error(error.sqlstate, message, url, slot=slot, publication=publication)
 
 
 def missing_replication(login: Login) -> MissingPrivilege:
-    """The role may not open a replication connection."""
+    """Return the error for a role that may not open replication connections."""
     role = quote_identifier(login.role)
     return MissingPrivilege(
         f"role {role} may not replicate: it lacks the REPLICATION attribute",
@@ -153,16 +153,16 @@ def missing_replication(login: Login) -> MissingPrivilege:
 
 
 def no_free_connection(limit: str, login: Login, *, walsenders: tuple[int, int] | None = None) -> NoFreeWalSender:
-    """A limit on connections is reached.
+    """Return the error for a limit on connections that is reached.
 
-    Parameters:
-        limit: The server's own words for which.
-        login: Whose login it refused.
-        walsenders: How many there are and may be, where that is known.
+    Args:
+        limit: The server's message, which names the limit.
+        login: The login that was refused.
+        walsenders: Number of walsenders and `max_wal_senders`, where known.
     """
     if "max_wal_senders" in limit:
         taken, most = walsenders or (0, 0)
-        number = _more("max_wal_senders", most, taken)
+        number = _higher_limit("max_wal_senders", most, taken)
         return NoFreeWalSender(
             f"all replication connections (max_wal_senders) of {login.server} are taken",
             object=login.server,
@@ -178,7 +178,7 @@ def no_free_connection(limit: str, login: Login, *, walsenders: tuple[int, int] 
 
 
 def wal_level_not_logical(found: str | None) -> WalLevelNotLogical:
-    """The server writes too little into its WAL; `found` is the level that it has."""
+    """Return the error for a `wal_level` below `logical`; `found` is the server's level, where known."""
     return WalLevelNotLogical(
         f"wal_level is {found or 'not logical'}; row changes can be read only with logical",
         object="wal_level",
@@ -188,30 +188,31 @@ def wal_level_not_logical(found: str | None) -> WalLevelNotLogical:
 
 
 def no_free_slot(taken: int, limit: int, idle: Sequence[str]) -> NoFreeSlot:
-    """`max_replication_slots` is reached.
+    """Return the error for `max_replication_slots` being reached.
 
-    Parameters:
-        taken: How many there are. With a lower limit PostgreSQL does not start (slot.c, StartupReplicationSlots).
+    Args:
+        taken: Number of slots. With a limit below it PostgreSQL does not start (slot.c, StartupReplicationSlots).
         limit: The setting; 0: not known.
-        idle: Names of those that no process uses now.
+        idle: Names of the slots that no process uses now.
     """
+    higher = _higher_limit("max_replication_slots", limit, taken)
     example = quote_literal(idle[0]) if idle else "'...'"
     unused = f"no process uses {', '.join(idle[:5])}{' and others' if len(idle) > 5 else ''} now: " if idle else ""
     return NoFreeSlot(
         f"all {f'{limit} ' if limit else ''}replication slots (max_replication_slots) are taken",
         object="max_replication_slots",
         remedy=f"{unused}drop one that nobody needs any more (SELECT pg_drop_replication_slot({example});), or ALTER "
-        f"SYSTEM SET max_replication_slots = {_more('max_replication_slots', limit, taken)}; and restart PostgreSQL",
+        f"SYSTEM SET max_replication_slots = {higher}; and restart PostgreSQL",
     )
 
 
-def _more(setting: str, limit: int, taken: int) -> str:
-    """A limit that leaves room, above what is set and what is in use."""
+def _higher_limit(setting: str, limit: int, taken: int) -> str:
+    """Return a new value for a setting, above its present one and above what is in use."""
     return str(max(2 * limit, taken + 10)) if limit else f"<more than SHOW {setting}; tells>"
 
 
 def slot_active(slot: str, pid: int | None, application: str | None) -> SlotActive:
-    """Another process consumes the slot."""
+    """Return the error for a slot that another process uses."""
     who = f"process {pid}" if pid else "another process"
     who += f" ({application})" if application else ""
     stop = f"stop it, end it with SELECT pg_terminate_backend({pid});" if pid else "stop it,"
@@ -223,33 +224,34 @@ def slot_active(slot: str, pid: int | None, application: str | None) -> SlotActi
 
 
 def slot_lost(slot: str, why: str) -> SlotLost:
-    """The server no longer has the WAL that the slot needs."""
+    """Return the error for a slot whose WAL the server no longer has."""
     return SlotLost(
         f"replication slot {slot} is lost: {why}",
         object=f"replication slot {slot}",
-        # It has to be dropped, and we never drop a slot unasked.
-        remedy=f"run `dbmazz teardown`, then {NEW_SNAPSHOT.removeprefix('run ')}. Before, raise "
+        # The slot must be dropped first, and dbmazz never drops a slot that it was not told to drop.
+        remedy=f"run `dbmazz teardown`, then {SNAPSHOT_REMEDY.removeprefix('run ')}. Before, raise "
         "max_slot_wal_keep_size (or set it to -1) so that it lasts for the longest pause between two runs",
     )
 
 
 def slot_mismatch(slot: str, why: str) -> SlotMismatch:
-    """A slot of this name exists that cannot be used."""
+    """Return the error for a slot that exists and cannot be used."""
     return SlotMismatch(
-        f"replication slot {slot} is not one of dbmazz's: {why}",
+        f"replication slot {slot} is not a slot of dbmazz: {why}",
         object=f"replication slot {slot}",
         remedy="choose another SOURCE_SLOT_NAME; or, if nobody needs that slot: "
         f"SELECT pg_drop_replication_slot('{slot}');",
     )
 
 
-def publication_gone(publication: str) -> PublicationNotFound:
-    """The publication was dropped after capturing had begun."""
-    # Decoding reads the catalog as it was at each change, so creating the publication anew does not help with
-    # changes made before: up to PostgreSQL 17 they are an error, and 18 leaves them out with a warning.
+def publication_not_found(publication: str) -> PublicationNotFound:
+    """Return the error for a publication that was dropped after capturing had begun."""
+    # Logical decoding reads the catalog as of each change. Creating the publication again does not help with changes
+    # made before: up to PostgreSQL 17 they are an error, and PostgreSQL 18 leaves them out with a warning.
+    name = quote_identifier(publication)
     return PublicationNotFound(
-        f"publication {quote_identifier(publication)} does not exist, or did not when a change was made",
+        f"publication {name} does not exist (or did not exist when the slot's next change was written)",
         object=f"publication {publication}",
-        remedy="run `dbmazz snapshot`: it creates the publication and copies all tables again (changes "
+        remedy="run `dbmazz snapshot`: it creates the publication and re-snapshots all tables (changes "
         "made while it was missing cannot be read)",
     )

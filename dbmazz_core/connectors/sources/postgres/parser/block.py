@@ -1,4 +1,4 @@
-"""Many replication messages as one piece of memory: what the reader hands to the columnar decoder."""
+"""A block of replication messages in one piece of memory, which the reader hands to the columnar decoder."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from dbmazz_core.lsn import INVALID_LSN, Lsn
 Int64s = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 
-#: Length of the XLogData header in front of every message: 'w', start, end, send time.
+#: Bytes of the XLogData header ahead of every message: 'w', start, end, send time.
 HEADER = 25
 
-#: Behind the last message, so that eight bytes can be read at any place in it.
+#: Bytes behind the last message, so that eight bytes can be read at any offset of a message.
 PADDING = bytes(8)
 
 
 def unaligned(buffer: bytes | bytearray | memoryview | Bytes, dtype: str) -> npt.NDArray[Any]:
-    """View `buffer` as one item at every byte, so that fancy indexing reads items at any offset."""
+    """View `buffer` as an array with an item at every byte offset, shape (len(buffer) - itemsize + 1,)."""
     itemsize = np.dtype(dtype).itemsize
     return np.ndarray(shape=(max(len(buffer) - itemsize + 1, 0),), dtype=dtype, buffer=buffer, strides=(1,))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MessageBlock:
-    """XLogData messages in the order received, one behind the other in one buffer.
+    """XLogData messages in the order received, in one buffer.
 
     Attributes:
-        buffer: All messages, each with its XLogData header, and at least `PADDING` behind them.
-        starts: Offset of each message in `buffer`, shape (n,), int64.
-        ends: Offset behind each message, shape (n,), int64.
-        types: pgoutput's type byte of each message, shape (n,), uint8.
-        server_end: The last keepalive's `wal_end`: every transaction committed before it has been sent in this block
-            or an earlier one. `INVALID_LSN` if no keepalive has come yet.
-        slot: Number of the shared slot that `buffer` is, see `shared_buffers`; None if it is no such.
+        buffer: All messages, each with its XLogData header, and at least `PADDING` behind the last.
+        starts: Offset of each message in `buffer`, int64, shape (n,).
+        ends: Offset behind each message, int64, shape (n,).
+        types: pgoutput's type byte of each message, uint8, shape (n,).
+        server_end: `wal_end` of the last keepalive: every transaction committed before it was sent in this block or an
+            earlier one. `INVALID_LSN` before the first keepalive.
+        buffer_number: Number of the shared buffer that `buffer` is (see `buffers`); None: private memory.
     """
 
     buffer: bytes | bytearray | memoryview | Bytes
     starts: Int64s
     ends: Int64s
     server_end: Lsn = INVALID_LSN
-    slot: int | None = None
+    buffer_number: int | None = None
     types: Bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class MessageBlock:
 
     @classmethod
     def join(cls, messages: Sequence[bytes | memoryview], server_end: Lsn = INVALID_LSN) -> MessageBlock:
-        """Make a block of single messages. Each must be longer than the XLogData header."""
+        """Make a block of single messages, each of which must be longer than the XLogData header."""
         lengths = np.fromiter(map(len, messages), dtype=np.int64, count=len(messages))
         ends = np.cumsum(lengths)
         return cls(b"".join([*messages, PADDING]), ends - lengths, ends, server_end)
@@ -63,21 +63,21 @@ class MessageBlock:
 
     @property
     def size(self) -> int:
-        """Bytes of messages."""
+        """Number of bytes from the first message to the end of the last."""
         return int(self.ends[-1] - self.starts[0]) if len(self) else 0
 
     @property
     def bytes(self) -> Bytes:
-        """The buffer as uint8."""
+        """The buffer as an array, uint8."""
         return np.frombuffer(self.buffer, dtype=np.uint8)
 
     @property
     def view(self) -> memoryview:
-        """The buffer, to slice without copying."""
+        """The buffer as a memoryview, which is sliced without a copy."""
         return self.buffer.data if isinstance(self.buffer, np.ndarray) else memoryview(self.buffer)
 
     def message(self, index: int) -> tuple[Lsn, memoryview]:
-        """WAL position and pgoutput payload of one message."""
+        """Return the WAL position and the pgoutput payload of a message."""
         start, end = int(self.starts[index]), int(self.ends[index])
         wal_start = Lsn(int.from_bytes(self.buffer[start + 1 : start + 9], "big"))
         return wal_start, self.view[start + HEADER : end]

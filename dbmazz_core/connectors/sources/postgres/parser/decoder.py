@@ -1,9 +1,9 @@
-"""The columnar decoder: runs of row messages into change batches, without Python per row.
+"""The columnar decoder: turns runs of row messages into change batches, without Python code per row.
 
-Each part of a block goes through three steps: control messages (Relation, Truncate) are read one by one with the plain
-parser; the row messages of each relation are gathered, cut where its columns change or where it is truncated; and all
-tuples of such a run are walked through together (`tuples.walk`). The plain parser is the oracle that the property
-tests hold this against.
+Each part of a block is decoded in three steps. Control messages (Relation, Truncate) are read one by one with the plain
+parser. The row messages of each relation are gathered, and cut into runs where its columns change or where it is
+truncated. All tuples of a run are walked together (`tuples.walk`). Property tests compare the result with the plain
+parser's.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from dbmazz_core.connectors.sources.postgres.catalog.table_errors import (
 from dbmazz_core.connectors.sources.postgres.parser.block import HEADER, Int64s, unaligned
 from dbmazz_core.connectors.sources.postgres.parser.framing import FramedBlock
 from dbmazz_core.connectors.sources.postgres.parser.messages import Insert, Relation, Truncate
-from dbmazz_core.connectors.sources.postgres.parser.parser import parse, pg_time, require_whole
+from dbmazz_core.connectors.sources.postgres.parser.parser import parse, pg_time, require_old_values
 from dbmazz_core.connectors.sources.postgres.parser.relations import KnownRelation, Relations
 from dbmazz_core.connectors.sources.postgres.parser.tuples import (
-    TornTuple,
+    MalformedTuple,
     TupleColumns,
     message_series,
     walk,
@@ -44,22 +44,22 @@ from dbmazz_core.model.unchanged import UNCHANGED
 from dbmazz_core.table_ref import TableRef
 
 _RELATION, _TRUNCATE = ord("R"), ord("T")
-#: Framing has read these.
+#: Types of the messages that `framing` has read.
 _FRAMING = frozenset(b"BC")
 _KEY, _OLD, _NEW = b"KON"
 
-#: By relation, where the run of its row messages is cut, under which description the rows ahead of the cut are, and the
-#: event at the cut.
+#: By relation OID, the cuts between runs of its row messages: the index of the message at the cut, the description of
+#: the rows ahead of the cut, and the event at the cut.
 _Cuts = dict[int, list[tuple[int, KnownRelation | None, TableEvent | None]]]
 
 
 class Decoder:
-    """Decodes framed blocks of one stream; it remembers the relations.
+    """Decodes the framed blocks of one stream and keeps the relations between blocks.
 
     Args:
-        relations: Where Relation messages are kept.
-        start_lsn: Changes of transactions committed before this LSN are left out: of every table.
-        table_start: The same by table, where a table's snapshot is newer.
+        relations: Keeps the Relation messages.
+        start_lsn: Changes of transactions committed before this LSN are left out.
+        table_start: Later start LSNs, of tables whose snapshot is newer.
     """
 
     def __init__(
@@ -72,119 +72,124 @@ class Decoder:
         self.relations = relations
         self._start = start_lsn
         self._table_start = dict(table_start or {})
-        # Only until the stream has passed every start does anything need to be compared.
+        # Past the latest start no commit LSN needs to be compared.
         self._latest_start = max([start_lsn, *self._table_start.values()])
-        # The relation that the last message of the block before described.
-        self._described: Relation | None = None
+        # The relation that the last message of the block before described, if it was a Relation message.
+        self._last_relation: Relation | None = None
 
     def decode(self, framed: FramedBlock, begin: int, end: int) -> list[TableEvent]:
-        """The events of messages `begin` to `end` of a block; those of one table are in stream order.
+        """Return the events of messages `begin` to `end` of a block; those of one table are in stream order.
 
         Raises:
-            ParseError: If a message is torn, unknown, or of a relation that was not described.
+            ParseError: A message has a wrong format, an unknown type, or a relation that was not described.
+            ConfigError: The rules for columns do not fit a relation.
+            ReplicaIdentityInsufficient: An update or delete of a partition does not identify a row.
         """
-        return self.decode_in_two(framed, begin, end, end)[0]
+        return self.decode_split(framed, begin, end, end)[0]
 
-    def decode_in_two(
+    def decode_split(
         self, framed: FramedBlock, begin: int, cut: int, end: int
     ) -> tuple[list[TableEvent], list[TableEvent]]:
-        """The same, those ahead of message `cut` and those from there on: decoding both at once is less work."""
+        """Return the events ahead of message `cut` and those from there on, which are decoded together to save time.
+
+        See `decode` for the arguments and errors.
+        """
         types = framed.block.types[begin:end]
         rows = begin + np.flatnonzero(framed.is_row[begin:end])
         control = begin + np.flatnonzero(~framed.is_row[begin:end] & ~np.isin(types, list(_FRAMING)))
-        cuts = self._control(framed, control, begin) if end > begin else {}
+        cuts = self._read_control_messages(framed, control, begin) if end > begin else {}
         ahead: list[TableEvent] = []
         behind: list[TableEvent] = []
         # Byte1 type, Int32 relation OID
         short = framed.block.ends[rows] - framed.block.starts[rows] < HEADER + 5
         if short.any():
-            _explain(framed, rows[short], None)
+            _raise_parse_error(framed, rows[short], None)
         oids = unaligned(framed.block.buffer, ">u4")[framed.block.starts[rows] + HEADER + 1]
         messages = message_series(framed.block) if len(rows) else pl.Series(dtype=pl.Binary)
         for oid in dict.fromkeys([*cuts, *np.unique(oids).tolist()]):
-            mine = rows[oids == oid]
+            of_relation = rows[oids == oid]
             runs, position = [], 0
             for index, known, event in cuts.get(oid, []):
-                place = int(np.searchsorted(mine, index))
-                runs.append((mine[position:place], known, index, event))
+                place = int(np.searchsorted(of_relation, index))
+                runs.append((of_relation[position:place], known, index, event))
                 position = place
-            runs.append((mine[position:], self.relations.get(oid), end, None))
+            runs.append((of_relation[position:], self.relations.get(oid), end, None))
             for run, known, index, event in runs:
-                found = self._rows(framed, messages, run, oid, known)
+                found = self._decode_rows(framed, messages, run, oid, known)
                 if found is not None:
                     batch, numbers = found
                     at = int(np.searchsorted(numbers, cut))
-                    ahead += [_between(batch, 0, at)] if at else []
-                    behind += [_between(batch, at, len(batch))] if at < len(batch) else []
+                    ahead += [_slice_batch(batch, 0, at)] if at else []
+                    behind += [_slice_batch(batch, at, len(batch))] if at < len(batch) else []
                 if event is not None:
                     (ahead if index < cut else behind).append(event)
         return ahead, behind
 
-    def _control(self, framed: FramedBlock, control: Int64s, begin: int) -> _Cuts:
-        """Read Relation and Truncate messages.
+    def _read_control_messages(self, framed: FramedBlock, control: Int64s, begin: int) -> _Cuts:
+        """Read Relation and Truncate messages; return where they cut the runs of row messages.
 
-        The others are read too, so that a row message whose type byte was damaged is not passed over: Type and Origin
-        carry nothing we use, logical messages are for `records()`, 'A' is `messages.StreamAbort`.
+        All other messages are parsed too, so that a row message with a damaged type byte is not skipped. Type and
+        Origin are not used, logical messages are for `records()`, and 'A' is `messages.StreamAbort`.
         """
         cuts: _Cuts = {}
-        if self._described is not None:
-            self._row_behind(framed, self._described, begin, cuts)
-            self._described = None
+        if self._last_relation is not None:
+            self._detect_partition(framed, self._last_relation, begin, cuts)
+            self._last_relation = None
         for index in control.tolist():
             wal_start, payload = framed.block.message(index)
             message = parse(payload, wal_start)
             number = int(framed.transaction[index])
             commit_lsn, xid = Lsn(int(framed.commit_lsn[number])), int(framed.xid[number])
             if isinstance(message, Relation):
-                # Told also where it looks as before: the server sends it anew after changes that do not show in it.
+                # Equal messages make an event too: the server repeats a Relation after changes that it does not show.
                 old, new = self.relations.learn(message)
-                wanted = self._wanted(new, commit_lsn)
+                wanted = self._is_wanted(new, commit_lsn)
                 if wanted:
-                    new.verify()
-                event = _described(new, commit_lsn, xid) if wanted else None
+                    new.verify_rules()
+                event = _schema_event(new, commit_lsn, xid) if wanted else None
                 cuts.setdefault(message.oid, []).append((index, old, event))
                 if index + 1 == len(framed.block):
-                    self._described = message
+                    self._last_relation = message
                 else:
-                    self._row_behind(framed, message, index + 1, cuts)
+                    self._detect_partition(framed, message, index + 1, cuts)
             elif isinstance(message, Truncate):
                 for oid in message.relation_oids:
-                    known = self._relation(oid, wal_start, "T")
-                    if self._wanted(known, commit_lsn):
-                        position = _position(framed, index)
+                    known = self._known_relation(oid, wal_start, "T")
+                    if self._is_wanted(known, commit_lsn):
+                        position = _source_position(framed, index)
                         cuts.setdefault(oid, []).append((index, known, Truncation(known.schema.table, position)))
         return cuts
 
-    def _row_behind(self, framed: FramedBlock, described: Relation, index: int, cuts: _Cuts) -> None:
-        """Look at the message behind a Relation message: a row of another relation says that this is a partition."""
+    def _detect_partition(self, framed: FramedBlock, described: Relation, index: int, cuts: _Cuts) -> None:
+        """Read the message behind a Relation message. A row of another relation shows that this one is a partition."""
         block = framed.block
         if not framed.is_row[index] or block.ends[index] - block.starts[index] < HEADER + 5:
             return
         oid = int(unaligned(block.buffer, ">u4")[block.starts[index] + HEADER + 1])
-        found = self.relations.learn_row(described, oid)
+        found = self.relations.detect_partition(described, oid)
         if found is None:
             return
         number = int(framed.transaction[index])
         commit_lsn, xid = Lsn(int(framed.commit_lsn[number])), int(framed.xid[number])
         event: TableEvent | None = None
-        if found.is_new and self._wanted(found.now, commit_lsn):
-            event = _described(found.now, commit_lsn, xid, partition=described.oid)
-        cuts.setdefault(oid, []).append((index, found.before, event))
-        if self._wanted(found.partition, commit_lsn):
-            event = _described(found.partition, commit_lsn, xid, root=found.now.schema.table)
+        if found.is_new and self._is_wanted(found.root, commit_lsn):
+            event = _schema_event(found.root, commit_lsn, xid, partition=described.oid)
+        cuts.setdefault(oid, []).append((index, found.root_before, event))
+        if self._is_wanted(found.partition, commit_lsn):
+            event = _schema_event(found.partition, commit_lsn, xid, root=found.root.schema.table)
             cuts.setdefault(described.oid, []).append((index, found.partition, event))
 
-    def _wanted(self, known: KnownRelation, commit_lsn: Lsn) -> bool:
+    def _is_wanted(self, known: KnownRelation, commit_lsn: Lsn) -> bool:
         start = max(self._start, self._table_start.get(known.schema.table, INVALID_LSN))
         return known.captured and commit_lsn >= start
 
-    def _relation(self, oid: int, lsn: Lsn, message_type: str) -> KnownRelation:
+    def _known_relation(self, oid: int, lsn: Lsn, message_type: str) -> KnownRelation:
         known = self.relations.get(oid)
         if known is None:
-            raise _not_described(oid, lsn, message_type)
+            raise _undescribed_relation(oid, lsn, message_type)
         return known
 
-    def _rows(
+    def _decode_rows(
         self,
         framed: FramedBlock,
         messages: pl.Series,
@@ -192,11 +197,11 @@ class Decoder:
         oid: int,
         known: KnownRelation | None,
     ) -> tuple[ChangeBatch, Int64s] | None:
-        """The batch of some row messages, and the messages' numbers; None where there are none, or none is wanted."""
+        """Decode a run of row messages; return its batch and the indexes of its messages, or None if none is wanted."""
         if not len(rows):
             return None
         if known is None:
-            raise _not_described(oid, framed.block.message(int(rows[0]))[0], chr(framed.block.types[rows[0]]))
+            raise _undescribed_relation(oid, framed.block.message(int(rows[0]))[0], chr(framed.block.types[rows[0]]))
         if not known.captured:
             return None
         if framed.commit_lsn[framed.transaction[rows[0]]] < self._latest_start:
@@ -204,14 +209,14 @@ class Decoder:
             rows = rows[framed.commit_lsn[framed.transaction[rows]] >= start]
             if not len(rows):
                 return None
-        known.verify()
+        known.verify_rules()
         try:
-            return _batch(framed, messages, rows, known), rows
-        except TornTuple:
-            _explain(framed, rows, known)
+            return _build_batch(framed, messages, rows, known), rows
+        except MalformedTuple:
+            _raise_parse_error(framed, rows, known)
 
 
-def _described(
+def _schema_event(
     known: KnownRelation, commit_lsn: Lsn, xid: int, *, partition: int = 0, root: TableRef | None = None
 ) -> NewSchema:
     columns = tuple(DescribedColumn(column.name, column.type_oid) for column in known.message.columns)
@@ -219,33 +224,34 @@ def _described(
     return NewSchema(known.schema, commit_lsn, xid, description)
 
 
-def _position(framed: FramedBlock, index: int) -> SourcePosition:
+def _source_position(framed: FramedBlock, index: int) -> SourcePosition:
     number = int(framed.transaction[index])
     commit_time = pg_time(int(framed.commit_time[number]), lsn=framed.block.message(index)[0])
     commit_lsn, xid = Lsn(int(framed.commit_lsn[number])), int(framed.xid[number])
     return SourcePosition(commit_lsn, int(framed.ordinal[index]), xid, commit_time)
 
 
-def _not_described(oid: int, lsn: Lsn, message_type: str) -> ParseError:
+def _undescribed_relation(oid: int, lsn: Lsn, message_type: str) -> ParseError:
     return ParseError(f"relation {oid} was not described before", message_type=message_type, offset=1, lsn=lsn)
 
 
-def _batch(framed: FramedBlock, messages: pl.Series, rows: Int64s, known: KnownRelation) -> ChangeBatch:
+def _build_batch(framed: FramedBlock, messages: pl.Series, rows: Int64s, known: KnownRelation) -> ChangeBatch:
+    """Make the change batch of a run of row messages, whose old and new tuples are walked together."""
     block, schema = framed.block, known.schema
     types = tuple(column.type for column in schema.columns)
     octets = block.bytes
     ops = block.types[rows]
-    partition = known.old_rows.unidentified
+    partition = known.old_tuples.unidentified_partition
     if partition is not None and (found := ops != INSERT).any():
         raise unidentified_rows(schema.table, partition, *_transaction(framed, int(rows[found.argmax()])))
     # Byte1 type, Int32 relation OID, then 'N' new tuple, or 'K' / 'O' old tuple (and 'N' new tuple, for an update)
     marker_at = block.starts[rows] + HEADER + 5
     if (marker_at >= block.ends[rows]).any():
-        raise TornTuple
+        raise MalformedTuple
     marker = octets[marker_at]
     has_old = (marker == _KEY) | (marker == _OLD)
     if ((marker != _NEW) & ~has_old).any() or (has_old & (ops == INSERT)).any() or (~has_old & (ops == DELETE)).any():
-        raise TornTuple
+        raise MalformedTuple
 
     old_index = np.flatnonzero(has_old)
     projection = known.projection
@@ -256,13 +262,14 @@ def _batch(framed: FramedBlock, messages: pl.Series, rows: Int64s, known: KnownR
     new_index = np.flatnonzero(ops != DELETE)
     new_rows, new_at = rows[new_index], new_at[new_index]
     if (new_at >= block.ends[new_rows]).any() or (octets[new_at] != _NEW).any():
-        raise TornTuple
+        raise MalformedTuple
     new = walk(block, messages, new_rows, new_at + 1, types, projection, new_index, lenient)
     deleted = ops[old_index] == DELETE
     if (new.end != block.ends[new_rows]).any() or (old.end != block.ends[rows[old_index]])[deleted].any():
-        raise TornTuple
-    if old.lacks_values() or new.lacks_values(ops[new_index] == INSERT):
-        raise TornTuple  # only an update leaves values out, and only new ones; `_explain` knows the exception
+        raise MalformedTuple
+    if old.has_unsent_values() or new.has_unsent_values(ops[new_index] == INSERT):
+        # Only new tuples of updates lack values. `_raise_parse_error` handles the exception from this rule.
+        raise MalformedTuple
 
     transaction = framed.transaction[rows]
     batch = ChangeBatch(
@@ -274,10 +281,10 @@ def _batch(framed: FramedBlock, messages: pl.Series, rows: Int64s, known: KnownR
         commit_time=framed.commit_time[transaction],
         new=new,
         old=old,
-        old_is_key=(marker[old_index] == _KEY) | known.old_rows.key_only,
+        old_is_key=(marker[old_index] == _KEY) | known.old_tuples.key_only,
     )
-    # Now, while the block is in the processor's cache; of old images mostly the key alone is ever looked at. What a bad
-    # value has to say is said to whom asks for it: nobody does where the table is about to be copied anew.
+    # Read the values now, while the block is in the processor's cache. Of old images mostly the key alone is used. The
+    # error of a bad value is raised again when its column is used, which a table that is re-snapshotted never is.
     for images, wanted in ((new, range(len(types))), (old, [schema.names.index(name) for name in schema.key])):
         with suppress(UnreadableText):
             images.materialize(wanted)
@@ -285,13 +292,13 @@ def _batch(framed: FramedBlock, messages: pl.Series, rows: Int64s, known: KnownR
 
 
 def _transaction(framed: FramedBlock, index: int) -> tuple[Lsn, int]:
-    """Commit LSN and id of a message's transaction."""
+    """Return commit LSN and id of a message's transaction."""
     number = framed.transaction[index]
     return Lsn(int(framed.commit_lsn[number])), int(framed.xid[number])
 
 
-def _between(batch: ChangeBatch, first: int, stop: int) -> ChangeBatch:
-    """Some consecutive changes of a batch that was just made; shares its memory."""
+def _slice_batch(batch: ChangeBatch, first: int, stop: int) -> ChangeBatch:
+    """Return consecutive changes of a batch that `_build_batch` made; they share its memory."""
     if (first, stop) == (0, len(batch)):
         return batch
     assert isinstance(batch.new, TupleColumns)
@@ -304,14 +311,14 @@ def _between(batch: ChangeBatch, first: int, stop: int) -> ChangeBatch:
         xid=batch.xid[first:stop],
         ordinal=batch.ordinal[first:stop],
         commit_time=batch.commit_time[first:stop],
-        new=batch.new.of_rows(first, stop),
-        old=batch.old.of_rows(first, stop),
+        new=batch.new.slice_rows(first, stop),
+        old=batch.old.slice_rows(first, stop),
         old_is_key=batch.old_is_key[old_first:old_stop],
     )
 
 
-def _explain(framed: FramedBlock, rows: Int64s, known: KnownRelation | None) -> NoReturn:
-    """Find the torn message with the plain parser, which says what is wrong and where."""
+def _raise_parse_error(framed: FramedBlock, rows: Int64s, known: KnownRelation | None) -> NoReturn:
+    """Find the malformed message with the plain parser and raise its error, which tells what is wrong and where."""
     columns = known.projection.width if known else 0
     for index in rows.tolist():
         lsn, payload = framed.block.message(index)
@@ -326,7 +333,7 @@ def _explain(framed: FramedBlock, rows: Int64s, known: KnownRelation | None) -> 
                     lsn=lsn,
                 )
         old = getattr(message, "old", None)
-        require_whole(old.values if old else (), message, lsn)
+        require_old_values(old.values if old else (), message, lsn)
         if known and isinstance(message, Insert) and any(message.new[n] is UNCHANGED for n in known.projection.numbers):
             raise value_left_out(known.schema.table, *_transaction(framed, index))
     raise ParseError("the columnar decoder cannot read it", message_type="?", offset=0, lsn=INVALID_LSN)

@@ -1,7 +1,7 @@
-"""Which transaction each message of a block belongs to: BEGIN and COMMIT, read as columns.
+"""Framing: assigns the messages of a block to transactions.
 
-Only BEGIN and COMMIT of all transactions in a block are looked at here, all at once, so that many small transactions
-cost no more Python than one large one.
+BEGIN and COMMIT of all transactions in a block are read at once, as columns, so that many small transactions cost no
+more Python code than one large transaction.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dbmazz_core.lsn import Lsn
 _BEGIN, _COMMIT = ord("B"), ord("C")
 _ROW_TYPES = (ord("I"), ord("U"), ord("D"))
 _TRUNCATE = ord("T")
-#: The years that Python's dates have, as commit times: any other is no server's clock.
+#: Commit times that Python's dates can hold, in microseconds since 2000. A server's clock shows no others.
 _YEAR_1_US = (datetime.min.replace(tzinfo=UTC) - POSTGRES_EPOCH) // timedelta(microseconds=1)
 _YEAR_9999_US = (datetime.max.replace(tzinfo=UTC) - POSTGRES_EPOCH) // timedelta(microseconds=1)
 
@@ -33,7 +33,7 @@ class OpenTransaction:
         commit_lsn: LSN of its commit record, from its BEGIN.
         commit_time: Microseconds since 2000-01-01 UTC.
         xid: Transaction id.
-        changes: Changes seen so far.
+        changes: Number of changes received so far.
     """
 
     commit_lsn: Lsn
@@ -44,20 +44,22 @@ class OpenTransaction:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FramedBlock:
-    """A block, and for each of its messages the transaction.
+    """A block with the transaction of each message.
 
     Attributes:
         block: The messages, shape (n,).
-        transaction: Number of each message's transaction in the arrays below, int64, shape (n,). Number 0 is the
-            one that was open when the block began (zeros if none was).
-        commit_lsn, commit_time, xid: By transaction: uint64, int64, uint32, shape (t + 1,).
-        ordinal: Place of each row change or TRUNCATE in its transaction, from 1, int64, shape (n,).
-        is_row: True for inserts, updates and deletes, shape (n,).
-        rows_before: Row changes ahead of each message in this block, int64, shape (n + 1,).
-        begins: Indexes of BEGIN messages, shape (t,).
-        commits: Indexes of COMMIT messages.
-        end_lsn: End of each COMMIT's record, uint64, shape of `commits`.
-        open: The transaction that is open behind the last message.
+        transaction: Number of each message's transaction in the arrays by transaction, int64, shape (n,). Number 0 is
+            the transaction that was open when the block began (zeros if none was).
+        commit_lsn: LSN of the commit record, by transaction, uint64, shape (t + 1,).
+        commit_time: Microseconds since 2000-01-01 UTC, by transaction, int64, shape (t + 1,).
+        xid: Transaction id, by transaction, uint32, shape (t + 1,).
+        ordinal: Position of each row change or TRUNCATE in its transaction, from 1, int64, shape (n,).
+        is_row: Whether each message is an insert, update or delete, shape (n,).
+        rows_before: Number of row changes ahead of each message in this block, int64, shape (n + 1,).
+        begins: Indexes of the BEGIN messages, int64, shape (t,).
+        commits: Indexes of the COMMIT messages, int64, shape (c,).
+        end_lsn: End of each COMMIT's record, uint64, shape (c,).
+        open: The transaction that is open behind the last message, or None.
     """
 
     block: MessageBlock
@@ -79,16 +81,16 @@ def frame(block: MessageBlock, open: OpenTransaction | None) -> FramedBlock:
 
     Args:
         block: The messages.
-        open: What `FramedBlock.open` was for the block before.
+        open: `FramedBlock.open` of the block before.
 
     Raises:
-        ParseError: If BEGIN and COMMIT do not alternate, are torn, or a row lies outside of a transaction.
+        ParseError: BEGIN and COMMIT do not alternate or have a wrong format, or a row is outside of a transaction.
     """
     types, starts = block.types, block.starts
     is_begin, is_commit = types == _BEGIN, types == _COMMIT
     begins, commits = np.flatnonzero(is_begin), np.flatnonzero(is_commit)
     is_row = (types == _ROW_TYPES[0]) | (types == _ROW_TYPES[1]) | (types == _ROW_TYPES[2])
-    _check(block, begins, commits, is_row, open)
+    _verify_framing(block, begins, commits, is_row, open)
 
     uint64, uint32 = unaligned(block.buffer, ">u8"), unaligned(block.buffer, ">u4")
     payload = starts[begins] + HEADER
@@ -117,11 +119,11 @@ def frame(block: MessageBlock, open: OpenTransaction | None) -> FramedBlock:
         begins=begins,
         commits=commits,
         end_lsn=end_lsn,
-        open=_open_behind(begins, commits, commit_lsn, commit_time, xid, ordinal, open),
+        open=_open_at_end(begins, commits, commit_lsn, commit_time, xid, ordinal, open),
     )
 
 
-def _open_behind(
+def _open_at_end(
     begins: Int64s,
     commits: Int64s,
     commit_lsn: npt.NDArray[np.uint64],
@@ -130,6 +132,7 @@ def _open_behind(
     ordinal: Int64s,
     open: OpenTransaction | None,
 ) -> OpenTransaction | None:
+    """Return the transaction that is open behind the last message, or None."""
     last_begin = int(begins[-1]) if len(begins) else -1
     last_commit = int(commits[-1]) if len(commits) else -1
     if last_commit > last_begin or (last_begin < 0 and open is None):
@@ -138,25 +141,26 @@ def _open_behind(
     return OpenTransaction(Lsn(int(commit_lsn[-1])), int(commit_time[-1]), int(xid[-1]), changes)
 
 
-def _check(
+def _verify_framing(
     block: MessageBlock,
     begins: Int64s,
     commits: Int64s,
     is_row: npt.NDArray[np.bool_],
     open: OpenTransaction | None,
 ) -> None:
+    """Raise ParseError unless BEGIN and COMMIT have their format, alternate, and enclose all rows."""
     for index in (begins, commits):
         size = 21 if index is begins else 26
         torn = block.ends[index] - block.starts[index] != HEADER + size
         if torn.any():
-            _explain(block, int(index[torn.argmax()]), "it is not as long as its type")
+            _raise_parse_error(block, int(index[torn.argmax()]), "the length does not fit the type")
     flagged = block.bytes[block.starts[commits] + HEADER + 1] != 0
     if flagged.any():
-        _explain(block, int(commits[flagged.argmax()]), "unknown flags")
+        _raise_parse_error(block, int(commits[flagged.argmax()]), "unknown flags")
     times = unaligned(block.buffer, ">i8")[block.starts[begins] + HEADER + 9]
-    strange = (times < _YEAR_1_US) | (times > _YEAR_9999_US)
-    if strange.any():
-        at = int(strange.argmax())
+    impossible = (times < _YEAR_1_US) | (times > _YEAR_9999_US)
+    if impossible.any():
+        at = int(impossible.argmax())
         pg_time(int(times[at]), lsn=block.message(int(begins[at]))[0])
     # +1 at BEGIN, -1 at COMMIT: the running sum is 1 within a transaction and 0 outside.
     step = np.zeros(len(block), dtype=np.int64)
@@ -164,10 +168,10 @@ def _check(
     depth = np.cumsum(step) + (1 if open else 0)
     wrong = (depth < 0) | (depth > 1) | (is_row & (depth != 1))
     if wrong.any():
-        _explain(block, int(wrong.argmax()), "BEGIN and COMMIT do not enclose it as they should")
+        _raise_parse_error(block, int(wrong.argmax()), "BEGIN and COMMIT do not alternate, or a row is outside of them")
 
 
-def _explain(block: MessageBlock, index: int, detail: str) -> None:
+def _raise_parse_error(block: MessageBlock, index: int, detail: str) -> None:
     lsn, payload = block.message(index)
-    parse(payload, lsn)  # says it better, if it is torn
+    parse(payload, lsn)  # raises a more precise error if the message itself is malformed
     raise ParseError(detail, message_type=chr(block.types[index]), offset=0, lsn=lsn)

@@ -1,8 +1,8 @@
-"""The messages of pgoutput protocol version 1, and of the replication stream around them.
+"""The messages of pgoutput's protocol version 1, and of the replication stream around them.
 
-`parser` reads them from bytes. One dataclass per message, named as in the PostgreSQL manual: "Streaming
-Replication Protocol" (protocol-replication) and "Logical Replication Message Formats"
-(protocol-logicalrep-message-formats). Times are microseconds since 2000-01-01 UTC, see `parser.pg_time`.
+`parser` reads them from bytes. Each message has a dataclass, named as in the PostgreSQL manual: "Streaming Replication
+Protocol" (protocol-replication) and "Logical Replication Message Formats" (protocol-logicalrep-message-formats). Times
+are microseconds since 2000-01-01 UTC, see `parser.pg_time`.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ ReplicaIdentity = Literal["d", "n", "f", "i"]
 
 @dataclass(frozen=True, slots=True)
 class BinaryValue:
-    """A column value in binary format, kind 'b'; sent only if START_REPLICATION asked for `binary`."""
+    """A column value in binary format, kind 'b'. The server sends it only if START_REPLICATION has option `binary`."""
 
     data: bytes
 
 
-#: A column value: None is NULL ('n'), `UNCHANGED` was not sent ('u'), bytes are the value's text ('t').
+#: A column value: None is NULL ('n'), `UNCHANGED` a value that was not sent ('u'), bytes are the value's text ('t').
 TupleValue = None | Unchanged | bytes | BinaryValue
 
-#: The values of one row: one for each column of the `Relation` that `relation_oid` last named, in its order.
+#: The values of one row, one for each column of the last `Relation` with the OID `relation_oid`, in its order.
 TupleData = tuple[TupleValue, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class OldKey:
-    """Old values of the replica identity's columns ('K').
+    """An old tuple with the values of the replica identity's columns ('K').
 
-    `values` has the relation's full width. Where `RelationColumn.is_key` is false it holds None, as the wire
-    does, because nothing was sent: that None is *not* NULL, and nothing is known of the old value.
+    `values` has the relation's full width. Where `RelationColumn.is_key` is false it holds None, as the message does:
+    the value was not sent and is unknown. That None is *not* NULL.
     """
 
     values: TupleData
@@ -44,7 +44,7 @@ class OldKey:
 
 @dataclass(frozen=True, slots=True)
 class OldRow:
-    """The whole old row, under REPLICA IDENTITY FULL ('O'). None is NULL; TOASTed values are present."""
+    """An old tuple with the whole row, under REPLICA IDENTITY FULL ('O'). None is NULL; TOASTed values are present."""
 
     values: TupleData
 
@@ -54,7 +54,7 @@ OldTuple = OldKey | OldRow
 
 @dataclass(frozen=True, slots=True)
 class XLogData:
-    """A piece of the stream: `payload` is one pgoutput message, `send_time` the server's clock."""
+    """A part of the stream. `payload` is one pgoutput message, `send_time` the server's clock."""
 
     wal_start: Lsn
     wal_end: Lsn
@@ -64,7 +64,7 @@ class XLogData:
 
 @dataclass(frozen=True, slots=True)
 class PrimaryKeepalive:
-    """The server has sent everything up to `wal_end`; if `reply_requested`, answer or be disconnected."""
+    """A keepalive: the server has sent everything up to `wal_end`. With `reply_requested`, no reply ends the stream."""
 
     wal_end: Lsn
     send_time: int
@@ -73,7 +73,7 @@ class PrimaryKeepalive:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """A transaction starts. `final_lsn` is its commit record's LSN: the `commit_lsn` of its `Commit`."""
+    """The begin of a transaction. `final_lsn` is the LSN of its commit record: the `commit_lsn` of its `Commit`."""
 
     final_lsn: Lsn
     commit_time: int
@@ -82,9 +82,9 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A transaction ends. `end_lsn` is the position behind it: what to confirm, where to resume.
+    """The end of a transaction. `end_lsn` is the position behind its commit record: the one to confirm and resume at.
 
-    `flags` is "currently unused" and always 0.
+    The manual calls `flags` "currently unused"; it is always 0.
     """
 
     flags: int
@@ -95,7 +95,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The transaction was replicated to this server from `name`, where it committed at `origin_lsn`."""
+    """The origin of a transaction that was replicated from elsewhere: the origin's name, and the commit LSN there."""
 
     origin_lsn: Lsn
     name: str
@@ -103,7 +103,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class RelationColumn:
-    """A published column. `is_key`: part of the replica identity (every column, under FULL)."""
+    """A published column. `is_key`: whether it is part of the replica identity (under FULL, every column is)."""
 
     is_key: bool
     name: str
@@ -113,7 +113,7 @@ class RelationColumn:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """A table as the rows after it see it; sent again after every change. Its XLogData can carry LSN 0/0."""
+    """A table as the next rows have it. It is sent again after every change. Its XLogData can carry LSN 0/0."""
 
     oid: int
     schema: str
@@ -124,7 +124,7 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """A type that is not built in, before the `Relation` that uses it. Of a domain: its base type's name."""
+    """A type that is not built in, ahead of the `Relation` that uses it. A domain has its base type's name."""
 
     oid: int
     schema: str
@@ -133,7 +133,7 @@ class Type:
 
 @dataclass(frozen=True, slots=True)
 class Insert:
-    """A row came."""
+    """An inserted row."""
 
     relation_oid: int
     new: TupleData
@@ -141,7 +141,7 @@ class Insert:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """A row changed. `old` is there under identity FULL, or if an identity column changed or is TOASTed."""
+    """An updated row. `old` is sent under identity FULL, or if an identity column changed or is TOASTed; else None."""
 
     relation_oid: int
     old: OldTuple | None
@@ -150,7 +150,7 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """A row went."""
+    """A deleted row."""
 
     relation_oid: int
     old: OldTuple
@@ -158,7 +158,7 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class Truncate:
-    """One TRUNCATE emptied these tables."""
+    """A TRUNCATE of one or more tables."""
 
     relation_oids: tuple[int, ...]
     cascade: bool
@@ -167,7 +167,7 @@ class Truncate:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What `pg_logical_emit_message` wrote; unless `transactional`, it stands outside of any transaction."""
+    """A logical message of `pg_logical_emit_message`; unless `transactional`, it is outside of any transaction."""
 
     transactional: bool
     lsn: Lsn
@@ -177,13 +177,12 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class StreamAbort:
-    """A stray message of PostgreSQL 18: ignore it, none of the transaction's rows were sent.
+    """A message of protocol version 2 that PostgreSQL 18 sends by mistake; no row of its transaction was sent.
 
-    It belongs to protocol version 2 and was not asked for. PostgreSQL 18 discards the decoded changes of an
-    aborted transaction once they outgrow `logical_decoding_work_mem` (commit 072ee847ad4c), and on the way
-    marks its subtransactions as streamed; decoding their abort then sends this (bug #19616, fixed by commit
-    aa4c52b808f7; 18.6 still sends it). It comes between transactions, never within one, and without the LSN
-    and time that protocol version 4 adds.
+    PostgreSQL 18 discards the decoded changes of an aborted transaction once they outgrow `logical_decoding_work_mem`
+    (commit 072ee847ad4c), and marks its subtransactions as streamed. Decoding their abort then sends this message (bug
+    #19616, fixed by commit aa4c52b808f7; 18.6 still sends it). It comes between transactions, never within one, and
+    without the LSN and time that protocol version 4 adds.
     """
 
     xid: int

@@ -1,16 +1,16 @@
-"""pgoutput, protocol version 1: bytes in, one dataclass per message out. No I/O, no state.
+"""The plain parser of pgoutput's protocol version 1: bytes in, one dataclass per message out. No I/O, no state.
 
-Two levels, each as the PostgreSQL manual lists it:
+The two levels are those of the PostgreSQL manual:
 
-- "Streaming Replication Protocol" (protocol-replication), what a CopyData message holds: `parse_copy_data`
-  reads `XLogData` and `PrimaryKeepalive`, `build_standby_status_update` writes the answer.
-- "Logical Replication Message Formats" (protocol-logicalrep-message-formats), what an XLogData carries:
+- "Streaming Replication Protocol" (protocol-replication), the contents of a CopyData message: `parse_copy_data`
+  reads `XLogData` and `PrimaryKeepalive`, `build_standby_status_update` writes the reply.
+- "Logical Replication Message Formats" (protocol-logicalrep-message-formats), the payload of an XLogData:
   `parse` reads `Begin`, `Commit`, `Origin`, `Relation`, `Type`, `Insert`, `Update`, `Delete`, `Truncate`,
   `Message`.
 
-All integers are big-endian. Names and text values come in the connection's `client_encoding`, which must be
-UTF8. Whatever does not fit its format exactly raises `ParseError`: a message half understood is a change lost
-silently.
+All integers are big-endian. Names and text values are in the connection's `client_encoding`, which must be UTF8. A
+message that does not fit its format exactly raises `ParseError`, because a message that is half understood would
+silently lose a change.
 """
 
 from __future__ import annotations
@@ -55,16 +55,16 @@ Buffer = bytes | bytearray | memoryview
 POSTGRES_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _EPOCH_NS: Final = int(POSTGRES_EPOCH.timestamp()) * 1_000_000_000
 
-#: Columns in a table: the manual's appendix "PostgreSQL Limits" (limits).
+#: Most columns of a table: manual, appendix "PostgreSQL Limits" (limits).
 MAX_COLUMNS: Final = 1600
 
-# The messages too: whoever parses needs both. Laid out by hand: a name a line would say no more.
+# The messages are exported too, as every caller needs both. In columns, because one name a line would fill a screen.
 __all__ = [
     "MAX_COLUMNS", "POSTGRES_EPOCH", "Begin", "BinaryValue", "Buffer", "CdcMessage", "Commit", "Delete",
     "Insert", "Message", "OldKey", "OldRow", "OldTuple", "Origin", "PrimaryKeepalive", "Relation",
     "RelationColumn", "ReplicaIdentity", "StreamAbort", "Truncate", "TupleData", "TupleValue", "Type",
     "Update", "XLogData", "build_standby_status_update", "parse", "parse_copy_data", "pg_now", "pg_time",
-    "require_whole",
+    "require_old_values",
 ]  # fmt: skip
 
 _UINT8 = Struct(">B")
@@ -86,12 +86,12 @@ _NULL, _UNCHANGED, _TEXT, _BINARY = b"nutb"
 _KEY, _NEW = b"KN"
 _UNKNOWN = "unknown message type"
 
-#: Messages of later protocol versions, for the error to say what went wrong.
+#: Versions of message types that protocol version 1 does not have, for the error.
 _LATER_VERSIONS = dict.fromkeys(b"SEc", 2) | dict.fromkeys(b"bPKrp", 3)
 
 
-class _Reader:
-    """Reads one message from front to back and knows where it is when something does not fit."""
+class _MessageReader:
+    """Reads one message from front to back, and keeps the offset for errors."""
 
     __slots__ = ("data", "lsn", "offset")
 
@@ -101,7 +101,7 @@ class _Reader:
         self.offset = offset
 
     def error(self, detail: str, *, back: int = 0) -> ParseError:
-        """The error at the current offset, or at `back` bytes before it."""
+        """Return the error at the current offset, or at `back` bytes before it."""
         message_type = chr(self.data[0]) if self.data else "?"
         return ParseError(detail, message_type=message_type, offset=self.offset - back, lsn=self.lsn)
 
@@ -117,7 +117,7 @@ class _Reader:
         return fields
 
     def flags(self, value: int, known: int, *, back: int = 1) -> int:
-        # A bit that this version does not know could change what the message means.
+        # An unknown flag could change the meaning of the message.
         if value & ~known:
             raise self.error(f"unknown flags {value:#04x}", back=back)
         return value
@@ -151,7 +151,7 @@ class _Reader:
         data, size, unpack_length = self.data, len(self.data), _INT32.unpack_from
         values: list[TupleValue] = []
         for _ in range(self.column_count()):
-            # The hot path: a text that fits. Everything else, errors too, is left to `tuple_value`.
+            # The hot path is a text that fits. `tuple_value` reads everything else, and raises errors.
             start = self.offset + 5
             if start <= size and data[start - 5] == _TEXT:
                 end = start + unpack_length(data, start - 4)[0]
@@ -180,39 +180,39 @@ class _Reader:
             raise self.error(f"{left} bytes too many")
 
 
-def require_whole(values: TupleData, message: CdcMessage, lsn: Lsn) -> None:
-    """Refuse a value that was not sent where PostgreSQL always sends it: in every old tuple.
+def require_old_values(values: TupleData, message: CdcMessage, lsn: Lsn) -> None:
+    """Raise ParseError if an old tuple lacks a value: PostgreSQL sends all values of old tuples.
 
-    The format would allow it, but the value could be found nowhere; taking it for NULL would lose it.
+    The format allows the kind 'u', but the value could not be found anywhere, and taking it for NULL would lose it.
     """
     if any(value is UNCHANGED for value in values):
         name = type(message).__name__
         raise ParseError(f"{name} leaves a value out in its old tuple", message_type=name[0], offset=6, lsn=lsn)
 
 
-def _begin(reader: _Reader) -> Begin:
+def _begin(reader: _MessageReader) -> Begin:
     final_lsn, commit_time, xid = reader.take(_BEGIN, "Begin")
     return Begin(Lsn(final_lsn), commit_time, xid)
 
 
-def _commit(reader: _Reader) -> Commit:
+def _commit(reader: _MessageReader) -> Commit:
     flags, commit_lsn, end_lsn, commit_time = reader.take(_COMMIT, "Commit")
-    # The manual: "Currently unused"; PostgreSQL's own subscriber refuses any flag.
+    # Manual: "Currently unused". PostgreSQL's own subscriber refuses any flag.
     reader.flags(flags, 0, back=_COMMIT.size)
     return Commit(flags, Lsn(commit_lsn), Lsn(end_lsn), commit_time)
 
 
-def _origin(reader: _Reader) -> Origin:
+def _origin(reader: _MessageReader) -> Origin:
     (origin_lsn,) = reader.take(_UINT64, "the origin's LSN")
     return Origin(Lsn(origin_lsn), reader.string("the origin's name"))
 
 
-def _qualified_name(reader: _Reader) -> tuple[str, str]:
-    # The manual: "Namespace (empty string for pg_catalog)".
+def _qualified_name(reader: _MessageReader) -> tuple[str, str]:
+    # Manual: "Namespace (empty string for pg_catalog)".
     return reader.string("the namespace") or "pg_catalog", reader.string("the name")
 
 
-def _relation(reader: _Reader) -> Relation:
+def _relation(reader: _MessageReader) -> Relation:
     (oid,) = reader.take(_UINT32, "the relation's OID")
     schema, name = _qualified_name(reader)
     (identity,) = reader.take(_UINT8, "the replica identity")
@@ -222,7 +222,7 @@ def _relation(reader: _Reader) -> Relation:
     return Relation(oid, schema, name, cast("ReplicaIdentity", chr(identity)), columns)
 
 
-def _relation_column(reader: _Reader) -> RelationColumn:
+def _relation_column(reader: _MessageReader) -> RelationColumn:
     (flags,) = reader.take(_UINT8, "a column's flags")
     is_key = bool(reader.flags(flags, 1))
     name = reader.string("a column's name")
@@ -232,29 +232,29 @@ def _relation_column(reader: _Reader) -> RelationColumn:
     return RelationColumn(is_key, name, type_oid, type_modifier)
 
 
-def _type(reader: _Reader) -> Type:
+def _type(reader: _MessageReader) -> Type:
     (oid,) = reader.take(_UINT32, "the type's OID")
     return Type(oid, *_qualified_name(reader))
 
 
-def _marker(reader: _Reader, expected: bytes) -> int:
+def _marker(reader: _MessageReader, expected: bytes) -> int:
     (marker,) = reader.take(_UINT8, "the kind of tuple")
     if marker not in expected:
         raise reader.error(f"unknown kind of tuple {chr(marker)!r}, not one of {expected.decode()}", back=1)
     return cast("int", marker)
 
 
-def _insert(reader: _Reader) -> Insert:
+def _insert(reader: _MessageReader) -> Insert:
     (relation_oid,) = reader.take(_UINT32, "the relation's OID")
     _marker(reader, b"N")
     return Insert(relation_oid, reader.tuple_data())
 
 
-def _old_tuple(reader: _Reader, marker: int) -> OldTuple:
+def _old_tuple(reader: _MessageReader, marker: int) -> OldTuple:
     return OldKey(reader.tuple_data()) if marker == _KEY else OldRow(reader.tuple_data())
 
 
-def _update(reader: _Reader) -> Update:
+def _update(reader: _MessageReader) -> Update:
     (relation_oid,) = reader.take(_UINT32, "the relation's OID")
     old = None
     marker = _marker(reader, b"KON")
@@ -264,12 +264,12 @@ def _update(reader: _Reader) -> Update:
     return Update(relation_oid, old, reader.tuple_data())
 
 
-def _delete(reader: _Reader) -> Delete:
+def _delete(reader: _MessageReader) -> Delete:
     (relation_oid,) = reader.take(_UINT32, "the relation's OID")
     return Delete(relation_oid, _old_tuple(reader, _marker(reader, b"KO")))
 
 
-def _truncate(reader: _Reader) -> Truncate:
+def _truncate(reader: _MessageReader) -> Truncate:
     count, flags = reader.take(_TRUNCATE, "Truncate")
     if count < 0:
         raise reader.error(f"negative number {count} of relations", back=_TRUNCATE.size)
@@ -279,18 +279,18 @@ def _truncate(reader: _Reader) -> Truncate:
     return Truncate(oids, cascade=bool(flags & 1), restart_identity=bool(flags & 2))
 
 
-def _message(reader: _Reader) -> Message:
+def _message(reader: _MessageReader) -> Message:
     flags, lsn = reader.take(_MESSAGE, "Message")
     reader.flags(flags, 1, back=_MESSAGE.size)
     return Message(bool(flags), Lsn(lsn), reader.string("the prefix"), reader.counted_bytes("the content"))
 
 
-def _stream_abort(reader: _Reader) -> StreamAbort:
+def _stream_abort(reader: _MessageReader) -> StreamAbort:
     xid, subxid = reader.take(_STREAM_ABORT, "Stream Abort")
     return StreamAbort(xid, subxid)
 
 
-_PARSERS: dict[int, Callable[[_Reader], CdcMessage]] = {
+_PARSERS: dict[int, Callable[[_MessageReader], CdcMessage]] = {
     ord("B"): _begin,
     ord("C"): _commit,
     ord("O"): _origin,
@@ -306,35 +306,39 @@ _PARSERS: dict[int, Callable[[_Reader], CdcMessage]] = {
 
 
 def parse(payload: Buffer, lsn: Lsn) -> CdcMessage:
-    """The pgoutput message in an XLogData's `payload`; `lsn` is its position and serves the error only.
+    """Parse the pgoutput message in an XLogData's payload.
 
     >>> parse(bytes.fromhex("49 00004001 4e 0003 74 00000001 37 6e 75"), Lsn.parse("0/16B3748"))
     Insert(relation_oid=16385, new=(b'7', None, UNCHANGED))
 
+    Args:
+        payload: The message.
+        lsn: Its WAL position, for errors.
+
     Raises:
-        ParseError: The message is truncated, has bytes too many, or is not of protocol version 1.
+        ParseError: The message is truncated, has extra bytes, or is not of protocol version 1.
     """
     data = payload if isinstance(payload, bytes) else bytes(payload)
     if not data:
-        raise _Reader(data, lsn, 0).error("empty message")
+        raise _MessageReader(data, lsn, 0).error("empty message")
     parser = _PARSERS.get(data[0])
     if parser is None:
         version = _LATER_VERSIONS.get(data[0])
-        detail = f"it belongs to protocol version {version}, 1 was asked for" if version else _UNKNOWN
-        raise _Reader(data, lsn, 0).error(detail)
-    reader = _Reader(data, lsn)
+        detail = f"a message of protocol version {version}; version 1 was requested" if version else _UNKNOWN
+        raise _MessageReader(data, lsn, 0).error(detail)
+    reader = _MessageReader(data, lsn)
     message = parser(reader)
     reader.end()
     return message
 
 
 def parse_copy_data(data: Buffer) -> XLogData | PrimaryKeepalive:
-    """What a CopyData message of the replication stream holds.
+    """Parse the contents of a CopyData message of the replication stream.
 
     Raises:
-        ParseError: It is neither an XLogData nor a primary keepalive, or truncated, or has bytes too many.
+        ParseError: It is neither an XLogData nor a primary keepalive, is truncated, or has extra bytes.
     """
-    reader = _Reader(data if isinstance(data, bytes) else bytes(data), INVALID_LSN, 0)
+    reader = _MessageReader(data if isinstance(data, bytes) else bytes(data), INVALID_LSN, 0)
     match reader.data[:1]:
         case b"w":
             _, wal_start, wal_end, send_time = reader.take(_XLOGDATA, "XLogData")
@@ -351,22 +355,26 @@ def parse_copy_data(data: Buffer) -> XLogData | PrimaryKeepalive:
 
 
 def pg_time(us: int, *, lsn: Lsn = INVALID_LSN) -> datetime:
-    """A `send_time` or `commit_time`, in microseconds since `POSTGRES_EPOCH`, as a time in UTC.
+    """Convert a `send_time` or `commit_time` to a time in UTC.
 
     >>> pg_time(1)
     datetime.datetime(2000, 1, 1, 0, 0, 0, 1, tzinfo=datetime.timezone.utc)
 
+    Args:
+        us: Microseconds since `POSTGRES_EPOCH`.
+        lsn: WAL position of the message, for the error.
+
     Raises:
-        ParseError: It lies outside of the years 1 to 9999: no server's clock.
+        ParseError: The time is outside of the years 1 to 9999, which no server's clock shows.
     """
     try:
         return POSTGRES_EPOCH + timedelta(microseconds=us)
     except OverflowError:
-        raise ParseError(f"no such time: {us} us", message_type="?", offset=0, lsn=lsn) from None
+        raise ParseError(f"{us} us is no time of a server", message_type="?", offset=0, lsn=lsn) from None
 
 
 def pg_now() -> int:
-    """Now, as the protocol counts: microseconds since `POSTGRES_EPOCH`."""
+    """Return the present time as the protocol counts: microseconds since `POSTGRES_EPOCH`."""
     return (time.time_ns() - _EPOCH_NS) // 1000
 
 
@@ -378,17 +386,17 @@ def build_standby_status_update(
     reply_requested: bool = False,
     clock: Callable[[], int] = pg_now,
 ) -> bytes:
-    """A "Standby status update" for `put_copy_data`.
+    """Build a "Standby status update" message, to send as CopyData.
+
+    All positions are "the last byte + 1" in the manual's words, as a `Commit`'s `end_lsn` and a keepalive's `wal_end`.
 
     Args:
         write: Everything before this position was received.
-        flush: Everything before this is durable: the server moves the slot's `confirmed_flush_lsn` here and
+        flush: Everything before this position is durable. The server moves the slot's `confirmed_flush_lsn` here and
             may remove the WAL before it for good. Default: `write`.
-        apply: Everything before this is visible in the destination. Default: `flush`.
-        reply_requested: Ask the server for a keepalive at once.
-        clock: The time to send, as `pg_now` gives it.
-
-    Positions are "the last byte + 1", which is what a `Commit`'s `end_lsn` and a keepalive's `wal_end` are.
+        apply: Everything before this position is visible in the destination. Default: `flush`.
+        reply_requested: Whether the server shall send a keepalive at once.
+        clock: Returns the time to send, as `pg_now` does.
     """
     flush = write if flush is None else flush
     apply = flush if apply is None else apply

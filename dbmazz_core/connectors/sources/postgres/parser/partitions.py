@@ -1,10 +1,11 @@
-"""Partitions whose changes come under the name of their root, and what their replica identities do to it.
+"""Partitions whose changes come under the name of their root, and their replica identities.
 
-A partition has a replica identity of its own, and it is what the old tuples of its changes hold. The server sends them
-under the root's name all the same: with the root's letter in front (K or O), and NULL for every column that the
-partition's identity lacks (pgoutput.c and proto.c; seen on 14 to 18). But it describes the partition, behind its root
-and right ahead of the first change that comes from it (maybe_send_schema), and that tells: every other description is
-followed by a row of the relation itself, or by a TRUNCATE.
+Each partition has a replica identity of its own, which decides what the old tuples of its changes hold. The server
+still sends these tuples under the root's name, with the letter of the root's identity (K or O), and NULL for every
+column that the partition's identity lacks (pgoutput.c and proto.c; seen on PostgreSQL 14 to 18). The identity is known
+from the partition's Relation message, which comes behind the root's and right ahead of the partition's first change
+(maybe_send_schema). That order also shows that the message describes a partition: behind every other Relation message
+comes a row of the same relation, or a TRUNCATE.
 """
 
 from __future__ import annotations
@@ -18,40 +19,44 @@ from dbmazz_core.table_ref import TableRef
 
 
 @dataclass(frozen=True, slots=True)
-class OldRows:
-    """What the old rows of a relation are worth.
+class OldTupleCoverage:
+    """Which columns the old tuples of a relation are known to hold.
 
     Attributes:
-        key_only: They hold the key and nothing else, whatever their letter says: of REPLICA IDENTITY FULL is only the
-            root, not all of the partitions.
-        unidentified: A partition whose replica identity lacks the root's key, so that nothing can be known of the rows
-            that it updates and deletes. In the stream they look like those of all other partitions.
+        key_only: Whether old tuples hold the key and nothing else for certain, whatever their letter says: the root has
+            REPLICA IDENTITY FULL, and at least one partition has not.
+        unidentified_partition: A partition whose replica identity lacks the root's key, so that its updates and deletes
+            do not identify a row. In the stream they look like those of all other partitions.
     """
 
     key_only: bool = False
-    unidentified: TableRef | None = None
+    unidentified_partition: TableRef | None = None
 
 
-#: Of a relation without partitions, or with nothing wrong about them.
-WHOLE = OldRows()
+#: Coverage of a relation without partitions, or whose partitions have the root's identity.
+FULL_COVERAGE = OldTupleCoverage()
 
 
 class Partitions:
-    """Remembers how the partitions of captured tables were described.
+    """Keeps the descriptions of partitions of captured tables.
 
     Args:
-        roots: OIDs of the captured partitioned tables, each with those of the partitions that are known already.
+        roots: OIDs of captured partitioned tables, each with the OIDs of its partitions when the stream began.
     """
 
     def __init__(self, roots: Mapping[int, Collection[int]]) -> None:
         self._known = {root: {*partitions} for root, partitions in roots.items()}
         self._described: dict[int, dict[int, Relation]] = {root: {} for root in roots}
 
-    def described(self, message: Relation, root: Relation) -> bool:
-        """Take in a partition's description; whether its root is captured, and did not have it when the stream began.
+    def learn(self, message: Relation, root: Relation) -> bool:
+        """Keep a partition's description.
 
-        With other columns than the root it was described by the root's column list, counted off its own columns
-        (pgoutput.c, send_relation_and_attrs), and tells nothing of its identity.
+        A message with other columns than the root's is not kept: the server applied the root's column list, which
+        counts the root's columns, to the partition's columns (pgoutput.c, send_relation_and_attrs). It does not show
+        the partition's identity.
+
+        Returns:
+            Whether the root is captured and did not have the partition when the stream began.
         """
         if root.oid not in self._described:
             return False
@@ -59,18 +64,21 @@ class Partitions:
             self._described[root.oid][message.oid] = message
         return message.oid not in self._known[root.oid]
 
-    def reshaped(self, root: int) -> None:
-        """Take in that a relation's columns have changed, and with them those of its partitions: each is described anew
-        ahead of its next change, and the names in what is known of it mean nothing any more."""
+    def forget(self, root: int) -> None:
+        """Forget the descriptions of a root's partitions, after its columns have changed.
+
+        The partitions' columns have changed too, and their kept descriptions have names of the past. The server
+        describes each partition again ahead of its next change.
+        """
         if root in self._described:
             self._described[root] = {}
 
-    def old_rows(self, root: Relation, schema: TableSchema, *, key_in_doubt: bool) -> OldRows:
-        """What old rows of a relation are worth, by the partitions that were described so far.
+    def old_tuple_coverage(self, root: Relation, schema: TableSchema, *, key_in_doubt: bool) -> OldTupleCoverage:
+        """Return which columns old tuples of a relation hold, by the descriptions of its partitions so far.
 
-        Where the key is in doubt the root is copied anew, and nothing has to be known of its rows.
+        With `key_in_doubt` the root is re-snapshotted, and its rows need not be identified.
         """
-        # Without any identity the server refuses updates and deletes, so that none come from it.
+        # A partition without replica identity does not matter: the server refuses its updates and deletes.
         identities = {
             TableRef(p.schema, p.name): {c.name for c in p.columns if c.is_key}
             for p in self._described.get(root.oid, {}).values()
@@ -78,7 +86,7 @@ class Partitions:
         }
         partial = {ref: columns for ref, columns in identities.items() if columns}
         lacking = [ref for ref, columns in partial.items() if not schema.key or not columns.issuperset(schema.key)]
-        return OldRows(
+        return OldTupleCoverage(
             key_only=root.replica_identity == "f" and bool(partial),
-            unidentified=lacking[0] if lacking and not key_in_doubt else None,
+            unidentified_partition=lacking[0] if lacking and not key_in_doubt else None,
         )

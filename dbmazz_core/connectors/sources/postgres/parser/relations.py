@@ -1,4 +1,4 @@
-"""The tables of a stream, as its Relation messages describe them."""
+"""The relations of a stream, as its Relation messages describe them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from dbmazz_core.connectors.sources.postgres.catalog.column_choice import ColumnRules, Projection
 from dbmazz_core.connectors.sources.postgres.parser.messages import Relation
-from dbmazz_core.connectors.sources.postgres.parser.partitions import WHOLE, OldRows, Partitions
+from dbmazz_core.connectors.sources.postgres.parser.partitions import FULL_COVERAGE, OldTupleCoverage, Partitions
 from dbmazz_core.connectors.sources.postgres.types import BuiltinTypes, ColumnOfType, TypeResolver
 from dbmazz_core.errors import ConfigError
 from dbmazz_core.model.schema import TableSchema
@@ -16,16 +16,17 @@ from dbmazz_core.table_ref import TableRef
 
 @dataclass(frozen=True, slots=True)
 class KnownRelation:
-    """A relation of the stream.
+    """A relation that the stream has described.
 
     Attributes:
-        message: What the stream said last.
-        schema: The same in our words: of the columns that are captured.
-        projection: Which these are among the tuples' values, and how they are masked.
-        captured: Whether its changes are wanted.
-        lenient: Whether its bad values are kept apart, instead of stopping the stream.
-        misfit: Why the rules for columns do not fit it. Of no concern to changes that a snapshot has.
-        old_rows: What its old rows are worth, where they come from partitions.
+        message: The last Relation message.
+        schema: The captured columns with their core types, and the key.
+        projection: Positions of the captured columns in a tuple, and their masks.
+        captured: Whether the relation's changes are wanted.
+        lenient: Whether bad values are kept apart, instead of stopping the stream.
+        rules_error: Why the rules for columns do not fit the relation, or None. Raised only for changes that are not in
+            a snapshot.
+        old_tuples: Which columns old tuples hold, where changes come from partitions.
         key_in_doubt: See `RelationDescription`.
     """
 
@@ -34,47 +35,52 @@ class KnownRelation:
     projection: Projection
     captured: bool
     lenient: bool = False
-    misfit: ConfigError | None = None
-    old_rows: OldRows = WHOLE
+    rules_error: ConfigError | None = None
+    old_tuples: OldTupleCoverage = FULL_COVERAGE
     key_in_doubt: bool = False
 
-    def verify(self) -> None:
-        """Raise ConfigError if the rules for columns do not fit: before any of its changes is looked at."""
-        if self.misfit is not None:
-            raise self.misfit
+    def verify_rules(self) -> None:
+        """Check the rules for columns, before any change of the relation is decoded.
+
+        Raises:
+            ConfigError: The rules do not fit.
+        """
+        if self.rules_error is not None:
+            raise self.rules_error
 
 
 @dataclass(frozen=True, slots=True)
-class PartitionOf:
-    """What it tells that rows of a relation come under the name of another one, its root.
+class DetectedPartition:
+    """A relation that was found to be a partition, because its rows come under the name of its root.
 
     Attributes:
-        partition: What is known of the relation itself.
-        before, now: What was known of the root, and what is from here on.
-        is_new: Whether the root is captured, and did not have the partition when the stream began.
+        partition: The partition itself.
+        root_before: The root as known before.
+        root: The root as known from here on.
+        is_new: Whether the root is captured and did not have the partition when the stream began.
     """
 
     partition: KnownRelation
-    before: KnownRelation
-    now: KnownRelation
+    root_before: KnownRelation
+    root: KnownRelation
     is_new: bool
 
 
 class Relations:
-    """Remembers Relation messages by OID.
+    """Keeps the relations of a stream by OID.
 
     Args:
-        captured: Which tables' changes are wanted.
-        names: Names by OID, as they were when the stream began: a table is captured whatever it is called later.
-        keep_names: Whether it also goes by that name, or by its new one.
-        keys: Key columns of tables by the catalog. REPLICA IDENTITY FULL flags every column in the message, so the
-            key has to come from there. None: it may have been another one since.
-        types: Tells the columns' types. By default the OIDs alone do, which is enough for built-in types.
-        rules: Which columns are captured, and how they are masked; None: all, as they are.
-        recorded: Tables as they were copied; they have to have been copied under the same rules.
-        columns: Column names of tables by the catalog, where nothing is recorded.
-        lenient: Of which tables bad values are kept apart; None: of none.
-        partitions: OIDs of captured partitioned tables, each with those of the partitions that are known already.
+        captured: Returns whether a table's changes are wanted.
+        keys: Key columns of tables as in the catalog. Under REPLICA IDENTITY FULL the message flags every column, so
+            that the key must come from here. None: the key may have changed since the catalog was read.
+        types: Finds the columns' core types. Default: by OID alone, which is enough for built-in types.
+        names: Table names by OID when the stream began. A table stays captured after it is renamed.
+        keep_names: Whether events name a table as in `names`, or by its name in the stream.
+        rules: Which columns are captured, and how they are masked; None: all columns, not masked.
+        recorded: Schemas of tables as they were copied; the same rules must have applied.
+        columns: Column names of tables as in the catalog, for tables that are not in `recorded`.
+        lenient: Returns whether a table's bad values are kept apart; None: of no table.
+        partitions: OIDs of captured partitioned tables, each with the OIDs of its partitions when the stream began.
     """
 
     def __init__(
@@ -93,12 +99,12 @@ class Relations:
     ) -> None:
         self._captured = captured
         self._names = names or {}
-        # Of known tables. Another one that goes by such a name for a while is not captured.
-        self._taken = {*self._names.values()} if keep_names else set()
+        # With `keep_names` another table that takes one of these names meanwhile is not captured.
+        self._known_names = {*self._names.values()} if keep_names else set()
         self._keep_names = keep_names
         self._keys = keys
-        self._offline = BuiltinTypes()
-        self._types = types or self._offline
+        self._builtin_types = BuiltinTypes()
+        self._types = types or self._builtin_types
         self._rules = rules
         self._recorded = recorded or {}
         self._columns = columns or {}
@@ -107,70 +113,81 @@ class Relations:
         self._by_oid: dict[int, KnownRelation] = {}
 
     def get(self, oid: int) -> KnownRelation | None:
-        """What is known of a relation, None if it was not described yet."""
+        """Return a relation by its OID, or None if the stream has not described it."""
         return self._by_oid.get(oid)
 
     def learn(self, message: Relation) -> tuple[KnownRelation | None, KnownRelation]:
-        """Take in a Relation message; returns what was known before and what is known now (the same if equal)."""
+        """Keep a Relation message; return the relation as known before, and as known now (the same if equal)."""
         old = self._by_oid.get(message.oid)
         if old is not None and old.message == message:
             return old, old
         if old is not None and [c.name for c in old.message.columns] != [c.name for c in message.columns]:
-            self._partitions.reshaped(message.oid)
-        self._by_oid[message.oid] = new = self._with_old_rows(self._known(message, old))
+            self._partitions.forget(message.oid)
+        self._by_oid[message.oid] = new = self._with_coverage(self._describe(message, old))
         return old, new
 
-    def learn_row(self, message: Relation, oid: int) -> PartitionOf | None:
-        """Take in of which relation the row right behind a Relation message is: another one is the root of this one."""
+    def detect_partition(self, message: Relation, oid: int) -> DetectedPartition | None:
+        """Compare a Relation message with the next message, a row of the relation `oid`.
+
+        Returns:
+            If the OIDs differ, the described relation as a partition of relation `oid`; else None.
+        """
         before = self._by_oid.get(oid)
         if before is None or oid == message.oid:
             return None
-        is_new = self._partitions.described(message, before.message)
-        self._by_oid[oid] = now = self._with_old_rows(before)
-        return PartitionOf(self._by_oid[message.oid], before, now, is_new)
+        is_new = self._partitions.learn(message, before.message)
+        self._by_oid[oid] = now = self._with_coverage(before)
+        return DetectedPartition(self._by_oid[message.oid], before, now, is_new)
 
-    def _with_old_rows(self, known: KnownRelation) -> KnownRelation:
-        old_rows = self._partitions.old_rows(known.message, known.schema, key_in_doubt=known.key_in_doubt)
-        return replace(known, old_rows=old_rows)
+    def _with_coverage(self, known: KnownRelation) -> KnownRelation:
+        coverage = self._partitions.old_tuple_coverage(known.message, known.schema, key_in_doubt=known.key_in_doubt)
+        return replace(known, old_tuples=coverage)
 
-    def _known(self, message: Relation, old: KnownRelation | None) -> KnownRelation:
-        # An empty namespace stands for pg_catalog (logicalrep_write_namespace).
-        called = TableRef(message.schema or "pg_catalog", message.name)
-        known_as = self._names.get(message.oid, called)
-        table = known_as if self._keep_names else called
-        whole = message.replica_identity == "f"
-        of_catalog = self._keys.get(known_as, ())
-        key_in_doubt = whole and of_catalog is None
-        if whole:
-            key = of_catalog or ()
+    def _describe(self, message: Relation, old: KnownRelation | None) -> KnownRelation:
+        """Apply names, keys, types and rules to a Relation message; `old` is the relation as known before."""
+        # An empty namespace is pg_catalog (logicalrep_write_namespace).
+        stream_name = TableRef(message.schema or "pg_catalog", message.name)
+        catalog_name = self._names.get(message.oid, stream_name)
+        table = catalog_name if self._keep_names else stream_name
+        is_full = message.replica_identity == "f"
+        catalog_key = self._keys.get(catalog_name, ())
+        key_in_doubt = is_full and catalog_key is None
+        if is_full:
+            key = catalog_key or ()
             key = key if {c.name for c in message.columns}.issuperset(key) else ()
         else:
             key = tuple(c.name for c in message.columns if c.is_key)
-        captured = self._captured(known_as) and (message.oid in self._names or called not in self._taken)
-        types = self._types if captured else self._offline  # of others nothing is read
+        captured = self._captured(catalog_name) and (message.oid in self._names or stream_name not in self._known_names)
+        types = self._types if captured else self._builtin_types  # rows of other relations are not read
         described = [ColumnOfType(c.name, c.type_oid, c.type_modifier, c.name in key) for c in message.columns]
         columns = types.columns(table, message.oid, described)
         schema, projection = TableSchema(table, columns, key), Projection.whole(len(columns))
         if not captured:
             return KnownRelation(message, schema, projection, captured=False)
-        lenient = self._lenient(known_as)
+        lenient = self._lenient(catalog_name)
         if self._rules is None:
             return KnownRelation(message, schema, projection, captured=True, lenient=lenient, key_in_doubt=key_in_doubt)
-        # The rules are those for the name that the catalog had: a table that is renamed keeps what it hides.
-        misfit = self._misfit(self._rules, message, known_as, old)
-        schema, projection = self._rules.apply(schema, known_as)
+        # The rules apply to the name in the catalog: a table that is renamed keeps its redacted columns.
+        rules_error = self._rules_error(self._rules, message, catalog_name, old)
+        schema, projection = self._rules.apply(schema, catalog_name)
         return KnownRelation(
-            message, schema, projection, captured=True, lenient=lenient, misfit=misfit, key_in_doubt=key_in_doubt
+            message,
+            schema,
+            projection,
+            captured=True,
+            lenient=lenient,
+            rules_error=rules_error,
+            key_in_doubt=key_in_doubt,
         )
 
-    def _misfit(
+    def _rules_error(
         self, rules: ColumnRules, message: Relation, table: TableRef, old: KnownRelation | None
     ) -> ConfigError | None:
         recorded = self._recorded.get(table)
         known = old.schema.names if old else recorded.names if recorded else self._columns.get(table)
         try:
-            whole = message.replica_identity == "f"
-            key = [column.name for column in message.columns if column.is_key and not whole]
+            is_full = message.replica_identity == "f"
+            key = [column.name for column in message.columns if column.is_key and not is_full]
             rules.verify_described(table, [column.name for column in message.columns], key, known)
             if recorded is not None:
                 rules.verify_recorded(recorded, [column.name for column in message.columns])

@@ -1,10 +1,9 @@
-"""Walking through many tuples at once, column by column, without Python per row.
-
-Values of columns that are not captured are passed over; nothing is made of them.
+"""Many tuples read at once, column by column, without Python code per row.
 
 A TupleData is a column count (int16), then for each column a kind byte: 'n' NULL, 'u' unchanged TOAST value that was
-not sent, or 't' with a length (int32) and that many bytes of text. All tuples of a relation have as many columns, so
-one pass a column moves every tuple's position forward together.
+not sent, or 't' with a length (int32) and that many bytes of text. All tuples of a relation have the same number of
+columns, so that one pass per column advances the positions in all tuples. Columns that are not captured are skipped;
+their values are not read.
 
 Source: PostgreSQL manual, "Logical Replication Message Formats", TupleData.
 """
@@ -21,7 +20,7 @@ import pyarrow as pa
 
 from dbmazz_core.connectors.sources.postgres.catalog.column_choice import Projection
 from dbmazz_core.connectors.sources.postgres.parser.block import Int64s, MessageBlock, unaligned
-from dbmazz_core.connectors.sources.postgres.types import BadText, carrier, read_each, read_texts
+from dbmazz_core.connectors.sources.postgres.types import BadText, read_each, read_texts, to_carrier
 from dbmazz_core.model.batch import Indexes, Mask, UnreadableText
 from dbmazz_core.model.datatypes import DataType, Kind
 from dbmazz_core.model.masks import HIDDEN, Masker, utf8
@@ -30,8 +29,8 @@ from dbmazz_core.model.values import escaped
 _NULL, _UNCHANGED, _TEXT = ord("n"), ord("u"), ord("t")
 
 
-class TornTuple(Exception):
-    """Some tuple is not what the format says; the plain parser tells which one and why."""
+class MalformedTuple(Exception):
+    """A tuple does not have the format. The plain parser finds which one, and the error."""
 
 
 #: Kind bytes of a column, shape (k,); None: all values are text.
@@ -40,7 +39,7 @@ _Kinds = npt.NDArray[np.uint8] | None
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Texts:
-    """Where one column's texts lie, arrays of shape (k,); anywhere for what is no text."""
+    """Offsets and lengths of one column's texts, int64, shape (k,); arbitrary where the value is no text."""
 
     offsets: Int64s
     lengths: Int64s
@@ -50,14 +49,14 @@ class TupleColumns:
     """k tuples of one relation in one block. Implements `dbmazz_core.model.batch.RowImages`.
 
     Args:
-        index: Rows of the batch that these are the images of, shape (k,).
-        messages: Binary series of the k messages.
-        starts: Offset of each message in the block's buffer, shape (k,).
-        types: The columns' types.
-        maskers: How each is masked.
-        kinds: By column.
-        texts: By column; dropped once its values are made.
-        end: Offset behind each tuple, shape (k,).
+        index: The batch's row of each image, int64, shape (k,).
+        messages: The k messages, dtype Binary.
+        starts: Offset of each message in the block's buffer, int64, shape (k,).
+        types: Types of the captured columns.
+        maskers: Mask of each column, or None.
+        kinds: Kind bytes of each column.
+        texts: Texts by column; a column's are dropped once its values are read, unless `lenient`.
+        end: Offset behind each tuple, int64, shape (k,).
         lenient: Whether bad values are kept apart (`unreadable`, `texts`) instead of raising UnreadableText.
     """
 
@@ -127,23 +126,25 @@ class TupleColumns:
         shown = [None if value is None else escaped(value) for value in raw.to_list()]
         return pl.Series(texts.name, shown, dtype=pl.String)
 
-    def lacks_values(self, among: Mask | None = None) -> bool:
-        """Whether any value was not sent, in the tuples where `among` is true (None: in all)."""
+    def has_unsent_values(self, among: Mask | None = None) -> bool:
+        """Whether any value was not sent, in the tuples where the mask `among` is true (None: in all tuples)."""
         masks = (self.unknown(number) for number, kinds in enumerate(self._kinds) if kinds is not None)
         return any(mask is not None and bool(mask[among].any()) for mask in masks)
 
     def take(self, places: Indexes) -> TupleColumns:
         """See `RowImages.take`."""
-        return self._some(self._index[places], places, lambda series: series.gather(places))
+        return self._subset(self._index[places], places, lambda series: series.gather(places))
 
-    def of_rows(self, first: int, stop: int) -> TupleColumns:
-        """Only the images of rows from `first` to before `stop`, which then are the rows from 0 on. Shares memory."""
+    def slice_rows(self, first: int, stop: int) -> TupleColumns:
+        """Return the images of rows from `first` to before `stop`, renumbered from 0. They share this memory."""
         begin, end = np.searchsorted(self._index, [first, stop]).tolist()
         part = slice(begin, end)
-        return self._some(self._index[part] - first, part, lambda series: series.slice(begin, end - begin))
+        return self._subset(self._index[part] - first, part, lambda series: series.slice(begin, end - begin))
 
-    def _some(self, index: Indexes, places: Indexes | slice, chosen: Callable[[pl.Series], pl.Series]) -> TupleColumns:
-        """Some of the images, for the rows `index`; `chosen` picks the same places of a series."""
+    def _subset(
+        self, index: Indexes, places: Indexes | slice, chosen: Callable[[pl.Series], pl.Series]
+    ) -> TupleColumns:
+        """Return some images, for the rows `index`; `chosen` picks the same places of a series."""
         some = TupleColumns(
             index,
             chosen(self._messages),
@@ -160,12 +161,12 @@ class TupleColumns:
         return some
 
     def materialize(self, numbers: Sequence[int]) -> None:
-        """Make the values of columns, all in one polars query. Texts point into the block's buffer, nothing is copied.
+        """Read the values of columns, all in one polars query.
 
-        Lists and maps are read from their texts afterwards, column by column.
+        Texts are not copied: they point into the block's buffer. Lists and maps are read from their texts afterwards.
 
         Raises:
-            UnreadableText: If a text is none of its column's type.
+            UnreadableText: A text is no value of its column's type, and `lenient` is false.
         """
         if not len(self._index):
             for number in numbers:
@@ -175,20 +176,22 @@ class TupleColumns:
         values: list[pl.Expr] = []
         for number in numbers:
             raw, type = self._slices(number, inputs), self._types[number]
-            # What is masked is masked whole, and what is nested read, behind the query.
-            made = raw if type.is_nested or self._maskers[number] is not None else carrier(raw, type)
+            # Masks and lists need the whole text. They are applied behind the query.
+            made = raw if type.is_nested or self._maskers[number] is not None else to_carrier(raw, type)
             values.append(made.alias(str(number)))
         try:
             frame = pl.DataFrame(inputs).select(values)
         except pl.exceptions.ComputeError:  # bytes that are not UTF-8: from a database in SQL_ASCII, or damaged
-            frame = pl.DataFrame([self._readable(number) for number in numbers])
+            frame = pl.DataFrame([self._values_of_valid_utf8(number) for number in numbers])
         columns = dict(zip(numbers, frame, strict=True))
-        columns |= self._nested({n: s for n, s in columns.items() if self._types[n].is_nested and not self._maskers[n]})
+        columns |= self._nested_values(
+            {n: s for n, s in columns.items() if self._types[n].is_nested and not self._maskers[n]}
+        )
         for number, series in columns.items():
-            self._take_in(number, series)
+            self._store(number, series)
 
-    def _take_in(self, number: int, series: pl.Series) -> None:
-        """Keep the values of a column, after a look at whether all of its texts became one."""
+    def _store(self, number: int, series: pl.Series) -> None:
+        """Keep the values of a column, after a check that each of its texts became a value."""
         kinds, masker = self._kinds[number], self._maskers[number]
         if masker is not None:
             series = masker.column(series, self._types[number])
@@ -198,36 +201,35 @@ class TupleColumns:
             wrong: Mask = series.is_null().to_numpy() & (True if kinds is None else kinds == _TEXT)
             if not self._lenient:
                 place = int(wrong.argmax())
-                raise UnreadableText(number, place, self._text(number, place))
+                raise UnreadableText(number, place, self._shown_text(number, place))
             self._unreadable[number] = wrong
         self._values[number] = series
         if not self._lenient:
             del self._texts[number]
 
-    def _nested(self, texts: dict[int, pl.Series]) -> dict[int, pl.Series]:
-        """Lists and maps from the texts of columns; of columns of one type together: each call has a cost of its
-        own, whatever it reads."""
+    def _nested_values(self, texts: dict[int, pl.Series]) -> dict[int, pl.Series]:
+        """Read lists and maps from texts. Columns of one type are read together, as each call has a cost of its own."""
         values: dict[int, pl.Series] = {}
         for type in {self._types[number] for number in texts}:
             numbers = [number for number in texts if self._types[number] == type]
             try:
                 together = read_texts(pl.concat([texts[number] for number in numbers]), type)
             except BadText:
-                values |= {number: self._nested_with_bad(number, texts[number]) for number in numbers}
+                values |= {number: self._nested_values_one_by_one(number, texts[number]) for number in numbers}
                 continue
             size = len(self._index)
             values |= {number: together.slice(place * size, size) for place, number in enumerate(numbers)}
         return values
 
-    def _nested_with_bad(self, number: int, texts: pl.Series) -> pl.Series:
+    def _nested_values_one_by_one(self, number: int, texts: pl.Series) -> pl.Series:
         values, wrong = read_each(texts, self._types[number])
         if not self._lenient and wrong.any():
             place = int(wrong.arg_max() or 0)
-            raise UnreadableText(number, place, self._text(number, place))
+            raise UnreadableText(number, place, self._shown_text(number, place))
         return values
 
     def _slices(self, number: int, inputs: dict[str, pl.Series]) -> pl.Expr:
-        """A column's texts as an expression, `Binary`, null for what is no text; adds what it needs to `inputs`."""
+        """Return a column's texts as a `Binary` expression, null where the value is no text; extend its `inputs`."""
         where, kinds = self._texts[number], self._kinds[number]
         inputs[f"o{number}"] = pl.Series(where.offsets - self._starts)
         inputs[f"l{number}"] = pl.Series(where.lengths)
@@ -242,31 +244,31 @@ class TupleColumns:
         raw = self._slices(number, inputs).alias(str(number))
         return pl.DataFrame(inputs).select(raw).to_series()
 
-    def _readable(self, number: int) -> pl.Series:
-        """A column's values where bytes may be no UTF-8; null for those."""
+    def _values_of_valid_utf8(self, number: int) -> pl.Series:
+        """Return a column's values, with null where the bytes are not UTF-8."""
         raw = self._raw_values(number)
         if self._maskers[number] is not None or self._types[number].is_nested:
             return raw
-        # To text and back: a null that hides bytes would be looked at by the next cast.
+        # To text and back to bytes: the next cast would also look at the bytes behind a null.
         texts = utf8(raw)
-        if self._types[number].kind is Kind.BYTES:  # written in ASCII; read from the third byte on
+        if self._types[number].kind is Kind.BYTES:  # its text is ASCII, and `to_carrier` skips the first two bytes
             texts = texts.set(texts.str.len_bytes() != texts.str.len_chars(), None)
         valid = texts.cast(pl.Binary).alias("raw").to_frame()
-        return valid.select(carrier(pl.col("raw"), self._types[number]).alias(str(number))).to_series()
+        return valid.select(to_carrier(pl.col("raw"), self._types[number]).alias(str(number))).to_series()
 
-    def _text(self, column: int, place: int) -> str:
+    def _shown_text(self, column: int, place: int) -> str:
         if self._maskers[column] is not None:
             return HIDDEN
-        return escaped(self._raw(column, place))
+        return escaped(self._raw_value(column, place))
 
-    def _raw(self, column: int, place: int) -> bytes:
+    def _raw_value(self, column: int, place: int) -> bytes:
         where = self._texts[column]
         offset, length = int(where.offsets[place] - self._starts[place]), int(where.lengths[place])
         return bytes(self._messages[place])[offset : offset + length]
 
 
 def message_series(block: MessageBlock) -> pl.Series:
-    """The block's messages as a `Binary` series over the same memory."""
+    """Return the block's messages as a `Binary` series, shape (n,), over the same memory."""
     bounds = np.append(block.starts, block.ends[-1:] if len(block) else np.zeros(1, np.int64))
     array = pa.LargeBinaryArray.from_buffers(
         pa.large_binary(), len(block), [None, pa.py_buffer(bounds), pa.py_buffer(block.buffer)]
@@ -286,20 +288,20 @@ def walk(
     index: Indexes,
     lenient: bool = False,
 ) -> TupleColumns:
-    """Walk through the tuples that begin at `positions`, one of each message in `rows`.
+    """Walk the tuples that begin at `positions`, one in each message of `rows`.
 
     Args:
         block: The messages.
         messages: `message_series(block)`.
-        rows: Numbers of messages in the block, shape (k,).
-        positions: Offset in the block's buffer of each tuple's column count, shape (k,).
-        types: Types of the wanted columns.
-        projection: Which columns these are.
-        index: What `TupleColumns.index` shall be, shape (k,).
+        rows: Indexes of messages in the block, int64, shape (k,).
+        positions: Offset in the block's buffer of each tuple's column count, int64, shape (k,).
+        types: Types of the captured columns.
+        projection: Positions of the captured columns in a tuple, and their masks.
+        index: `TupleColumns.index` of the result, shape (k,).
         lenient: See `TupleColumns`.
 
     Raises:
-        TornTuple: If a tuple runs past its message, or has other kinds or another number of columns.
+        MalformedTuple: A tuple runs past its message, has an unknown kind of value, or another number of columns.
     """
     starts, ends = block.starts[rows], block.ends[rows]
     kinds: list[_Kinds] = []
@@ -310,12 +312,12 @@ def walk(
         return TupleColumns(
             index, none, starts, types, projection.maskers, [None] * len(types), texts, positions, lenient
         )
-    # One read a value: the kind byte and the length behind it are the upper five bytes of eight.
+    # One read per value: kind byte and length are the upper five of eight bytes.
     eight = unaligned(block.buffer, ">u8")
     try:
         counts = unaligned(block.buffer, ">u2")[positions]
         if (counts != projection.width).any():
-            raise TornTuple
+            raise MalformedTuple
         position = positions + 2
         wanted = {number: place for place, number in enumerate(projection.numbers)}
         for number in range(projection.width):
@@ -331,16 +333,16 @@ def walk(
                 position = position + lengths + 5
                 continue
             if not (is_text | (kind == _NULL) | (kind == _UNCHANGED)).all():
-                raise TornTuple
+                raise MalformedTuple
             lengths[~is_text] = 0
             if place is not None:
                 kinds.append(kind)
                 texts[place] = _Texts(np.where(is_text, position + 5, starts), lengths)
             position = position + lengths + np.where(is_text, 5, 1)
     except IndexError:
-        raise TornTuple from None
+        raise MalformedTuple from None
     if (position > ends).any():
-        raise TornTuple
+        raise MalformedTuple
     return TupleColumns(
         index, messages.gather(pl.Series(rows)), starts, types, projection.maskers, kinds, texts, position, lenient
     )

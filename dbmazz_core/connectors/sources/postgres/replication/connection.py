@@ -1,6 +1,6 @@
-"""The replication connection: slot commands, the stream, and the acknowledgements.
+"""The replication connection: IDENTIFY_SYSTEM, the creation of slots, and START_REPLICATION.
 
-Only bytes and positions here; what messages mean is `parser` and `decoder`, what becomes of them is the engine.
+This module knows bytes and positions. `parser` reads the messages, and the engine applies them.
 
 Sources: PostgreSQL manual, "Streaming Replication Protocol" (protocol-replication) and "Logical Streaming Replication
 Protocol" (protocol-logical-replication).
@@ -19,28 +19,28 @@ import psycopg
 from psycopg import pq
 
 from dbmazz_core.connectors.sources.postgres.connection import Server, connect_replication
+from dbmazz_core.connectors.sources.postgres.replication.buffers import BufferPool
 from dbmazz_core.connectors.sources.postgres.replication.receiver import StreamReceiver
-from dbmazz_core.connectors.sources.postgres.replication.shared_buffers import SlotPool
-from dbmazz_core.connectors.sources.postgres.replication.transport import LibpqTransport, opened
-from dbmazz_core.connectors.sources.postgres.server.inquiry import asked_source_error
+from dbmazz_core.connectors.sources.postgres.replication.transport import LibpqTransport, open_transport
+from dbmazz_core.connectors.sources.postgres.server.error_details import detailed_source_error
 from dbmazz_core.errors import SlotActive
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import SystemIdentity
 from dbmazz_core.settings.secret_url import SecretUrl
 from dbmazz_core.table_ref import quote_identifier, quote_literal
 
-#: A walsender that lost its client holds its slot for a moment. Wait that long before "slot is active" is an error.
+#: Seconds to wait for an active slot before the error: a walsender that lost its client holds its slot for a moment.
 SLOT_RELEASE_WAIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class CreatedSlot:
-    """What `CREATE_REPLICATION_SLOT` says.
+    """The result of `CREATE_REPLICATION_SLOT`.
 
     Attributes:
         name: The slot.
-        consistent_point: Transactions committed at or after this LSN are streamed, earlier ones are in the snapshot.
-        snapshot_name: For `SET TRANSACTION SNAPSHOT`, valid while the connection does nothing else.
+        consistent_point: Transactions that commit at or after this LSN are streamed; earlier ones are in the snapshot.
+        snapshot_name: For `SET TRANSACTION SNAPSHOT`; valid until the connection's next command.
     """
 
     name: str
@@ -51,10 +51,18 @@ class CreatedSlot:
 class ReplicationConnection:
     """A connection that speaks the replication protocol, on psycopg's libpq layer.
 
-    Every libpq option of the URL holds: TLS, service files, several hosts. Usable as a context manager.
+    Every libpq option of the URL is in effect: TLS, service files, several hosts. Usable as a context manager.
+
+    Args:
+        url: URL of the server.
+        slot: Replication slot of the stream.
+        publication: Publication of the stream.
+        application_name: As `pg_stat_activity` shows it.
+        server: The server that the connection must lead to; None: any.
 
     Raises:
         SourceError: From every method, with its remedy.
+        ServerChanged: The connection leads to another server than `server`.
     """
 
     def __init__(
@@ -83,19 +91,19 @@ class ReplicationConnection:
 
     @property
     def server_version(self) -> int:
-        """As `server_version_num`, for example 150018."""
+        """The server's version as `server_version_num` shows it, for example 150018."""
         return self.pgconn.server_version
 
     def identify_system(self) -> SystemIdentity:
-        """Run `IDENTIFY_SYSTEM`."""
+        """Run `IDENTIFY_SYSTEM`: system identifier, timeline, flush LSN and database."""
         (row,) = self._query("IDENTIFY_SYSTEM")
         return SystemIdentity(row[0], int(row[1]), Lsn.parse(row[2]), row[3])
 
     def timeline_history(self, timeline: int) -> dict[int, Lsn]:
-        """Run `TIMELINE_HISTORY`: the timelines that led to this one, and where each of them was left.
+        """Run `TIMELINE_HISTORY`: the timelines that led to this one, each with the LSN where it ended.
 
         Args:
-            timeline: Not the first, which has no history.
+            timeline: At least 2; the first timeline has no history.
         """
         ((_, content),) = self._query(f"TIMELINE_HISTORY {timeline}")
         entries = [line.split("\t") for line in content.splitlines() if line[:1].isdigit()]
@@ -111,13 +119,16 @@ class ReplicationConnection:
     ) -> CreatedSlot:
         """Create a logical slot for pgoutput and export its snapshot.
 
-        It waits for every transaction that is writing on the server to end.
+        The server waits for every transaction that is writing at the start to end (manual, "CREATE_REPLICATION_SLOT").
 
         Args:
             name: The slot.
-            temporary: Whether it goes away with the connection.
-            on_wait: Called every `wait_s` seconds of waiting with the seconds waited; what it raises ends the wait.
-            wait_s: Seconds.
+            temporary: Whether the server drops the slot with the connection.
+            on_wait: Called with the seconds waited so far, every `wait_s` seconds; an exception of it ends the wait.
+            wait_s: Seconds between two calls of `on_wait`.
+
+        Raises:
+            SourceError: The server refuses, or the connection breaks.
         """
         kind = "TEMPORARY LOGICAL" if temporary else "LOGICAL"
         command = f"CREATE_REPLICATION_SLOT {quote_identifier(name)} {kind} pgoutput EXPORT_SNAPSHOT"
@@ -132,9 +143,9 @@ class ReplicationConnection:
                 elif on_wait is not None:
                     on_wait(time.monotonic() - started)
         except psycopg.Error as error:
-            raise asked_source_error(None, str(error), self.url, slot=name, publication=self.publication) from None
+            raise detailed_source_error(None, str(error), self.url, slot=name, publication=self.publication) from None
         except BaseException:
-            # Without this the server would go on waiting, and make the slot in the end.
+            # If the command were not canceled, the server would go on waiting and create the slot in the end.
             self.pgconn.get_cancel().cancel()
             while self.pgconn.get_result() is not None:
                 pass
@@ -151,18 +162,23 @@ class ReplicationConnection:
         *,
         messages: bool = False,
         queue_bytes: int = 32 << 20,
-        slots: SlotPool | None = None,
+        buffers: BufferPool | None = None,
     ) -> StreamReceiver:
-        """Start streaming transactions that commit at or after `start_lsn`, protocol version 1.
+        """Start streaming transactions that commit at or after `start_lsn`, with protocol version 1.
 
         Args:
-            start_lsn: Where to start. The server starts at the slot's confirmed LSN if that is later, and says
-                nothing about it. Whoever calls has to compare them once the stream has begun, for until then others
-                can move the slot; nothing is acknowledged before `StreamReceiver.confirm` is called.
-            messages: Whether logical messages (`pg_logical_emit_message`) are sent.
-            queue_bytes: Bytes of messages held for the consumer before the reader stops reading.
-            slots: Shared memory to read into.
+            start_lsn: Where to start. If the slot's confirmed LSN is later, the server starts there without saying so.
+                The caller must compare the two after the stream has begun, because others can move the slot until then.
+                Nothing is acknowledged before `StreamReceiver.confirm` is called.
+            messages: Whether the server sends logical messages (`pg_logical_emit_message`).
+            queue_bytes: Bytes of messages that wait for the consumer before the receiver stops reading.
+            buffers: Shared memory to read into; None: private memory.
+
+        Raises:
+            SlotActive: Another process has used the slot for `SLOT_RELEASE_WAIT_S` seconds.
+            SourceError: The server refuses, or does not answer.
         """
+        # Option values are string literals in the replication grammar; the names inside are SQL identifiers.
         # Options' values are string literals in the replication grammar; names inside are SQL identifiers.
         options = f"proto_version '1', publication_names {quote_literal(quote_identifier(self.publication))}"
         if messages:
@@ -173,7 +189,7 @@ class ReplicationConnection:
         while True:
             self.pgconn.send_query(command.encode())
             try:
-                transport = opened(self.pgconn, slots or SlotPool(None)) or self._through_libpq()
+                transport = open_transport(self.pgconn, buffers or BufferPool(None)) or self._libpq_transport()
             except SlotActive:
                 if time.monotonic() >= deadline:
                     raise
@@ -183,7 +199,8 @@ class ReplicationConnection:
             else:
                 return StreamReceiver(self, transport, wal_sender_timeout_s=timeout_ms / 1000, queue_bytes=queue_bytes)
 
-    def _through_libpq(self) -> LibpqTransport:
+    def _libpq_transport(self) -> LibpqTransport:
+        """Read the answer to START_REPLICATION through libpq; raise the error that it holds."""
         result = self.pgconn.get_result()
         if result is not None and result.status == pq.ExecStatus.COPY_BOTH:
             return LibpqTransport(self.pgconn)
@@ -192,7 +209,7 @@ class ReplicationConnection:
         raise self.error(result)
 
     def error(self, result: pq.abc.PGresult | None = None) -> Exception:
-        """The connection's last failure as one of our errors."""
+        """Return the error for a failed result, or for libpq's last failure."""
         sqlstate, message = None, b""
         if result is not None:
             sqlstate = result.error_field(pq.DiagnosticField.SQLSTATE)
@@ -201,13 +218,14 @@ class ReplicationConnection:
         return self.source_error(sqlstate.decode() if sqlstate else None, text)
 
     def source_error(self, sqlstate: str | None, text: str) -> Exception:
-        """What the server said as one of our errors."""
-        return asked_source_error(sqlstate, text, self.url, slot=self.slot, publication=self.publication)
+        """Return the error for an SQLSTATE and a message of the server."""
+        return detailed_source_error(sqlstate, text, self.url, slot=self.slot, publication=self.publication)
 
     def _query(self, command: str) -> list[list[str]]:
         return self._rows(self.pgconn.exec_(command.encode()))
 
     def _rows(self, result: pq.abc.PGresult | None) -> list[list[str]]:
+        """Return the rows of a result, NULL as an empty string, or raise its error."""
         if result is None or result.status != pq.ExecStatus.TUPLES_OK:
             raise self.error(result)
         return [
@@ -216,6 +234,7 @@ class ReplicationConnection:
         ]
 
     def _setting_ms(self, name: str) -> int:
+        """Return a setting in milliseconds; if it cannot be read, 60 s, the default of `wal_sender_timeout`."""
         ((value,),) = self._query(f"SHOW {name}")
         match = re.fullmatch(r"(\d+)(ms|s|min|h|d)?", value)
         if match is None:

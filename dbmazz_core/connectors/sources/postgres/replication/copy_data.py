@@ -1,7 +1,7 @@
-"""CopyData messages in raw bytes: where they lie, found for a whole block at once.
+"""CopyData messages in raw bytes: their offsets, found for a whole block at once.
 
-A message of the stream is Byte1('d'), Int32 length (of itself and what follows), then XLogData ('w') or a keepalive
-('k'): PostgreSQL manual, "Message Formats" (protocol-message-formats) and "Streaming Replication Protocol".
+A message of the stream is Byte1('d'), Int32 length (which counts itself and what follows), then XLogData ('w') or a
+keepalive ('k'): PostgreSQL manual, "Message Formats" (protocol-message-formats) and "Streaming Replication Protocol".
 """
 
 from __future__ import annotations
@@ -17,26 +17,27 @@ from dbmazz_core.lsn import INVALID_LSN, Lsn
 
 _COPY_DATA, _XLOGDATA, _KEEPALIVE = b"dwk"
 _KINDS = (_XLOGDATA, _KEEPALIVE)
-#: Type byte and length ahead of each message.
+#: Bytes of the type and the length ahead of each message.
 _FRAME = 5
 _LENGTH = struct.Struct(">I")
-#: Average bytes of the first messages, and how many these are, from which on they are walked through one by one.
-_LONG, _SAMPLE = 2048, 16
-#: First byte of a length from which on it is a gigabyte or more.
-_GIGABYTE = 0x40
-#: Of a keepalive: Byte1('k'), Int64 end of WAL, Int64 time, Byte1 whether a reply is wanted.
+#: If the first `_SAMPLE_SIZE` messages have at least `_LONG_BYTES` on average, the rest is walked one by one.
+_LONG_BYTES, _SAMPLE_SIZE = 2048, 16
+#: First byte of a length of one gigabyte or more.
+_GIGABYTE_BYTE = 0x40
+#: Bytes of a keepalive: Byte1('k'), Int64 end of WAL, Int64 time, Byte1 whether the server asks for a reply.
 _KEEPALIVE_SIZE = 18
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SplitBytes:
-    """What was found in some bytes.
+class FoundMessages:
+    """The messages that were found in some bytes.
 
     Attributes:
-        starts, ends: Of each XLogData message, without its frame, int64, shape (n,).
-        tail: Where the first message begins that is not complete, or is no CopyData.
-        wal_end: The last keepalive's; `INVALID_LSN` if there was none.
-        reply_requested: Whether a keepalive asks for an answer.
+        starts: Offset of each XLogData message behind its type and length, int64, shape (n,).
+        ends: Offset behind each XLogData message, int64, shape (n,).
+        tail: Offset of the first message that is not complete, or is no CopyData.
+        wal_end: The largest `wal_end` of the keepalives; `INVALID_LSN` if there was none.
+        reply_requested: Whether a keepalive asks for a reply.
     """
 
     starts: Int64s
@@ -46,40 +47,41 @@ class SplitBytes:
     reply_requested: bool
 
 
-def split(buffer: memoryview, first: int, size: int) -> SplitBytes:
-    """Find the messages in the bytes from `first` to `size`; one begins at `first`.
+def find_messages(buffer: memoryview, first: int, size: int) -> FoundMessages:
+    """Find the messages in `buffer[first:size]`; one begins at `first`.
 
-    Without Python per message, unless they are so long that looking at every byte costs more: places that look like the
-    head of a message are found for all bytes at once; each true head leads to the next. Other places look like heads
-    only by chance (a length of less than 1 GB needs a byte that no text has), and are jumped over one by one.
+    The search runs without Python code per message, unless the messages are so long that a look at every byte costs
+    more. It finds all offsets that look like the head of a message at once; the end of each true head leads to the
+    next. Other bytes look like a head only by chance (a length below 1 GB needs a byte that no text has) and are
+    skipped one by one.
 
     Args:
         buffer: At least eight bytes longer than `size`.
-        first: Where the first message begins.
-        size: Where the bytes end.
+        first: Offset of the first message.
+        size: Offset behind the last byte.
 
     Raises:
-        ParseError: If a CopyData message is neither XLogData nor a keepalive, or torn.
+        ParseError: A CopyData message is neither XLogData nor a keepalive, or has a wrong length.
     """
     octets = np.frombuffer(buffer, dtype=np.uint8, count=size)
-    heads, ends = _walked(buffer, first, size, _SAMPLE)
-    if len(ends) == _SAMPLE:
+    heads, ends = _walk(buffer, first, size, _SAMPLE_SIZE)
+    if len(ends) == _SAMPLE_SIZE:
         begin = int(ends[-1])
         rest = (
-            _walked(buffer, begin, size, size)
-            if begin - first >= _SAMPLE * _LONG
-            else _searched(buffer, octets, begin, size)
+            _walk(buffer, begin, size, size)
+            if begin - first >= _SAMPLE_SIZE * _LONG_BYTES
+            else _search(buffer, octets, begin, size)
         )
         heads, ends = (np.concatenate(both) for both in zip((heads, ends), rest, strict=True))
     tail = int(ends[-1]) if len(ends) else first
     if tail + _FRAME < size and octets[tail] == _COPY_DATA and octets[tail + _FRAME] not in _KINDS:
         raise ParseError("unknown kind of CopyData", message_type=chr(octets[tail + _FRAME]), offset=0, lsn=INVALID_LSN)
     starts = heads + _FRAME
-    return _sorted_out(buffer, octets, starts, ends, tail)
+    return _separate_keepalives(buffer, octets, starts, ends, tail)
 
 
-def _walked(buffer: memoryview, first: int, size: int, most: int) -> tuple[Int64s, Int64s]:
-    """Complete messages from byte `first`, each from the end of the one before: where they begin and end."""
+def _walk(buffer: memoryview, first: int, size: int, most: int) -> tuple[Int64s, Int64s]:
+    """Walk at most `most` complete messages from offset `first`; return their starts and ends."""
     edges, begin = [first], first
     while len(edges) <= most and size - begin > _FRAME and buffer[begin] == _COPY_DATA:
         if buffer[begin + _FRAME] not in _KINDS:
@@ -92,32 +94,32 @@ def _walked(buffer: memoryview, first: int, size: int, most: int) -> tuple[Int64
     return found[:-1], found[1:]
 
 
-def _searched(buffer: memoryview, octets: Bytes, first: int, size: int) -> tuple[Int64s, Int64s]:
-    """The same, found for all bytes at once."""
-    heads = _possible_heads(octets[first:]) + first
+def _search(buffer: memoryview, octets: Bytes, first: int, size: int) -> tuple[Int64s, Int64s]:
+    """Search all bytes from offset `first` for complete messages; return their starts and ends."""
+    heads = _candidate_heads(octets[first:]) + first
     ends = heads + 1 + unaligned(buffer, ">u4")[heads + 1].astype(np.int64)
     complete = ends <= size
-    return _chained(heads[complete], ends[complete], first)
+    return _follow_chain(heads[complete], ends[complete], first)
 
 
-def _possible_heads(octets: Bytes) -> Int64s:
-    """Places that look like the head of a message, ascending."""
+def _candidate_heads(octets: Bytes) -> Int64s:
+    """Return the offsets that look like the head of a message, ascending."""
     count = max(len(octets) - _FRAME, 0)
     looks = np.zeros(count + -count % 8, dtype=np.bool_)
     kinds = octets[_FRAME:]
     np.equal(kinds, _XLOGDATA, out=looks[:count])
     looks[:count] |= kinds == _KEEPALIVE
     looks[:count] &= octets[:count] == _COPY_DATA
-    looks[:count] &= octets[1 : 1 + count] < _GIGABYTE
-    # Eight at once first: few of them hold any.
+    looks[:count] &= octets[1 : 1 + count] < _GIGABYTE_BYTE
+    # Look at eight bytes at once first: few of them hold a head.
     eights = np.flatnonzero(looks.view(np.uint64) != 0)
     inside = np.flatnonzero(looks.reshape(-1, 8)[eights])
     places: Int64s = eights[inside >> 3] * 8 + (inside & 7)
     return places
 
 
-def _chained(heads: Int64s, ends: Int64s, first: int) -> tuple[Int64s, Int64s]:
-    """Those that are reached from byte `first`, each from the end of the one before."""
+def _follow_chain(heads: Int64s, ends: Int64s, first: int) -> tuple[Int64s, Int64s]:
+    """Keep the heads that are reached from offset `first`, each at the end of the message before."""
     if not len(heads) or heads[0] != first:
         return heads[:0], ends[:0]
     if (heads[1:] == ends[:-1]).all():
@@ -140,19 +142,19 @@ def _chained(heads: Int64s, ends: Int64s, first: int) -> tuple[Int64s, Int64s]:
     return heads[chosen], ends[chosen]
 
 
-def _sorted_out(buffer: memoryview, octets: Bytes, starts: Int64s, ends: Int64s, tail: int) -> SplitBytes:
-    """Take the keepalives from the messages."""
+def _separate_keepalives(buffer: memoryview, octets: Bytes, starts: Int64s, ends: Int64s, tail: int) -> FoundMessages:
+    """Remove the keepalives from the messages and read them."""
     is_keepalive = octets[starts] == _KEEPALIVE
     lengths = ends - starts
     torn = np.where(is_keepalive, lengths != _KEEPALIVE_SIZE, lengths <= HEADER)
     if torn.any():
         at = int(starts[torn.argmax()])
         raise ParseError(
-            "a message is not as long as its kind", message_type=chr(buffer[at]), offset=0, lsn=INVALID_LSN
+            "the length does not fit the kind of message", message_type=chr(buffer[at]), offset=0, lsn=INVALID_LSN
         )
     if not is_keepalive.any():
-        return SplitBytes(starts, ends, tail, INVALID_LSN, False)
+        return FoundMessages(starts, ends, tail, INVALID_LSN, False)
     alive = starts[is_keepalive]
     wal_end = Lsn(int(unaligned(buffer, ">u8")[alive + 1].max()))
     reply = bool((octets[alive + 17] != 0).any())
-    return SplitBytes(starts[~is_keepalive], ends[~is_keepalive], tail, wal_end, reply)
+    return FoundMessages(starts[~is_keepalive], ends[~is_keepalive], tail, wal_end, reply)

@@ -1,8 +1,8 @@
-"""Starting receiving processes: one that has imported everything waits, and divides for each stream.
+"""Start receiver processes: a fork server imports everything once and forks one receiver for each stream.
 
-A Python process takes a quarter of a second to start, and as much of a processor. So a program starts one when it needs
-the first stream, and this one forks for every stream that the program reads: a window more costs milliseconds. The
-`dbmazz` command starts it first of all, before it imports what it needs itself.
+Starting a Python process takes 0.25 s, and 0.25 s of CPU time. The program therefore starts the fork server once, when
+it needs its first stream, and the fork server forks for every later stream in milliseconds. The `dbmazz` command starts
+the fork server before it imports its own modules (`prestart`).
 """
 
 from __future__ import annotations
@@ -21,35 +21,37 @@ import threading
 import weakref
 from dataclasses import dataclass
 
-from dbmazz_core.connectors.sources.postgres.replication import shared_buffers
+from dbmazz_core.connectors.sources.postgres.replication import buffers
 from dbmazz_core.errors import ReplicationInterrupted
 from dbmazz_core.module_path import module_path
 
-#: On macOS a process must not go on after a fork (its frameworks, and libpq through them, fail): one for every stream.
-FORKS = sys.platform == "linux"
-#: How long the waiting process may take to end with the program.
-_END_S = 2.0
-#: How long it may take to start, and to divide.
-_ANSWER_S = 60.0
-#: Bytes of what a process that died said last.
-_LAST_WORDS = 2000
-#: Isolated, the interpreter looks neither into the current directory nor at its variables: a file there that is called
-#: like a standard module is not imported. What the program itself imports from is told.
-_BOOT = (
+#: macOS frameworks, and libpq through them, fail in a process that continues after fork() without exec(). Outside of
+#: Linux each stream therefore gets a process of its own.
+CAN_FORK = sys.platform == "linux"
+#: Seconds that the fork server may take to end with the program.
+_END_TIMEOUT_S = 2.0
+#: Seconds that the fork server may take to start, and to fork.
+_ANSWER_TIMEOUT_S = 60.0
+#: Bytes of standard error that are kept for an error message.
+_STDERR_TAIL_BYTES = 2000
+#: `-I` isolates the interpreter: it ignores the current directory and PYTHON* variables, so that a file there with the
+#: name of a standard module is not imported. The program passes its own import path as an argument.
+_BOOT_CODE = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     f"from {__package__}.receiver_process import main; main(*map(int, sys.argv[2:]))"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Spawned:
-    """A receiving process that waits for its request.
+class ReceiverProcess:
+    """A receiver process that waits for its request.
 
     Attributes:
-        pid: Its id. It is the child of the process that divides.
-        channel: The socket to it. Its other end closes with the process.
-        memory: Descriptor of the memory shared with it, see `shared_buffers`.
-        pidfd: Descriptor that means this process and no later one of its id; None where the system has none.
+        pid: Its process id. The fork server is its parent.
+        channel: The socket to the process. The other end closes with the process.
+        memory: Descriptor of the shared memory, see `buffers`; None: no shared memory.
+        pidfd: Descriptor of the process (pidfd_open(2)), which stays valid if the id is reused; None where the system
+            has none.
     """
 
     pid: int
@@ -58,53 +60,58 @@ class Spawned:
     pidfd: int | None
 
     def kill(self) -> None:
-        """End it at once; nothing happens if it has ended."""
+        """Send SIGKILL to the process. A process that has ended is ignored, and so is one without `pidfd`."""
         if self.pidfd is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
 
-class _Waiting:
-    """The process that divides. It ends when the socket to it closes: with this program, whatever ends it."""
+class _ForkServer:
+    """The process that forks receivers. It ends when its socket closes, which is when this program ends."""
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
-        self._socket.settimeout(_ANSWER_S)
+        self._socket.settimeout(_ANSWER_TIMEOUT_S)
         close_in_forks(self._socket)
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process runs
+        arguments = (json.dumps(module_path()), str(theirs.fileno()), str(os.getpid()))
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", _BOOT, json.dumps(module_path()), str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, "-I", "-c", _BOOT_CODE, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=self._said,
+                stderr=self._stderr,
                 pass_fds=(theirs.fileno(),),
-                start_new_session=True,  # Ctrl-C in the terminal is for us alone
-                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # numpy's threads would not survive the fork
+                start_new_session=True,  # Ctrl-C in the terminal is for the program alone
+                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # numpy's threads do not survive fork()
             )
         self.owner = os.getpid()
 
     @property
     def usable(self) -> bool:
-        """Whether it is there, and ours: a fork of this program has to start its own."""
+        """Whether the fork server runs and belongs to this process: a fork of the program starts its own."""
         return self.owner == os.getpid() and self._process.poll() is None
 
     @property
-    def last_words(self) -> str:
-        """The end of what it, or a process that it divided into, wrote to its standard error."""
-        self._said.seek(0, os.SEEK_END)
-        self._said.seek(max(self._said.tell() - _LAST_WORDS, 0))
-        return self._said.read().decode("utf-8", "replace").strip()
+    def stderr_tail(self) -> str:
+        """The last `_STDERR_TAIL_BYTES` that the fork server and its forks wrote to standard error."""
+        self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(self._stderr.tell() - _STDERR_TAIL_BYTES, 0))
+        return self._stderr.read().decode("utf-8", "replace").strip()
 
-    def divide(self) -> Spawned:
-        """Have it fork; raises OSError if it is gone, or says nothing."""
-        memory = shared_buffers.create()
+    def fork(self) -> ReceiverProcess:
+        """Have the fork server fork a receiver.
+
+        Raises:
+            OSError: The fork server has ended, or does not answer within `_ANSWER_TIMEOUT_S`.
+        """
+        memory = buffers.create_memory()
         channel, theirs = socket.socketpair()
-        given = [theirs.fileno(), *([] if memory is None else [memory])]
+        passed = [theirs.fileno(), *([] if memory is None else [memory])]
         try:
-            # With the surroundings of now: libpq's own variables, and the directory that paths are relative to.
+            # The receiver needs the environment of now: libpq's variables, and the directory of relative paths.
             context = pickle.dumps((dict(os.environ), os.getcwd()))
-            socket.send_fds(self._socket, [len(context).to_bytes(4, "big")], given)
+            socket.send_fds(self._socket, [len(context).to_bytes(4, "big")], passed)
             self._socket.sendall(context)
             answer, descriptors, _, _ = socket.recv_fds(self._socket, 4, 1)
             if len(answer) < 4:
@@ -117,90 +124,91 @@ class _Waiting:
         finally:
             theirs.close()
         close_in_forks(channel)
-        return Spawned(int.from_bytes(answer, "big"), channel, memory, descriptors[0] if descriptors else None)
+        return ReceiverProcess(int.from_bytes(answer, "big"), channel, memory, descriptors[0] if descriptors else None)
 
     def close(self) -> None:
-        """End it; a fork of this program only lets go of it."""
+        """End the fork server. In a fork of this program only close the socket."""
         self._socket.close()
         if self.usable:
             try:
-                self._process.wait(_END_S)
+                self._process.wait(_END_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
 
 
-_open: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+_closed_in_forks: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
 
 def close_in_forks(channel: socket.socket) -> None:
-    """Close a socket in forks of this program: what it leads to has to see the end of the program, not of its forks."""
-    _open.add(channel)
+    """Close a socket in forks of this program, so that its peer sees the end of the program and not of its forks."""
+    _closed_in_forks.add(channel)
 
 
-def _close_all() -> None:
-    for channel in list(_open):
+def _close_sockets_in_fork() -> None:
+    for channel in list(_closed_in_forks):
         channel.close()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_all)
+    os.register_at_fork(after_in_child=_close_sockets_in_fork)
 
 _lock = threading.Lock()
-_waiting: _Waiting | None = None
+_fork_server: _ForkServer | None = None
 
 
 def prestart() -> None:
-    """Start the process that the next `take` needs."""
+    """Start the fork server, so that the next `start_receiver` does not wait for its imports."""
     with _lock:
-        _ready()
+        _running_fork_server()
 
 
-def take() -> Spawned:
-    """A receiving process of one's own.
+def start_receiver() -> ReceiverProcess:
+    """Return a new receiver process, which waits for its request.
 
     Raises:
-        ReplicationInterrupted: If none can be started; with the last words of the one that died.
+        ReplicationInterrupted: No receiver can be started; the message ends with the process's standard error.
     """
-    global _waiting
+    global _fork_server
     with _lock:
         try:
-            return _ready().divide()
-        except OSError:  # killed since: once more, with a new one
-            _dismiss()
-        waiting = _ready()
+            return _running_fork_server().fork()
+        except OSError:  # the fork server was killed: try a new one
+            _stop_fork_server()
+        fork_server = _running_fork_server()
         try:
-            return waiting.divide()
+            return fork_server.fork()
         except OSError as error:
-            _dismiss()
+            _stop_fork_server()
             raise ReplicationInterrupted(
-                f"the process that receives the stream does not start: {waiting.last_words or error}",
+                f"the receiver process does not start: {fork_server.stderr_tail or error}",
                 object="receiver",
-                remedy="see above what failed there; nothing was read or changed",
+                remedy="fix the error that the process reports; nothing was read or changed",
             ) from None
         finally:
-            if not FORKS:
-                _waiting = None
+            if not CAN_FORK:
+                _fork_server = None
 
 
-def last_words() -> str:
-    """The end of what receiving processes of this program wrote to their standard error."""
-    waiting = _waiting
-    return "" if waiting is None else waiting.last_words
+def stderr_tail() -> str:
+    """Return the end of what the fork server and receivers of this program wrote to standard error."""
+    fork_server = _fork_server
+    return "" if fork_server is None else fork_server.stderr_tail
 
 
-def _ready() -> _Waiting:
-    global _waiting
-    if _waiting is None or not _waiting.usable:
-        _waiting = _Waiting()
-    return _waiting
+def _running_fork_server() -> _ForkServer:
+    """Return the fork server; start one if none runs. The caller holds `_lock`."""
+    global _fork_server
+    if _fork_server is None or not _fork_server.usable:
+        _fork_server = _ForkServer()
+    return _fork_server
 
 
-def _dismiss() -> None:
-    global _waiting
-    if _waiting is not None:
-        _waiting.close()
-        _waiting = None
+def _stop_fork_server() -> None:
+    global _fork_server
+    if _fork_server is not None:
+        _fork_server.close()
+        _fork_server = None
 
 
-atexit.register(_dismiss)
+atexit.register(_stop_fork_server)

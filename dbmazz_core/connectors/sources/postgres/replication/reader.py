@@ -1,4 +1,4 @@
-"""The reader: the consumer's end of a stream that a process of its own receives (`receiver_process`)."""
+"""The program's end of a stream that a receiver process receives (`receiver_process`)."""
 
 from __future__ import annotations
 
@@ -13,75 +13,77 @@ import time
 from dbmazz_core.connectors.sources.postgres.connection import Server
 from dbmazz_core.connectors.sources.postgres.parser.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.replication import launcher
+from dbmazz_core.connectors.sources.postgres.replication.buffers import BufferViews
 from dbmazz_core.connectors.sources.postgres.replication.protocol import (
     BLOCK,
     END,
     ERROR,
     STARTED,
-    block_of,
     read_frame,
+    unpack_block,
     write_request,
 )
 from dbmazz_core.connectors.sources.postgres.replication.receiver_process import Request
-from dbmazz_core.connectors.sources.postgres.replication.shared_buffers import SlotViews
 from dbmazz_core.errors import ReplicationInterrupted
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.settings.config import SourceConfig
 
-#: How long a stream may take to begin: the connection's own limits, and a slot that is released.
-_START_S = 60.0
-#: How long the rest of a frame may take of which the beginning has come.
-_FRAME_S = 30.0
-#: How long the receiver may take to end once it is told to.
-_END_S = 5.0
+#: Seconds that a stream may take to start: the connection's own limits, and the wait for a slot that is released.
+_START_TIMEOUT_S = 60.0
+#: Seconds that the rest of a frame may take after its first bytes.
+_FRAME_TIMEOUT_S = 30.0
+#: Seconds that the receiver may take to end.
+_END_TIMEOUT_S = 5.0
 
 
 class StreamReader:
-    """A running logical replication stream. Nothing is acknowledged, not even its start, before `begin`.
+    """A running logical replication stream.
+
+    Nothing is acknowledged before `start_acknowledging`, not even the LSN where the stream starts.
 
     Args:
-        config: Which server, slot and publication.
-        start_lsn: Transactions committed at or after it are streamed.
-        messages: Whether logical messages are wanted.
-        server: The server that the stream has to come from; None: any.
+        config: Names the server, the slot and the publication.
+        start_lsn: Transactions that commit at or after this LSN are streamed.
+        messages: Whether the server sends logical messages.
+        server: The server that the stream must come from; None: any.
 
     Attributes:
-        pid: Id of the receiving process.
-        walsender: Id of the server's process that sends the stream.
+        pid: Process id of the receiver.
+        walsender_pid: Process id of the server's walsender.
         receive_cpu_s: CPU seconds of the receiving thread, known once the stream is closed.
-        confirmed_lsn: What was last acknowledged.
+        confirmed_lsn: The LSN that was last acknowledged.
 
     Raises:
-        SourceError: If the stream does not start.
+        SourceError: The stream does not start.
     """
 
     def __init__(
         self, config: SourceConfig, start_lsn: Lsn, *, messages: bool = False, server: Server | None = None
     ) -> None:
         self.receive_cpu_s = 0.0
-        self.walsender = 0
+        self.walsender_pid = 0
         self.confirmed_lsn = INVALID_LSN
         self._slot = config.slot
         self._redact = config.url.redact
         self._closed = False
-        self._process = launcher.take()
+        self._process = launcher.start_receiver()
         self.pid, self._channel = self._process.pid, self._process.channel
-        self._channel.settimeout(_FRAME_S)
-        self._telling = threading.Lock()
-        self._ended = False
-        self._slots = None
+        self._channel.settimeout(_FRAME_TIMEOUT_S)
+        self._send_lock = threading.Lock()
+        self._process_ended = False
+        self._buffers = None
         if self._process.memory is not None:
-            self._slots = SlotViews(self._process.memory)
-            os.close(self._process.memory)  # what is mapped stays
+            self._buffers = BufferViews(self._process.memory)
+            os.close(self._process.memory)  # the mapping stays valid
         self._poller = select.poll()
         self._poller.register(self._channel, select.POLLIN)
         try:
             write_request(
                 self._channel, Request(config.url, server, config.slot, config.publication, start_lsn, messages)
             )
-            if not self._poller.poll(_START_S * 1000):
-                raise self._interrupted(f"nothing came for {_START_S:.0f} s")
-            self._next()
+            if not self._poller.poll(_START_TIMEOUT_S * 1000):
+                raise self._interrupted(f"no answer within {_START_TIMEOUT_S:.0f} s")
+            self._read_message()
         except OSError as error:
             self.close()
             raise self._interrupted(str(error)) from None
@@ -90,81 +92,83 @@ class StreamReader:
             raise
 
     def read(self, timeout: float) -> MessageBlock | None:
-        """The next block, or None if nothing came for `timeout` seconds.
+        """Return the next block, or None if none came within `timeout` seconds.
 
-        A block without messages tells that `server_end` moved.
+        A block without messages reports that `server_end` has moved.
 
         Raises:
-            SourceError: If the stream broke; everything received before has been handed out first.
+            SourceError: The stream broke. All blocks received before have been returned first.
         """
-        return self._next() if self._poller.poll(timeout * 1000) else None
+        return self._read_message() if self._poller.poll(timeout * 1000) else None
 
-    def begin(self, lsn: Lsn) -> None:
-        """Have the server told from now on that we live, and that everything before `lsn` is durable."""
+    def start_acknowledging(self, lsn: Lsn) -> None:
+        """Acknowledge everything before `lsn`, and from now on answer the server's keepalives."""
         self.confirmed_lsn = lsn
-        self._tell(f"confirm {lsn}\n".encode())
+        self._send_command(f"confirm {lsn}\n".encode())
 
     def confirm(self, lsn: Lsn) -> None:
-        """Acknowledge everything before `lsn` as durable; sent at once. An LSN behind the last one is ignored."""
+        """Acknowledge everything before `lsn` as durable, at once. An LSN not above the last one is ignored."""
         if lsn > self.confirmed_lsn:
             self.confirmed_lsn = lsn
-            self._tell(f"confirm {lsn}\n".encode())
+            self._send_command(f"confirm {lsn}\n".encode())
 
     def request_keepalive(self) -> None:
-        """Ask the server how far it has sent; the answer moves `server_end`."""
-        self._tell(b"keepalive\n")
+        """Ask the server for a keepalive, which moves `server_end`."""
+        self._send_command(b"keepalive\n")
 
     def close(self) -> None:
-        """Have the last acknowledgement sent, and end the stream. Idempotent."""
+        """Send the last acknowledgement and end the stream. Idempotent."""
         if self._closed:
             return
         self._closed = True
         with contextlib.suppress(OSError):
-            self._channel.shutdown(socket.SHUT_WR)  # seen whatever fork of this program holds a copy
-        deadline = time.monotonic() + _END_S
+            self._channel.shutdown(socket.SHUT_WR)  # unlike close(), ends the socket for forks' copies too
+        deadline = time.monotonic() + _END_TIMEOUT_S
         with contextlib.suppress(EOFError, OSError):
             while self._poller.poll(max(deadline - time.monotonic(), 0) * 1000):
                 kind, payload = self._read_frame()
                 if kind == END:
                     self.receive_cpu_s = pickle.loads(payload)
-        if not self._ended:
+        if not self._process_ended:
             self._process.kill()
         self._channel.close()
         if self._process.pidfd is not None:
             os.close(self._process.pidfd)
 
-    def _next(self) -> MessageBlock | None:
+    def _read_message(self) -> MessageBlock | None:
+        """Read the next frame and return its block, or raise its error."""
         try:
             kind, payload = self._read_frame()
         except EOFError:
-            raise self._interrupted(f"it ended{self._last_words()}") from None
+            raise self._interrupted(f"the process ended{self._stderr_tail()}") from None
         except OSError as error:
             raise self._interrupted(str(error)) from None
         if kind == ERROR:
             raise pickle.loads(payload)
         if kind == STARTED:
-            self.walsender = pickle.loads(payload)
-        return block_of(payload, self._slots) if kind == BLOCK else None
+            self.walsender_pid = pickle.loads(payload)
+        return unpack_block(payload, self._buffers) if kind == BLOCK else None
 
     def _read_frame(self) -> tuple[bytes, bytearray]:
+        """Read the next frame; raise EOFError once the receiver has ended."""
         try:
             return read_frame(self._channel)
         except (EOFError, ConnectionResetError):
-            self._ended = True  # its end of the socket closes with the process
+            self._process_ended = True  # the other end of the socket closes with the process
             raise EOFError from None
 
-    def _tell(self, command: bytes) -> None:
-        # A receiver that is gone has said why, or its socket has ended: the next read raises that.
-        with self._telling, contextlib.suppress(OSError):
+    def _send_command(self, command: bytes) -> None:
+        # If the receiver has ended, the next read raises the reason.
+        with self._send_lock, contextlib.suppress(OSError):
             self._channel.sendall(command)
 
-    def _last_words(self) -> str:
-        said = launcher.last_words()
-        return f": {self._redact(said)}" if said else ""
+    def _stderr_tail(self) -> str:
+        text = launcher.stderr_tail()
+        return f": {self._redact(text)}" if text else ""
 
     def _interrupted(self, what: str) -> ReplicationInterrupted:
         return ReplicationInterrupted(
-            f"the process that receives the stream of slot {self._slot} does not go on: {what}",
+            f"the receiver process of replication slot {self._slot} failed: {what}",
             object=self._slot,
             remedy="run again: capture resumes at the checkpoint, nothing is lost",
         )

@@ -1,12 +1,12 @@
-"""Draining the stream: a thread that reads messages into a bounded queue and answers the server on time.
+"""The receiving thread: reads the stream into a bounded queue and answers the server in time.
 
-It runs in a process of its own (`receiver_process`), which `reader.StreamReader` starts and reads from.
+The thread runs in a receiver process (`receiver_process`), which `reader.StreamReader` starts and reads from.
 
-The thread is the only user of the connection once streaming has begun. It sends a standby status update well
-inside `wal_sender_timeout`, and at once when the server asks or when the confirmed LSN moves, whatever the consumer is
-busy with and even while the queue is full. What it acknowledges is only ever what `confirm` was told; before that it
-sends nothing at all. (To the minor releases of 2025 an acknowledgement of an older LSN moves the slot back: logical.c,
-LogicalConfirmReceivedLocation. It would hide that somebody else has moved it on.)
+Once streaming has begun, the thread is the only user of the connection. It sends a standby status update well within
+`wal_sender_timeout`, and at once when the server asks for one or the confirmed LSN moves. It does so whatever the
+consumer does, and also while the queue is full. It acknowledges only LSNs that `confirm` was called with, and before
+the first call it sends nothing. (In the minor releases of 2025 an acknowledgement of an older LSN moves the slot back:
+logical.c, LogicalConfirmReceivedLocation. It would hide that another process has moved the slot forward.)
 """
 
 from __future__ import annotations
@@ -29,37 +29,43 @@ from dbmazz_core.errors import ReplicationInterrupted
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.settings.secret_url import SecretUrl
 
-#: A block is handed over when it is that large, or when nothing more has come for LINGER_S.
+#: Bytes of a block. A smaller block is handed over when nothing has come for LINGER_S seconds.
 BLOCK_BYTES = 4 << 20
 LINGER_S = 0.005
-#: Oldest that a message gets before it is handed over while others keep trickling in.
+#: Seconds after which a message is handed over even if more keep coming.
 GATHER_MAX_S = 0.1
-#: The walsender writes each message on its own. Letting some gather before reading saves most system calls; longer
-#: naps let a Unix socket's buffer run full and slow the server down (measured: docs/benchmarks.md).
+#: Seconds to sleep before a read. The walsender writes each message on its own, so a short sleep saves most system
+#: calls. In a longer one the buffer of a Unix socket fills up and the server slows down (measured: docs/benchmarks.md).
 GATHER_S = 0.00003
-#: Longest time between two status updates, whatever the server's timeout.
+#: Most seconds between two status updates, whatever `wal_sender_timeout` is.
 STATUS_INTERVAL_S = 10.0
 
 
 class StreamConnection(Protocol):
-    """What the receiver needs of the connection that it streams from."""
+    """What `StreamReceiver` needs of the connection that it streams from."""
 
     slot: str
     url: SecretUrl
 
     def source_error(self, sqlstate: str | None, text: str) -> Exception:
-        """What the server said as one of our errors."""
+        """Return the error for an SQLSTATE and a message of the server."""
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
 
 
 class StreamReceiver:
-    """A running logical replication stream.
+    """A running logical replication stream, received by a thread.
+
+    Args:
+        connection: The connection; `close` closes it.
+        transport: The stream on this connection.
+        wal_sender_timeout_s: The server's `wal_sender_timeout` in seconds; 0: none.
+        queue_bytes: Bytes of messages in the queue from which on the thread stops reading.
 
     Attributes:
         received_bytes: Bytes of messages received so far.
-        receive_cpu_s: CPU seconds the thread has used, for benchmarks.
+        receive_cpu_s: CPU seconds of the thread, known once it has ended.
     """
 
     def __init__(
@@ -79,7 +85,7 @@ class StreamReceiver:
         self._status_due = float("inf")
         self._reply_wanted = False
         self._queue: deque[Chunk] = deque()
-        self._announced = INVALID_LSN
+        self._announced_end = INVALID_LSN
         self._queued = 0
         self._queue_bytes = max(queue_bytes, 1)
         self._changed = threading.Condition()
@@ -92,15 +98,15 @@ class StreamReceiver:
         self._thread = threading.Thread(target=self._run, name="dbmazz-receiver", daemon=True)
         self._thread.start()
 
-    # -- the consumer's side
+    # -- for the consumer
 
     def read(self, timeout: float) -> MessageBlock | None:
-        """The next block, or None if nothing came for `timeout` seconds.
+        """Return the next block, or None if none came within `timeout` seconds.
 
-        A block without messages tells that `server_end` moved.
+        A block without messages reports that `server_end` has moved.
 
         Raises:
-            SourceError: If the stream broke; everything received before has been handed out first.
+            SourceError: The stream broke. All blocks received before have been returned first.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._ended, timeout)
@@ -114,14 +120,14 @@ class StreamReceiver:
         block = self._transport.read(chunk)
         if self._transport.reply_requested or self._transport.ended:
             self._wake()
-        if not len(block) and block.server_end == self._announced:
+        if not len(block) and block.server_end == self._announced_end:
             return None
-        self._announced = block.server_end
+        self._announced_end = block.server_end
         self.received_bytes += block.size
         return block
 
     def confirm(self, lsn: Lsn) -> None:
-        """Acknowledge everything before `lsn` as durable; sent at once. An LSN behind the last one is ignored."""
+        """Acknowledge everything before `lsn` as durable, at once. An LSN not above the last one is ignored."""
         if self._confirmed is None or lsn > self._confirmed:
             self._confirmed = lsn
             self._status_due = 0.0
@@ -129,7 +135,7 @@ class StreamReceiver:
 
     @property
     def confirmed_lsn(self) -> Lsn | None:
-        """What was last acknowledged, None if nothing was."""
+        """The LSN that was last acknowledged, or None."""
         return self._confirmed
 
     @property
@@ -138,17 +144,17 @@ class StreamReceiver:
         return self._closing
 
     def request_keepalive(self) -> None:
-        """Ask the server how far it has sent; the answer moves `server_end`."""
+        """Ask the server for a keepalive, which moves `server_end`."""
         self._reply_wanted = True
         self._wake()
 
     def stop(self) -> None:
-        """Have the thread send the last acknowledgement and end; `read` then raises. From any thread."""
+        """Have the thread send the last acknowledgement and end. Callable from any thread; `read` then raises."""
         self._closing = True
         self._wake()
 
     def close(self) -> None:
-        """Stop, and close the connection. Idempotent."""
+        """Stop the thread and close the connection. Idempotent."""
         if self._wake_in >= 0:
             self.stop()
             self._thread.join()
@@ -158,23 +164,24 @@ class StreamReceiver:
             self._connection.close()
 
     def _wake(self) -> None:
+        """Wake the thread up, whether it waits for the socket or for room in the queue."""
         if self._wake_out >= 0:
-            with contextlib.suppress(BlockingIOError):  # already awake
+            with contextlib.suppress(BlockingIOError):  # the pipe is full, so the thread wakes up anyway
                 os.write(self._wake_out, b"w")
-        with self._changed:  # it may be waiting for room in the queue instead
+        with self._changed:  # the thread may wait for room in the queue instead
             self._changed.notify_all()
 
-    # -- the thread's side
+    # -- the thread
 
     def _run(self) -> None:
         started = time.thread_time()
         try:
-            self._pump()
+            self._receive()
             if self._confirmed is not None:
                 self._send_status(self._confirmed)
         except (psycopg.Error, OSError) as error:
             self._failure = self._interrupted(str(error))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the consumer gets it
+        except Exception as error:  # noqa: BLE001 - `read` raises it
             self._failure = error
         finally:
             self.receive_cpu_s = time.thread_time() - started
@@ -182,20 +189,21 @@ class StreamReceiver:
                 self._ended = True
                 self._changed.notify_all()
 
-    def _pump(self) -> None:
+    def _receive(self) -> None:
+        """Read the socket and enqueue chunks until the stream ends or `stop` was called."""
         transport, poller = self._transport, select.poll()
         poller.register(transport.fileno(), select.POLLIN)
         poller.register(self._wake_in, select.POLLIN)
         first = 0.0
         while not self._closing:
-            came = transport.gather()
+            received = transport.gather()
             if not transport.ended and transport.gathered < BLOCK_BYTES:
-                if came:
+                if received:
                     continue
-                # All that has come is read.
-                wait_s = LINGER_S if transport.gathered else self._until_status()
+                # The socket is empty.
+                wait_s = LINGER_S if transport.gathered else self._seconds_until_status()
                 ready = poller.poll(wait_s * 1000)
-                self._answer(ready)
+                self._send_due_status(ready)
                 if not transport.gathered:
                     continue
                 if ready:
@@ -204,12 +212,12 @@ class StreamReceiver:
                         time.sleep(GATHER_S)
                         continue
             first = 0.0
-            self._hand_over(transport.take())
+            self._enqueue(transport.take())
             if transport.ended:
                 return
 
-    def _answer(self, ready: Sequence[tuple[int, int]]) -> None:
-        """Empty the wake-up pipe, and send a status update where one is due."""
+    def _send_due_status(self, ready: Sequence[tuple[int, int]]) -> None:
+        """Empty the wake-up pipe if it is among the ready descriptors, and send a status update if one is due."""
         if any(descriptor == self._wake_in for descriptor, _ in ready):
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_in, 4096)
@@ -219,13 +227,15 @@ class StreamReceiver:
             self._transport.reply_requested = False
             self._send_status(self._confirmed)
 
-    def _until_status(self) -> float:
-        """Seconds until a status update is due; before the first, until one is looked for again."""
+    def _seconds_until_status(self) -> float:
+        """Seconds until a status update is due. Before the first `confirm`: until the next check for one."""
         return min(max(self._status_due - time.monotonic(), 0.0), self._interval)
 
-    def _hand_over(self, chunk: Chunk) -> None:
-        """Put a chunk into the queue once there is room, answering the server meanwhile: without the lock, for the
-        socket may take its time, and whoever reads, confirms or stops must not wait for it."""
+    def _enqueue(self, chunk: Chunk) -> None:
+        """Put a chunk into the queue once there is room, and send due status updates meanwhile.
+
+        A status update is sent without the lock: the socket may block, and `read`, `confirm` and `stop` must not.
+        """
         while True:
             with self._changed:
                 if self._queued < self._queue_bytes or self._closing:
@@ -233,25 +243,27 @@ class StreamReceiver:
                     self._queued += chunk.size
                     self._changed.notify_all()
                     break
-                self._changed.wait(self._until_status())
-            self._answer(())
-        self._answer(())
+                self._changed.wait(self._seconds_until_status())
+            self._send_due_status(())
+        self._send_due_status(())
 
     def _send_status(self, confirmed: Lsn) -> None:
+        """Send a status update; raise ReplicationInterrupted if that takes longer than the status interval."""
         reply, self._reply_wanted = self._reply_wanted, False
         self._status_due = time.monotonic() + self._interval
-        gone = self._transport.send(build_standby_status_update(confirmed, reply_requested=reply))
+        sent = self._transport.send(build_standby_status_update(confirmed, reply_requested=reply))
         deadline = time.monotonic() + self._interval
-        while not gone:  # the socket takes no more: a server that does not read, or a stalled network
+        while not sent:  # the socket's buffer is full: the server does not read, or the network stalls
             poller = select.poll()
             poller.register(self._transport.fileno(), select.POLLOUT)
             poller.poll(100)
             if time.monotonic() > deadline:
-                raise self._interrupted("the server does not read our status updates")
-            gone = self._transport.flush()
+                raise self._interrupted("the server does not read status updates")
+            sent = self._transport.flush()
 
     def _end_of_stream(self) -> Exception:
-        end = self._transport.last_words
+        """Return the error for a stream that the server has ended."""
+        end = self._transport.stream_end
         if end.message is not None:
             return self._connection.source_error(end.sqlstate, end.message)
         return self._interrupted("the server ended the stream")

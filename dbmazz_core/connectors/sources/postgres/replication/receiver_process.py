@@ -1,11 +1,12 @@
-"""The receiving process: `main`, run by the process that `launcher` starts, which forks for each stream.
+"""The receiver process: `main` is the fork server that `launcher` starts, `serve` receives one stream.
 
-A process and not only a thread, because receiving one message takes Python a microsecond, all of it under the
-interpreter's lock: next to a decoder at work the server would wait for us half of the time (measured, a Unix socket:
-half the speed; docs/benchmarks.md). While it waits it has no threads, so that a fork has all there is.
+Receiving runs in a process and not in a thread, because libpq needs one call a message, and each takes Python a
+microsecond under the interpreter's lock. Beside a decoding thread, the server waited half of the time (measured: half
+the speed over a Unix socket; docs/benchmarks.md). The fork server has no threads, because fork() copies only the
+calling thread.
 
-A fork reads a request and commands from its socket, and writes frames to it (see `protocol`). When what it reads ends,
-it ends; and when the program does, though a fork of that may still hold the other end.
+A receiver reads a request and commands from its socket and writes frames to the socket (see `protocol`). It ends when
+the socket closes. It also ends with the program, even if a fork of the program keeps the other end open.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from dbmazz_core.connectors.sources.postgres.connection import Server
+from dbmazz_core.connectors.sources.postgres.replication.buffers import BufferPool
 from dbmazz_core.connectors.sources.postgres.replication.connection import ReplicationConnection
-from dbmazz_core.connectors.sources.postgres.replication.launcher import FORKS
+from dbmazz_core.connectors.sources.postgres.replication.launcher import CAN_FORK
 from dbmazz_core.connectors.sources.postgres.replication.protocol import (
     END,
     ERROR,
@@ -36,24 +38,26 @@ from dbmazz_core.connectors.sources.postgres.replication.protocol import (
     write_object,
 )
 from dbmazz_core.connectors.sources.postgres.replication.receiver import StreamReceiver
-from dbmazz_core.connectors.sources.postgres.replication.shared_buffers import SlotPool
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.settings.secret_url import SecretUrl
 
+#: Seconds between two checks whether the program still runs.
 _POLL_S = 1.0
-_SWITCH_S = 0.0001
+#: Seconds between switches of threads (`sys.setswitchinterval`; Python's default is 5 ms).
+_SWITCH_INTERVAL_S = 0.0001
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to stream. It comes through a pipe, so that the password is in no argument and no environment.
+    """What to stream. The request travels through a socket, so that the password is in no argument or environment.
 
     Attributes:
-        url: Where from.
-        server: Which one that has to be; None: any.
-        slot, publication: Of what.
-        start_lsn: From where on.
-        messages: Whether logical messages are wanted.
+        url: URL of the server.
+        server: The server that the connection must lead to; None: any.
+        slot: Replication slot.
+        publication: Publication.
+        start_lsn: Where the stream starts.
+        messages: Whether the server sends logical messages.
     """
 
     url: SecretUrl
@@ -65,30 +69,35 @@ class Request:
 
 
 def main(descriptor: int, program: int) -> None:
-    """Wait for orders on a socket, and divide for each, until it closes or the program ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the reader decides when it ends
-    signal.signal(signal.SIGCHLD, _bury)
-    orders = socket.socket(fileno=descriptor)
-    watch = Watch(program)
+    """Run the fork server: fork a receiver for each request until the socket closes or the program ends.
+
+    Args:
+        descriptor: Descriptor of the socket to the program.
+        program: Process id of the program.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the reader decides when a receiver ends
+    signal.signal(signal.SIGCHLD, _reap_children)
+    control = socket.socket(fileno=descriptor)
+    watch = ProgramWatch(program)
     gc.freeze()
-    while watch.until_readable(orders):
-        header, given, _, _ = socket.recv_fds(orders, 4, 2)
+    while watch.until_readable(control):
+        header, descriptors, _, _ = socket.recv_fds(control, 4, 2)
         if len(header) < 4:
             break
-        environment, directory = pickle.loads(orders.recv(int.from_bytes(header, "big"), socket.MSG_WAITALL))
-        pid = os.fork() if FORKS else 0
+        environment, directory = pickle.loads(control.recv(int.from_bytes(header, "big"), socket.MSG_WAITALL))
+        pid = os.fork() if CAN_FORK else 0
         if not pid:
-            if not FORKS:
-                orders.sendall(os.getpid().to_bytes(4, "big"))
-            orders.close()
-            _become(given, environment, directory, watch)
-        pidfd = _pidfd(pid)
+            if not CAN_FORK:
+                control.sendall(os.getpid().to_bytes(4, "big"))
+            control.close()
+            _run_receiver(descriptors, environment, directory, watch)
+        pidfd = _open_pidfd(pid)
         if pidfd is None:
-            orders.sendall(pid.to_bytes(4, "big"))
+            control.sendall(pid.to_bytes(4, "big"))
         else:
-            socket.send_fds(orders, [pid.to_bytes(4, "big")], [pidfd])
+            socket.send_fds(control, [pid.to_bytes(4, "big")], [pidfd])
             os.close(pidfd)
-        for received in given:
+        for received in descriptors:
             os.close(received)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with contextlib.suppress(ChildProcessError):
@@ -96,20 +105,20 @@ def main(descriptor: int, program: int) -> None:
             os.wait()
 
 
-class Watch:
-    """Notices when the program ends, though its forks may live on and hold copies of its descriptors.
+class ProgramWatch:
+    """Detects the end of the program, even if forks of the program hold copies of its descriptors.
 
     Args:
-        program: Its process id.
+        program: Process id of the program.
     """
 
     def __init__(self, program: int) -> None:
         self._program = program
-        self._pidfd = _pidfd(program)
+        self._pidfd = _open_pidfd(program)
 
     @property
     def alive(self) -> bool:
-        """Whether the program is still there."""
+        """Whether the program still runs."""
         if self._pidfd is not None:
             return not select.select([self._pidfd], [], [], 0)[0]
         try:
@@ -119,7 +128,7 @@ class Watch:
         return True
 
     def until_readable(self, channel: socket.socket) -> bool:
-        """Wait for something to read, or the end; False once the program has ended."""
+        """Wait until the socket is readable, which includes its end; return False once the program has ended."""
         watched: list[socket.socket | int] = [channel] if self._pidfd is None else [channel, self._pidfd]
         while True:
             ready = select.select(watched, [], [], _POLL_S)[0]
@@ -129,64 +138,66 @@ class Watch:
                 return True
 
 
-def _pidfd(pid: int) -> int | None:
-    """A descriptor that means this process and no later one of its id; None where the system has none."""
+def _open_pidfd(pid: int) -> int | None:
+    """Return a descriptor of a process that stays valid if the id is reused; None where the system has none."""
     if not hasattr(os, "pidfd_open"):
         return None
     try:
         return os.pidfd_open(pid)
-    except OSError:  # an old kernel, or the process is gone
+    except OSError:  # the kernel is too old, or the process has ended
         return None
 
 
-def _bury(*_: object) -> None:
+def _reap_children(*_: object) -> None:
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
 
 
-def _become(given: Sequence[int], environment: dict[str, str], directory: str, watch: Watch) -> NoReturn:
-    """Be the receiving process for one stream, and end."""
+def _run_receiver(
+    descriptors: Sequence[int], environment: dict[str, str], directory: str, watch: ProgramWatch
+) -> NoReturn:
+    """Receive one stream in a fork, with the program's environment and directory, and end the process."""
     status = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.environ.clear()
         os.environ.update(environment)
-        with contextlib.suppress(OSError):  # removed: only a relative path would have needed it
+        with contextlib.suppress(OSError):  # the directory was removed; only a relative path needs it
             os.chdir(directory)
-        serve(socket.socket(fileno=given[0]), given[1] if len(given) > 1 else None, watch)
+        serve(socket.socket(fileno=descriptors[0]), descriptors[1] if len(descriptors) > 1 else None, watch)
         status = 0
-    except BaseException:  # noqa: BLE001 - a fork must not return into the loop
+    except BaseException:  # noqa: BLE001 - a fork must not return into the fork server's loop
         traceback.print_exc()
         sys.stderr.flush()
     finally:
         os._exit(status)
 
 
-def serve(channel: socket.socket, memory: int | None, watch: Watch) -> None:
-    """Serve one request.
+def serve(channel: socket.socket, memory: int | None, watch: ProgramWatch) -> None:
+    """Receive one stream: read the request, start the stream, and forward blocks until the stream ends.
 
     Args:
-        channel: To the reader.
-        memory: Descriptor of the memory shared with the reader.
-        watch: Notices the end of the reader's program.
+        channel: Socket to the reader.
+        memory: Descriptor of the memory that is shared with the reader; None: no shared memory.
+        watch: Detects the end of the reader's program.
     """
-    # The thread that empties the socket must not wait for the other one, which looks at what came.
-    sys.setswitchinterval(_SWITCH_S)
-    slots = SlotPool(memory)
+    # The thread that reads the server's socket must not wait for this one, which finds messages in the bytes.
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    buffers = BufferPool(memory)
     try:
         request = read_request(channel)
     except EOFError:
         return
     assert isinstance(request, Request)
     try:
-        receiver, walsender = _start(request, slots)
+        receiver, walsender = _start_stream(request, buffers)
     except Exception as error:  # noqa: BLE001 - the reader raises it
         write_object(channel, ERROR, error)
         return
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the reader is gone: nobody is left to tell
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the reader has ended
         write_object(channel, STARTED, walsender)
-        threading.Thread(target=_obey, args=(receiver, channel, watch), daemon=True).start()
+        threading.Thread(target=_execute_commands, args=(receiver, channel, watch), daemon=True).start()
         try:
             while True:
                 block = receiver.read(_POLL_S)
@@ -200,21 +211,21 @@ def serve(channel: socket.socket, memory: int | None, watch: Watch) -> None:
     receiver.close()
 
 
-def _start(request: Request, slots: SlotPool) -> tuple[StreamReceiver, int]:
-    """The running stream, and the server process that sends it."""
+def _start_stream(request: Request, buffers: BufferPool) -> tuple[StreamReceiver, int]:
+    """Start the stream; return its receiver and the process id of the walsender."""
     connection = ReplicationConnection(
         request.url, slot=request.slot, publication=request.publication, server=request.server
     )
     try:
-        receiver = connection.start(request.start_lsn, messages=request.messages, slots=slots)
+        receiver = connection.start(request.start_lsn, messages=request.messages, buffers=buffers)
         return receiver, connection.pgconn.backend_pid
     except BaseException:
         connection.close()
         raise
 
 
-def _obey(receiver: StreamReceiver, channel: socket.socket, watch: Watch) -> None:
-    """Follow commands until they end, or the program does."""
+def _execute_commands(receiver: StreamReceiver, channel: socket.socket, watch: ProgramWatch) -> None:
+    """Execute the reader's commands until the socket closes or the program ends, then stop the receiver."""
     rest = b""
     try:
         while watch.until_readable(channel) and (received := channel.recv(1 << 12)):
@@ -225,7 +236,7 @@ def _obey(receiver: StreamReceiver, channel: socket.socket, watch: Watch) -> Non
                     receiver.confirm(Lsn.parse(argument))
                 else:
                     receiver.request_keepalive()
-    except ConnectionResetError:  # it died with something of ours unread
+    except ConnectionResetError:  # the reader ended without reading all frames
         pass
     finally:
         receiver.stop()

@@ -1,9 +1,9 @@
-"""The bytes of a running replication stream, by one of two ways.
+"""Two transports for the bytes of a running replication stream.
 
-`PlainTransport` reads the socket itself and finds messages for a whole block at once: a call a message, as libpq
-wants it, costs as much as everything else together (docs/benchmarks.md). It serves connections without encryption.
-`LibpqTransport` goes through libpq, and so through TLS and GSSAPI encryption. Which one it is shows the first byte of
-the server's answer (see `opened`); nothing else knows the difference.
+`PlainTransport` reads the socket itself and finds the messages of a whole block at once. libpq needs a call for each
+message, which costs as much as everything else together (docs/benchmarks.md). `PlainTransport` serves connections
+without encryption. `LibpqTransport` reads through libpq, and so through TLS and GSSAPI encryption. The first byte of
+the server's answer tells which one applies (see `open_transport`).
 """
 
 from __future__ import annotations
@@ -22,29 +22,34 @@ from psycopg import pq
 from dbmazz_core.connectors.sources.postgres.parser.block import HEADER, PADDING, MessageBlock
 from dbmazz_core.connectors.sources.postgres.parser.messages import PrimaryKeepalive
 from dbmazz_core.connectors.sources.postgres.parser.parser import Buffer, parse_copy_data
-from dbmazz_core.connectors.sources.postgres.replication.copy_data import SplitBytes, split
-from dbmazz_core.connectors.sources.postgres.replication.shared_buffers import SLOT_BYTES, SlotPool
+from dbmazz_core.connectors.sources.postgres.replication.buffers import BUFFER_BYTES, BufferPool
+from dbmazz_core.connectors.sources.postgres.replication.copy_data import FoundMessages, find_messages
 from dbmazz_core.errors import ParseError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 
 _COPY_BOTH = b"W"
 _COPY_DATA = ord("d")
 _FIELD = pq.DiagnosticField
-#: Room in a buffer for the beginning of a message that came with the chunk before.
+#: Bytes ahead of each read in a buffer, for the beginning of a message that the chunk before ended with.
 HEADROOM = 1 << 16
 _FRAME = 5
-#: How long the server may take to answer START_REPLICATION: it waits for nothing there that lasts.
-ANSWER_S = 30.0
+#: Seconds that the server may take to answer START_REPLICATION: nothing that it waits for there takes longer.
+ANSWER_TIMEOUT_S = 30.0
 #: PostgreSQL sends no message of a gigabyte or more (memutils.h, MaxAllocSize).
 _GIGABYTE = 1 << 30
 _LENGTH = Struct(">I")
-#: At once from the socket; a Unix socket holds less.
+#: Bytes of a read. A Unix socket holds less.
 _READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class StreamEnd:
-    """The server ended the stream. `sqlstate` and `message` are its last words, None where it said nothing."""
+    """The server's reason for ending the stream.
+
+    Attributes:
+        sqlstate: SQLSTATE of its error; None: it sent no error.
+        message: The primary message of its error; None: it sent no error.
+    """
 
     sqlstate: str | None = None
     message: str | None = None
@@ -52,77 +57,80 @@ class StreamEnd:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Chunk:
-    """What was gathered, not looked at yet.
+    """Bytes that were gathered and not parsed yet.
 
     Attributes:
-        size: Bytes.
-        messages: Single messages, as libpq gives them.
-        buffer: Or bytes as the server wrote them, behind `HEADROOM`.
-        slot: Number of the shared slot that the buffer is, None if it is memory of our own.
+        size: Number of bytes.
+        messages: From libpq: single CopyData messages.
+        buffer: From a socket: the bytes as the server sent them, from offset `HEADROOM` on.
+        buffer_number: Number of the shared buffer that `buffer` is; None: private memory.
     """
 
     size: int
     messages: Sequence[memoryview] = ()
     buffer: Buffer = b""
-    slot: int | None = None
+    buffer_number: int | None = None
 
 
 class Transport(Protocol):
     """A stream that has begun.
 
-    `gather`, `take`, `send` and `flush` are for the thread that keeps the socket empty; `read`, which takes longer, is
-    for another one.
+    The thread that empties the socket calls `gather`, `take`, `send` and `flush`. Another thread calls `read`, which
+    takes longer.
 
     Attributes:
-        gathered: Bytes that came since a chunk was last taken.
-        ended: Whether the server has ended the stream, with its connection or, after an error, without.
-        server_end: The last keepalive's `wal_end`, as far as chunks were read.
-        reply_requested: Whether one of these asks for a status update; whoever sends it sets it back.
-        last_words: Why the stream ended, as far as the server said so, once the last chunk is read.
+        gathered: Bytes that came since the last `take`.
+        ended: Whether the server has ended the stream. After an error the connection may stay open.
+        server_end: `wal_end` of the last keepalive in the chunks that were read.
+        reply_requested: Whether a keepalive asked for a status update; the sender of the update clears it.
+        stream_end: Why the stream ended, known once the last chunk was read.
     """
 
     gathered: int
     ended: bool
     server_end: Lsn
     reply_requested: bool
-    last_words: StreamEnd
+    stream_end: StreamEnd
 
     def fileno(self) -> int:
-        """The socket."""
+        """Return the socket's descriptor."""
 
     def gather(self) -> bool:
-        """Take in what has come, without waiting; whether something had.
+        """Take in the bytes that have come, without waiting; return whether there were any.
 
         Raises:
-            psycopg.Error, OSError: If the connection broke.
+            psycopg.Error, OSError: The connection broke.
         """
 
     def take(self) -> Chunk:
-        """What was gathered, and begin a new chunk."""
+        """Return the bytes gathered so far, and begin a new chunk."""
 
     def send(self, message: bytes) -> bool:
-        """Send a CopyData message; whether it is gone, or waits for the socket (see `flush`)."""
+        """Send a CopyData message. Return True if it was sent whole, False if bytes are left for `flush`."""
 
     def flush(self) -> bool:
-        """Send what waits; whether all of it is gone."""
+        """Send the bytes that are left; return whether all were sent."""
 
     def read(self, chunk: Chunk) -> MessageBlock:
-        """The messages that a chunk completes. Chunks have to be read in order.
+        """Return the messages that a chunk completes. Chunks must be read in order.
 
         Raises:
-            ParseError: If the bytes are no such stream.
+            ParseError: The bytes are no replication stream.
         """
 
 
-def opened(pgconn: pq.abc.PGconn, slots: SlotPool) -> Transport | None:
-    """The transport, after START_REPLICATION was sent with `send_query`; None where the answer is no stream.
+def open_transport(pgconn: pq.abc.PGconn, buffers: BufferPool) -> Transport | None:
+    """Return the transport for the answer to START_REPLICATION, which was sent with `send_query`.
 
-    A connection without encryption answers with a CopyBothResponse, 'W', and libpq, which read the last answer to its
-    end, has read nothing of this one yet. A TLS record begins with another byte (RFC 8446, section 5.1: 20 to 24), a
-    GSSAPI packet with its length, 0 (PostgreSQL manual, protocol-flow). These, and errors, are left to libpq.
+    A connection without encryption answers with a CopyBothResponse, 'W'. libpq has read the answer before it to its end
+    and nothing of this one. A TLS record begins with another byte (20 to 24: RFC 8446, section 5.1), and a GSSAPI
+    packet with its length, whose first byte is 0 (PostgreSQL manual, protocol-flow). libpq reads these, and errors.
+
+    Returns:
+        A `PlainTransport`; None where libpq must read the answer.
 
     Raises:
-        OSError: If the connection broke, or nothing came for `ANSWER_S`.
+        OSError: The connection broke, or nothing came within `ANSWER_TIMEOUT_S`.
     """
     while pgconn.flush():
         _wait(pgconn.socket, select.POLLOUT)
@@ -130,10 +138,10 @@ def opened(pgconn: pq.abc.PGconn, slots: SlotPool) -> Transport | None:
     try:
         _wait(connection.fileno(), select.POLLIN)
         if connection.recv(1, socket.MSG_PEEK) == _COPY_BOTH:
-            connection.settimeout(ANSWER_S)
+            connection.settimeout(ANSWER_TIMEOUT_S)
             head = connection.recv(_FRAME, socket.MSG_WAITALL)
             connection.recv(_LENGTH.unpack_from(head, 1)[0] - _LENGTH.size, socket.MSG_WAITALL)
-            return PlainTransport(connection, slots)
+            return PlainTransport(connection, buffers)
     except BaseException:
         connection.close()
         raise
@@ -142,21 +150,22 @@ def opened(pgconn: pq.abc.PGconn, slots: SlotPool) -> Transport | None:
 
 
 def _wait(descriptor: int, event: int) -> None:
+    """Wait for a poll event of a descriptor; raise TimeoutError after `ANSWER_TIMEOUT_S`."""
     poller = select.poll()
     poller.register(descriptor, event)
-    if not poller.poll(ANSWER_S * 1000):
-        raise TimeoutError(f"the server, or what is in front of it, did not answer for {ANSWER_S:.0f} s")
+    if not poller.poll(ANSWER_TIMEOUT_S * 1000):
+        raise TimeoutError(f"the server, or a proxy in front of it, did not answer within {ANSWER_TIMEOUT_S:.0f} s")
 
 
 class LibpqTransport:
-    """Through libpq. Implements `Transport`."""
+    """A stream that libpq reads. Implements `Transport`."""
 
     def __init__(self, pgconn: pq.abc.PGconn) -> None:
         self.gathered = 0
         self.ended = False
         self.server_end = INVALID_LSN
         self.reply_requested = False
-        self.last_words = StreamEnd()
+        self.stream_end = StreamEnd()
         self._pgconn = pgconn
         self._pgconn.nonblocking = 1
         self._messages: list[memoryview] = []
@@ -180,7 +189,7 @@ class LibpqTransport:
             result = self._pgconn.get_result()
             if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
                 fields = (result.error_field(f) for f in (_FIELD.SQLSTATE, _FIELD.MESSAGE_PRIMARY))
-                self.last_words = StreamEnd(*(None if f is None else f.decode("utf-8", "replace") for f in fields))
+                self.stream_end = StreamEnd(*(None if f is None else f.decode("utf-8", "replace") for f in fields))
         return self.gathered > before
 
     def take(self) -> Chunk:
@@ -213,23 +222,23 @@ class LibpqTransport:
 
 
 class PlainTransport:
-    """Straight from the socket of a connection without encryption. Implements `Transport`.
+    """A stream read from the socket of a connection without encryption. Implements `Transport`.
 
     Args:
-        connection: Its socket; libpq reads nothing from it any more.
-        slots: Where bytes are put, as long as there are free ones.
+        connection: The socket; libpq must not read from it any more.
+        buffers: Shared buffers to read into; private memory is used where none is free.
     """
 
-    def __init__(self, connection: socket.socket, slots: SlotPool) -> None:
+    def __init__(self, connection: socket.socket, buffers: BufferPool) -> None:
         self.gathered = 0
         self.ended = False
         self.server_end = INVALID_LSN
         self.reply_requested = False
-        self.last_words = StreamEnd()
+        self.stream_end = StreamEnd()
         self._socket = connection
         self._socket.setblocking(False)
-        self._slots = slots
-        self._buffer, self._slot = self._fresh()
+        self._buffers = buffers
+        self._buffer, self._buffer_number = self._new_buffer()
         self._unsent = b""
         self._rest = bytearray()
 
@@ -241,18 +250,18 @@ class PlainTransport:
         """See `Transport.gather`."""
         at = HEADROOM + self.gathered
         try:
-            came = self._socket.recv_into(memoryview(self._buffer)[at : SLOT_BYTES - len(PADDING)], _READ_BYTES)
+            received = self._socket.recv_into(memoryview(self._buffer)[at : BUFFER_BYTES - len(PADDING)], _READ_BYTES)
         except BlockingIOError:
             return False
-        self.gathered += came
-        if not came:
+        self.gathered += received
+        if not received:
             self.ended = True
-        return came > 0
+        return received > 0
 
     def take(self) -> Chunk:
         """See `Transport.take`."""
-        chunk = Chunk(self.gathered, buffer=self._buffer, slot=self._slot)
-        self._buffer, self._slot = self._fresh()
+        chunk = Chunk(self.gathered, buffer=self._buffer, buffer_number=self._buffer_number)
+        self._buffer, self._buffer_number = self._new_buffer()
         self.gathered = 0
         return chunk
 
@@ -271,43 +280,43 @@ class PlainTransport:
 
     def read(self, chunk: Chunk) -> MessageBlock:
         """See `Transport.read`."""
-        buffer, slot, end = memoryview(chunk.buffer), chunk.slot, HEADROOM + chunk.size
+        buffer, number, end = memoryview(chunk.buffer), chunk.buffer_number, HEADROOM + chunk.size
         begin = HEADROOM - len(self._rest)
-        if begin < 0:  # the rest of a large message
+        if begin < 0:  # a message larger than the headroom continues
             self._rest += buffer[HEADROOM:end]
-            if slot is not None:
-                self._slots.release(slot)
+            if number is not None:
+                self._buffers.release(number)
             if len(self._rest) <= _LENGTH.unpack_from(self._rest, 1)[0]:
-                return MessageBlock.join([], self.server_end)  # and it goes on
-            buffer, slot, begin, end = memoryview(self._rest + PADDING), None, 0, len(self._rest)
+                return MessageBlock.join([], self.server_end)  # the message is not complete yet
+            buffer, number, begin, end = memoryview(self._rest + PADDING), None, 0, len(self._rest)
         else:
             buffer[begin:HEADROOM] = self._rest
-        pieces: list[SplitBytes] = []
+        pieces: list[FoundMessages] = []
         while True:
-            begin = self._without_others(buffer, begin, end)
-            found = split(buffer, begin, end)
+            begin = self._skip_other_messages(buffer, begin, end)
+            found = find_messages(buffer, begin, end)
             self.server_end = max(self.server_end, found.wal_end)
             self.reply_requested |= found.reply_requested
             pieces.append(found)
-            begin = self._without_others(buffer, found.tail, end)
+            begin = self._skip_other_messages(buffer, found.tail, end)
             if begin == found.tail:
                 break
         self._rest = bytearray(buffer[begin:end])
         if len(self._rest) >= _FRAME and not _LENGTH.size <= _LENGTH.unpack_from(self._rest, 1)[0] < _GIGABYTE:
             raise ParseError(
-                "no message of the server is that long", message_type=chr(self._rest[0]), offset=1, lsn=INVALID_LSN
+                "a message of a gigabyte or more", message_type=chr(self._rest[0]), offset=1, lsn=INVALID_LSN
             )
         starts, ends = (np.concatenate([getattr(found, name) for found in pieces]) for name in ("starts", "ends"))
-        if slot is not None and not len(starts):
-            self._slots.release(slot)
+        if number is not None and not len(starts):
+            self._buffers.release(number)
             return MessageBlock.join([], self.server_end)
-        return MessageBlock(buffer, starts, ends, self.server_end, slot)
+        return MessageBlock(buffer, starts, ends, self.server_end, number)
 
-    def _fresh(self) -> tuple[Buffer, int | None]:
-        return self._slots.acquire() or (bytearray(SLOT_BYTES), None)
+    def _new_buffer(self) -> tuple[Buffer, int | None]:
+        return self._buffers.acquire() or (bytearray(BUFFER_BYTES), None)
 
-    def _without_others(self, buffer: memoryview, begin: int, end: int) -> int:
-        """Deal with complete messages at `begin` that are no CopyData; where they end."""
+    def _skip_other_messages(self, buffer: memoryview, begin: int, end: int) -> int:
+        """Read complete messages at `begin` that are no CopyData; return where they end."""
         while end - begin >= _FRAME and buffer[begin] != _COPY_DATA:
             behind = begin + 1 + _LENGTH.unpack_from(buffer, begin + 1)[0]
             if end < behind:
@@ -316,10 +325,10 @@ class PlainTransport:
                 case "E":
                     fields = bytes(buffer[begin + _FRAME : behind]).decode("utf-8", "replace").split("\0")
                     by_code = {field[:1]: field[1:] for field in fields}
-                    self.last_words = StreamEnd(by_code.get("C"), by_code.get("M"))
-                case "Z":  # ready for another command: the connection stays open, and nothing more comes
+                    self.stream_end = StreamEnd(by_code.get("C"), by_code.get("M"))
+                case "Z":  # ReadyForQuery after an error: the connection stays open, and the stream is over
                     self.ended = True
-                case "N" | "S" | "A" | "c" | "C":  # notices and the like; CopyDone and what follows it
+                case "N" | "S" | "A" | "c" | "C":  # notice, parameter status, notification; CopyDone, CommandComplete
                     pass
                 case other:
                     raise ParseError("unknown message of the server", message_type=other, offset=0, lsn=INVALID_LSN)

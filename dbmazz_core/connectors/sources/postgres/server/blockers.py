@@ -1,4 +1,4 @@
-"""Which open transactions are in the way: of a slot's creation, or of reading a table."""
+"""Open transactions that block the creation of a slot or the reading of a table."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from dbmazz_core.table_ref import TableRef, quote_literal
 
 
 @dataclass(frozen=True, slots=True)
-class OpenTransaction:
-    """A transaction that others wait for.
+class BlockingTransaction:
+    """An open transaction that other sessions wait for.
 
     Attributes:
-        pid: Its process; None for a prepared transaction.
-        gid: Identifier of a prepared transaction.
-        role: Whose it is.
-        database: Where; transactions of all databases count.
-        application: `application_name`.
+        pid: Process id of its session; None for a prepared transaction.
+        gid: Identifier of a prepared transaction, else None.
+        role: The role that runs it.
+        database: The database it runs in; a slot's creation waits for transactions of all databases.
+        application: `application_name` of its session.
         state: As in `pg_stat_activity`, or `prepared`; None where the role may not see it.
         age_s: Seconds since the transaction began; None where the role may not see it.
-        query_age_s: Seconds since its last query began.
+        query_age_s: Seconds since its last query began; None where the role may not see it.
     """
 
     pid: int | None
@@ -43,20 +43,20 @@ class OpenTransaction:
 
     @property
     def remedy(self) -> str:
-        """The statement that ends it."""
+        """The statement that ends the transaction."""
         if self.pid is not None:
             return f"SELECT pg_terminate_backend({self.pid});"
         return f"ROLLBACK PREPARED {quote_literal(self.gid or '')}; in database {self.database}"
 
 
-def slot_creation_blockers(conn: Connection) -> list[OpenTransaction]:
-    """Open transactions that a slot's creation waits for, oldest first.
+def slot_creation_blockers(conn: Connection) -> list[BlockingTransaction]:
+    """Return the open transactions that a slot's creation waits for, oldest first.
 
-    A consistent point is reached when all transactions that were writing at the start have ended, in every
-    database, prepared ones as well (snapbuild.c, SnapBuildFindSnapshot). Those that only read do not count.
+    A slot reaches its consistent point when all transactions that were writing at the start have ended, in every
+    database, prepared ones as well (snapbuild.c, SnapBuildFindSnapshot). Transactions that only read do not count.
     """
     return [
-        OpenTransaction(*row)
+        BlockingTransaction(*row)
         for row in conn.execute(
             """
             SELECT pid, NULL, usename::text, datname::text, nullif(application_name, ''), state,
@@ -75,19 +75,19 @@ def slot_creation_blockers(conn: Connection) -> list[OpenTransaction]:
     ]
 
 
-#: What a standby learns the primary's open transactions from; the primary logs it every 15 s while it writes.
+#: Run on the primary, tells a standby which transactions are open. A primary that writes logs the same every 15 s.
 LOG_STANDBY_SNAPSHOT = "SELECT pg_log_standby_snapshot()"
 
 
 def slot_creation_blocked(
-    slot: str, blockers: Sequence[OpenTransaction], waited_s: float, *, standby: bool = False
+    slot: str, blockers: Sequence[BlockingTransaction], waited_s: float, *, standby: bool = False
 ) -> SlotError:
-    """The error for giving up after `waited_s` seconds.
+    """Return the error for a slot's creation that was given up.
 
     Args:
         slot: The slot's name.
         blockers: Transactions that the creation waits for. A standby does not list the primary's.
-        waited_s: How long it has waited.
+        waited_s: Seconds that the creation has waited.
         standby: Whether the server is a standby (manual, "Logical Replication Slots on standbys").
     """
     if standby and not blockers:
@@ -108,14 +108,14 @@ def slot_creation_blocked(
     )
 
 
-def table_lockers(conn: Connection) -> list[tuple[TableRef, OpenTransaction]]:
-    """Tables of this database that nobody else can even look at, and who locks them, oldest first.
+def table_lockers(conn: Connection) -> list[tuple[TableRef, BlockingTransaction]]:
+    """Return the tables of this database that are locked against readers, each with the locking transaction.
 
-    ALTER TABLE, TRUNCATE, VACUUM FULL and their like lock out readers from when they ask for the lock, also while they
-    wait for it themselves (manual, "Table-Level Locks").
+    The oldest transaction comes first. ALTER TABLE, TRUNCATE and VACUUM FULL, among others, take an ACCESS EXCLUSIVE
+    lock (manual, "Table-Level Locks"). It blocks readers as soon as it is requested, before it is granted.
     """
     return [
-        (TableRef(row[0], row[1]), OpenTransaction(*row[2:]))
+        (TableRef(row[0], row[1]), BlockingTransaction(*row[2:]))
         for row in conn.execute(
             """
             SELECT n.nspname::text, c.relname::text, l.pid, p.gid, coalesce(a.usename, p.owner)::text,
@@ -138,19 +138,19 @@ def table_lockers(conn: Connection) -> list[tuple[TableRef, OpenTransaction]]:
     ]
 
 
-def table_locked(lockers: Sequence[tuple[TableRef, OpenTransaction]], said: str) -> TableLocked:
-    """The error for a query that has waited for a table's lock as long as it may.
+def table_locked(lockers: Sequence[tuple[TableRef, BlockingTransaction]], message: str) -> TableLocked:
+    """Return the error for a query that has waited for a table's lock up to its `lock_timeout`.
 
     Args:
-        lockers: Who was in the way right after it.
-        said: The server's words.
+        lockers: From `table_lockers`, right after the error.
+        message: The server's message.
     """
     if not lockers:
-        return TableLocked(f"a lock was not to be had in time: {said}", object="a lock", remedy="run it again")
+        return TableLocked(f"a lock was not granted in time: {message}", object="a lock", remedy="run it again")
     table, transaction = lockers[0]
     others = f" (and {len(lockers) - 1} more such locks)" if len(lockers) > 1 else ""
     return TableLocked(
-        f"{table} is locked by {transaction}{others}: {said}",
+        f"{table} is locked by {transaction}{others}: {message}",
         object=str(table),
         remedy=f"wait until it has ended, or end it: {transaction.remedy}",
     )

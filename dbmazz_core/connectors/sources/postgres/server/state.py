@@ -1,4 +1,4 @@
-"""What the server says about itself: version, limits, role, slots, WAL position."""
+"""The server's state as its catalog shows it: version, limits, role, slots, WAL position."""
 
 from __future__ import annotations
 
@@ -9,30 +9,33 @@ from psycopg.rows import dict_row
 from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.lsn import Lsn
 
-#: Where the server's WAL can be read up to: what is flushed; on a standby, what is replayed (walsender.c).
+#: SQL for the LSN up to which WAL can be read: flushed, or on a standby replayed (walsender.c).
 _POSITION = "CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END"
 
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """A server, and the role that asks.
+    """A server, and the role that is connected.
 
     Attributes:
-        version_num: Such as 150018.
-        version: Such as `15.18`.
-        system_identifier: As IDENTIFY_SYSTEM shows it; None where the role may not know (the replication
-            connection always may).
-        timeline: Of the last checkpoint; None where the role may not know.
+        version_num: `server_version_num`, such as 150018.
+        version: `server_version`, such as `15.18`.
+        system_identifier: As IDENTIFY_SYSTEM shows it; None where the role may not read it (a replication connection
+            always may).
+        timeline: Timeline of the last checkpoint; None where the role may not read it.
         database: The connection's database.
         wal_level: `replica`, `logical`, ...
-        max_replication_slots: The limit, and `slots_in_use` of it; no process uses `idle_slots` now.
-        max_wal_senders: The limit, and `walsenders_in_use` of it.
-        flush_lsn: Position up to which WAL can be read.
-        in_recovery: Whether it is a standby.
+        max_replication_slots: The setting.
+        slots_in_use: Number of slots.
+        idle_slots: Names of the slots that no process uses now.
+        max_wal_senders: The setting.
+        walsenders_in_use: Number of walsenders.
+        flush_lsn: LSN up to which WAL can be read.
+        in_recovery: Whether the server is a standby.
         role: The current role.
-        is_superuser: Whether it is a superuser.
-        has_replication: Whether it may replicate.
-        may_create: Whether it may create publications in the database.
+        is_superuser: Whether the role is a superuser.
+        has_replication: Whether the role may open replication connections.
+        may_create: Whether the role may create publications in the database.
     """
 
     version_num: int
@@ -55,7 +58,7 @@ class ServerFacts:
 
 
 def server_facts(conn: Connection) -> ServerFacts:
-    """Ask for everything in one query."""
+    """Read the facts about the server and the role, in one query, and one more for `system_identifier`."""
     with conn.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(
             f"""
@@ -74,7 +77,7 @@ def server_facts(conn: Connection) -> ServerFacts:
                    rolname::text AS role,
                    rolsuper AS is_superuser,
                    rolsuper OR rolreplication
-                       -- Amazon RDS gives replication by membership instead of the attribute.
+                       -- Amazon RDS grants replication by membership instead of the attribute.
                        OR EXISTS (SELECT FROM pg_catalog.pg_roles rds WHERE rds.rolname = 'rds_replication'
                                   AND pg_has_role(rds.oid, 'USAGE')) AS has_replication,
                    has_database_privilege(current_database(), 'CREATE') AS may_create
@@ -88,7 +91,7 @@ def server_facts(conn: Connection) -> ServerFacts:
 
 
 def _control_data(conn: Connection) -> tuple[str | None, int | None]:
-    """System identifier and timeline; some services take the functions away from everybody."""
+    """Return system identifier and timeline, or None where the role may not call the functions, as in some services."""
     row = conn.execute(
         "SELECT has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE') "
         "AND has_function_privilege('pg_catalog.pg_control_checkpoint()', 'EXECUTE')"
@@ -99,23 +102,24 @@ def _control_data(conn: Connection) -> tuple[str | None, int | None]:
         "SELECT system_identifier, timeline_id FROM pg_control_system(), pg_control_checkpoint()"
     ).fetchone()
     assert row is not None
-    # The function returns a signed integer, IDENTIFY_SYSTEM prints an unsigned one.
+    # The function returns a signed integer; IDENTIFY_SYSTEM prints an unsigned one.
     return str(row[0] % (1 << 64)), row[1]
 
 
 def flush_lsn(conn: Connection) -> Lsn:
-    """Position up to which the server's WAL can be read: flushed, or on a standby replayed."""
+    """Return the LSN up to which the server's WAL can be read: flushed, or on a standby replayed."""
     row = conn.execute(f"SELECT ({_POSITION})::text").fetchone()
     assert row is not None
     return Lsn.parse(row[0])
 
 
-def flush_half_record(conn: Connection) -> None:
-    """See to it that the record is flushed of which now only the beginning may be.
+def flush_partial_record(conn: Connection) -> None:
+    """Have the rest of a WAL record flushed if the flush position may lie within the record.
 
-    The WAL writer flushes whole pages, so the flush position can lie within a record. The stream comes to it only once
-    the rest is flushed as well: on a quiet server with an open transaction that takes 15 s (bgwriter's next word). A
-    transaction id that was given out has its end flushed at the WAL writer's next turn (RecordTransactionCommit).
+    The WAL writer flushes whole pages, so the flush position can lie within a record. The stream reaches this position
+    only after the rest of the record was flushed. On a quiet server with an open transaction that takes 15 s, until the
+    background writer logs running transactions. The end of a transaction that has an id is flushed at the WAL writer's
+    next turn (RecordTransactionCommit), with everything before it.
     """
     row = conn.execute(
         "SELECT NOT pg_is_in_recovery() AND mod(pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0'), "
@@ -127,22 +131,22 @@ def flush_half_record(conn: Connection) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SlotState:
-    """A replication slot.
+    """A replication slot, as `pg_replication_slots` shows it.
 
     Attributes:
-        name: Its name.
+        name: Name of the slot.
         plugin: Output plugin; None for a physical slot.
         slot_type: `logical` or `physical`.
-        database: Of a logical slot.
-        temporary: Whether it goes with its connection.
-        active: Whether a process consumes it.
-        active_pid: That process.
-        active_application: That process's `application_name`.
-        confirmed_flush_lsn: Up to where changes were acknowledged; None before the slot is ready.
-        restart_lsn: From where WAL is retained; None where it was invalidated.
+        database: Database of a logical slot; None for a physical slot.
+        temporary: Whether the slot is dropped with its connection.
+        active: Whether a process uses the slot.
+        active_pid: Process id of the walsender that uses the slot, or None.
+        active_application: `application_name` of that walsender, or None.
+        confirmed_flush_lsn: LSN up to which changes were acknowledged; None while the slot is created.
+        restart_lsn: LSN from which WAL is retained; None for an invalidated slot.
         wal_status: `reserved`, `extended`, `unreserved` or `lost`.
-        invalidation_reason: Why it was invalidated, from PostgreSQL 17 on.
-        retained_bytes: WAL kept for it, in bytes; None where it was invalidated.
+        invalidation_reason: Why the slot was invalidated; None if it was not, and before PostgreSQL 17.
+        retained_bytes: Bytes of WAL retained for the slot; None for an invalidated slot.
     """
 
     name: str
@@ -161,12 +165,12 @@ class SlotState:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the server no longer has the WAL that it needs."""
+        """Whether the slot is invalidated: the server no longer has the WAL that the slot needs."""
         return self.wal_status == "lost" or self.invalidation_reason is not None
 
 
 def idle_slots(conn: Connection) -> tuple[int, int, list[str]]:
-    """How many slots there are, how many there may be, and the names of those that no process uses now."""
+    """Return the number of slots, `max_replication_slots`, and the names of the slots that no process uses."""
     row = conn.execute(
         "SELECT count(*)::int, current_setting('max_replication_slots')::int, "
         "coalesce(array_agg(slot_name::text ORDER BY slot_name) FILTER (WHERE NOT active), '{}') "
@@ -178,7 +182,7 @@ def idle_slots(conn: Connection) -> tuple[int, int, list[str]]:
 
 
 def slot_state(conn: Connection, name: str) -> SlotState | None:
-    """The slot, or None where there is none of this name."""
+    """Return the state of a slot, or None if no slot has this name."""
     reason = "s.invalidation_reason" if conn.info.server_version >= 170000 else "NULL"
     with conn.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(

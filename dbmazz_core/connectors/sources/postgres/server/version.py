@@ -1,21 +1,21 @@
-"""What is known of versions of the server: which are supported, and which have bugs that matter."""
+"""Supported versions of the server, and minor versions whose logical decoding has bugs."""
 
 from __future__ import annotations
 
 from dbmazz_core.errors import UnsupportedServerVersion
 
 _MINIMUM = 14
-#: Major version: first minor version with the fix.
-#: PostgreSQL commit 4909b38af0 and its back-patches: changes that a transaction makes after a concurrent
-#: ALTER PUBLICATION ... ADD TABLE were left out of the stream, if it had begun before.
+#: Major version: first minor version with the fix of PostgreSQL commit 4909b38af0. Before it, the stream lacked changes
+#: that a transaction made after a concurrent ALTER PUBLICATION ... ADD TABLE, if the transaction had begun before.
 _LOSES_CHANGES_BEFORE = {14: 18, 15: 13, 16: 9, 17: 5}
-#: Commit d87d07b7ad: that fix made memory grow exponentially with concurrent schema changes, until decoding
-#: fails with "invalid memory alloc request size" (bugs #18938 and #18942).
+#: Major version: first minor version with the fix of commit d87d07b7ad. Commit 4909b38af0 made memory grow
+#: exponentially with concurrent schema changes, until decoding failed with "invalid memory alloc request size" (bugs
+#: #18938 and #18942).
 _RUNS_OUT_OF_MEMORY_BEFORE = {14: 19, 15: 14, 16: 10, 17: 6}
 
 
 def unsupported_version(version_num: int, version: str) -> UnsupportedServerVersion | None:
-    """PostgreSQL before 14 is not supported."""
+    """Return the error for a server before PostgreSQL 14, or None."""
     if version_num >= _MINIMUM * 10000:
         return None
     return UnsupportedServerVersion(
@@ -26,7 +26,7 @@ def unsupported_version(version_num: int, version: str) -> UnsupportedServerVers
 
 
 def known_decoding_bug(version_num: int) -> str | None:
-    """What is wrong with this minor version's logical decoding, or None."""
+    """Return a bug of this minor version's logical decoding as a predicate ("can lose changes ..."), or None."""
     major, minor = divmod(version_num, 10000)
     if minor < _LOSES_CHANGES_BEFORE.get(major, 0):
         return (

@@ -15,7 +15,7 @@ from psycopg import errors as pg
 from dbmazz_core.connectors.sources.postgres.catalog.publication import Step, read_publication
 from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, Connection
 from dbmazz_core.connectors.sources.postgres.errors.running import slot_active
-from dbmazz_core.connectors.sources.postgres.server.inquiry import translated
+from dbmazz_core.connectors.sources.postgres.server.error_details import translate_errors
 from dbmazz_core.connectors.sources.postgres.server.state import slot_state
 from dbmazz_core.connectors.sources.postgres.setup.look import Look
 from dbmazz_core.connectors.sources.postgres.setup.server_checks import server_findings, slot_findings
@@ -44,7 +44,7 @@ def look_at(conn: Connection, config: SourceConfig) -> Look:
         UnsupportedServerVersion: Nothing else can be looked at then.
         SourceError: If the server cannot be asked.
     """
-    with translated(config.url, slot=config.slot, publication=config.publication):
+    with translate_errors(config.url, slot=config.slot, publication=config.publication):
         return Look.read(conn, config)
 
 
@@ -109,7 +109,7 @@ def prepare(
         report.raise_first()
         if not look.steps():
             return _report(look, (), report), look
-    with translated(config.url, slot=config.slot, publication=config.publication), _one_at_a_time(conn, config):
+    with translate_errors(config.url, slot=config.slot, publication=config.publication), _one_at_a_time(conn, config):
         for _ in range(_ATTEMPTS):
             look = Look.read(conn, config).following(captured)
             report = CheckReport((*_source_findings(look),))
@@ -205,7 +205,7 @@ def teardown(conn: Connection, config: SourceConfig) -> list[str]:
         MissingPrivilege: The role may not drop one of them.
     """
     done: list[str] = []
-    with translated(config.url, slot=config.slot, publication=config.publication):
+    with translate_errors(config.url, slot=config.slot, publication=config.publication):
         if _drop_slot(conn, config.slot):
             done.append(f"dropped replication slot {config.slot}")
         publication = read_publication(conn, config.publication)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dbmazz_core.connectors.sources.postgres.errors.running import (
-    NEW_SNAPSHOT,
+    SNAPSHOT_REMEDY,
     slot_active,
     slot_lost,
     slot_mismatch,
@@ -73,7 +73,7 @@ def verify_slot(
         raise SlotNotFound(
             f"{object} is gone, and with it every change after the checkpoint {checkpoint_lsn}",
             object=object,
-            remedy=NEW_SNAPSHOT,
+            remedy=SNAPSHOT_REMEDY,
         )
     if problem := unusable_slot(state, database):
         raise problem
@@ -84,7 +84,7 @@ def verify_slot(
             f"{object} was confirmed up to {state.confirmed_flush_lsn}, but the destination's checkpoint is "
             f"{checkpoint_lsn}: the changes between are gone",
             object=object,
-            remedy=f"{NEW_SNAPSHOT}. It happens when another pipeline used this slot, or the destination was "
+            remedy=f"{SNAPSHOT_REMEDY}. It happens when another pipeline used this slot, or the destination was "
             "restored from a backup",
         )
 
@@ -119,8 +119,8 @@ def verify_history(
             f"the destination's checkpoint is {checkpoint_lsn} on timeline {checkpoint_timeline}, but {reason}: the "
             "destination may hold changes that the server does not have",
             object=f"timeline {timeline}",
-            remedy=f"{NEW_SNAPSHOT}. It happens when the server was restored from a backup, or a standby was promoted "
-            "that had not received everything",
+            remedy=f"{SNAPSHOT_REMEDY}. It happens when the server was restored from a backup, or a standby was "
+            "promoted that had not received everything",
         )
 
 
@@ -137,6 +137,6 @@ def history_diverged(slot: str, last: CommittedTransaction, instead: str) -> His
         f"{last.commit_time:%Y-%m-%d %H:%M:%S.%f} UTC; {instead}: its history is another one, and the destination "
         "holds changes that it does not have",
         object=f"replication slot {slot}",
-        remedy=f"{NEW_SNAPSHOT}. It happens when the server's data directory was put back from a copy; or, if "
+        remedy=f"{SNAPSHOT_REMEDY}. It happens when the server's data directory was put back from a copy; or, if "
         "SOURCE_PUBLICATION_NAME was changed just now, set it back for one run",
     )

@@ -13,7 +13,7 @@ from dbmazz_core.connectors.sources.postgres.catalog.publication import (
     identity_steps,
     publish_all_operations,
 )
-from dbmazz_core.connectors.sources.postgres.errors.running import publication_gone
+from dbmazz_core.connectors.sources.postgres.errors.running import publication_not_found
 from dbmazz_core.connectors.sources.postgres.setup.look import Look
 from dbmazz_core.errors import (
     MissingPrivilege,
@@ -172,7 +172,7 @@ def _missing_publication(look: Look) -> Finding:
     name, role = quote_identifier(look.config.publication), quote_identifier(look.facts.role)
     object = f"publication {look.config.publication}"
     if look.captured:
-        return Finding.of(publication_gone(look.config.publication))
+        return Finding.of(publication_not_found(look.config.publication))
     if not look.tables:
         return Finding("ok", f"publication {name} does not exist yet", object)
     create = create_publication(look.config.publication, look.tables, look.facts.version_num)

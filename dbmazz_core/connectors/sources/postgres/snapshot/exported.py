@@ -18,7 +18,7 @@ from dbmazz_core.connectors.sources.postgres.server.blockers import (
     slot_creation_blocked,
     slot_creation_blockers,
 )
-from dbmazz_core.connectors.sources.postgres.server.inquiry import translated
+from dbmazz_core.connectors.sources.postgres.server.error_details import translate_errors
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.model.source import CopiedRows
@@ -126,7 +126,7 @@ class ExportedSnapshot:
         connection, _ = connect_to(self._server, config.url, application_name="dbmazz snapshot", text_form=True)
         with (
             connection,
-            translated(config.url, slot=config.slot, publication=config.publication),
+            translate_errors(config.url, slot=config.slot, publication=config.publication),
         ):
             connection.execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             connection.execute(f"SET TRANSACTION SNAPSHOT '{self._name}'".encode())
@@ -163,7 +163,7 @@ class ExportedSnapshot:
             )
         # Partitions are their root's rows; inheritance children are not their parent's.
         maskers = ColumnRules(self._config).maskers(table.ref)
-        with translated(self._config.url, slot=self._config.slot, publication=self._config.publication):
+        with translate_errors(self._config.url, slot=self._config.slot, publication=self._config.publication):
             query = select_query(self._connection, schema, only=not table.is_partitioned, maskers=maskers)
             published = published_tables(self._connection, self._config.publication, [table]).get(table.ref)
         ranges = (

@@ -21,7 +21,7 @@ import pyarrow as pa
 from psycopg import sql
 
 from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, session_conninfo, settings_query
-from dbmazz_core.connectors.sources.postgres.server.inquiry import asked_source_error
+from dbmazz_core.connectors.sources.postgres.server.error_details import detailed_source_error
 from dbmazz_core.connectors.sources.postgres.types import read_each
 from dbmazz_core.errors import ReplicationInterrupted
 from dbmazz_core.model.bad_value import bad_value
@@ -290,7 +290,7 @@ class SnapshotWorkers:
         # In the middle of a result it is pyarrow that raises: OSError where the connection broke.
         if isinstance(error, (adbc_driver_postgresql.dbapi.Error, OSError, pa.ArrowException)):
             if sqlstate:
-                return asked_source_error(sqlstate, str(error), self._url)
+                return detailed_source_error(sqlstate, str(error), self._url)
             return ReplicationInterrupted(
                 f"copying {table or 'tables'} broke: {self._url.redact(str(error))}",
                 object=str(table or "snapshot"),

@@ -1,17 +1,17 @@
-"""PostgreSQL types: their OIDs, their core type, and how their text becomes values.
+"""PostgreSQL types: their OIDs, their core types, and the conversion of their text to values.
 
-One conversion serves the stream and the snapshot alike, so both give the same values: both hand over the text that
-the type's output function makes under the settings of `connection.TEXT_FORM_SETTINGS`.
+The stream and the snapshot share one conversion and give the same values: both receive the text that the type's output
+function makes under `connection.TEXT_FORM_SETTINGS`.
 
 | module | |
 |---|---|
-| `builtin` | the types that every server has, family by family: OIDs, core type, what becomes of their values |
+| `builtin` | the types that every server has, by family: OIDs, core type, notes for the documentation |
 | `numeric` | precision and scale |
-| `resolve` | from OIDs to core types, with the catalog for what users and extensions made |
-| `scalars` | text to values, as polars expressions |
-| `arrays`, `hstore` | text to lists and maps, all values at once (`quoting`: where quotes are) |
+| `resolve` | from OIDs to core types, with the catalog for types of users and extensions |
+| `scalars` | text to scalar values, as polars expressions |
+| `arrays`, `hstore` | text to lists and maps, for all values at once (`quoting`: where quotes are) |
 | `read` | the text of any type to a series in its carrier dtype |
-| `reference` | the table of docs/types.md |
+| `reference` | the tables of types in the documentation |
 """
 
 from dbmazz_core.connectors.sources.postgres.types.read import BadText, read_each, read_texts
@@ -22,7 +22,7 @@ from dbmazz_core.connectors.sources.postgres.types.resolve import (
     TypePolicy,
     TypeResolver,
 )
-from dbmazz_core.connectors.sources.postgres.types.scalars import carrier
+from dbmazz_core.connectors.sources.postgres.types.scalars import to_carrier
 
 __all__ = [
     "BadText",
@@ -31,7 +31,7 @@ __all__ = [
     "ColumnOfType",
     "TypePolicy",
     "TypeResolver",
-    "carrier",
     "read_each",
     "read_texts",
+    "to_carrier",
 ]

@@ -1,6 +1,6 @@
-"""The types that every server has, family by family, with the OIDs that PostgreSQL gives them for good.
+"""The types that every server has, by family, with the OIDs that PostgreSQL assigns to them permanently.
 
-Source: PostgreSQL's `pg_type.dat`. Everything that is not listed, here or by the catalog, arrives as its text.
+Source: PostgreSQL's `pg_type.dat`. A type that is neither here nor resolved by the catalog arrives as its text.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ class BuiltinType:
     """A type that every server has.
 
     Attributes:
-        name: As SQL writes it.
+        name: Name in SQL.
         oid: `pg_type.oid`.
-        array_oid: OID of its arrays.
-        kind: What its values are; of numeric, where it has no precision.
-        note: What of its values cannot be represented and becomes what; for docs/types.md.
-        delimiter: `typdelim`: what stands between elements of its arrays.
+        array_oid: OID of its array type.
+        kind: Kind of the core type; for numeric, without precision.
+        note: Limits of the representation, for docs/types.md.
+        delimiter: `typdelim`: the character between elements of its arrays.
     """
 
     name: str
@@ -33,7 +33,9 @@ class BuiltinType:
     delimiter: str = ","
 
 
-_FAR_AWAY = "from 294247-01-10 04:00:54.775807 on (PostgreSQL ends in 294276) DuckDB has none: bad value"
+_FAR_FUTURE = (
+    "times from 294247-01-10 04:00:54.775807 on (PostgreSQL's end in 294276) are beyond DuckDB's range: bad value"
+)
 
 FAMILIES: dict[str, tuple[BuiltinType, ...]] = {
     "boolean": (BuiltinType("boolean", 16, 1000, Kind.BOOLEAN),),
@@ -59,17 +61,17 @@ FAMILIES: dict[str, tuple[BuiltinType, ...]] = {
         BuiltinType("time without time zone", 1083, 1183, Kind.TIME, "`24:00:00` is kept"),
         BuiltinType("time with time zone", 1266, 1270, Kind.TIMETZ, "its offset is kept"),
         BuiltinType(
-            "timestamp without time zone", 1114, 1115, Kind.TIMESTAMP, f"BC and `infinity` are kept; {_FAR_AWAY}"
+            "timestamp without time zone", 1114, 1115, Kind.TIMESTAMP, f"BC and `infinity` are kept; {_FAR_FUTURE}"
         ),
         BuiltinType(
-            "timestamp with time zone", 1184, 1185, Kind.TIMESTAMPTZ, f"BC and `infinity` are kept; {_FAR_AWAY}"
+            "timestamp with time zone", 1184, 1185, Kind.TIMESTAMPTZ, f"BC and `infinity` are kept; {_FAR_FUTURE}"
         ),
         BuiltinType(
             "interval",
             1186,
             1187,
             Kind.INTERVAL,
-            "months, days and microseconds are kept apart; `infinity` (PostgreSQL 17) DuckDB has not: bad value",
+            "months, days and microseconds are kept apart; DuckDB has no `infinity` (PostgreSQL 17): bad value",
         ),
     ),
     "documents": (

@@ -1,4 +1,4 @@
-"""Precision and scale of numerics."""
+"""Precision and scale of the type numeric."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from typing import Literal
 
 from dbmazz_core.model.datatypes import DataType, Kind
 
-#: DuckDB's widest DECIMAL; wider numerics are text, or doubles by choice.
+#: Digits of DuckDB's widest DECIMAL. A wider numeric becomes text, or a double if the user chooses so.
 MAX_PRECISION = 38
 
-#: What becomes of a numeric that no DECIMAL holds: without precision (up to 131072 digits, NaN, infinities) or wider
-#: than 38 digits.
+#: The representation of a numeric that no DECIMAL holds: one without precision (up to 131072 digits, NaN, infinities),
+#: or with more than 38 digits.
 UnboundedNumeric = Literal["text", "double"]
 
 
 def precision_and_scale(type_modifier: int) -> tuple[int, int]:
-    """What `atttypmod` says; numeric.c: the scale is 11 bits, signed since PostgreSQL 15, and may exceed the precision.
+    """Return precision and scale from `atttypmod`.
+
+    The scale has 11 bits, is signed since PostgreSQL 15, and may exceed the precision (numeric.c).
 
     >>> precision_and_scale(((12 << 16) | 2) + 4)
     (12, 2)
@@ -25,7 +27,7 @@ def precision_and_scale(type_modifier: int) -> tuple[int, int]:
 
 
 def numeric_type(type_modifier: int, unbounded: UnboundedNumeric = "text") -> DataType:
-    """The core type of a numeric column.
+    """Return the core type of a numeric column from its `atttypmod`.
 
     >>> str(numeric_type(((12 << 16) | 2) + 4)), str(numeric_type(-1)), str(numeric_type(-1, "double"))
     ('Decimal{12,2}', 'String', 'Float64')

@@ -1,9 +1,9 @@
-"""Many texts as one piece of memory, and where in it quotes and escapes are: what array and hstore text share.
+"""Texts joined in one piece of memory, with the offsets of quotes and escapes: shared by array and hstore text.
 
-Inside double quotes a backslash escapes the character behind it; outside there are no backslashes (`array_out` and
-`hstore_out` quote every text that has one). So a quote counts unless an odd number of backslashes stands before it, and
-a byte is inside quotes if an odd number of quotes came before it. Bytes of multibyte UTF-8 characters are 128 or more,
-so none is taken for a sign.
+Within double quotes a backslash escapes the next character. Outside of quotes no text has a backslash (`array_out` and
+`hstore_out` quote every text with one). A quote therefore counts unless an odd number of backslashes precedes it, and a
+byte is within quotes if an odd number of quotes precedes it. The bytes of multibyte UTF-8 characters are 128 or more,
+so that none is mistaken for a quote, brace or delimiter.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _QUOTE, _BACKSLASH = ord('"'), ord("\\")
 
 
 class BadText(Exception):
-    """A text is not what its type's output function makes. `place` says which one of the series."""
+    """A text has another form than its type's output function makes. `place` is its index in the series."""
 
     def __init__(self, place: int) -> None:
         super().__init__(place)
@@ -31,31 +31,31 @@ class BadText(Exception):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Texts:
-    """n texts laid end to end.
+class JoinedTexts:
+    """n texts joined end to end.
 
     Attributes:
         data: Their bytes, uint8, shape (b,).
-        bounds: Where text i begins and, at i + 1, ends, shape (n + 1,). NULL is an empty text here.
-        is_null: Which are NULL, shape (n,).
-        escapers: Places of backslashes that escape the byte behind them, ascending.
-        quotes: Places of quotes that open or close, ascending.
-        inside: By byte: whether it is between quotes, the opening one included; None where nothing is quoted.
+        bounds: Offset of each text, and the end of the last, int64, shape (n + 1,). NULL has no bytes.
+        is_null: Which texts are NULL, shape (n,).
+        escapes: Offsets of backslashes that escape the next byte, ascending.
+        quotes: Offsets of quotes that open or close, ascending.
+        inside: Whether each byte is within quotes, which includes the opening quote, shape (b,); None: no quotes.
     """
 
     data: Bytes
     bounds: Places
     is_null: Flags
-    escapers: Places
+    escapes: Places
     quotes: Places
     inside: Flags | None
 
     @classmethod
-    def of(cls, texts: pl.Series) -> Texts:
-        """Of a `Binary` series.
+    def of(cls, texts: pl.Series) -> JoinedTexts:
+        """Join the texts of a `Binary` series.
 
         Raises:
-            BadText: If quotes are not closed, or a backslash is outside of them.
+            BadText: A text has a quote that is not closed, or a backslash outside of quotes.
         """
         is_null = texts.is_null().to_numpy()
         array = texts.fill_null(b"").rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
@@ -65,39 +65,39 @@ class Texts:
         data = np.frombuffer(data_buffer, dtype=np.uint8) if data_buffer else np.empty(0, dtype=np.uint8)
         data, bounds = data[bounds[0] : bounds[-1]], bounds - bounds[0]
         is_quote = data == _QUOTE
-        escapers = _escapers(data)
-        if len(escapers):
-            # No text ends with a backslash; one would reach into the next text.
+        escapes = _escapes(data)
+        if len(escapes):
+            # No text ends with a backslash, which would escape the first byte of the next text.
             last = np.flatnonzero((bounds[1:] > bounds[:-1]) & (data[bounds[1:] - 1] == _BACKSLASH))
             if len(last):
                 raise BadText(int(last[0]))
-            is_quote[escapers + 1] = False
+            is_quote[escapes + 1] = False
         quotes = np.flatnonzero(is_quote)
         odd = np.flatnonzero(np.searchsorted(quotes, bounds[1:]) & 1)
         if len(odd):
             raise BadText(int(odd[0]))
-        # Counting in bytes wraps around, which leaves odd and even as they are.
+        # The sum wraps around at 256, which keeps odd and even.
         inside = (np.cumsum(is_quote, dtype=np.uint8) & 1).astype(np.bool_) if len(quotes) else None
-        if inside is not None and len(escapers):
-            outside = escapers[~inside[escapers]]
+        if inside is not None and len(escapes):
+            outside = escapes[~inside[escapes]]
             if len(outside):
                 raise BadText(int(np.searchsorted(bounds, outside[0], "right")) - 1)
-        elif len(escapers):
-            raise BadText(int(np.searchsorted(bounds, escapers[0], "right")) - 1)
-        return cls(data, bounds, is_null, escapers, quotes, inside)
+        elif len(escapes):
+            raise BadText(int(np.searchsorted(bounds, escapes[0], "right")) - 1)
+        return cls(data, bounds, is_null, escapes, quotes, inside)
 
     def text_of(self, places: Places) -> Places:
-        """Which text each place is in."""
+        """Return the index of the text that each offset is in."""
         return np.searchsorted(self.bounds, places, "right") - 1
 
     def series(self, keep: Flags, starts: Places, stops: Places, is_null: Flags) -> pl.Series:
-        """The bytes of spans as a `Binary` series.
+        """Return the bytes of spans as a `Binary` series, shape (m,).
 
         Args:
-            keep: Which bytes of `data` are contents; all of them lie in the spans.
-            starts: Where the spans begin, ascending, shape (m,); they do not overlap.
-            stops: Where they end.
-            is_null: Which of them stand for NULL.
+            keep: Which bytes of `data` are contents, shape (b,). All of them lie within the spans.
+            starts: Offset of each span, ascending, shape (m,). Spans do not overlap.
+            stops: Offset behind each span, shape (m,).
+            is_null: Which spans are NULL, shape (m,).
         """
         dropped = np.flatnonzero(~keep)
         lengths = stops - starts - (np.searchsorted(dropped, stops) - np.searchsorted(dropped, starts))
@@ -113,12 +113,12 @@ class Texts:
         return series
 
 
-def _escapers(data: Bytes) -> Places:
-    """Places of backslashes that escape: the first, third, ... of each run."""
+def _escapes(data: Bytes) -> Places:
+    """Return the offsets of backslashes that escape: the first, third, ... of each run of backslashes."""
     at = np.flatnonzero(data == _BACKSLASH)
     if not len(at):
         return at
     begins = np.concatenate([[True], np.diff(at) > 1])
     run = at[np.maximum.accumulate(np.where(begins, np.arange(len(at)), 0))]
-    escapers: Places = at[(at - run) & 1 == 0]
-    return escapers
+    escapes: Places = at[(at - run) & 1 == 0]
+    return escapes

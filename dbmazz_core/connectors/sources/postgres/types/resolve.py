@@ -1,7 +1,7 @@
-"""From a column's type OID to its core type: the built-in types by their OIDs, all others by the catalog.
+"""From a column's type OID to its core type: built-in types by their OIDs, all others by the catalog.
 
-Neither a Relation message nor a column's `atttypid` says what a domain is over, what an array holds or which OID an
-extension's type got in this database; `pg_type` does. It is asked once for each OID.
+Neither a Relation message nor a column's `atttypid` tells the base type of a domain, the element type of an array, or
+the OID of an extension's type in this database. `pg_type` does; it is read once for each OID.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ TEXT = DataType(Kind.STRING)
 
 @dataclass(frozen=True, slots=True)
 class ColumnOfType:
-    """A column as the catalog and a Relation message describe it.
+    """A column as the catalog or a Relation message describes it.
 
     Attributes:
         name: `attname`.
         type_oid: `atttypid`.
         type_modifier: `atttypmod`.
-        is_key: Whether it is part of what identifies a row.
+        is_key: Whether the column is part of the table's key.
     """
 
     name: str
@@ -40,11 +40,11 @@ class ColumnOfType:
 
 @dataclass(frozen=True, slots=True)
 class TypePolicy:
-    """What the user chose where there is a choice.
+    """The user's choices of types.
 
     Attributes:
-        unbounded_numeric: What a numeric that no DECIMAL holds becomes: its text, exactly, or the nearest double. In a
-            key it is text in any case: two keys may have the same nearest double.
+        unbounded_numeric: The representation of a numeric that no DECIMAL holds: its exact text, or the nearest double.
+            In a key it is text in any case, because two keys may have the same nearest double.
         as_text: Whether a column, by table and name, is kept as PostgreSQL's text whatever its type is.
     """
 
@@ -52,25 +52,25 @@ class TypePolicy:
     as_text: Callable[[TableRef, str], bool] = lambda _table, _column: False
 
     def numeric(self, column: ColumnOfType) -> UnboundedNumeric:
-        """`unbounded_numeric` for a column."""
+        """Return `unbounded_numeric` for a column."""
         return "text" if column.is_key else self.unbounded_numeric
 
 
 class TypeResolver(Protocol):
-    """Tells the core types of a relation's columns."""
+    """Finds the core types of a relation's columns."""
 
     def columns(self, table: TableRef, relation_oid: int, columns: Sequence[ColumnOfType]) -> tuple[ColumnDef, ...]:
-        """The columns in our words, in the same order.
+        """Return the columns with their core types, in the same order.
 
         Args:
-            table: The relation's name.
-            relation_oid: Its `pg_class.oid`, for how many dimensions its arrays are declared with.
-            columns: As the stream or the catalog describes them.
+            table: Name of the relation.
+            relation_oid: Its `pg_class.oid`, to look up with how many dimensions its arrays are declared.
+            columns: The columns as the stream or the catalog describes them.
         """
 
 
 class BuiltinTypes:
-    """Resolves by OID alone, without a server: built-in types and their arrays of one dimension; all else is text.
+    """Resolves types by OID alone, without a server: built-in types and their arrays of one dimension, others as text.
 
     >>> [column] = BuiltinTypes().columns(TableRef("public", "t"), 0, [ColumnOfType("a", 1007, -1)])
     >>> str(column.type), column.source_type
@@ -85,13 +85,14 @@ class BuiltinTypes:
         return tuple(
             ColumnDef(
                 c.name,
-                TEXT if self._policy.as_text(table, c.name) else self._type(c),
+                TEXT if self._policy.as_text(table, c.name) else self._core_type(c),
                 builtin_name(c.type_oid, c.type_modifier),
             )
             for c in columns
         )
 
-    def _type(self, column: ColumnOfType) -> DataType:
+    def _core_type(self, column: ColumnOfType) -> DataType:
+        """Return the core type of a column."""
         unbounded = self._policy.numeric(column)
         if array := BY_ARRAY_OID.get(column.type_oid):
             element = builtin_type(array.oid, column.type_modifier, unbounded) or TEXT
@@ -100,7 +101,7 @@ class BuiltinTypes:
 
 
 def builtin_type(type_oid: int, type_modifier: int, unbounded: UnboundedNumeric = "text") -> DataType | None:
-    """The core type of a built-in type that is no array; None for others."""
+    """Return the core type of a built-in type that is no array, or None for other types."""
     if type_oid == NUMERIC_OID:
         return numeric_type(type_modifier, unbounded)
     entry = BY_OID.get(type_oid)
@@ -108,7 +109,7 @@ def builtin_type(type_oid: int, type_modifier: int, unbounded: UnboundedNumeric 
 
 
 def builtin_name(type_oid: int, type_modifier: int) -> str:
-    """PostgreSQL's name of a type as far as the OID alone tells."""
+    """Return the SQL name of a type as far as the OID alone tells; `type with OID n` for others."""
     entry: BuiltinType | None = BY_OID.get(type_oid)
     if entry is None:
         array = BY_ARRAY_OID.get(type_oid)
@@ -121,15 +122,15 @@ def builtin_name(type_oid: int, type_modifier: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Type:
-    """What `pg_type` says.
+    """A row of `pg_type`.
 
     Attributes:
-        base: Of a domain: OID of what it is over, else 0.
-        base_modifier: Its type modifier.
-        dimensions: Of a domain over an array: declared dimensions.
-        element: Of an array: OID of its elements, else 0.
-        delimiter: What stands between elements of arrays.
-        is_hstore: Whether it is the extension's hstore.
+        base: OID of the type that a domain is over; 0: no domain.
+        base_modifier: Type modifier of a domain's base type.
+        dimensions: Declared dimensions of a domain over an array.
+        element: OID of an array's element type; 0: no array.
+        delimiter: Character between elements of arrays of this type.
+        is_hstore: Whether the type is the extension's hstore.
     """
 
     base: int
@@ -141,14 +142,14 @@ class _Type:
 
 
 class CatalogTypes:
-    """Resolves with the catalog of a database, asked over an ordinary connection.
+    """Resolves types with the catalog of a database, over an ordinary connection.
 
-    A type that does not exist any more, because a Relation message tells of the past, is text.
+    A type that no longer exists becomes text: a Relation message describes a table as of the past.
 
     Args:
-        connection: Gives the connection when it is needed.
-        policy: What the user chose.
-        failures: Around the queries: turns psycopg's errors into others.
+        connection: Returns the connection when it is needed.
+        policy: The user's choices of types.
+        failures: Context manager around the queries, which turns psycopg's errors into others.
     """
 
     def __init__(
@@ -166,21 +167,21 @@ class CatalogTypes:
     def columns(self, table: TableRef, relation_oid: int, columns: Sequence[ColumnOfType]) -> tuple[ColumnDef, ...]:
         """See `TypeResolver.columns`."""
         with self._failures():
-            self._learn({c.type_oid for c in columns} - BY_OID.keys() - self._types.keys())
-            described = self._describe(relation_oid, columns)
+            self._fetch_types({c.type_oid for c in columns} - BY_OID.keys() - self._types.keys())
+            described = self._fetch_names(relation_oid, columns)
         return tuple(
             ColumnDef(
                 column.name,
                 TEXT
                 if self._policy.as_text(table, column.name)
-                else self._type(column.type_oid, column.type_modifier, dimensions, self._policy.numeric(column)),
+                else self._core_type(column.type_oid, column.type_modifier, dimensions, self._policy.numeric(column)),
                 source_type,
             )
             for column, (source_type, dimensions) in zip(columns, described, strict=True)
         )
 
-    def _describe(self, relation_oid: int, columns: Sequence[ColumnOfType]) -> list[tuple[str, int]]:
-        """PostgreSQL's names of the columns' types, and how many dimensions they are declared with (0: no array)."""
+    def _fetch_names(self, relation_oid: int, columns: Sequence[ColumnOfType]) -> list[tuple[str, int]]:
+        """Return the SQL names of the columns' types, and their declared dimensions (0: no array)."""
         rows = self._connection().execute(
             """
             SELECT pg_catalog.format_type(c.oid, c.modifier), coalesce(a.attndims, 0)
@@ -201,8 +202,8 @@ class CatalogTypes:
             for column, (name, dimensions) in zip(columns, rows, strict=True)
         ]
 
-    def _learn(self, oids: Iterable[int]) -> None:
-        """Ask for types, for what domains among them are over and what arrays hold, and so on."""
+    def _fetch_types(self, oids: Iterable[int]) -> None:
+        """Read the rows of `pg_type` for some OIDs, their base types and element types, and so on."""
         wanted = sorted(oids)
         if not wanted:
             return
@@ -231,7 +232,8 @@ class CatalogTypes:
         self._types |= dict.fromkeys(wanted)
         self._types |= {oid: _Type(*facts) for oid, *facts in rows}
 
-    def _type(self, oid: int, modifier: int, dimensions: int, unbounded: UnboundedNumeric) -> DataType:
+    def _core_type(self, oid: int, modifier: int, dimensions: int, unbounded: UnboundedNumeric) -> DataType:
+        """Return the core type of a type that was read by `_fetch_types`."""
         builtin = builtin_type(oid, modifier, unbounded)
         if builtin is not None:
             return builtin
@@ -239,11 +241,11 @@ class CatalogTypes:
         if found is None:
             return TEXT
         if found.base:
-            # A column of a domain has no dimensions of its own.
-            return self._type(found.base, found.base_modifier, found.dimensions, unbounded)
+            # attndims of a column is 0 for a domain; the domain itself has the dimensions.
+            return self._core_type(found.base, found.base_modifier, found.dimensions, unbounded)
         if found.element:
-            element = self._type(found.element, modifier, 0, unbounded)
-            # Elements that are arrays again, by a domain over one, are text in the array's text.
+            element = self._core_type(found.element, modifier, 0, unbounded)
+            # Elements that are arrays themselves, by a domain over an array, are text within the array's text.
             inner = TEXT if element.element is not None else element
             return DataType.list_of(inner, depth=max(dimensions, 1), delimiter=found.delimiter)
         return DataType(Kind.MAP) if found.is_hstore else TEXT

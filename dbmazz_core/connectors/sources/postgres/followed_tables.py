@@ -1,15 +1,15 @@
-"""Beginning a stream: which relations it decodes, under which names, keys and rules."""
+"""Which tables a stream follows: under which names, keys and rules their relations are decoded."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 from dbmazz_core.connectors.sources.postgres.bounds import identities
-from dbmazz_core.connectors.sources.postgres.held_stream import held_stream, verify_not_promoted
 from dbmazz_core.connectors.sources.postgres.parser.records import RecordStream
 from dbmazz_core.connectors.sources.postgres.parser.relations import Relations
 from dbmazz_core.connectors.sources.postgres.session import Session
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
+from dbmazz_core.connectors.sources.postgres.stream_start import start_verified_stream, verify_not_promoted
 from dbmazz_core.errors import SlotNotFound
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.source import Bound, FollowedTable
@@ -99,14 +99,14 @@ def _open(
 ) -> tuple[PostgresStream, RecordStream]:
     records = RecordStream(relations, start, dict(table_start))
     with session.translated():
-        reader, _ = held_stream(
+        reader, _ = start_verified_stream(
             session.config,
             session.connection,
             session.server,
             start,
             messages=messages and session.connection.info.server_version >= 140000,
         )
-    reader.begin(start)
+    reader.start_acknowledging(start)
 
     def verify() -> None:
         with session.translated():
