@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dbmazz_core.connectors.sinks.duckdb.transaction import DuckDBTransaction
+from dbmazz_core.connectors.sinks.duckdb_sql.transaction import DuckDBTransaction
 from dbmazz_core.engine.apply_events import EventApplier
 from dbmazz_core.engine.flusher import Flusher
 from dbmazz_core.errors import DestinationError

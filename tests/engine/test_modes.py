@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import duckdb
 import pytest
 
-from dbmazz_core.connectors.sinks.duckdb.bookkeeping import LAYOUT
+from dbmazz_core.connectors.sinks.duckdb_sql.bookkeeping import LAYOUT
 from dbmazz_core.errors import ConfigError
 from dbmazz_core.model.policies import Mode
 from dbmazz_core.settings.by_table import by_table

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dbmazz_core.connectors.sinks.duckdb.alter import ALTERS_MODIFIED_TABLES
+from dbmazz_core.connectors.sinks.duckdb_sql.alter import ALTERS_MODIFIED_TABLES
 from dbmazz_core.engine.result import StopReason
 from dbmazz_core.errors import SchemaChanged
 from dbmazz_core.model.records import Insert, SchemaChange

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import duckdb
 import pytest
 
-from dbmazz_core.connectors.sinks.duckdb.names import fold
+from dbmazz_core.connectors.sinks.duckdb_sql.names import fold
 from dbmazz_core.errors import BadValue, DestinationConflict
 from dbmazz_core.model.policies import BadValuePolicy, Mode
 from dbmazz_core.settings.by_table import ByTable

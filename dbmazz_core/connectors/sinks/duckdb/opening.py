@@ -7,8 +7,8 @@ from pathlib import Path
 
 import duckdb
 
-from dbmazz_core.connectors.sinks.duckdb.failures import is_locked, locked, translated
-from dbmazz_core.connectors.sinks.duckdb.names import fold
+from dbmazz_core.connectors.sinks.duckdb_sql.failures import is_locked, locked, translated
+from dbmazz_core.connectors.sinks.duckdb_sql.names import fold
 from dbmazz_core.errors import DestinationError
 from dbmazz_core.settings.config import SinkConfig
 

@@ -13,15 +13,19 @@ from typing import Self
 
 import duckdb
 
-from dbmazz_core.connectors.sinks.duckdb import bookkeeping, shapes
-from dbmazz_core.connectors.sinks.duckdb.compression import Compression
-from dbmazz_core.connectors.sinks.duckdb.conflicts import changed_by_hand, unknown_table
-from dbmazz_core.connectors.sinks.duckdb.failures import translated
-from dbmazz_core.connectors.sinks.duckdb.names import conflicts, qualified
 from dbmazz_core.connectors.sinks.duckdb.opening import opened
-from dbmazz_core.connectors.sinks.duckdb.ownership import owner_conflicts
-from dbmazz_core.connectors.sinks.duckdb.sql import TARGET
-from dbmazz_core.connectors.sinks.duckdb.transaction import CHECKPOINT_SELDOM, Destination, DuckDBTransaction
+from dbmazz_core.connectors.sinks.duckdb_sql import bookkeeping, shapes
+from dbmazz_core.connectors.sinks.duckdb_sql.compression import Compression
+from dbmazz_core.connectors.sinks.duckdb_sql.conflicts import changed_by_hand, unknown_table
+from dbmazz_core.connectors.sinks.duckdb_sql.failures import translated
+from dbmazz_core.connectors.sinks.duckdb_sql.names import conflicts, qualified
+from dbmazz_core.connectors.sinks.duckdb_sql.ownership import owner_conflicts
+from dbmazz_core.connectors.sinks.duckdb_sql.sql import TARGET
+from dbmazz_core.connectors.sinks.duckdb_sql.transaction import (
+    CHECKPOINT_SELDOM,
+    Destination,
+    DuckDBTransaction,
+)
 from dbmazz_core.errors import DestinationConflict, DestinationError
 from dbmazz_core.model.recorded import Recorded, RecordedTable
 from dbmazz_core.model.schema import TableSchema

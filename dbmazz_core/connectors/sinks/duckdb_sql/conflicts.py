@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import duckdb
 
-from dbmazz_core.connectors.sinks.duckdb import shapes
+from dbmazz_core.connectors.sinks.duckdb_sql import shapes
 from dbmazz_core.errors import DestinationConflict
 from dbmazz_core.table_ref import TableRef, quote_identifier
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import polars as pl
 
-from dbmazz_core.connectors.sinks.duckdb.shapes import CHANGE, SYNCED_AT
-from dbmazz_core.connectors.sinks.duckdb.sql import FRAME, RAW
-from dbmazz_core.connectors.sinks.duckdb.statements import Statements
+from dbmazz_core.connectors.sinks.duckdb_sql.shapes import CHANGE, SYNCED_AT
+from dbmazz_core.connectors.sinks.duckdb_sql.sql import FRAME, RAW
+from dbmazz_core.connectors.sinks.duckdb_sql.statements import Statements
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.frame_columns import COMMIT_LSN, KNOWN_OLD, OLD, OP, ORDINAL, UNCHANGED, old_column, value_column
 from dbmazz_core.table_ref import quote_identifier as quoted

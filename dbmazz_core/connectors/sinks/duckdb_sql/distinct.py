@@ -6,9 +6,9 @@ from collections.abc import Collection
 
 import duckdb
 
-from dbmazz_core.connectors.sinks.duckdb.names import qualified
-from dbmazz_core.connectors.sinks.duckdb.shapes import LIVE
-from dbmazz_core.connectors.sinks.duckdb.sql import MADE, TARGET, query
+from dbmazz_core.connectors.sinks.duckdb_sql.names import qualified
+from dbmazz_core.connectors.sinks.duckdb_sql.shapes import LIVE
+from dbmazz_core.connectors.sinks.duckdb_sql.sql import MADE, TARGET, query
 from dbmazz_core.model.frame_columns import COMMIT_LSN, OLD, value_column
 from dbmazz_core.model.policies import Mode
 from dbmazz_core.model.schema import TableSchema

@@ -10,21 +10,21 @@ from typing import Self
 import duckdb
 import polars as pl
 
-from dbmazz_core.connectors.sinks.duckdb import bookkeeping, resnapshot, shapes
-from dbmazz_core.connectors.sinks.duckdb.alter import ALTERS_MODIFIED_TABLES, alter, rename
-from dbmazz_core.connectors.sinks.duckdb.apply import RowApplier, apply_effect
-from dbmazz_core.connectors.sinks.duckdb.apply_changelog import ChangelogApplier
-from dbmazz_core.connectors.sinks.duckdb.apply_mirror import MirrorApplier
-from dbmazz_core.connectors.sinks.duckdb.apply_soft_delete import SoftDeleteApplier
-from dbmazz_core.connectors.sinks.duckdb.compression import Compression
-from dbmazz_core.connectors.sinks.duckdb.conflicts import has_additions, unknown_table
-from dbmazz_core.connectors.sinks.duckdb.distinct import other_values
-from dbmazz_core.connectors.sinks.duckdb.drift import Expected
-from dbmazz_core.connectors.sinks.duckdb.failures import translated
-from dbmazz_core.connectors.sinks.duckdb.names import conflicts, qualified, qualified_schema
-from dbmazz_core.connectors.sinks.duckdb.ownership import verify_owner, verify_renames
-from dbmazz_core.connectors.sinks.duckdb.statements import Statements
-from dbmazz_core.connectors.sinks.duckdb.unrepresentable import missing, unrepresentable
+from dbmazz_core.connectors.sinks.duckdb_sql import bookkeeping, resnapshot, shapes
+from dbmazz_core.connectors.sinks.duckdb_sql.alter import ALTERS_MODIFIED_TABLES, alter, rename
+from dbmazz_core.connectors.sinks.duckdb_sql.apply import RowApplier, apply_effect
+from dbmazz_core.connectors.sinks.duckdb_sql.apply_changelog import ChangelogApplier
+from dbmazz_core.connectors.sinks.duckdb_sql.apply_mirror import MirrorApplier
+from dbmazz_core.connectors.sinks.duckdb_sql.apply_soft_delete import SoftDeleteApplier
+from dbmazz_core.connectors.sinks.duckdb_sql.compression import Compression
+from dbmazz_core.connectors.sinks.duckdb_sql.conflicts import has_additions, unknown_table
+from dbmazz_core.connectors.sinks.duckdb_sql.distinct import other_values
+from dbmazz_core.connectors.sinks.duckdb_sql.drift import Expected
+from dbmazz_core.connectors.sinks.duckdb_sql.failures import translated
+from dbmazz_core.connectors.sinks.duckdb_sql.names import conflicts, qualified, qualified_schema
+from dbmazz_core.connectors.sinks.duckdb_sql.ownership import verify_owner, verify_renames
+from dbmazz_core.connectors.sinks.duckdb_sql.statements import Statements
+from dbmazz_core.connectors.sinks.duckdb_sql.unrepresentable import missing, unrepresentable
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.net_effect import NetEffect

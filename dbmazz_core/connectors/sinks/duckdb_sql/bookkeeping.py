@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 import polars as pl
 
-from dbmazz_core.connectors.sinks.duckdb.sql import FRAME, query
+from dbmazz_core.connectors.sinks.duckdb_sql.sql import FRAME, query
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.policies import Mode

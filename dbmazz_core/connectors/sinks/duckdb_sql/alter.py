@@ -7,12 +7,12 @@ from collections.abc import Collection, Mapping
 
 import duckdb
 
-from dbmazz_core.connectors.sinks.duckdb import bookkeeping
-from dbmazz_core.connectors.sinks.duckdb.conflicts import verify_alterable
-from dbmazz_core.connectors.sinks.duckdb.names import fold, qualified, qualified_schema
-from dbmazz_core.connectors.sinks.duckdb.sql import TARGET
-from dbmazz_core.connectors.sinks.duckdb.statements import Statements, sent
-from dbmazz_core.connectors.sinks.duckdb.values import type_name
+from dbmazz_core.connectors.sinks.duckdb_sql import bookkeeping
+from dbmazz_core.connectors.sinks.duckdb_sql.conflicts import verify_alterable
+from dbmazz_core.connectors.sinks.duckdb_sql.names import fold, qualified, qualified_schema
+from dbmazz_core.connectors.sinks.duckdb_sql.sql import TARGET
+from dbmazz_core.connectors.sinks.duckdb_sql.statements import Statements, sent
+from dbmazz_core.connectors.sinks.duckdb_sql.values import type_name
 from dbmazz_core.model.frame_columns import KNOWN_OLD, OLD, OP, UNCHANGED
 from dbmazz_core.model.policies import Mode, SchemaAction
 from dbmazz_core.model.schema_events import AddColumn, ChangeType, DropColumn, RenameColumn, SchemaEvent

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import polars as pl
 
-from dbmazz_core.connectors.sinks.duckdb.drift import Expected
-from dbmazz_core.connectors.sinks.duckdb.sql import MADE, SOURCE
-from dbmazz_core.connectors.sinks.duckdb.statements import GOES, Statements
+from dbmazz_core.connectors.sinks.duckdb_sql.drift import Expected
+from dbmazz_core.connectors.sinks.duckdb_sql.sql import MADE, SOURCE
+from dbmazz_core.connectors.sinks.duckdb_sql.statements import GOES, Statements
 from dbmazz_core.model.frame_columns import COMMIT_LSN, COUNT, XID, value_column
 from dbmazz_core.model.net_effect import Move, PartialUpdate
 from dbmazz_core.model.records import SourcePosition

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import duckdb
 
-from dbmazz_core.connectors.sinks.duckdb.names import qualified
-from dbmazz_core.connectors.sinks.duckdb.shapes import CHANGE, MARKS, SYNCED_AT, Columns
-from dbmazz_core.connectors.sinks.duckdb.sql import SOURCE, TARGET
-from dbmazz_core.connectors.sinks.duckdb.statements import Statements, sent
+from dbmazz_core.connectors.sinks.duckdb_sql.names import qualified
+from dbmazz_core.connectors.sinks.duckdb_sql.shapes import CHANGE, MARKS, SYNCED_AT, Columns
+from dbmazz_core.connectors.sinks.duckdb_sql.sql import SOURCE, TARGET
+from dbmazz_core.connectors.sinks.duckdb_sql.statements import Statements, sent
 from dbmazz_core.errors import DestinationConflict
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.frame_columns import COMMIT_LSN, COMMIT_TS, DELETED, OLD, value_column

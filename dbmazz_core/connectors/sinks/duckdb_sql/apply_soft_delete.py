@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import polars as pl
 
-from dbmazz_core.connectors.sinks.duckdb.drift import Expected
-from dbmazz_core.connectors.sinks.duckdb.shapes import LIVE, MARKS, SYNCED_AT
-from dbmazz_core.connectors.sinks.duckdb.sql import MADE, SOURCE, TARGET
-from dbmazz_core.connectors.sinks.duckdb.statements import GOES, Statements
+from dbmazz_core.connectors.sinks.duckdb_sql.drift import Expected
+from dbmazz_core.connectors.sinks.duckdb_sql.shapes import LIVE, MARKS, SYNCED_AT
+from dbmazz_core.connectors.sinks.duckdb_sql.sql import MADE, SOURCE, TARGET
+from dbmazz_core.connectors.sinks.duckdb_sql.statements import GOES, Statements
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.frame_columns import COMMIT_LSN, COMMIT_TS, COUNT, DELETED, XID, value_column
 from dbmazz_core.model.net_effect import Move, PartialUpdate

@@ -9,10 +9,10 @@ from typing import Any
 import duckdb
 import polars as pl
 
-from dbmazz_core.connectors.sinks.duckdb.failures import destination_error
-from dbmazz_core.connectors.sinks.duckdb.names import fold, qualified
-from dbmazz_core.connectors.sinks.duckdb.sql import FRAME, MADE, RAW, ROW, SOURCE, TARGET, query
-from dbmazz_core.connectors.sinks.duckdb.values import alike, arrow_table, expression, misfit, needs_cast
+from dbmazz_core.connectors.sinks.duckdb_sql.failures import destination_error
+from dbmazz_core.connectors.sinks.duckdb_sql.names import fold, qualified
+from dbmazz_core.connectors.sinks.duckdb_sql.sql import FRAME, MADE, RAW, ROW, SOURCE, TARGET, query
+from dbmazz_core.connectors.sinks.duckdb_sql.values import alike, arrow_table, expression, misfit, needs_cast
 from dbmazz_core.errors import UnknownValue
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.bad_value import bad_value

@@ -5,10 +5,10 @@ from __future__ import annotations
 import duckdb
 import polars as pl
 
-from dbmazz_core.connectors.sinks.duckdb.shapes import LIVE
-from dbmazz_core.connectors.sinks.duckdb.sql import FRAME, MADE, RAW, ROW, SOURCE, TARGET, query_columns
-from dbmazz_core.connectors.sinks.duckdb.statements import Statements, sent
-from dbmazz_core.connectors.sinks.duckdb.values import arrow_table, expression, needs_cast
+from dbmazz_core.connectors.sinks.duckdb_sql.shapes import LIVE
+from dbmazz_core.connectors.sinks.duckdb_sql.sql import FRAME, MADE, RAW, ROW, SOURCE, TARGET, query_columns
+from dbmazz_core.connectors.sinks.duckdb_sql.statements import Statements, sent
+from dbmazz_core.connectors.sinks.duckdb_sql.values import arrow_table, expression, needs_cast
 from dbmazz_core.model.frame_columns import COMMIT_LSN, KNOWN_OLD, OLD, OP, ORDINAL, value_column
 from dbmazz_core.model.policies import Mode
 from dbmazz_core.model.schema import TableSchema

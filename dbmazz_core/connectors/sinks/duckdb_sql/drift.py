@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from dbmazz_core.connectors.sinks.duckdb.sql import MADE, ROW, SOURCE
-from dbmazz_core.connectors.sinks.duckdb.statements import Statements, sent
+from dbmazz_core.connectors.sinks.duckdb_sql.sql import MADE, ROW, SOURCE
+from dbmazz_core.connectors.sinks.duckdb_sql.statements import Statements, sent
 from dbmazz_core.errors import DestinationConflict
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.frame_columns import COMMIT_LSN, XID

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import polars as pl
 
-from dbmazz_core.connectors.sinks.duckdb.statements import Statements
+from dbmazz_core.connectors.sinks.duckdb_sql.statements import Statements
 from dbmazz_core.model.net_effect import Move, NetEffect, PartialUpdate
 from dbmazz_core.model.records import SourcePosition
 

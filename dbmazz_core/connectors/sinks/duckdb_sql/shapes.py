@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import duckdb
 
-from dbmazz_core.connectors.sinks.duckdb.sql import TARGET
-from dbmazz_core.connectors.sinks.duckdb.values import type_name
+from dbmazz_core.connectors.sinks.duckdb_sql.sql import TARGET
+from dbmazz_core.connectors.sinks.duckdb_sql.values import type_name
 from dbmazz_core.model.frame_columns import (
     COMMIT_LSN,
     COMMIT_TS,
