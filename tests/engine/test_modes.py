@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -12,7 +13,7 @@ import pytest
 from dbmazz_core.connectors.sinks.duckdb_sql.bookkeeping import LAYOUT
 from dbmazz_core.errors import ConfigError
 from dbmazz_core.model.policies import Mode
-from dbmazz_core.settings.by_table import by_table
+from dbmazz_core.settings.by_table import by_table, schema_policy
 from dbmazz_core.settings.config import FlushConfig, SnapshotConfig, TableConfig
 from tests.engine.lab import MARKS, Lab, toast
 from tests.oracle import assert_equal
@@ -283,6 +284,30 @@ def test_a_file_of_the_layout_before_is_read_and_brought_up(lab: Lab) -> None:
     assert lab.rows("SELECT version FROM _dbmazz.layout") == [(LAYOUT,)]
     assert lab.rows("SELECT count(xid) FROM _dbmazz.checkpoints") == [(1,)]
     assert [(s.mode, s.complete) for s in lab.pipeline.status().tables] == [(Mode.MIRROR, False)]
+
+
+def test_a_file_whose_tokens_hold_the_targets_is_read_and_brought_up(lab: Lab) -> None:
+    """Layout 3 kept the destination's column behind each of the source's, within the token."""
+    lab = lab.configured(tables=TableConfig(schema_changes=schema_policy("SCHEMA_CHANGES", "ignore")))
+    lab.execute("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'one')")
+    lab.capture()
+    lab.execute("ALTER TABLE t RENAME v TO w")
+    lab.execute("INSERT INTO t VALUES (2, 'two')")
+    lab.capture()
+    with duckdb.connect(str(lab.path)) as destination:
+        ((token, targets),) = destination.execute("SELECT identity, targets FROM _dbmazz.tables").fetchall()
+        assert json.loads(targets) == {"id": "id", "w": "v"}
+        old = json.loads(token)
+        old["columns"] = [[*column, json.loads(targets)[column[0]]] for column in old["columns"]]
+        destination.execute("UPDATE _dbmazz.tables SET identity = ?", [json.dumps(old)])
+        destination.execute("ALTER TABLE _dbmazz.tables DROP COLUMN targets; UPDATE _dbmazz.layout SET version = 3")
+    lab.execute("INSERT INTO t VALUES (3, 'three')")
+    lab.execute("ALTER TABLE t ADD n int")
+    lab.execute("INSERT INTO t VALUES (4, 'four', 4)")
+    assert not lab.capture().copy_anew
+    assert lab.rows("SELECT id, v FROM public.t ORDER BY id") == [(1, "one"), (2, "two"), (3, "three"), (4, "four")]
+    (recorded,) = lab.rows("SELECT targets FROM _dbmazz.tables")
+    assert json.loads(recorded[0]) == {"id": "id", "w": "v", "n": None}
 
 
 @pytest.mark.parametrize("mode", Mode)
