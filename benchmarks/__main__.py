@@ -20,9 +20,9 @@ import duckdb
 import polars
 
 from benchmarks import report, stages
-from benchmarks.copying import copying
 from benchmarks.process import run
 from benchmarks.rounds import Bench, Measured
+from benchmarks.snapshot import measure_snapshot
 from benchmarks.workloads import WORKLOADS, Workload
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 
@@ -61,12 +61,12 @@ def main() -> int:
         directory = Path(name)
         bench = Bench(server, directory, changes=arguments.changes, rounds=arguments.rounds)
         for workload in arguments.workloads:
-            spare = "stages" if workload.name == "orders" else None
-            measured[workload.name] = bench.measure(workload, spare=spare)
-            if spare:
+            extra_slot = "stages" if workload.name == "orders" else None
+            measured[workload.name] = bench.measure(workload, extra_slot=extra_slot)
+            if extra_slot:
                 alone = _stages(server, workload, measured[workload.name].backlog.end)
         if arguments.snapshot_rows:
-            snapshot = copying(server, directory, arguments.snapshot_rows)
+            snapshot = measure_snapshot(server, directory, arguments.snapshot_rows)
         machine = _machine(server)
     text = report.tables(machine, measured, alone, snapshot)
     sys.stdout.write(text)

@@ -66,7 +66,7 @@ class Measured:
         """For docs/benchmarks.json."""
         return {
             "title": self.workload.title,
-            "bar": self.workload.bar,
+            "bar": self.workload.minimum_ratio,
             "backlog": asdict(self.backlog) | {"changes": self.backlog.changes, "bytes": self.bytes},
             "rounds": {
                 name: [asdict(one) | {"ratio": one.ratio} for one in rounds] for name, rounds in self.rounds.items()
@@ -91,19 +91,19 @@ class Bench:
         self._changes = changes
         self._rounds = rounds
 
-    def measure(self, workload: Workload, *, spare: str | None = None) -> Measured:
+    def measure(self, workload: Workload, *, extra_slot: str | None = None) -> Measured:
         """Write the backlog and run all rounds over each of `TRANSPORTS`.
 
         Args:
             workload: Its table and publication must not exist.
-            spare: Name of one more slot with the backlog behind it, left for somebody else, as are the tables.
+            extra_slot: Name of one more slot with the backlog behind it, left for somebody else, as are the tables.
         """
         places = [(name, number) for number in range(self._rounds) for name in TRANSPORTS]
         limits = {place: f"limit_{at}" for at, place in enumerate(places)}
         captures = {place: f"capture_{at}" for at, place in enumerate(places)}
         workload.create(self._server, self._changes)
         with psycopg.connect(self._server.url(socket=True), autocommit=True) as connection:
-            for name in [*limits.values(), *([spare] if spare else [])]:
+            for name in [*limits.values(), *([extra_slot] if extra_slot else [])]:
                 connection.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", (name,))
             for name in captures.values():  # makes its slot and copies the table
                 self._capture(workload, name, socket=True)
@@ -127,7 +127,7 @@ class Bench:
                 file.unlink()
             for name in [*limits.values(), *captures.values()]:
                 connection.execute("SELECT pg_drop_replication_slot(%s)", (name,))
-            if spare is None:
+            if extra_slot is None:
                 workload.drop(connection)
         return measured
 

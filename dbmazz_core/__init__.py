@@ -58,13 +58,13 @@ if TYPE_CHECKING:
     from dbmazz_core.pipeline import Pipeline
     from dbmazz_core.settings.config import (
         FlushConfig,
-        ReplicaIdentityPolicy,
         Settings,
         SinkConfig,
         SnapshotConfig,
         SourceConfig,
         WindowLimits,
     )
+    from dbmazz_core.settings.replica_identity import ReplicaIdentityPolicy
     from dbmazz_core.settings.secret_url import SecretUrl
     from dbmazz_core.settings.tables import TablePattern, parse_tables
     from dbmazz_core.table_ref import TableRef
@@ -132,13 +132,13 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "pipeline": ("Pipeline",),
     "settings.config": (
         "FlushConfig",
-        "ReplicaIdentityPolicy",
         "Settings",
         "SinkConfig",
         "SnapshotConfig",
         "SourceConfig",
         "WindowLimits",
     ),
+    "settings.replica_identity": ("ReplicaIdentityPolicy",),
     "settings.secret_url": ("SecretUrl",),
     "settings.tables": (
         "TablePattern",

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 #: What the receiving process needs. Where these are found, there the parent found them.
-_NEEDED = ("dbmazz_core", "numpy", "psycopg", "psycopg_binary", "psycopg_c", "typing_extensions")
+_REQUIRED = ("dbmazz_core", "numpy", "psycopg", "psycopg_binary", "psycopg_c", "typing_extensions")
 
 
 def module_path() -> list[str]:
@@ -27,19 +27,19 @@ def module_path() -> list[str]:
     """
     here = os.path.realpath(os.curdir)
     entries = [entry for entry in sys.path if os.path.realpath(entry or os.curdir) != here]
-    if len(entries) < len(sys.path) and here in _homes():
+    if len(entries) < len(sys.path) and here in _package_directories():
         entries.append(here)
     return [os.path.abspath(entry) for entry in entries]
 
 
-def safe_environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """Ours, for a Python process that starts others of its own: none of them imports from the current directory."""
     return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(module_path())}
 
 
-def _homes() -> Iterator[str]:
+def _package_directories() -> Iterator[str]:
     """The directories, or zip files, with what we need."""
-    for name in _NEEDED:
+    for name in _REQUIRED:
         # Found, not imported: that would take as long as starting the process.
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.origin is not None:

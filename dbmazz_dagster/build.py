@@ -12,9 +12,9 @@ from dbmazz_core.errors import ConfigError
 from dbmazz_core.settings.config import Settings
 from dbmazz_dagster.assets import build_source_asset_specs, dbmazz_assets
 from dbmazz_dagster.checks import build_dbmazz_checks
-from dbmazz_dagster.history import unfinished_runs
 from dbmazz_dagster.resource import DbmazzResource
 from dbmazz_dagster.run_config import DbmazzConfig, Unchanged
+from dbmazz_dagster.run_history import unfinished_runs
 from dbmazz_dagster.sensor import build_dbmazz_sensor
 from dbmazz_dagster.translator import DagsterDbmazzTranslator
 

@@ -126,7 +126,7 @@ def _slot_check(resource: DbmazzResource, key: dg.AssetKey, max_lag_bytes: int) 
     @dg.asset_check(asset=key, name=SLOT_HEALTH, description="The server keeps all WAL that the slot needs.")
     def slot_health(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         with dbmazz_failures(context):
-            health = judge_slot(resource.pipeline().source_status(), max_lag_bytes)
+            health = assess_slot(resource.pipeline().source_status(), max_lag_bytes)
         return dg.AssetCheckResult(
             passed=health.passed,
             severity=health.severity,
@@ -158,7 +158,7 @@ class SlotHealth:
         )
 
 
-def judge_slot(status: PipelineStatus, max_lag_bytes: int) -> SlotHealth:
+def assess_slot(status: PipelineStatus, max_lag_bytes: int) -> SlotHealth:
     """Whether the slot will be able to go on: it exists, and the server keeps the WAL that it needs.
 
     An inactive slot is normal: between two windows nobody reads it. What counts is how much WAL it holds

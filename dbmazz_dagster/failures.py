@@ -19,7 +19,7 @@ from dbmazz_core.errors import (
     SlotCreationBlocked,
     TableLocked,
 )
-from dbmazz_dagster.history import unfinished_runs
+from dbmazz_dagster.run_history import unfinished_runs
 from dbmazz_dagster.tags import SLOT_TAG
 
 

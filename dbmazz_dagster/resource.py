@@ -12,9 +12,10 @@ from dbmazz_core.errors import ConfigError
 from dbmazz_core.model.policies import BadValuePolicy
 from dbmazz_core.pipeline import Pipeline
 from dbmazz_core.settings.by_table import ByTable
-from dbmazz_core.settings.config import SETTINGS, Setting, Settings, SourceConfig
+from dbmazz_core.settings.config import Settings, SourceConfig
 from dbmazz_core.settings.tables import TablePattern, format_tables, parse_tables
-from dbmazz_dagster import concealed
+from dbmazz_core.settings.variables import SETTINGS, Setting
+from dbmazz_dagster import secret_fields
 from dbmazz_dagster.failures import dbmazz_failures
 from dbmazz_dagster.run_config import DbmazzConfig, Unchanged
 from dbmazz_dagster.tags import SLOT_TAG
@@ -77,15 +78,15 @@ class DbmazzResource(dg.ConfigurableResource["DbmazzResource"]):
 
     @field_validator("source_url", mode="after")
     @classmethod
-    def _conceal(cls, value: str) -> str:
+    def _redact_source_url(cls, value: str) -> str:
         """Whatever prints or shows the resource shows its fields: none may hold the password."""
-        return value if isinstance(value, dg.EnvVar) else concealed.conceal(value)
+        return value if isinstance(value, dg.EnvVar) else secret_fields.redact_url(value)
 
     @field_validator("mask_key", mode="after")
     @classmethod
-    def _conceal_key(cls, value: str | None) -> str | None:
+    def _redact_mask_key(cls, value: str | None) -> str | None:
         """As the URL's password."""
-        return value if value is None or isinstance(value, dg.EnvVar) else concealed.conceal_secret(value)
+        return value if value is None or isinstance(value, dg.EnvVar) else secret_fields.redact_secret(value)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> DbmazzResource:
@@ -132,12 +133,12 @@ class DbmazzResource(dg.ConfigurableResource["DbmazzResource"]):
     def slot_name(self) -> str:
         """The slot, also where the field is an `EnvVar`. Needs no `source_url`."""
         setting = _BY_FIELD["slot"]
-        return str(setting.read(setting.variable, self._text("slot") or ""))
+        return str(setting.parse(setting.variable, self._text("slot") or ""))
 
     def on_bad_value_policy(self) -> ByTable[BadValuePolicy]:
         """What `on_bad_value` says. Needs no database and no `source_url`."""
         setting = _BY_FIELD["on_bad_value"]
-        policy: ByTable[BadValuePolicy] = setting.read(setting.variable, self._text("on_bad_value") or setting.default)
+        policy: ByTable[BadValuePolicy] = setting.parse(setting.variable, self._text("on_bad_value") or setting.default)
         return policy
 
     @property
@@ -206,7 +207,7 @@ class DbmazzResource(dg.ConfigurableResource["DbmazzResource"]):
             return "true" if value else "false"
         if value is None:
             return None
-        return concealed.reveal(str(value)) if name in ("source_url", "mask_key") else str(value)
+        return secret_fields.reveal(str(value)) if name in ("source_url", "mask_key") else str(value)
 
 
 def _changed_fields(settings: Settings) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from dbmazz_core.engine.result import PipelineStatus
 from dbmazz_core.errors import DbmazzError
 from dbmazz_core.pipeline import Pipeline
 from dbmazz_core.settings.tables import format_tables
-from dbmazz_dagster.checks import MAX_LAG_BYTES, judge_slot
+from dbmazz_dagster.checks import MAX_LAG_BYTES, assess_slot
 from dbmazz_dagster.failures import is_transient
-from dbmazz_dagster.history import History, lsn_text, next_attempt, read_history
 from dbmazz_dagster.metadata import lsn_metadata
 from dbmazz_dagster.resource import DbmazzResource
+from dbmazz_dagster.run_history import RunHistory, lsn_text, next_attempt, read_run_history
 from dbmazz_dagster.tags import ATTEMPT_TAG, FROM_LSN_TAG, REASON_TAG
 from dbmazz_dagster.translator import DagsterDbmazzTranslator
 
@@ -131,7 +131,7 @@ def _tick(
     pipeline = Pipeline(settings)
     status = pipeline.source_status()
     confirmed = status.confirmed_lsn if status.slot_exists else None
-    history = read_history(
+    history = read_run_history(
         context.instance,
         status.slot,
         confirmed,
@@ -166,16 +166,18 @@ def _tick(
 
 
 def _decide(
-    status: PipelineStatus, history: History, pipeline: Pipeline, policy: _Policy, *, retabled: bool
+    status: PipelineStatus, history: RunHistory, pipeline: Pipeline, policy: _Policy, *, retabled: bool
 ) -> _Decision:
     """The rules, in the order in which they are asked; PostgreSQL is asked last."""
-    if history.under_way is not None:
-        return _Decision(False, f"run {history.under_way} is under way")
+    if history.unfinished is not None:
+        return _Decision(False, f"run {history.unfinished} is under way")
     if status.slot_active:
         return _Decision(False, f"slot {status.slot} is in use by the server process {status.active_pid}")
     wait = history.seconds_to_wait(policy.interval, policy.max_backoff, time.time())
     if wait > 0:
-        return _Decision(False, f"{history.fruitless} runs in a row got nowhere; the next may start in {wait:.0f} s")
+        return _Decision(
+            False, f"{history.without_progress} runs in a row got nowhere; the next may start in {wait:.0f} s"
+        )
     if not status.slot_exists or status.confirmed_lsn is None:
         return _Decision(True, f"slot {status.slot} does not exist: first capture")
     if history.last_failed is not None:
@@ -203,7 +205,7 @@ def _events(
     now = time.time()
     events: list[dg.AssetCheckEvaluation | dg.AssetMaterialization] = []
     if policy.max_lag_bytes is not None and (status.slot_exists or cursor.get("health")):
-        health = judge_slot(status, policy.max_lag_bytes)
+        health = assess_slot(status, policy.max_lag_bytes)
         state = "passed" if health.passed else health.severity.value
         if cursor.get("health") != state or _due(cursor, "health_at", now):
             events.append(health.evaluation(checkpoint))

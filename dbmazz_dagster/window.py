@@ -24,7 +24,7 @@ from dbmazz_dagster.metadata import checkpoint_metadata, column_schema, table_me
 from dbmazz_dagster.run_config import DbmazzConfig, Unchanged
 from dbmazz_dagster.tags import CHECKPOINT_METADATA, SLOT_TAG, TABLE_METADATA
 
-#: Seconds between two log lines of a long window. The sensor takes long silence for death (see history.py).
+#: Seconds between two log lines of a long window. The sensor takes long silence for death (see run_history.py).
 _REPORT_EVERY_S = 30.0
 
 

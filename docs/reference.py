@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dbmazz_core import errors
 from dbmazz_core.connectors.sources.postgres.types.reference import short_table, types_table
-from dbmazz_core.settings.config import SETTINGS
+from dbmazz_core.settings.variables import SETTINGS
 
 _ROOT = Path(__file__).parents[1]
 DOCUMENTS = (_ROOT / "docs" / "cli.md", _ROOT / "README.md")

@@ -16,10 +16,10 @@ from dbmazz_core.settings.by_table import (
     ColumnMasks,
     ColumnNames,
     SchemaPolicy,
-    by_table,
-    column_masks,
-    column_names,
-    schema_policy,
+    parse_by_table,
+    parse_column_masks,
+    parse_column_names,
+    parse_schema_policy,
 )
 from dbmazz_core.settings.tables import TablePattern
 from dbmazz_core.table_ref import ColumnRef, TableRef
@@ -28,19 +28,19 @@ T, U, SALES = TableRef("public", "t"), TableRef("public", "u"), TableRef("sales"
 
 
 def modes(text: str) -> ByTable[Mode]:
-    return by_table("MODE", text, Mode)
+    return parse_by_table("MODE", text, Mode)
 
 
 def policy(text: str) -> SchemaPolicy:
-    return schema_policy("SCHEMA_CHANGES", text)
+    return parse_schema_policy("SCHEMA_CHANGES", text)
 
 
 def names(text: str) -> ColumnNames:
-    return column_names("COLUMNS_EXCLUDE", text)
+    return parse_column_names("COLUMNS_EXCLUDE", text)
 
 
 def masks(text: str) -> ColumnMasks:
-    return column_masks("COLUMNS_MASK", text)
+    return parse_column_masks("COLUMNS_MASK", text)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_rules_by_table_are_read_as_they_are_written(
     mode: ByTable[Mode], bad: ByTable[BadValuePolicy], rules: SchemaPolicy
 ) -> None:
     assert modes(str(mode)) == mode
-    assert by_table("ON_BAD_VALUE", str(bad), BadValuePolicy) == bad
+    assert parse_by_table("ON_BAD_VALUE", str(bad), BadValuePolicy) == bad
     assert policy(str(rules)) == rules
 
 

@@ -27,5 +27,5 @@ DOCUMENTS = Workload(
     delete="DELETE FROM public.documents WHERE id BETWEEN {first} AND {last}",
     mix=(6, 3, 1),
     share=0.04,
-    bar=0.4,
+    minimum_ratio=0.4,
 )

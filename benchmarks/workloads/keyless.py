@@ -19,5 +19,5 @@ KEYLESS = Workload(
     delete="DELETE FROM public.keyless WHERE ctid = ANY (ARRAY("
     "SELECT min(ctid) FROM public.keyless WHERE seq BETWEEN {first} AND {last} GROUP BY seq))",
     share=0.7,
-    bar=0.25,
+    minimum_ratio=0.25,
 )

@@ -18,6 +18,6 @@ TOAST = Workload(
     delete="DELETE FROM public.toast WHERE id BETWEEN {first} AND {last}",
     mix=(4, 80, 1),
     share=0.8,
-    beforehand=True,
-    bar=0.4,
+    preloaded=True,
+    minimum_ratio=0.4,
 )

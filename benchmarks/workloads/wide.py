@@ -42,5 +42,5 @@ WIDE = Workload(
     "c48 = ARRAY['changed'] WHERE id BETWEEN {first} AND {last}",
     delete="DELETE FROM public.wide WHERE id BETWEEN {first} AND {last}",
     share=0.3,
-    bar=0.4,
+    minimum_ratio=0.4,
 )

@@ -45,8 +45,8 @@ class Workload:
         insert, update, delete: One statement each, for the numbers from `{first}` to `{last}`.
         mix: How many transactions of each kind go together.
         share: Size of its backlog, as a part of the changes that `orders` has.
-        beforehand: Whether the inserted rows are there before the capture begins, and none of the backlog.
-        bar: Least ratio to `pg_recvlogical` that is asked for, None: none.
+        preloaded: Whether the inserted rows are there before the capture begins, and none of the backlog.
+        minimum_ratio: Least ratio to `pg_recvlogical` that is asked for, None: none.
     """
 
     name: str
@@ -57,8 +57,8 @@ class Workload:
     delete: str
     mix: tuple[int, int, int] = (10, 3, 1)
     share: float = 1.0
-    beforehand: bool = False
-    bar: float | None = None
+    preloaded: bool = False
+    minimum_ratio: float | None = None
 
     @property
     def table(self) -> TableRef:
@@ -79,7 +79,7 @@ class Workload:
         """
         with psycopg.connect(server.url(socket=True), autocommit=True) as connection:
             connection.execute(self.ddl.encode())
-            if self.beforehand:
+            if self.preloaded:
                 inserts, *_ = self._transactions(changes)
                 self._run(connection, self.insert, 0, inserts, inserts)
             connection.execute(f"CREATE PUBLICATION {self.publication} FOR TABLE {self.table.sql}".encode())
@@ -98,7 +98,7 @@ class Workload:
         """
         inserts, updates, deletes = self._transactions(changes)
         with psycopg.connect(server.url(socket=True), autocommit=True) as connection:
-            inserted = 0 if self.beforehand else self._run(connection, self.insert, 0, inserts, inserts)
+            inserted = 0 if self.preloaded else self._run(connection, self.insert, 0, inserts, inserts)
             updated = self._run(connection, self.update, 0, updates, inserts)
             deleted = self._run(connection, self.delete, inserts // 2, deletes, inserts)
             connection.execute("SELECT pg_switch_wal()")

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dbmazz_core.cli.lazy import LazyGroup
-from dbmazz_core.cli.progress import shown_progress
+from dbmazz_core.cli.progress import show_progress
 from dbmazz_core.cli.report import INTERRUPTED, Report
 from dbmazz_core.cli.settings import has_tables, load_settings, setting_options
-from dbmazz_core.cli.stopping import stop_on_signals
+from dbmazz_core.cli.signals import stop_on_signals
 from dbmazz_core.errors import ConfigError, TableNotFound
 from dbmazz_core.settings.tables import TablePattern, parse_tables
 from dbmazz_core.table_ref import TableRef
@@ -46,7 +46,7 @@ def dbmazz(context: click.Context) -> None:
         context.exit(2)
 
 
-def _common(command: Callable[..., int | None]) -> Callable[..., int | None]:
+def _common_options(command: Callable[..., int | None]) -> Callable[..., int | None]:
     """Add the options of all commands."""
 
     @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="TOML file with settings.")
@@ -84,7 +84,7 @@ def _pipeline(settings: Settings) -> Pipeline:
 
 @dbmazz.command()
 @setting_options("source", without=_WINDOW_ONLY)
-@_common
+@_common_options
 def check(report: Report, config: Path | None, **flags: str | None) -> int:
     """Look at everything that capturing needs, and change nothing."""
     found = _pipeline(_settings(report, config, flags)).check()
@@ -95,7 +95,7 @@ def check(report: Report, config: Path | None, **flags: str | None) -> int:
 
 @dbmazz.command()
 @setting_options("source", without=_WINDOW_ONLY)
-@_common
+@_common_options
 def setup(report: Report, config: Path | None, **flags: str | None) -> None:
     """Make publication, slot and replica identities; does nothing where all is in place."""
     done = _pipeline(_settings(report, config, flags)).setup()
@@ -106,7 +106,7 @@ def setup(report: Report, config: Path | None, **flags: str | None) -> None:
 
 @dbmazz.command()
 @setting_options("source", "sink", "snapshot", without=(*_WINDOW_ONLY, "DO_SNAPSHOT"))
-@_common
+@_common_options
 def snapshot(report: Report, config: Path | None, **flags: str | None) -> None:
     """Copy tables anew; readers see the old rows until each is complete.
 
@@ -119,15 +119,15 @@ def snapshot(report: Report, config: Path | None, **flags: str | None) -> None:
     if some is not None:
         flags["tables"] = None
     pipeline = _pipeline(_settings(report, config, flags))
-    chosen = _choose(pipeline, some) if some is not None else None
-    with shown_progress(report) as progress:
+    chosen = _chosen_tables(pipeline, some) if some is not None else None
+    with show_progress(report) as progress:
         result = pipeline.snapshot(chosen, progress=progress)
     report.result(result.to_dict(), *_rendered(report, "snapshot", result))
 
 
 @dbmazz.command()
 @setting_options("source", "sink", "snapshot", "flush", "limits", "tables")
-@_common
+@_common_options
 def capture(report: Report, config: Path | None, **flags: str | None) -> None:
     """Run one window: bring all changes up to now into the destination, and end.
 
@@ -141,14 +141,14 @@ def capture(report: Report, config: Path | None, **flags: str | None) -> None:
     prestart()  # while polars and DuckDB are imported
 
     pipeline = _pipeline(settings)
-    with shown_progress(report) as progress:
+    with show_progress(report) as progress:
         result = pipeline.capture(stop=stop, progress=progress)
     report.result(result.to_dict(), *_rendered(report, "window", result))
 
 
 @dbmazz.command()
 @setting_options("source", "sink", without=(*_WINDOW_ONLY, "REPLICA_IDENTITY"))
-@_common
+@_common_options
 def status(report: Report, config: Path | None, **flags: str | None) -> None:
     """Show slot, checkpoint, lag and tables."""
     state = _pipeline(_settings(report, config, flags, tables_needed=False)).status()
@@ -158,7 +158,7 @@ def status(report: Report, config: Path | None, **flags: str | None) -> None:
 @dbmazz.command()
 @click.option("--limit", type=click.IntRange(1), default=10, show_default=True, help="How many changes.")
 @setting_options("source", without=(*_WINDOW_ONLY, "REPLICA_IDENTITY"))
-@_common
+@_common_options
 def peek(report: Report, config: Path | None, limit: int, **flags: str | None) -> None:
     """Show the next changes, one a line, and consume nothing."""
     from dbmazz_core.cli.records import record_line, record_to_dict
@@ -182,7 +182,7 @@ def peek(report: Report, config: Path | None, limit: int, **flags: str | None) -
 @dbmazz.command()
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @setting_options("source", without=(*_WINDOW_ONLY, "REPLICA_IDENTITY"))
-@_common
+@_common_options
 def teardown(report: Report, config: Path | None, yes: bool, **flags: str | None) -> int:
     """Drop slot and publication. The destination stays as it is."""
     settings = _settings(report, config, flags, tables_needed=False)
@@ -209,7 +209,7 @@ def teardown(report: Report, config: Path | None, yes: bool, **flags: str | None
     return 0
 
 
-def _choose(pipeline: Pipeline, patterns: tuple[TablePattern, ...]) -> list[TableRef] | None:
+def _chosen_tables(pipeline: Pipeline, patterns: tuple[TablePattern, ...]) -> list[TableRef] | None:
     """Which of the configured tables are meant; None: all."""
     configured = [description.table for description in pipeline.tables()]
     for pattern in patterns:

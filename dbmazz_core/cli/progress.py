@@ -20,7 +20,7 @@ _LINE_INTERVAL_S = 5.0
 
 
 @contextmanager
-def shown_progress(report: Report) -> Iterator[Callable[[Progress], None]]:
+def show_progress(report: Report) -> Iterator[Callable[[Progress], None]]:
     """A callback for the engine.
 
     Args:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 UNEXPECTED = 1
 INTERRUPTED = 130
-READER_GONE = 141
+BROKEN_PIPE = 141
 
 #: A password in a URL or a connection string that we were not told is one, such as a stray argument. Examples in
 #: remedies say `password`.
@@ -47,7 +47,7 @@ class Report:
     debug: bool = False
     url: SecretUrl | None = None
 
-    def conceal(self, text: str) -> str:
+    def redact(self, text: str) -> str:
         """The text without passwords."""
         if self.url is not None:
             text = self.url.redact(text)
@@ -73,7 +73,7 @@ class Report:
 
     def message(self, text: str) -> None:
         """A line for people."""
-        sys.stderr.write(self.conceal(text) + "\n")
+        sys.stderr.write(self.redact(text) + "\n")
         sys.stderr.flush()
 
     def error(self, error: DbmazzError) -> int:
@@ -81,7 +81,7 @@ class Report:
         if self.debug:
             self.message("".join(traceback.format_exception(error)).rstrip())
         if self.json:
-            described = {k: self.conceal(v) if isinstance(v, str) else v for k, v in error.to_dict().items()}
+            described = {k: self.redact(v) if isinstance(v, str) else v for k, v in error.to_dict().items()}
             self.result(described)
         else:
             self.message(f"error: {error}")
@@ -103,9 +103,9 @@ class Report:
         """Send Python's logging to stderr: warnings, with 1 information, with 2 everything."""
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        handler.addFilter(self._conceal_record)
+        handler.addFilter(self._redact_log_record)
         logging.basicConfig(level=(logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)], handlers=[handler])
 
-    def _conceal_record(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = self.conceal(record.getMessage()), ()
+    def _redact_log_record(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = self.redact(record.getMessage()), ()
         return True

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 from dbmazz_core.cli.commands import dbmazz
-from dbmazz_core.cli.report import READER_GONE, Interrupted, Report
+from dbmazz_core.cli.report import BROKEN_PIPE, Interrupted, Report
 from dbmazz_core.errors import ConfigError, DbmazzError
 
 _COMPLETION_VARIABLE = "_DBMAZZ_COMPLETE"
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of our output went away, as in `dbmazz peek | head -1`. The interpreter flushes stdout at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return READER_GONE
+        return BROKEN_PIPE
 
 
 def _reported(arguments: list[str], report: Report) -> int:

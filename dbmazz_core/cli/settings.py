@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 import click
 
 from dbmazz_core.errors import ConfigError
-from dbmazz_core.settings.config import SETTINGS, Setting, Settings
+from dbmazz_core.settings.config import Settings
+from dbmazz_core.settings.variables import SETTINGS, Setting
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -25,15 +26,15 @@ _BY_KEY = {setting.variable.lower(): setting for setting in SETTINGS}
 _ANY_TABLES = "public.*"
 
 
-def setting_options(*groups: str, besides: Collection[str] = (), without: Collection[str] = ()) -> Callable[[_F], _F]:
+def setting_options(*groups: str, also: Collection[str] = (), without: Collection[str] = ()) -> Callable[[_F], _F]:
     """Add the flags of settings to a command. They arrive as keyword arguments named as the variable in lower case.
 
     Args:
         groups: Groups of settings (attributes of `Settings`) that the command uses.
-        besides: Variables that it uses besides.
+        also: Variables that it uses also.
         without: Variables of these groups that it does not use.
     """
-    used = [s for s in SETTINGS if (s.group in groups or s.variable in besides) and s.variable not in without]
+    used = [s for s in SETTINGS if (s.group in groups or s.variable in also) and s.variable not in without]
 
     def decorate(command: _F) -> _F:
         for setting in reversed(used):  # click lists the last one added first
@@ -96,7 +97,7 @@ def load_settings(
     try:
         for variable in origins:
             if not texts[variable]:  # an empty variable counts as unset; a flag that somebody typed does not
-                _BY_KEY[variable.lower()].read(variable, "")
+                _BY_KEY[variable.lower()].parse(variable, "")
         return Settings.from_env(texts)
     except ConfigError as error:
         if error.object not in origins:

@@ -14,8 +14,9 @@ from rich.table import Table
 
 from dbmazz_core.demo.compare import TableComparison
 from dbmazz_core.demo.headless import HeadlessReport, run_headless
-from dbmazz_core.demo.stage import stage, stop_on_signals
-from dbmazz_core.demo.watch import run_with_ui
+from dbmazz_core.demo.running_shop import running_shop
+from dbmazz_core.demo.signals import stop_on_signals
+from dbmazz_core.demo.with_ui import run_with_ui
 from dbmazz_core.errors import DbmazzError
 
 _HEADLESS_SECONDS = 30.0
@@ -84,7 +85,7 @@ def demo(
 
 def _headless(seconds: float, rate: float, keep: Path | None, stop: threading.Event, *, as_json: bool) -> int:
     messages = Console(stderr=True, highlight=False, soft_wrap=True)
-    with stage(keep) as shop:
+    with running_shop(keep) as shop:
         messages.print(f"PostgreSQL {shop.postgres_version} is up; {rate:g} transactions a second for {seconds:g} s")
         report = run_headless(shop, seconds=seconds, rate=rate, stop=stop, report=messages.print)
     if report is None:

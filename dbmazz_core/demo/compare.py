@@ -33,7 +33,7 @@ Row = tuple[str | None, ...]
 _LONG = 80
 _BATCH = 1000
 #: How many differing rows of a table a report lists.
-SHOWN = 10
+MAX_LISTED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,8 +226,8 @@ def _differences(
     ]
     lines += [f"only in the source: {_shown(row)}" for row in missing]
     lines += [f"only in the destination: {_shown(row)}" for row in extra]
-    if len(lines) > SHOWN:
-        lines[SHOWN:] = [f"and {len(lines) - SHOWN} rows more"]
+    if len(lines) > MAX_LISTED:
+        lines[MAX_LISTED:] = [f"and {len(lines) - MAX_LISTED} rows more"]
     return TableComparison(
         table,
         source_rows=source.total(),

@@ -22,8 +22,8 @@ from types import TracebackType
 from typing import Self
 
 from dbmazz_core.errors import ConfigError, DbmazzError
-from dbmazz_core.module_path import safe_environment
-from dbmazz_core.settings.config import SETTINGS
+from dbmazz_core.module_path import child_environment
+from dbmazz_core.settings.variables import SETTINGS
 
 _HOST = "127.0.0.1"
 _PORT = 3000
@@ -171,7 +171,7 @@ def _environment(home: Path, settings: Mapping[str, str]) -> dict[str, str]:
     foreign = {setting.variable for setting in SETTINGS}
     inherited = {
         name: value
-        for name, value in safe_environment().items()
+        for name, value in child_environment().items()
         if name not in foreign and not name.startswith(("DAGSTER_", "DBMAZZ_"))
     }
     return {

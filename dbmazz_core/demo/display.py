@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from dbmazz_core.demo.observe import Observed
+from dbmazz_core.demo.dagster_client import DagsterState
 from dbmazz_core.demo.shop import TABLES
 from dbmazz_core.table_ref import TableRef
 
@@ -29,14 +29,14 @@ class State:
         observed: What Dagster knows.
         lag_bytes: WAL between the slot's confirmed position and the server's; None while there is no slot.
         transactions: Of the traffic so far.
-        resting: Whether the traffic rests.
+        paused: Whether the traffic rests.
     """
 
     source: Mapping[TableRef, int]
-    observed: Observed
+    observed: DagsterState
     lag_bytes: int | None
     transactions: int
-    resting: bool
+    paused: bool
 
 
 class Display:
@@ -82,7 +82,7 @@ def line(state: State) -> Text:
         text.append(f", {state.observed.failures} failed", "red")
     text.append(f" | revenue {_age(state.observed.revenue_at)}")
     text.append(f" | {state.transactions:,} transactions")
-    text.append(" (a lull)" if state.resting else "")
+    text.append(" (a lull)" if state.paused else "")
     return text
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import psycopg
 
 from dbmazz_core.demo.compare import TableComparison, compare
+from dbmazz_core.demo.running_shop import RunningShop
 from dbmazz_core.demo.shop import TABLES, count_rows
-from dbmazz_core.demo.stage import Stage
 from dbmazz_core.demo.traffic import Traffic
 from dbmazz_core.engine.result import StopReason, TableCounts, WindowResult
 from dbmazz_core.errors import DbmazzError
@@ -62,7 +62,7 @@ class HeadlessReport:
 
 
 def run_headless(
-    stage: Stage,
+    shop: RunningShop,
     *,
     seconds: float,
     rate: float,
@@ -72,7 +72,7 @@ def run_headless(
     """Run windows for some seconds while customers are at work, then one more, then compare.
 
     Parameters:
-        stage: The shop.
+        shop: The shop.
         seconds: How long the customers work.
         rate: Their transactions a second.
         stop: Ends it before its time; nothing is compared then, and the answer is None.
@@ -81,13 +81,13 @@ def run_headless(
     Raises:
         DbmazzError: A window failed, or the traffic did.
     """
-    pipeline = Pipeline(stage.settings)
+    pipeline = Pipeline(shop.settings)
     tally = _Tally(report)
     started = time.monotonic()
     # The customers first: the snapshot has to be right while rows change under it.
-    with Traffic(stage.url, rate=rate) as traffic:
+    with Traffic(shop.url, rate=rate) as traffic:
         while (left := started + seconds - time.monotonic()) > 0 and not stop.is_set():
-            tally.add(pipeline.capture(limits=WindowLimits(max_seconds=left), stop=stop), _source_rows(stage.url))
+            tally.add(pipeline.capture(limits=WindowLimits(max_seconds=left), stop=stop), _source_rows(shop.url))
             stop.wait(min(_PAUSE_S, left))
     if traffic.error is not None:
         raise DbmazzError(
@@ -97,9 +97,9 @@ def run_headless(
         )
     while not stop.is_set():
         result = pipeline.capture(limits=WindowLimits(), stop=stop)
-        tally.add(result, _source_rows(stage.url))
+        tally.add(result, _source_rows(shop.url))
         if result.stop_reason is StopReason.CAUGHT_UP:
-            comparisons = tuple(compare(stage.url, stage.destination, TABLES))
+            comparisons = tuple(compare(shop.url, shop.destination, TABLES))
             duration = time.monotonic() - started
             return HeadlessReport(comparisons, tally.tables, tally.windows, traffic.transactions, duration)
     return None

@@ -29,7 +29,7 @@ V = TypeVar("V")
 class ByTable(Generic[V]):
     """A value for all tables, and exceptions.
 
-    >>> str(by_table("MODE", "mirror, public.audit=changelog", Mode))
+    >>> str(parse_by_table("MODE", "mirror, public.audit=changelog", Mode))
     'mirror, public.audit=changelog'
     """
 
@@ -49,7 +49,7 @@ class ByTable(Generic[V]):
 class SchemaPolicy:
     """What is done about each kind of schema change.
 
-    >>> policy = schema_policy("SCHEMA_CHANGES", "apply, drop_column=ignore, public.t:drop_column=stop")
+    >>> policy = parse_schema_policy("SCHEMA_CHANGES", "apply, drop_column=ignore, public.t:drop_column=stop")
     >>> policy.of(TableRef("public", "t"), SchemaChangeKind.DROP_COLUMN)
     <SchemaAction.STOP: 'stop'>
     """
@@ -111,7 +111,7 @@ _NAME = rf"(?:{PART})(?:\.(?:{PART}))*"
 _RULE = re.compile(rf"\s*({_NAME})(?::(\w+))?\s*(?:=\s*([\w:]+)\s*)?(?:,|$)")
 
 
-def by_table(variable: str, text: str, values: type[E]) -> ByTable[E]:
+def parse_by_table(variable: str, text: str, values: type[E]) -> ByTable[E]:
     """Read `mirror, public.audit=changelog`; without a general rule the first of `values` is the default."""
     default, exceptions = next(iter(values)), []
     for name, kind, value in _rules(variable, text):
@@ -124,7 +124,7 @@ def by_table(variable: str, text: str, values: type[E]) -> ByTable[E]:
     return ByTable(default, tuple(exceptions))
 
 
-def schema_policy(variable: str, text: str) -> SchemaPolicy:
+def parse_schema_policy(variable: str, text: str) -> SchemaPolicy:
     """Read `apply, drop_column=ignore, public.orders:change_type=stop, sales.*=stop`."""
     rules: list[tuple[TablePattern | None, SchemaChangeKind | None, SchemaAction]] = []
     for name, kind, value in _rules(variable, text):
@@ -143,7 +143,7 @@ def schema_policy(variable: str, text: str) -> SchemaPolicy:
     return SchemaPolicy(tuple(rules[1:] if rules[0] == (None, None, SchemaAction.APPLY) else rules))
 
 
-def column_names(variable: str, text: str) -> ColumnNames:
+def parse_column_names(variable: str, text: str) -> ColumnNames:
     """Read `public.users.password, public.users.ssn`."""
     columns = []
     for name, kind, value in _rules(variable, text):
@@ -153,7 +153,7 @@ def column_names(variable: str, text: str) -> ColumnNames:
     return ColumnNames(tuple(dict.fromkeys(columns)))
 
 
-def column_masks(variable: str, text: str) -> ColumnMasks:
+def parse_column_masks(variable: str, text: str) -> ColumnMasks:
     """Read `public.users.email=hash, public.users.phone=truncate:3`."""
     masks: dict[ColumnRef, Mask] = {}
     for name, kind, value in _rules(variable, text):

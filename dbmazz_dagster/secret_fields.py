@@ -19,14 +19,14 @@ _UNREADABLE: Final = "*** (not a connection URL)"
 _revealed: dict[str, str] = {}
 
 
-def conceal(text: str) -> str:
+def redact_url(text: str) -> str:
     """The URL with its password hidden. Two that differ in the password alone are told apart by a number.
 
-    >>> conceal("postgres://app:s3cret@db/shop")
+    >>> redact_url("postgres://app:s3cret@db/shop")
     'postgres://app:***@db/shop'
-    >>> conceal(conceal("postgres://app:s3cret@db/shop"))
+    >>> redact_url(redact_url("postgres://app:s3cret@db/shop"))
     'postgres://app:***@db/shop'
-    >>> reveal(conceal("postgres://app:other@db/shop"))
+    >>> reveal(redact_url("postgres://app:other@db/shop"))
     'postgres://app:other@db/shop'
     """
     if text in _revealed:
@@ -39,12 +39,12 @@ def conceal(text: str) -> str:
     return text if shown == text else _remember(text, shown)
 
 
-def conceal_secret(text: str) -> str:
+def redact_secret(text: str) -> str:
     """A secret as a whole hidden. Another one is told apart by a number.
 
-    >>> reveal(conceal_secret("key one")), conceal_secret("key one") == conceal_secret("key two")
+    >>> reveal(redact_secret("key one")), redact_secret("key one") == redact_secret("key two")
     ('key one', False)
-    >>> conceal_secret(conceal_secret("key one")) == conceal_secret("key one")
+    >>> redact_secret(redact_secret("key one")) == redact_secret("key one")
     True
     """
     return text if text in _revealed or not text else _remember(text, _HIDDEN_SECRET)

@@ -34,7 +34,7 @@ _STATE = """query ($assets: [AssetKeyInput!], $limit: Int!, $capture: RunsFilter
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
+class DagsterState:
     """The state of the capture.
 
     Attributes:
@@ -102,7 +102,7 @@ class DagsterClient:
                 return
         raise NotReady("the definitions are loading")
 
-    def observe(self) -> Observed:
+    def state(self) -> DagsterState:
         """Look at the assets and runs.
 
         Raises:
@@ -126,7 +126,7 @@ class DagsterClient:
             table, counts = assets.get(path), [count for event in events if (count := _row_count(event)) is not None]
             if table is not None and counts:
                 rows[table] = counts[0]
-        return Observed(
+        return DagsterState(
             rows=rows,
             captures=data["captures"].get("count") or 0,
             failures=data["failures"].get("count") or 0,

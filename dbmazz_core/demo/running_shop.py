@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import random
 import shutil
-import signal
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import psycopg
 
@@ -21,12 +18,10 @@ from dbmazz_core.errors import ConfigError
 from dbmazz_core.settings.config import Settings
 
 _DATABASE = "shop"
-#: Hang-up too: the terminal's window was closed.
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class RunningShop:
     """A running shop, nothing captured yet.
 
     Attributes:
@@ -64,7 +59,7 @@ class Stage:
 
 
 @contextmanager
-def stage(keep: Path | None = None) -> Iterator[Stage]:
+def running_shop(keep: Path | None = None) -> Iterator[RunningShop]:
     """Start PostgreSQL and open the shop; at the end, stop it and remove everything.
 
     Parameters:
@@ -79,7 +74,7 @@ def stage(keep: Path | None = None) -> Iterator[Stage]:
             connection.execute(f"CREATE DATABASE {_DATABASE}")
         with psycopg.connect(server.url(_DATABASE), autocommit=True) as connection:
             create_shop(connection, random.Random())
-        yield Stage(server.url(_DATABASE), directory, server.version)
+        yield RunningShop(server.url(_DATABASE), directory, server.version)
 
 
 @contextmanager
@@ -99,23 +94,3 @@ def _directory(keep: Path | None) -> Iterator[Path]:
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C, SIGTERM and hang-up set, instead of whatever they do otherwise.
-
-    A handler that raised could do so in the middle of stopping something. And a signal that our parent had us
-    ignore, as shells do for background jobs, is not ignored any more: neither here nor in our children.
-    """
-    stop = threading.Event()
-
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in _SIGNALS}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

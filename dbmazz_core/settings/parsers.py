@@ -37,7 +37,7 @@ def boolean(variable: str, text: str) -> bool:
     raise invalid(variable, text, "true or false")
 
 
-def whole(minimum: int, maximum: int = 1 << 62) -> Callable[[str, str], int]:
+def whole_number(minimum: int, maximum: int = 1 << 62) -> Callable[[str, str], int]:
     """A whole number; `250_000` works."""
 
     def read(variable: str, text: str) -> int:

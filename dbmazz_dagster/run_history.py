@@ -19,31 +19,31 @@ _LIMIT = 30
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class RunHistory:
     """The recent windows of a slot, as the sensor needs them.
 
     Attributes:
-        under_way: Id of the newest run that has not finished, None if there is none.
+        unfinished: Id of the newest run that has not finished, None if there is none.
         last_failed: Id of the newest finished run if it did not succeed, else None.
-        fruitless: How many of the newest finished runs in a row failed, or succeeded without moving the slot.
+        without_progress: How many of the newest finished runs in a row failed, or succeeded without moving the slot.
         last_end: When the newest of them ended, in seconds since the epoch; 0 if there is none.
     """
 
-    under_way: str | None
+    unfinished: str | None
     last_failed: str | None
-    fruitless: int
+    without_progress: int
     last_end: float
 
     def seconds_to_wait(self, interval: float, maximum: float, now: float) -> float:
         """What is left of the back-off: the first retry comes at once, the next after `interval` seconds,
         then after twice as many each time.
 
-        >>> [History(None, "r", n, 100.0).seconds_to_wait(30, 900, now=100.0) for n in (0, 1, 2, 3, 9)]
+        >>> [RunHistory(None, "r", n, 100.0).seconds_to_wait(30, 900, now=100.0) for n in (0, 1, 2, 3, 9)]
         [0.0, 0.0, 30.0, 60.0, 900.0]
         """
-        if self.fruitless < 2:
+        if self.without_progress < 2:
             return 0.0
-        return max(0.0, self.last_end + min(maximum, interval * 2.0 ** (self.fruitless - 2)) - now)
+        return max(0.0, self.last_end + min(maximum, interval * 2.0 ** (self.without_progress - 2)) - now)
 
 
 def unfinished_runs(instance: dg.DagsterInstance, slot: str) -> Sequence[dg.RunRecord]:
@@ -51,9 +51,9 @@ def unfinished_runs(instance: dg.DagsterInstance, slot: str) -> Sequence[dg.RunR
     return instance.get_run_records(dg.RunsFilter(tags={SLOT_TAG: slot}, statuses=_UNFINISHED), limit=_LIMIT)
 
 
-def read_history(
+def read_run_history(
     instance: dg.DagsterInstance, slot: str, confirmed: Lsn | None, *, abandoned_after: float | None
-) -> History:
+) -> RunHistory:
     """Look at the newest runs of the slot.
 
     Args:
@@ -65,27 +65,27 @@ def read_history(
             where the slot is in use: then somebody is alive.
     """
     records = instance.get_run_records(dg.RunsFilter(tags={SLOT_TAG: slot}), limit=_LIMIT)
-    under_way: str | None = None
+    unfinished: str | None = None
     finished: list[dg.RunRecord] = []
     for record in records:
         if record.dagster_run.status in _FINISHED or _abandoned(instance, record, abandoned_after):
             finished.append(record)
-        elif under_way is None:
-            under_way = record.dagster_run.run_id
-    fruitless = 0
+        elif unfinished is None:
+            unfinished = record.dagster_run.run_id
+    without_progress = 0
     for record in finished:
         run = record.dagster_run
         stuck = run.tags.get(FROM_LSN_TAG) == lsn_text(confirmed)
         if run.status is dg.DagsterRunStatus.SUCCESS and not stuck:
             break
-        fruitless += 1
+        without_progress += 1
     newest = finished[0] if finished else None
-    return History(
-        under_way=under_way,
+    return RunHistory(
+        unfinished=unfinished,
         last_failed=newest.dagster_run.run_id
         if newest and newest.dagster_run.status is not dg.DagsterRunStatus.SUCCESS
         else None,
-        fruitless=fruitless,
+        without_progress=without_progress,
         last_end=(newest.end_time or newest.update_timestamp.timestamp()) if newest else 0.0,
     )
 

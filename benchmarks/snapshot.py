@@ -13,7 +13,7 @@ from benchmarks.workloads.orders import COLUMNS, ROWS
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 
 
-def copying(server: EmbeddedPostgres, directory: Path, rows: int) -> dict[str, float]:
+def measure_snapshot(server: EmbeddedPostgres, directory: Path, rows: int) -> dict[str, float]:
     """Measure both once; seconds, their ratio, peak memory in MiB."""
     with psycopg.connect(server.url(socket=True), autocommit=True) as connection:
         connection.execute(f"CREATE TABLE public.history ({COLUMNS})".encode())

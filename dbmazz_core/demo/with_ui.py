@@ -11,11 +11,11 @@ from pathlib import Path
 import psycopg
 from rich.console import Console
 
+from dbmazz_core.demo.dagster_client import DagsterClient, DagsterState, LoadFailed, NotReady
 from dbmazz_core.demo.dagster_process import DagsterProcess
 from dbmazz_core.demo.display import Display, State
-from dbmazz_core.demo.observe import DagsterClient, LoadFailed, NotReady, Observed
+from dbmazz_core.demo.running_shop import RunningShop, running_shop
 from dbmazz_core.demo.shop import Connection, count_rows
-from dbmazz_core.demo.stage import Stage, stage
 from dbmazz_core.demo.traffic import Traffic
 from dbmazz_core.errors import ConfigError, DbmazzError
 
@@ -55,7 +55,7 @@ def run_with_ui(
     """
     _require_extra()
     console.print("Starting PostgreSQL ...", highlight=False)
-    with stage(keep) as shop:
+    with running_shop(keep) as shop:
         dagster = DagsterProcess(shop.directory, shop.environment, port=port, remove=None if keep else shop.directory)
         console.print(f"PostgreSQL {shop.postgres_version} is up. Starting Dagster ...", highlight=False)
         started = time.monotonic()
@@ -98,14 +98,14 @@ def _wait_until_loaded(client: DagsterClient, dagster: DagsterProcess, stop: thr
     return False
 
 
-def _introduce(console: Console, dagster: DagsterProcess, shop: Stage) -> None:
+def _introduce(console: Console, dagster: DagsterProcess, shop: RunningShop) -> None:
     console.print(f"\nDagster's UI:  [bold]{dagster.url}/asset-groups[/]", highlight=False)
     console.print(f"DuckDB file:   {shop.destination}", highlight=False, soft_wrap=True)
     console.print("Ctrl-C stops everything. Rows in PostgreSQL and DuckDB:\n", highlight=False)
 
 
 def _watch(
-    shop: Stage,
+    shop: RunningShop,
     traffic: Traffic,
     dagster: DagsterProcess,
     client: DagsterClient,
@@ -113,7 +113,7 @@ def _watch(
     stop: threading.Event,
     deadline: float | None,
 ) -> None:
-    observed, rhythm = Observed(), _Rhythm()
+    observed, rhythm = DagsterState(), _Rhythm()
     with display, psycopg.connect(shop.url, autocommit=True, application_name="demo status") as connection:
         while not stop.wait(_POLL_S) and (deadline is None or time.monotonic() < deadline):
             dagster.check()
@@ -125,10 +125,10 @@ def _watch(
                 )
             # On a busy machine: what was seen last is shown until it answers.
             with contextlib.suppress(NotReady):
-                observed = client.observe()
+                observed = client.state()
             rows, lag = count_rows(connection), _lag(connection, shop.settings.source.slot)
-            traffic.resting = rhythm.resting(met=rows == observed.rows)
-            display.show(State(rows, observed, lag, traffic.transactions, traffic.resting))
+            traffic.paused = rhythm.paused(met=rows == observed.rows)
+            display.show(State(rows, observed, lag, traffic.transactions, traffic.paused))
 
 
 class _Rhythm:
@@ -138,7 +138,7 @@ class _Rhythm:
         self._resting = False
         self._until = time.monotonic() + _WORK_S
 
-    def resting(self, *, met: bool) -> bool:
+    def paused(self, *, met: bool) -> bool:
         """Whether to rest now, given whether source and destination have met."""
         now = time.monotonic()
         if self._resting and met:
