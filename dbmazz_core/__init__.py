@@ -1,7 +1,7 @@
 """PostgreSQL changes, exact and fast, into DuckDB.
 
-Everything that a user of the library needs is here; `__all__` is the public surface. Names are imported when they are
-first used (PEP 562), so that `import dbmazz_core` costs nothing.
+`__all__` is the public API. Each name is imported when it is first used (PEP 562), so that `import dbmazz_core` loads
+neither polars nor DuckDB.
 
 >>> from dbmazz_core import Pipeline, Settings
 >>> settings = Settings.from_env({"SOURCE_URL": "postgres://localhost/shop", "TABLES": "public.orders"})
@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-#: Where each public name is defined.
+#: Module of each public name.
 _MODULES: dict[str, tuple[str, ...]] = {
     "connectors.sinks": ("create_sink",),
     "connectors.sources": ("create_source",),
@@ -218,7 +218,7 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f"dbmazz_core.{_HOME[name]}"), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value  # not asked here again
+    globals()[name] = value  # the next access does not call __getattr__
     return value
 
 

@@ -1,7 +1,7 @@
-"""Settings: what can be configured, read from a mapping such as the environment.
+"""The settings of a pipeline as values.
 
-`SETTINGS` is the one list; the environment, the flags of the `dbmazz` command and the table in the README all come
-from it. Environment variables are read at the edge only (`Settings.from_env`); everything else is given values.
+`Settings.from_env` reads them from a mapping such as the environment. No other code of the package reads environment
+variables for them.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from dbmazz_core.settings.variables import SETTINGS
 
 @dataclass(frozen=True, slots=True)
 class SourceConfig:
-    """Where changes come from.
+    """The source: server, tables, slot, and rules for columns.
 
     Attributes:
         url: PostgreSQL URL or `key=value` string, with any libpq option.
-        tables: What to capture.
-        slot: Replication slot.
-        publication: Publication.
+        tables: The captured tables.
+        slot: Name of the replication slot.
+        publication: Name of the publication.
         type: Source type; `postgres` is the only one.
-        replica_identity: What setup does about tables' replica identity.
-        cleanup_on_stop: Drop slot and publication on a graceful stop. For throw-away captures: the next one
-            starts with a new snapshot.
-        include: Of tables named in it, only these columns are captured; the key's have to be among them.
+        replica_identity: How setup changes the replica identity of tables.
+        cleanup_on_stop: Drop slot and publication on a graceful stop. For temporary captures: the next capture
+            begins with a new snapshot.
+        include: Of the tables named here, only these columns are captured. The columns of the key must be included.
         exclude: Columns that are not captured.
         masks: Columns whose values are masked before they reach the destination.
-        mask_key: Secret that goes into hashes. Never shown.
-        as_text: Columns kept as PostgreSQL's text, whatever their type.
-        numeric_as: What `numeric` that no DECIMAL holds becomes.
+        mask_key: Secret that is part of every hash of `masks`. It is never shown.
+        as_text: Columns that are stored as PostgreSQL's text, whatever their type.
+        numeric_as: Destination type of `numeric` columns that do not fit into DECIMAL.
     """
 
     url: SecretUrl
@@ -59,12 +59,12 @@ class SourceConfig:
 
 @dataclass(frozen=True, slots=True)
 class SinkConfig:
-    """Where changes go.
+    """The destination.
 
     Attributes:
         url: Path of the DuckDB file (`duckdb:///path` works too).
         type: Sink type; `duckdb` is the only one.
-        lock_timeout_s: How long to wait while another process holds the file, in seconds.
+        lock_timeout_s: Seconds to wait while another process holds the file.
         memory_limit: DuckDB's `memory_limit`, in bytes.
     """
 
@@ -76,13 +76,12 @@ class SinkConfig:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotConfig:
-    """How tables are copied at first.
+    """The snapshot, which copies the rows that exist before the first change.
 
     Attributes:
-        enabled: Copy the rows that exist before the first change. Without it, tables start empty at the slot's
-            position.
-        chunk_size: Rows (estimated from the table's pages) that one worker copies at a time.
-        parallel_workers: Connections that copy at the same time, all in one exported snapshot.
+        enabled: Copy the existing rows. If False, tables start empty at the slot's position.
+        chunk_size: Rows that one worker copies at a time, estimated from the table's pages.
+        parallel_workers: Connections that copy at the same time. All use one exported snapshot.
     """
 
     enabled: bool = True
@@ -92,13 +91,13 @@ class SnapshotConfig:
 
 @dataclass(frozen=True, slots=True)
 class FlushConfig:
-    """When a window commits to the destination, always at a source transaction's end.
+    """When a window commits to the destination. A flush always ends at the end of a source transaction.
 
     Attributes:
-        size: Changes after which a flush is due.
-        interval_ms: Milliseconds after which received changes are flushed even if fewer.
-        max_bytes: Bytes of received messages after which changes are applied, also in the middle of a large
-            transaction (committed at its end). Bounds memory.
+        size: Flush after this many changes.
+        interval_ms: Flush received changes after this many milliseconds, even if there are fewer than `size`.
+        max_bytes: Apply changes after this many bytes of received messages, even in the middle of a large
+            transaction, which is committed at its end. This bounds memory.
     """
 
     size: int = 250_000
@@ -108,7 +107,13 @@ class FlushConfig:
 
 @dataclass(frozen=True, slots=True)
 class WindowLimits:
-    """When a window ends before it has caught up; None is no limit. It always ends at a transaction's end."""
+    """The limits of a window, which end it before it has caught up. It always ends at the end of a source transaction.
+
+    Attributes:
+        max_changes: Row changes, None for no limit.
+        max_bytes: Bytes of received messages, None for no limit.
+        max_seconds: Seconds, None for no limit.
+    """
 
     max_changes: int | None = None
     max_bytes: int | None = None
@@ -117,12 +122,12 @@ class WindowLimits:
 
 @dataclass(frozen=True, slots=True)
 class TableConfig:
-    """How tables are kept in the destination; each by table.
+    """How tables are kept in the destination. Each value can differ by table.
 
     Attributes:
         mode: Mirror, soft delete or changelog.
-        on_bad_value: What becomes of rows with values that the destination cannot hold.
-        schema_changes: What is done when a table's shape changes in the source.
+        on_bad_value: Action for rows with values that the destination's type cannot hold.
+        schema_changes: Action for each kind of schema change in the source.
     """
 
     mode: ByTable[Mode] = field(default_factory=lambda: ByTable(Mode.MIRROR))
@@ -134,8 +139,17 @@ class TableConfig:
 class Settings:
     """All settings of one pipeline, validated.
 
-    >>> Settings.from_env({"SOURCE_URL": "postgres://localhost/shop", "TABLES": "orders"}).sink.url
-    'dbmazz.duckdb'
+    >>> settings = Settings.from_env({"SOURCE_URL": "postgres://localhost/shop", "TABLES": "orders"})
+    >>> settings.sink.url, settings.flush.size
+    ('dbmazz.duckdb', 250000)
+
+    Attributes:
+        source: Server, tables, slot, and rules for columns.
+        sink: The destination.
+        snapshot: How existing rows are copied.
+        flush: When a window commits.
+        limits: When a window ends before it has caught up.
+        tables: How tables are kept in the destination.
     """
 
     source: SourceConfig
@@ -147,10 +161,10 @@ class Settings:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
-        """Read settings from `env`, by default the process environment.
+        """Return the settings that `env` holds, by default the environment of the process.
 
         Raises:
-            ConfigError: If a required variable is missing or any is malformed; `object` names it.
+            ConfigError: A required variable is missing, or a variable is malformed; `object` names it.
         """
         env = os.environ if env is None else env
         values: dict[str, dict[str, Any]] = {}

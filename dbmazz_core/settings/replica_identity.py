@@ -6,8 +6,8 @@ from enum import StrEnum
 
 
 class ReplicaIdentityPolicy(StrEnum):
-    """What setup does about tables' replica identity."""
+    """How setup changes the replica identity of tables."""
 
-    AUTO = "auto"  #: leave tables that have a usable key alone, FULL for the others
-    FULL = "full"  #: FULL for all: deletes and updates carry the whole old row
-    LEAVE = "leave"  #: never touch
+    AUTO = "auto"  #: set FULL on tables without a usable key
+    FULL = "full"  #: set FULL on all tables: updates and deletes carry the whole old row
+    LEAVE = "leave"  #: change no table

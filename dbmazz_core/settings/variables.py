@@ -1,4 +1,8 @@
-"""The list of settings."""
+"""The list of all settings, with their variables, flags and defaults.
+
+The environment variables, the flags of the `dbmazz` command, the keys of its file, the fields of Dagster's resource and
+the table in the README come from `SETTINGS`.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +29,17 @@ from dbmazz_core.settings.tables import parse_tables
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting: its variable, its flag and how its text is read.
+    """One setting.
 
     Attributes:
         variable: Environment variable.
-        group: Attribute of `Settings` it belongs to.
+        group: Attribute of `Settings` that the setting belongs to.
         attribute: Attribute of that group.
-        parse: Turns (variable, text) into the value, or raises ConfigError.
-        default: As documentation shows it.
-        help: One sentence.
+        parse: Function of (variable, text) that returns the value, or raises ConfigError.
+        default: The default as text, for documentation.
+        help: Description for `--help` and the documents.
+        required: Whether the setting has no default.
+        short_flag: The flag, if it is not `--` and the variable in lower case.
     """
 
     variable: str
@@ -47,7 +53,7 @@ class Setting:
 
     @property
     def flag(self) -> str:
-        """The command line's flag."""
+        """The flag on the command line."""
         return self.short_flag or "--" + self.variable.lower().replace("_", "-")
 
 
@@ -62,7 +68,7 @@ SETTINGS: tuple[Setting, ...] = (
         "url",
         lambda v, t: SecretUrl(t, variable=v),
         "",
-        "PostgreSQL URL, any libpq option",
+        "PostgreSQL connection URL or `key=value` string, with any libpq option",
         required=True,
     ),
     Setting(
@@ -71,10 +77,10 @@ SETTINGS: tuple[Setting, ...] = (
         "tables",
         lambda _v, t: parse_tables(t),
         "",
-        "comma-separated `schema.table`; quoted names and `schema.*` work",
+        "tables to capture: comma-separated `schema.table`; quoted names and `schema.*` work",
         required=True,
     ),
-    Setting("SOURCE_TYPE", "source", "type", one_of("postgres"), "postgres", "source type"),
+    Setting("SOURCE_TYPE", "source", "type", one_of("postgres"), "postgres", "source type; only `postgres`"),
     Setting("SOURCE_SLOT_NAME", "source", "slot", slot_name, "dbmazz_slot", "replication slot", short_flag="--slot"),
     Setting(
         "SOURCE_PUBLICATION_NAME",
@@ -91,7 +97,7 @@ SETTINGS: tuple[Setting, ...] = (
         "replica_identity",
         _replica_identity,
         "auto",
-        "`auto`: FULL where a table has no key; `full`: FULL for all; `leave`: never touched",
+        "`auto`: set FULL on tables without a usable key; `full`: set FULL on all tables; `leave`: change none",
     ),
     Setting(
         "CLEANUP_ON_STOP",
@@ -99,7 +105,7 @@ SETTINGS: tuple[Setting, ...] = (
         "cleanup_on_stop",
         boolean,
         "false",
-        "drop slot and publication on a graceful stop (throw-away captures only)",
+        "drop slot and publication on a graceful stop; the next capture begins with a new snapshot",
     ),
     Setting(
         "COLUMNS_INCLUDE",
@@ -107,10 +113,15 @@ SETTINGS: tuple[Setting, ...] = (
         "include",
         parse_column_names,
         "none",
-        "`schema.table.column, ...`: of tables named here only these columns are captured",
+        "`schema.table.column, ...`: of the tables named here, only these columns are captured",
     ),
     Setting(
-        "COLUMNS_EXCLUDE", "source", "exclude", parse_column_names, "none", "`schema.table.column, ...`: not captured"
+        "COLUMNS_EXCLUDE",
+        "source",
+        "exclude",
+        parse_column_names,
+        "none",
+        "`schema.table.column, ...`: columns that are not captured",
     ),
     Setting(
         "COLUMNS_MASK",
@@ -118,16 +129,18 @@ SETTINGS: tuple[Setting, ...] = (
         "masks",
         parse_column_masks,
         "none",
-        "`schema.table.column=hash`, `=null` or `=truncate:3`, ...: masked before anything reaches the destination",
+        "`schema.table.column=hash`, `=null` or `=truncate:3`, ...: values masked before they reach the destination",
     ),
-    Setting("MASK_KEY", "source", "mask_key", lambda _v, t: t, "none", "secret that goes into every hash"),
+    Setting(
+        "MASK_KEY", "source", "mask_key", lambda _v, t: t, "none", "secret that is part of every hash of `COLUMNS_MASK`"
+    ),
     Setting(
         "COLUMNS_AS_TEXT",
         "source",
         "as_text",
         parse_column_names,
         "none",
-        "`schema.table.column, ...`: kept as PostgreSQL's text",
+        "`schema.table.column, ...`: columns stored as PostgreSQL's text",
     ),
     Setting(
         "NUMERIC_AS",
@@ -135,7 +148,7 @@ SETTINGS: tuple[Setting, ...] = (
         "numeric_as",
         lambda v, t: NumericForm(one_of(*NumericForm)(v, t)),
         "text",
-        "what `numeric` without precision or beyond 38 digits becomes: `text` or `double`",
+        "destination type of `numeric` without precision or with more than 38 digits: `text` or `double`",
     ),
     Setting(
         "MODE",
@@ -143,7 +156,7 @@ SETTINGS: tuple[Setting, ...] = (
         "mode",
         lambda v, t: parse_by_table(v, t, Mode),
         "mirror",
-        "`mirror`, `soft_delete` or `changelog`, and exceptions: `mirror, public.audit=changelog`",
+        "`mirror`, `soft_delete` or `changelog`; exceptions by table: `mirror, public.audit=changelog`",
     ),
     Setting(
         "ON_BAD_VALUE",
@@ -151,7 +164,7 @@ SETTINGS: tuple[Setting, ...] = (
         "on_bad_value",
         lambda v, t: parse_by_table(v, t, BadValuePolicy),
         "error",
-        "rows with values that DuckDB cannot hold: `error` or `quarantine`, and exceptions as in MODE",
+        "action for rows with values that DuckDB cannot hold: `error` or `quarantine`; exceptions as in `MODE`",
     ),
     Setting(
         "SCHEMA_CHANGES",
@@ -159,9 +172,9 @@ SETTINGS: tuple[Setting, ...] = (
         "schema_changes",
         parse_schema_policy,
         "apply",
-        "`apply`, `ignore` or `stop`, and exceptions: `apply, drop_column=ignore, public.orders:change_type=stop`",
+        "`apply`, `ignore` or `stop`; exceptions: `apply, drop_column=ignore, public.orders:change_type=stop`",
     ),
-    Setting("SINK_TYPE", "sink", "type", one_of("duckdb"), "duckdb", "destination type"),
+    Setting("SINK_TYPE", "sink", "type", one_of("duckdb"), "duckdb", "destination type; only `duckdb`"),
     Setting("SINK_URL", "sink", "url", duckdb_path, "dbmazz.duckdb", "path of the DuckDB file"),
     Setting(
         "SINK_LOCK_TIMEOUT_S",
@@ -169,12 +182,12 @@ SETTINGS: tuple[Setting, ...] = (
         "lock_timeout_s",
         seconds,
         "10",
-        "seconds to wait while another process holds the file",
+        "seconds to wait while another process holds the DuckDB file",
     ),
     Setting("SINK_MEMORY_LIMIT", "sink", "memory_limit", byte_size, "1GB", "DuckDB's `memory_limit`"),
-    Setting("FLUSH_SIZE", "flush", "size", whole_number(1), "250000", "changes after which a flush is due"),
+    Setting("FLUSH_SIZE", "flush", "size", whole_number(1), "250000", "flush after this many changes"),
     Setting(
-        "FLUSH_INTERVAL_MS", "flush", "interval_ms", whole_number(1), "10000", "milliseconds after which a flush is due"
+        "FLUSH_INTERVAL_MS", "flush", "interval_ms", whole_number(1), "10000", "flush after this many milliseconds"
     ),
     Setting(
         "FLUSH_MAX_BYTES",
@@ -182,9 +195,9 @@ SETTINGS: tuple[Setting, ...] = (
         "max_bytes",
         byte_size,
         "32MB",
-        "bytes received after which changes are applied; bounds memory",
+        "apply changes after this many received bytes; bounds memory",
     ),
-    Setting("DO_SNAPSHOT", "snapshot", "enabled", boolean, "true", "copy existing rows at first"),
+    Setting("DO_SNAPSHOT", "snapshot", "enabled", boolean, "true", "copy the rows that exist before the first change"),
     Setting(
         "SNAPSHOT_CHUNK_SIZE",
         "snapshot",
@@ -207,7 +220,7 @@ SETTINGS: tuple[Setting, ...] = (
         "max_changes",
         whole_number(1),
         "none",
-        "changes after which a window ends",
+        "end the window after this many changes",
         short_flag="--max-changes",
     ),
     Setting(
@@ -216,7 +229,7 @@ SETTINGS: tuple[Setting, ...] = (
         "max_bytes",
         byte_size,
         "none",
-        "bytes received after which a window ends",
+        "end the window after this many received bytes",
         short_flag="--max-bytes",
     ),
     Setting(
@@ -225,7 +238,7 @@ SETTINGS: tuple[Setting, ...] = (
         "max_seconds",
         seconds,
         "none",
-        "seconds after which a window ends",
+        "end the window after this many seconds",
         short_flag="--max-seconds",
     ),
 )
