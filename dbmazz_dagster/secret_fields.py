@@ -1,9 +1,9 @@
-"""Connection URLs and keys given as text, kept out of what Dagster shows.
+"""Redaction of the secret fields of a resource: connection URLs and keys that are given as text.
 
-Dagster shows the values of a resource's fields: in its UI, and in whatever prints the resource. It also
-builds the resource anew from these values before a run. So the field holds the URL without its password, and
-the whole URL waits here, in this process only; a run in another process loads the definitions, and with them
-the URL, again.
+Dagster shows the values of a resource's fields in its UI, and `repr` of the resource prints them. Before a run, Dagster
+also constructs the resource again from these values. The field therefore has the URL with a redacted password, and this
+module maps the redacted text to the whole URL, in this process only. A run in another process loads the definitions,
+and the URL with them, again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _revealed: dict[str, str] = {}
 
 
 def redact_url(text: str) -> str:
-    """The URL with its password hidden. Two that differ in the password alone are told apart by a number.
+    """Return a URL with `***` for its password. URLs that differ only in the password get different numbers after it.
 
     >>> redact_url("postgres://app:s3cret@db/shop")
     'postgres://app:***@db/shop'
@@ -34,13 +34,13 @@ def redact_url(text: str) -> str:
     try:
         shown = str(SecretUrl(text))
     except ConfigError:
-        # Not readable, so no telling where its password is. What is wrong with it, `settings()` says.
+        # A malformed URL may have its password anywhere. `DbmazzResource.settings` reports the error.
         shown = _UNREADABLE
     return text if shown == text else _remember(text, shown)
 
 
 def redact_secret(text: str) -> str:
-    """A secret as a whole hidden. Another one is told apart by a number.
+    """Return a text that stands for a secret. Different secrets get different numbers.
 
     >>> reveal(redact_secret("key one")), redact_secret("key one") == redact_secret("key two")
     ('key one', False)
@@ -59,5 +59,5 @@ def _remember(text: str, shown: str) -> str:
 
 
 def reveal(shown: str) -> str:
-    """The URL, or the secret, that was given."""
+    """Return the URL or the secret that a redacted text stands for."""
     return _revealed.get(shown, shown)

@@ -272,4 +272,4 @@ def test_a_change_of_shape_is_told(dbmazz: Dbmazz, shop: SourceDatabase) -> None
     )
     shop.execute("ALTER TABLE shapes ALTER n TYPE bigint; INSERT INTO shapes VALUES (2, 2, 'z')")
     said = " ".join(dbmazz.run("capture", TABLES="public.shapes").stdout.split())
-    assert 'public.shapes was rewritten when column "n" changed: copied anew' in said
+    assert 'public.shapes was rewritten when column "n" changed: re-snapshotted' in said
