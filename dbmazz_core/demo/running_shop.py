@@ -1,4 +1,4 @@
-"""What both forms of the demo stand on: a directory, a PostgreSQL with the shop in it, and the settings."""
+"""The running shop of both forms of the demo: PostgreSQL with its tables, a directory, and the settings."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _DATABASE = "shop"
 
 @dataclass(frozen=True, slots=True)
 class RunningShop:
-    """A running shop, nothing captured yet.
+    """A running PostgreSQL with the shop's tables, before the first capture.
 
     Attributes:
-        url: The shop's database.
-        directory: For whatever the demo writes; its own.
-        postgres_version: As PostgreSQL writes it.
+        url: URL of the shop's database.
+        directory: Directory for all files that the demo writes.
+        postgres_version: Version of the server, such as `18.6`.
     """
 
     url: str
@@ -36,38 +36,38 @@ class RunningShop:
 
     @property
     def destination(self) -> Path:
-        """The DuckDB file; the first capture creates it."""
+        """Path of the DuckDB file, which the first capture creates."""
         return self.directory / "shop.duckdb"
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """The settings, as variables."""
+        """The settings as environment variables."""
         return {
             "SOURCE_URL": self.url,
             "TABLES": ", ".join(map(str, TABLES)),
             "SOURCE_SLOT_NAME": "shop",
             "SOURCE_PUBLICATION_NAME": "shop",
             "SINK_URL": str(self.destination),
-            # The downstream asset writes to the file as well, on a machine that may be busy.
+            # The downstream asset also writes to the file, and the machine may be busy.
             "SINK_LOCK_TIMEOUT_S": "30",
         }
 
     @property
     def settings(self) -> Settings:
-        """The settings, read."""
+        """The settings as values."""
         return Settings.from_env(self.environment)
 
 
 @contextmanager
 def running_shop(keep: Path | None = None) -> Iterator[RunningShop]:
-    """Start PostgreSQL and open the shop; at the end, stop it and remove everything.
+    """Start PostgreSQL and create the shop's tables. On exit, stop PostgreSQL and remove all files.
 
-    Parameters:
-        keep: A directory for the DuckDB file, Dagster's home and the logs, which then stay. PostgreSQL's
-            files go in any case.
+    Args:
+        keep: A directory for the DuckDB file, Dagster's home and the logs, which are then kept. PostgreSQL's files are
+            always removed.
 
     Raises:
-        ConfigError: There is no PostgreSQL to start, or `keep` has something in it.
+        ConfigError: PostgreSQL's programs do not exist, or `keep` is not an empty directory.
     """
     with _directory(keep) as directory, EmbeddedPostgres() as server:
         with psycopg.connect(server.url(), autocommit=True) as connection:
@@ -82,9 +82,9 @@ def _directory(keep: Path | None) -> Iterator[Path]:
     if keep is not None:
         directory = keep.absolute()
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            # A destination from an earlier demo belongs to that demo's server.
+            # The destination of an earlier demo belongs to the server of that demo.
             raise ConfigError(
-                f"{directory} is not an empty directory", object="--keep", remedy="name a new one: --keep DIR"
+                f"{directory} is not an empty directory", object="--keep", remedy="name a new directory: --keep DIR"
             )
         directory.mkdir(parents=True, exist_ok=True)
         yield directory

@@ -1,4 +1,4 @@
-"""The signals that end the demo."""
+"""The signals that stop the demo."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-#: Hang-up too: the terminal's window was closed.
+#: SIGHUP comes when the window of the terminal is closed.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """Yield an event that Ctrl-C, SIGTERM and hang-up set, instead of whatever they do otherwise.
+    """Yield an event that Ctrl-C, SIGTERM and SIGHUP set, in place of their default actions.
 
-    A handler that raised could do so in the middle of stopping something. And a signal that our parent had us
-    ignore, as shells do for background jobs, is not ignored any more: neither here nor in our children.
+    The handler sets an event instead of raising an exception, which could interrupt a shutdown. The handlers also
+    replace SIG_IGN, which shells set for background jobs: neither this process nor its children ignore the signals.
     """
     stop = threading.Event()
 
