@@ -61,7 +61,7 @@ def setup(report: SetupReport) -> Iterator[RenderableType]:
 def window(result: WindowResult) -> Iterator[RenderableType]:
     """Yield a summary of a window, a table of its changes by captured table, and its schema changes."""
     yield (
-        f"{_REASONS[result.stop_reason.value]} at {result.end_lsn}: {_count(result.changes, 'change')} in "
+        f"{_REASONS[result.stop_reason.value]} at LSN {result.end_lsn}: {_count(result.changes, 'change')} in "
         f"{_count(result.transactions, 'transaction')}, {result.duration_s:.1f} s, lag {size(result.lag_bytes)}"
     )
     copied = any(counts.snapshot_rows is not None for counts in result.tables.values())
@@ -83,7 +83,7 @@ def window(result: WindowResult) -> Iterator[RenderableType]:
 
 def snapshot(result: SnapshotResult) -> Iterator[RenderableType]:
     """Yield a summary of a snapshot, and a table of the rows copied."""
-    yield f"{_count(sum(result.rows.values()), 'row')} copied in {result.duration_s:.1f} s, checkpoint {result.lsn}"
+    yield f"{_count(sum(result.rows.values()), 'row')} copied in {result.duration_s:.1f} s, checkpoint LSN {result.lsn}"
     bad = any(result.quarantined.values())
     table = _table("table", "rows copied", *(["quarantined"] if bad else []))
     for ref, rows in sorted(result.rows.items()):
@@ -113,7 +113,7 @@ def status(state: PipelineStatus) -> Iterator[RenderableType]:
     yield grid
     if state.tables:
         bad = any(entry.quarantined for entry in state.tables)
-        table = _table("table", "rows", "mode", "state", "snapshot", *(["quarantined"] if bad else []))
+        table = _table("table", "rows", "mode", "state", "snapshot LSN", *(["quarantined"] if bad else []))
         for entry in state.tables:
             rows = "" if entry.rows is None else f"{entry.rows:,}"
             more = [f"{entry.quarantined:,}"] if bad else []

@@ -17,7 +17,7 @@ from dbmazz_core.settings.secret_url import SecretUrl
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-UNEXPECTED = 1
+#: Exit codes as a shell reports them: 128 plus SIGINT, 128 plus SIGPIPE.
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 

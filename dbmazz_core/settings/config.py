@@ -91,7 +91,7 @@ class SnapshotConfig:
 
 @dataclass(frozen=True, slots=True)
 class FlushConfig:
-    """When a window commits to the destination. A flush always ends at the end of a source transaction.
+    """The limits at which a window flushes. A flush always ends at the end of a source transaction.
 
     Attributes:
         size: Flush after this many changes.
@@ -122,7 +122,7 @@ class WindowLimits:
 
 @dataclass(frozen=True, slots=True)
 class TableConfig:
-    """How tables are kept in the destination. Each value can differ by table.
+    """The rules by which tables are kept in the destination. Each value can differ by table.
 
     Attributes:
         mode: Mirror, soft delete or changelog.
@@ -147,9 +147,9 @@ class Settings:
         source: Server, tables, slot, and rules for columns.
         sink: The destination.
         snapshot: How existing rows are copied.
-        flush: When a window commits.
-        limits: When a window ends before it has caught up.
-        tables: How tables are kept in the destination.
+        flush: Limits at which a window flushes.
+        limits: Limits at which a window ends before it has caught up.
+        tables: Rules by which tables are kept in the destination.
     """
 
     source: SourceConfig

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class ReplicaIdentityPolicy(StrEnum):
-    """How setup changes the replica identity of tables."""
+    """The policy by which setup changes the replica identity of tables."""
 
     AUTO = "auto"  #: set FULL on tables without a usable key
     FULL = "full"  #: set FULL on all tables: updates and deletes carry the whole old row
