@@ -326,7 +326,8 @@ class DestinationConflict(DestinationError):
     """A table in the destination was changed by another program, was not created by dbmazz, or belongs to another
     slot.
 
-    What to do: undo that change, or run `dbmazz snapshot --tables ...`.
+    What to do: undo the change, rename or drop the other table, or run `dbmazz snapshot --tables ...`, as the error
+    says.
     """
 
 
