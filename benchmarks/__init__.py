@@ -1,1 +1,1 @@
-"""Measurements against PostgreSQL's own tools, all in one run: `make bench`. Absolute times mean little, ratios do."""
+"""Benchmarks against PostgreSQL's own tools: `make bench`. Compare ratios within one run, not absolute times."""

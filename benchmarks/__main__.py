@@ -1,7 +1,7 @@
-"""`make bench`: pg_recvlogical and `dbmazz capture` over one backlog after the other, each from a slot of its own.
+"""`make bench`: measure pg_recvlogical and `dbmazz capture` on the same backlogs, each with its own slot.
 
-Each round runs both, one after the other; the tables show medians, and the ratio of each round. Writes
-docs/benchmarks.json, and the tables into docs/benchmarks.md between its markers.
+A round runs both, one after the other. The tables show medians, and the ratio of each round. `--write` writes
+docs/benchmarks.json, and the tables between the markers of docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import duckdb
 import polars
 
 from benchmarks import report, stages
-from benchmarks.copying import copying
 from benchmarks.process import run
 from benchmarks.rounds import Bench, Measured
+from benchmarks.snapshot import measure_snapshot
 from benchmarks.workloads import WORKLOADS, Workload
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 
 _DOCS = Path(__file__).parent.parent / "docs"
-#: Durability costs time in the server alone, and nothing here crashes.
+#: Without durability, which would cost time in the server only: no benchmark needs crash recovery.
 _SERVER_SETTINGS = {
     "fsync": "off",
     "synchronous_commit": "off",
@@ -40,18 +40,20 @@ _SERVER_SETTINGS = {
 
 
 def main() -> int:
-    """Run everything; exit code 1 if a destination differs from the source."""
+    """Run all benchmarks; return 1 as exit code if a destination differs from its source, else 0."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--changes", type=int, default=1_400_000, help="of orders; the others have a share of it")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--changes", type=int, default=1_400_000, help="changes of orders; other workloads have fewer")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each workload and transport")
     parser.add_argument(
-        "--workloads", type=_chosen, default=list(WORKLOADS.values()), help=f"some of {','.join(WORKLOADS)}"
+        "--workloads", type=_chosen, default=list(WORKLOADS.values()), help=f"comma-separated, of {','.join(WORKLOADS)}"
     )
-    parser.add_argument("--snapshot-rows", type=int, default=2_000_000, help="0: no snapshot is measured")
+    parser.add_argument(
+        "--snapshot-rows", type=int, default=2_000_000, help="rows of the snapshot; 0: no snapshot is measured"
+    )
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.json and docs/benchmarks.md")
     arguments = parser.parse_args()
     if arguments.write and len(arguments.workloads) < len(WORKLOADS):
-        parser.error("--write is for all workloads")
+        parser.error("--write requires all workloads")
     measured: dict[str, Measured] = {}
     alone = snapshot = None
     with (
@@ -61,12 +63,12 @@ def main() -> int:
         directory = Path(name)
         bench = Bench(server, directory, changes=arguments.changes, rounds=arguments.rounds)
         for workload in arguments.workloads:
-            spare = "stages" if workload.name == "orders" else None
-            measured[workload.name] = bench.measure(workload, spare=spare)
-            if spare:
+            extra_slot = "stages" if workload.name == "orders" else None
+            measured[workload.name] = bench.measure(workload, extra_slot=extra_slot)
+            if extra_slot:
                 alone = _stages(server, workload, measured[workload.name].backlog.end)
         if arguments.snapshot_rows:
-            snapshot = copying(server, directory, arguments.snapshot_rows)
+            snapshot = measure_snapshot(server, directory, arguments.snapshot_rows)
         machine = _machine(server)
     text = report.tables(machine, measured, alone, snapshot)
     sys.stdout.write(text)
@@ -87,7 +89,9 @@ def _chosen(text: str) -> Sequence[Workload]:
     try:
         return [WORKLOADS[name.strip()] for name in text.split(",")]
     except KeyError as error:
-        raise argparse.ArgumentTypeError(f"there is no workload {error}; there are {', '.join(WORKLOADS)}") from None
+        raise argparse.ArgumentTypeError(
+            f"workload {error} does not exist; choose from {', '.join(WORKLOADS)}"
+        ) from None
 
 
 def _stages(server: EmbeddedPostgres, workload: Workload, end: str) -> Mapping[str, Mapping[str, float]]:

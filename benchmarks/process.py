@@ -1,4 +1,4 @@
-"""Running a command as a whole process and reading what the operating system counted."""
+"""Run a command as a process, and read its time and memory from the operating system."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Between two looks at the memory.
+#: Seconds between two samples of the memory.
 _SAMPLE_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A finished process.
+    """The measurements of a finished process.
 
     Attributes:
-        wall_s: From start to exit.
-        cpu_s: User and system time of the process and its threads.
-        peak_mb: Largest memory of it and its children together, sampled, in MiB.
-        stdout: What it printed.
+        wall_s: Seconds from start to exit.
+        cpu_s: User and system time of the process and its threads, in seconds.
+        peak_mb: Maximum of the sampled memory of the process and its children together, in MiB.
+        stdout: Standard output of the process.
     """
 
     wall_s: float
@@ -33,16 +33,19 @@ class Run:
 
 
 def _resident_mb(pid: int) -> float:
-    """Resident memory of a process and its children. 0 for one that has just ended."""
+    """Return the resident memory of a process and its children in MiB, 0 if the process has ended."""
     private, shared = _memory(pid)
     return private + shared
 
 
 def _memory(pid: int) -> tuple[float, float]:
-    """A process and its children: what is private to each, added up, and the most that one of them maps of files and
-    shared memory, which they share."""
+    """Return the memory of a process and its children in MiB, as (private, shared).
+
+    The private memory is the sum over all processes. The shared memory (mapped files and shared memory segments) is the
+    maximum over all processes, since they map the same pages.
+    """
     try:
-        # Not smaps_rollup, which tells them apart exactly: it walks all pages, and the process waits meanwhile.
+        # Not smaps_rollup, which separates both exactly: it walks all pages, and the process waits meanwhile.
         status = Path(f"/proc/{pid}/status").read_text()
         children = [c for task in Path(f"/proc/{pid}/task").iterdir() for c in (task / "children").read_text().split()]
     except OSError:
@@ -56,13 +59,21 @@ def _memory(pid: int) -> tuple[float, float]:
 
 
 def run(command: Sequence[str], env: Mapping[str, str]) -> Run:
-    """Run a command to its end; raises RuntimeError with its messages if it fails."""
+    """Run a command to its end and return its measurements.
+
+    Args:
+        command: Program and arguments.
+        env: All environment variables.
+
+    Raises:
+        RuntimeError: The exit code is not 0. The message has the command's standard error.
+    """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
         started = time.perf_counter()
         process = subprocess.Popen(command, env=dict(env), stdout=out, stderr=errors, stdin=subprocess.DEVNULL)
         peak = 0.0
         while True:
-            # Not rusage's ru_maxrss: that knows the largest process only, and counts what a fork inherits.
+            # Not ru_maxrss of rusage: it is that of the largest process only, and includes memory inherited by a fork.
             peak = max(peak, _resident_mb(process.pid))
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             if pid:

@@ -1,4 +1,4 @@
-"""The measurements as tables in Markdown."""
+"""The results of the benchmarks as Markdown tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ def tables(
     stages: Mapping[str, Mapping[str, float]] | None,
     snapshot: Mapping[str, float] | None,
 ) -> str:
-    """All of them, as far as they were measured."""
+    """Return the text with all tables.
+
+    Args:
+        machine: Processor and versions.
+        measured: Results by workload.
+        stages: Results of single stages, None if they were not measured.
+        snapshot: Result of the snapshot, None if it was not measured.
+    """
     differences = [sentence for one in measured.values() for sentence in one.differences]
     lines = [
         f"{machine['cpu']}, PostgreSQL {machine['postgresql']}, Python {machine['python']}, "

@@ -1,4 +1,4 @@
-"""One workload measured in rounds: `pg_recvlogical` and `dbmazz capture`, in turn, each from a slot of its own."""
+"""Measure one workload in rounds of `pg_recvlogical` and `dbmazz capture`, each with its own slot."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ from benchmarks.workloads.workload import Backlog
 from dbmazz_core.demo.compare import compare
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 
-#: By name: whether it is the Unix socket.
+#: Names of the transports, and whether the transport is the Unix socket.
 TRANSPORTS = {"TCP": False, "Unix socket": True}
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Both, once.
+    """One run of `pg_recvlogical` and one of `dbmazz capture`.
 
     Attributes:
-        limit_s, capture_s: Seconds of `pg_recvlogical` and of `dbmazz capture`, each as a whole process.
+        limit_s, capture_s: Seconds of `pg_recvlogical` and of `dbmazz capture`, each from the start of the process to
+        its
+            exit.
         cpu_s: CPU seconds of the capture.
-        peak_mb: Its memory, with its receiving process.
-        phases: Its seconds by phase.
+        peak_mb: Peak memory of the capture with its receiver process, in MiB.
+        phases: Seconds of the capture by phase.
     """
 
     limit_s: float
@@ -40,20 +42,20 @@ class Round:
 
     @property
     def ratio(self) -> float:
-        """Of the speeds: 1 is as fast as `pg_recvlogical`."""
+        """Speed of the capture as a fraction of the speed of `pg_recvlogical`."""
         return self.limit_s / self.capture_s
 
 
 @dataclass(slots=True)
 class Measured:
-    """A workload's rounds.
+    """The results of one workload.
 
     Attributes:
-        workload: Which.
-        backlog: What was written.
-        bytes: Of its replication messages.
-        rounds: By transport.
-        differences: How the last destination differs from the source.
+        workload: The workload.
+        backlog: The changes that were captured.
+        bytes: Size of the replication messages.
+        rounds: Rounds by transport.
+        differences: Differences between the last destination and the source, one sentence each.
     """
 
     workload: Workload
@@ -63,10 +65,10 @@ class Measured:
     differences: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """For docs/benchmarks.json."""
+        """Return the results as in docs/benchmarks.json."""
         return {
             "title": self.workload.title,
-            "bar": self.workload.bar,
+            "bar": self.workload.minimum_ratio,
             "backlog": asdict(self.backlog) | {"changes": self.backlog.changes, "bytes": self.bytes},
             "rounds": {
                 name: [asdict(one) | {"ratio": one.ratio} for one in rounds] for name, rounds in self.rounds.items()
@@ -79,10 +81,10 @@ class Bench:
     """Measures workloads on one server, one after the other.
 
     Args:
-        server: Where the tables are made, and dropped.
-        directory: For DuckDB files.
-        changes: Size of the backlogs, see `Workload.fill`.
-        rounds: How many.
+        server: Server on which the tables are created and dropped.
+        directory: Directory for DuckDB files.
+        changes: Size of the backlogs in changes, see `Workload.fill`.
+        rounds: Number of rounds for each transport.
     """
 
     def __init__(self, server: EmbeddedPostgres, directory: Path, *, changes: int, rounds: int) -> None:
@@ -91,21 +93,25 @@ class Bench:
         self._changes = changes
         self._rounds = rounds
 
-    def measure(self, workload: Workload, *, spare: str | None = None) -> Measured:
-        """Write the backlog and run all rounds over each of `TRANSPORTS`.
+    def measure(self, workload: Workload, *, extra_slot: str | None = None) -> Measured:
+        """Write the backlog, and run all rounds over each of `TRANSPORTS`.
 
         Args:
-            workload: Its table and publication must not exist.
-            spare: Name of one more slot with the backlog behind it, left for somebody else, as are the tables.
+            workload: The workload. Its table and publication must not exist.
+            extra_slot: Name of a further slot to create before the backlog. The slot, the table and the publication
+                then remain for another benchmark.
+
+        Raises:
+            RuntimeError: A capture received another number of changes than the backlog has.
         """
         places = [(name, number) for number in range(self._rounds) for name in TRANSPORTS]
         limits = {place: f"limit_{at}" for at, place in enumerate(places)}
         captures = {place: f"capture_{at}" for at, place in enumerate(places)}
         workload.create(self._server, self._changes)
         with psycopg.connect(self._server.url(socket=True), autocommit=True) as connection:
-            for name in [*limits.values(), *([spare] if spare else [])]:
+            for name in [*limits.values(), *([extra_slot] if extra_slot else [])]:
                 connection.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", (name,))
-            for name in captures.values():  # makes its slot and copies the table
+            for name in captures.values():  # creates its slot and copies the table
                 self._capture(workload, name, socket=True)
             backlog = workload.fill(self._server, self._changes)
             measured = Measured(workload, backlog, rounds={name: [] for name in TRANSPORTS})
@@ -127,7 +133,7 @@ class Bench:
                 file.unlink()
             for name in [*limits.values(), *captures.values()]:
                 connection.execute("SELECT pg_drop_replication_slot(%s)", (name,))
-            if spare is None:
+            if extra_slot is None:
                 workload.drop(connection)
         return measured
 
@@ -156,5 +162,5 @@ class Bench:
 
 
 def dbmazz(*arguments: str) -> list[str]:
-    """The `dbmazz` command of this tree."""
+    """Return a command line for the `dbmazz` command of this source tree."""
     return [sys.executable, "-m", "dbmazz_core.cli", *arguments]

@@ -1,6 +1,6 @@
-"""The receive loop, the decoder and the merge, each alone: `python -m benchmarks.stages URL SLOT PUBLICATION LSN`.
+"""Measure receive loop, decoder and merge, each alone: `python -m benchmarks.stages URL SLOT PUBLICATION LSN`.
 
-A process of its own, since it holds the whole backlog in memory between the stages. Prints one JSON object.
+The program prints one JSON object. It is a separate process, since it holds the whole backlog in memory between stages.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _FLUSH = 250_000
 
 
 def main(url: str, slot: str, publication: str, end: str) -> None:
-    """Measure and print."""
+    """Measure all stages up to the LSN `end`, and print wall and CPU seconds by stage."""
     report: dict[str, dict[str, float]] = {}
     blocks = _timed("receive", report, lambda: _receive(SecretUrl(url), slot, publication, Lsn.parse(end)))
     batches = _timed("decode", report, lambda: _decode(blocks))

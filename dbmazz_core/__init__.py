@@ -1,7 +1,7 @@
 """PostgreSQL changes, exact and fast, into DuckDB.
 
-Everything that a user of the library needs is here; `__all__` is the public surface. Names are imported when they are
-first used (PEP 562), so that `import dbmazz_core` costs nothing.
+`__all__` is the public API. Each name is imported when it is first used (PEP 562), so that `import dbmazz_core` loads
+neither polars nor DuckDB.
 
 >>> from dbmazz_core import Pipeline, Settings
 >>> settings = Settings.from_env({"SOURCE_URL": "postgres://localhost/shop", "TABLES": "public.orders"})
@@ -59,20 +59,20 @@ if TYPE_CHECKING:
     from dbmazz_core.pipeline import Pipeline
     from dbmazz_core.settings.config import (
         FlushConfig,
-        ReplicaIdentityPolicy,
         Settings,
         SinkConfig,
         SnapshotConfig,
         SourceConfig,
         WindowLimits,
     )
+    from dbmazz_core.settings.replica_identity import ReplicaIdentityPolicy
     from dbmazz_core.settings.secret_url import SecretUrl
     from dbmazz_core.settings.tables import TablePattern, parse_tables
     from dbmazz_core.table_ref import TableRef
 
     __version__: str
 
-#: Where each public name is defined.
+#: Module of each public name.
 _MODULES: dict[str, tuple[str, ...]] = {
     "connectors.sinks": ("create_sink",),
     "connectors.sources": ("create_source",),
@@ -137,13 +137,13 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "pipeline": ("Pipeline",),
     "settings.config": (
         "FlushConfig",
-        "ReplicaIdentityPolicy",
         "Settings",
         "SinkConfig",
         "SnapshotConfig",
         "SourceConfig",
         "WindowLimits",
     ),
+    "settings.replica_identity": ("ReplicaIdentityPolicy",),
     "settings.secret_url": ("SecretUrl",),
     "settings.tables": (
         "TablePattern",
@@ -225,7 +225,7 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f"dbmazz_core.{_HOME[name]}"), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value  # not asked here again
+    globals()[name] = value  # the next access does not call __getattr__
     return value
 
 

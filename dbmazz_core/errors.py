@@ -1,16 +1,16 @@
-"""Every error that dbmazz raises on purpose, as one tree.
+"""All errors that dbmazz raises deliberately, as one tree.
 
-Each says what happened, to which object, and what to do about it: exact SQL or an exact command. The exit code
-is that of the `dbmazz` command.
+Every error says what happened, to which object, and what to do about it: exact SQL or an exact command where there is
+one. The number is the exit code of the `dbmazz` command; a class without a number has the exit code of its branch.
 
     DbmazzError
-    ├── ConfigError                   2  a setting is missing or malformed
+    ├── ConfigError                   2  a setting is missing, unknown or malformed
     ├── SourceError
     │   ├── ConnectionFailed          3  server unreachable, unknown host, TLS refused
     │   │   └── AuthenticationFailed  3  wrong password, unknown role or database, no pg_hba.conf entry
-    │   ├── ReplicationInterrupted    3  the stream broke in the middle; a new run resumes
-    │   ├── ServerChanged             3  one run was led to two servers; a new run begins anew
-    │   ├── SourceNotReady            4  the server or a table has to be changed first
+    │   ├── ReplicationInterrupted    3  the stream broke; the next run resumes at the checkpoint
+    │   ├── ServerChanged             3  the connections of one run reached two servers
+    │   ├── SourceNotReady            4  the server, a privilege or a table must be changed first
     │   │   ├── UnsupportedServerVersion
     │   │   ├── WalLevelNotLogical
     │   │   ├── NoFreeSlot
@@ -22,7 +22,7 @@ is that of the `dbmazz` command.
     │   │   ├── ReplicaIdentityInsufficient
     │   │   ├── PublicationNotFound
     │   │   └── PublicationLacksTable
-    │   └── SlotError                 5  slot and checkpoint do not fit each other
+    │   └── SlotError                 5  replication slot and checkpoint do not match
     │       ├── SlotNotFound
     │       ├── SlotActive
     │       ├── SlotMismatch
@@ -36,7 +36,7 @@ is that of the `dbmazz` command.
     │   ├── DestinationLocked
     │   ├── DestinationConflict
     │   └── DiskFull
-    └── DataError                     7  what came cannot be represented or understood
+    └── DataError                     7  data from PostgreSQL cannot be read or represented
         ├── ParseError
         ├── BadValue
         ├── UnknownValue
@@ -53,10 +53,18 @@ from dbmazz_core.lsn import Lsn
 class DbmazzError(Exception):
     """Base of all errors of dbmazz.
 
+    >>> error = SlotNotFound("slot shop does not exist", object="slot shop", remedy="run dbmazz snapshot")
+    >>> print(error)
+    slot shop does not exist
+      what to do: run dbmazz snapshot
+    >>> error.exit_code
+    5
+
     Attributes:
-        what: What happened, one sentence.
-        object: The object it happened to: a table, slot, publication, variable or file.
-        remedy: What to do: SQL or a command, ready to paste where there is one.
+        what: What happened, in one sentence.
+        object: The table, slot, publication, variable or file that the error is about.
+        remedy: What to do: SQL or a command to paste where there is one.
+        exit_code: Exit code of the `dbmazz` command.
     """
 
     exit_code: ClassVar[int] = 1
@@ -74,7 +82,7 @@ class DbmazzError(Exception):
         return (_restored, (type(self), self.what, {**self.__dict__}))
 
     def to_dict(self) -> dict[str, str | int]:
-        """The error as `--json` prints it: keys `error`, `what`, `object`, `remedy`, `exit_code`."""
+        """Return the error as `--json` prints it: keys `error`, `what`, `object`, `remedy`, `exit_code`."""
         return {
             "error": type(self).__name__,
             "what": self.what,
@@ -85,152 +93,256 @@ class DbmazzError(Exception):
 
 
 def _restored(kind: type[DbmazzError], what: str, attributes: dict[str, object]) -> DbmazzError:
-    """Unpickle: errors cross processes, and their constructors differ."""
+    """Return an unpickled error. Errors cross processes, and the constructors of their classes differ."""
     error = kind.__new__(kind, what)
     error.__dict__.update(attributes)
     return error
 
 
 class ConfigError(DbmazzError):
-    """A setting is missing, unknown or malformed. `object` is the variable's name."""
+    """A setting is missing, unknown or malformed. `object` is the name of its variable, flag or key.
+
+    What to do: correct the variable, the flag or the key of the file that the error names.
+    """
 
     exit_code = 2
 
 
 class SourceError(DbmazzError):
-    """Anything wrong on PostgreSQL's side."""
+    """PostgreSQL reported an error that no other class describes. Base of all errors of the source.
+
+    What to do: read PostgreSQL's log, then run the command again.
+    """
 
     exit_code = 3
 
 
 class ConnectionFailed(SourceError):
-    """PostgreSQL cannot be reached: unknown host, refused connection, TLS failure."""
+    """PostgreSQL cannot be reached: unknown host, refused connection, or TLS failure.
+
+    What to do: check host and port in `SOURCE_URL`, and that PostgreSQL runs there.
+    """
 
 
 class AuthenticationFailed(ConnectionFailed):
-    """PostgreSQL refused the role, the password, the database or the client's address."""
+    """PostgreSQL refused the role, the password, the database or the client's address.
+
+    What to do: correct user, password and database in `SOURCE_URL`, or run `ALTER ROLE ... PASSWORD`.
+    """
 
 
 class ReplicationInterrupted(SourceError):
-    """The replication stream broke. Nothing is lost: the next run resumes at the checkpoint."""
+    """The replication stream broke. No change is lost.
+
+    What to do: run the command again; it resumes at the checkpoint.
+    """
 
 
 class ServerChanged(SourceError):
-    """Connections of one run reached different servers, or it was restarted or promoted in between."""
+    """The connections of one run reached different servers, or the server was restarted or promoted between them.
+
+    What to do: run the command again; if the error repeats, put the host and the port of one server into
+    `SOURCE_URL`.
+    """
 
 
 class SourceNotReady(SourceError):
-    """The server, a privilege or a table has to be changed before changes can be captured."""
+    """The server, a privilege or a table must be changed before changes can be captured.
+
+    What to do: run the statement in the error.
+    """
 
     exit_code = 4
 
 
 class UnsupportedServerVersion(SourceNotReady):
-    """The server is older than PostgreSQL 14."""
+    """The server is older than PostgreSQL 14.
+
+    What to do: upgrade PostgreSQL.
+    """
 
 
 class WalLevelNotLogical(SourceNotReady):
-    """`wal_level` is not `logical`."""
+    """`wal_level` is not `logical`.
+
+    What to do: run `ALTER SYSTEM SET wal_level = 'logical';` and restart PostgreSQL.
+    """
 
 
 class NoFreeSlot(SourceNotReady):
-    """All of `max_replication_slots` are taken."""
+    """All replication slots that `max_replication_slots` allows exist already.
+
+    What to do: drop a slot that is not needed, or raise `max_replication_slots`.
+    """
 
 
 class NoFreeWalSender(SourceNotReady):
-    """All of `max_wal_senders`, or of another limit on connections, are taken."""
+    """All connections that `max_wal_senders`, or another limit on connections, allows are in use.
+
+    What to do: end another consumer, or raise `max_wal_senders`.
+    """
 
 
 class MissingPrivilege(SourceNotReady):
-    """The role lacks a privilege; the remedy holds the GRANT or ALTER ROLE."""
+    """The role lacks a privilege.
+
+    What to do: run the `GRANT` or `ALTER ROLE` in the error; `dbmazz check` lists all that are missing.
+    """
 
 
 class TableNotFound(SourceNotReady):
-    """A configured table does not exist."""
+    """A table that `TABLES` names does not exist.
+
+    What to do: correct `TABLES`; the error lists the nearest names that exist.
+    """
 
 
 class TableNotSupported(SourceNotReady):
-    """Views, sequences, foreign, temporary and unlogged tables write no logical changes."""
+    """The relation writes no logical changes: a view, a sequence, or a foreign, temporary or unlogged table.
+
+    What to do: remove it from `TABLES`.
+    """
 
 
 class TableLocked(SourceNotReady):
-    """Another transaction locks out all readers of a table, and has for a minute; the error names it."""
+    """Another transaction has held a lock that conflicts with every reader of a table for a minute.
+
+    What to do: wait for the transaction that the error names, or end it.
+    """
 
 
 class ReplicaIdentityInsufficient(SourceNotReady):
-    """Updates and deletes of the table would carry nothing to find the row by."""
+    """Updates and deletes of a table would carry no columns that identify the row.
+
+    What to do: run `ALTER TABLE ... REPLICA IDENTITY FULL;`, or add a primary key.
+    """
 
 
 class PublicationNotFound(SourceNotReady):
-    """The publication does not exist."""
+    """The publication does not exist, or did not exist when a change in the slot was written.
+
+    What to do: run `dbmazz snapshot`: changes made meanwhile were not published.
+    """
 
 
 class PublicationLacksTable(SourceNotReady):
-    """The publication exists but leaves out a configured table, or an operation on it."""
+    """The publication lacks a captured table, or an operation on it.
+
+    What to do: run the `ALTER PUBLICATION` in the error, and `dbmazz snapshot` if changes were missed.
+    """
 
 
 class SlotError(SourceError):
-    """Replication slot and checkpoint do not fit each other."""
+    """Replication slot and checkpoint do not match.
+
+    What to do: run `dbmazz snapshot`.
+    """
 
     exit_code = 5
 
 
 class SlotNotFound(SlotError):
-    """The slot that the checkpoint belongs to is gone."""
+    """The replication slot that the checkpoint belongs to does not exist.
+
+    What to do: run `dbmazz snapshot`, which creates the slot and re-snapshots the tables.
+    """
 
 
 class SlotActive(SlotError):
-    """Another process is consuming the slot; the error names its pid and application."""
+    """Another process is consuming the replication slot; the error names its pid and application.
+
+    What to do: wait, stop the process that the error names, or give this pipeline its own `SOURCE_SLOT_NAME`.
+    """
 
 
 class SlotMismatch(SlotError):
-    """A slot of this name exists, but for another database, plugin or as a physical slot."""
+    """A slot of this name exists, but it is a physical slot, or belongs to another database or output plugin.
+
+    What to do: choose another `SOURCE_SLOT_NAME`.
+    """
 
 
 class SlotLost(SlotError):
-    """The server removed WAL that the slot needed (`max_slot_wal_keep_size`), or invalidated it."""
+    """The server removed WAL that the slot needed (`max_slot_wal_keep_size`), or invalidated the slot.
+
+    What to do: run `dbmazz teardown && dbmazz snapshot`, and raise `max_slot_wal_keep_size`.
+    """
 
 
 class SlotAheadOfCheckpoint(SlotError):
-    """The slot was confirmed beyond the checkpoint: changes in between are gone for good."""
+    """The slot was confirmed beyond the checkpoint: PostgreSQL does not send the changes in between again.
+
+    What to do: run `dbmazz snapshot`, and find out which other process used the slot.
+    """
 
 
 class SlotCreationBlocked(SlotError):
-    """Creating a slot waits for a transaction that is still open; the error names its pid and age."""
+    """The creation of a slot waits for a transaction that is still open; the error names its pid and age.
+
+    What to do: wait for the transaction that the error names, or end it.
+    """
 
 
 class ServerBehindCheckpoint(SlotError):
-    """The server's history does not reach the checkpoint: it was restored from a backup, or promoted too early."""
+    """The server's history does not reach the checkpoint: the server was restored from a backup, or a standby was
+    promoted too early.
+
+    What to do: re-snapshot all tables: `dbmazz snapshot`.
+    """
 
 
 class HistoryDiverged(SlotError):
-    """The server no longer has the last transaction that was applied: it was restored from a backup, and written to."""
+    """The server does not have the last applied transaction: the server was restored from a backup, and written to
+    afterwards.
+
+    What to do: re-snapshot all tables: `dbmazz snapshot`.
+    """
 
 
 class WrongServer(SlotError):
-    """The destination's checkpoint belongs to another PostgreSQL cluster or database."""
+    """The destination's checkpoint belongs to another PostgreSQL cluster or database.
+
+    What to do: correct `SOURCE_URL`, or choose another `SINK_URL`.
+    """
 
 
 class DestinationError(DbmazzError):
-    """The destination cannot be opened or written."""
+    """The destination cannot be opened or written.
+
+    What to do: correct `SINK_URL`, or the permissions of file and directory.
+    """
 
     exit_code = 6
 
 
 class DestinationLocked(DestinationError):
-    """Another process holds the destination file."""
+    """Another process holds the destination file open.
+
+    What to do: end the process that the error names, or wait longer (`SINK_LOCK_TIMEOUT_S`).
+    """
 
 
 class DestinationConflict(DestinationError):
-    """A destination table is not what dbmazz left there, or not dbmazz's at all."""
+    """A table in the destination was changed by another program, was not created by dbmazz, or belongs to another
+    slot.
+
+    What to do: undo the change, rename or drop the other table, or run `dbmazz snapshot --tables ...`, as the error
+    says.
+    """
 
 
 class DiskFull(DestinationError):
-    """No space left where the destination lies."""
+    """The file system of the destination is full.
+
+    What to do: free some space and run the command again.
+    """
 
 
 class DataError(DbmazzError):
-    """What came from PostgreSQL cannot be understood or represented."""
+    """Data from PostgreSQL cannot be read, or cannot be represented in the destination.
+
+    What to do: follow the error; nothing was applied beyond the checkpoint.
+    """
 
     exit_code = 7
 
@@ -238,8 +350,10 @@ class DataError(DbmazzError):
 class ParseError(DataError):
     """A replication message is truncated, oversized or unknown.
 
+    What to do: report it, with the server's version and the output of `dbmazz peek`.
+
     Attributes:
-        message_type: The message's type byte as a character, or `?`.
+        message_type: Type byte of the message as a character, or `?` if the message has none.
         offset: Byte offset within the message at which reading failed.
         lsn: WAL position of the message.
     """
@@ -257,12 +371,21 @@ class ParseError(DataError):
 
 
 class BadValue(DataError):
-    """A value cannot be represented in the destination's type."""
+    """A value cannot be represented in the destination's type.
+
+    What to do: change the value in PostgreSQL, then run `dbmazz snapshot --tables ...`.
+    """
 
 
 class UnknownValue(DataError):
-    """PostgreSQL left out an unchanged TOAST value, and the row that should hold it is not in the destination."""
+    """PostgreSQL did not send an unchanged TOAST value, and the row that should hold it is not in the destination.
+
+    What to do: run `dbmazz snapshot --tables ...`.
+    """
 
 
 class SchemaChanged(DataError):
-    """A table's columns changed in the stream in a way that is not applied automatically."""
+    """The columns of a table changed in the stream in a way that is not applied automatically.
+
+    What to do: run `dbmazz snapshot --tables ...`.
+    """

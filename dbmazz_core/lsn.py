@@ -9,7 +9,7 @@ _TEXT = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
 
 
 class Lsn(int):
-    """A position in the WAL: an unsigned 64-bit integer that prints as PostgreSQL prints it.
+    """A position in the WAL, in bytes: an unsigned 64-bit integer that prints as PostgreSQL prints it.
 
     >>> Lsn.parse("16/B374D848")
     Lsn('16/B374D848')
@@ -19,6 +19,9 @@ class Lsn(int):
     '0/100'
 
     Source: PostgreSQL manual, section "pg_lsn Type" (datatype-pg-lsn).
+
+    Raises:
+        ValueError: The value does not fit into 64 bits.
     """
 
     __slots__ = ()
@@ -30,7 +33,11 @@ class Lsn(int):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `16/B374D848`. Raises ValueError for anything else."""
+        """Return the LSN that a text such as `16/B374D848` names.
+
+        Raises:
+            ValueError: The text is not an LSN.
+        """
         match = _TEXT.fullmatch(text.strip())
         if match is None:
             raise ValueError(f"not an LSN: {text!r}; one looks like 16/B374D848")
@@ -46,5 +53,5 @@ class Lsn(int):
         return format(str(self), spec)
 
 
-#: "No position": what Relation messages carry, and what no transaction can have.
+#: The invalid position, 0/0 (InvalidXLogRecPtr): Relation messages carry it, and no transaction has it.
 INVALID_LSN = Lsn(0)

@@ -1,10 +1,10 @@
-"""The module path of Python processes that we start.
+"""The module search path of the Python processes that dbmazz starts.
 
-Python puts the current directory first on it (`python -m`), or an empty entry that stands for it (`python -c`, an empty
-part of PYTHONPATH), and then a file of the user's called `select.py` is imported instead of the standard module. `-P`
-(Python's manual, "Command line and environment") leaves it out. What the parent imported from still has to be found:
-an installed package, an editable one, a source checkout, a zip file. So the parent's own path is passed on, entry by
-entry.
+Python puts the current directory first on `sys.path` (`python -m`), or an empty entry that stands for it (`python -c`,
+an empty part of PYTHONPATH). A user's file `select.py` in that directory is then imported instead of the standard
+module. `-P` (Python's manual, "Command line and environment") omits the directory. The child process must still find
+the packages of its parent: installed, editable, in a source checkout or in a zip file. The child therefore gets the
+parent's path, entry by entry.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-#: What the receiving process needs. Where these are found, there the parent found them.
-_NEEDED = ("dbmazz_core", "numpy", "psycopg", "psycopg_binary", "psycopg_c", "typing_extensions")
+#: Top-level packages that the receiver process imports. The child must find them where the parent found them.
+_REQUIRED = ("dbmazz_core", "numpy", "psycopg", "psycopg_binary", "psycopg_c", "typing_extensions")
 
 
 def module_path() -> list[str]:
-    """`sys.path` in absolute paths, and without the current directory.
+    """Return `sys.path` as absolute paths, without the current directory.
 
-    If a package that we need lives there, as in a source checkout, the current directory is the last entry: nothing in
-    it hides a module of another place.
+    If a required package is in the current directory, as in a source checkout, the current directory is the last entry:
+    no file in it then hides a module of another directory.
     """
     here = os.path.realpath(os.curdir)
     entries = [entry for entry in sys.path if os.path.realpath(entry or os.curdir) != here]
-    if len(entries) < len(sys.path) and here in _homes():
+    if len(entries) < len(sys.path) and here in _package_directories():
         entries.append(here)
     return [os.path.abspath(entry) for entry in entries]
 
 
-def safe_environment() -> dict[str, str]:
-    """Ours, for a Python process that starts others of its own: none of them imports from the current directory."""
+def child_environment() -> dict[str, str]:
+    """Return an environment with which neither a Python process nor its children import from the current directory."""
     return {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(module_path())}
 
 
-def _homes() -> Iterator[str]:
-    """The directories, or zip files, with what we need."""
-    for name in _NEEDED:
-        # Found, not imported: that would take as long as starting the process.
+def _package_directories() -> Iterator[str]:
+    """Yield the directories and zip files that hold the required packages."""
+    for name in _REQUIRED:
+        # find_spec does not import the module: an import would take as long as the start of the process.
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.origin is not None:
             origin = Path(spec.origin)

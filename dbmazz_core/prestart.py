@@ -1,6 +1,6 @@
-"""Starting what a capture needs of processes, before what it needs of modules has been imported.
+"""Start the processes of a capture while its modules are still being imported.
 
-Light: it imports neither polars nor DuckDB.
+This module imports neither polars nor DuckDB.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Names of tables and columns, as the catalog spells them, and how SQL quotes them."""
+"""Names of tables and columns as the catalog spells them, and their quoting in SQL."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _PLAIN = re.compile(r"[a-z_][a-z0-9_$]*")
 
 
 def quote_identifier(name: str) -> str:
-    """Quote a name for SQL: PostgreSQL and DuckDB share the rule.
+    """Return a name quoted as an SQL identifier. PostgreSQL and DuckDB have the same rule.
 
     >>> quote_identifier("Order Items")
     '"Order Items"'
@@ -18,7 +18,7 @@ def quote_identifier(name: str) -> str:
 
 
 def quote_literal(text: str) -> str:
-    """Quote a text as a value for SQL: PostgreSQL and DuckDB share the rule.
+    """Return a text quoted as an SQL string literal. PostgreSQL and DuckDB have the same rule.
 
     >>> quote_literal("it's")
     "'it''s'"
@@ -28,7 +28,7 @@ def quote_literal(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, order=True)
 class TableRef:
-    """A table by schema and name, as the catalog spells them.
+    """A table, named by schema and name as the catalog spells them.
 
     >>> str(TableRef("public", "orders")), str(TableRef("public", "Order Items"))
     ('public.orders', 'public."Order Items"')
@@ -41,7 +41,7 @@ class TableRef:
 
     @property
     def sql(self) -> str:
-        """The quoted, qualified name for SQL of either side."""
+        """The quoted, qualified name, valid in SQL of PostgreSQL and of DuckDB."""
         return f"{quote_identifier(self.schema)}.{quote_identifier(self.name)}"
 
     def __str__(self) -> str:
@@ -49,13 +49,21 @@ class TableRef:
 
 
 def quoted_if_needed(name: str) -> str:
-    """A name as people write it: quoted only where it has to be."""
+    """Return a name as SQL needs it: quoted only if PostgreSQL would otherwise read another name.
+
+    >>> quoted_if_needed("orders"), quoted_if_needed("Orders")
+    ('orders', '"Orders"')
+    """
     return name if _PLAIN.fullmatch(name) else quote_identifier(name)
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class ColumnRef:
-    """A column by schema, table and name, as the catalog spells them."""
+    """A column, named by schema, table and name as the catalog spells them.
+
+    >>> str(ColumnRef(TableRef("public", "users"), "E-mail"))
+    'public.users."E-mail"'
+    """
 
     table: TableRef
     name: str

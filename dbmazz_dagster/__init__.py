@@ -1,4 +1,11 @@
-"""Dagster integration of dbmazz: PostgreSQL's tables as assets, kept fresh by bounded capture windows."""
+"""Dagster integration of dbmazz: captured PostgreSQL tables as assets, updated by bounded capture windows.
+
+`__all__` is the public API.
+
+>>> shop = DbmazzResource(source_url="postgres://localhost/shop", tables="orders")
+>>> [spec.key.to_user_string() for spec in build_source_asset_specs(shop)]
+['postgres/public/orders']
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The decorator that makes one asset per captured table, and the specs of the source tables."""
+"""The decorator that defines one asset per captured table, and the specs of the source tables."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def dbmazz_assets(
     required_resource_keys: set[str] | None = None,
     resolve_patterns: bool = False,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """Make one asset per captured table, and one for the checkpoint that every window materializes.
+    """Return a decorator that defines one asset per captured table, and one for the checkpoint of the slot.
 
         shop = DbmazzResource(source_url=dg.EnvVar("SOURCE_URL"), tables="public.orders, public.customers")
 
@@ -44,27 +44,26 @@ def dbmazz_assets(
             sensors=[build_dbmazz_sensor(shop, target=shop_tables)],
         )
 
-    The assets can be materialized by themselves; a window nevertheless applies every table of the slot, see
-    `DbmazzResource.capture`. Definitions load without any database: the tables come from the `tables`
-    setting, their columns with the first materialization.
+    Every window materializes the checkpoint's asset. A run can select single assets; its window still applies the
+    changes of all tables of the slot, see `DbmazzResource.capture`. Definitions load without a database: the tables
+    come from the setting `tables`, and their columns from the first materialization.
 
     Args:
-        source: What is captured: `tables` and `slot` are read now, everything else when a run needs it.
-        name: Name of the op; by default the function's.
-        translator: How tables become assets.
-        freshness: The checkpoint asset fails its freshness policy when nothing was captured, and the sensor
-            has not seen that there was nothing to capture, for so long. None for no policy.
+        source: The capture. `tables` and `slot` are read now, all other settings when a run needs them.
+        name: Name of the op; by default the name of the function.
+        translator: Turns tables into asset specs.
+        freshness: The freshness policy of the checkpoint's asset fails if, for this time, no window has run and the
+            sensor has not seen that the slot holds no changes. None for no policy.
         op_tags: Tags of the op.
-        pool: Concurrency pool; by default `dbmazz_` and the slot. PostgreSQL lets one run consume a slot in
-            any case.
-        retry_policy: Applies to errors that another attempt may cure.
-        required_resource_keys: Resources that the function takes from `context.resources` rather than by
-            parameter.
-        resolve_patterns: Ask PostgreSQL which tables `schema.*` means, each time definitions load. For
-            development; elsewhere definitions should not need a database, so list the tables.
+        pool: Concurrency pool; by default `dbmazz_` and the slot. Without a pool, too, PostgreSQL lets only one run
+            consume a slot.
+        retry_policy: Applies to errors that another attempt may resolve.
+        required_resource_keys: Resources that the function takes from `context.resources` instead of a parameter.
+        resolve_patterns: Ask PostgreSQL for the tables of `schema.*` each time definitions load. For development: in
+            production, list the tables, so that definitions load without a database.
 
     Raises:
-        ConfigError: If `tables` or `slot` is malformed, or has a pattern and `resolve_patterns` is not set.
+        ConfigError: `tables` or `slot` is malformed, or `tables` has a pattern and `resolve_patterns` is False.
     """
     resource = source if isinstance(source, DbmazzResource) else DbmazzResource.from_settings(source)
     translator = translator or DagsterDbmazzTranslator()
@@ -92,14 +91,19 @@ def build_source_asset_specs(
     translator: DagsterDbmazzTranslator | None = None,
     resolve_patterns: bool = False,
 ) -> list[dg.AssetSpec]:
-    """The tables in PostgreSQL, as external assets: where lineage begins.
+    """Return the specs of the tables in PostgreSQL: external assets, from which lineage begins.
 
     >>> shop = DbmazzResource(source_url="postgres://localhost/shop", tables="orders")
     >>> [spec.key.to_user_string() for spec in build_source_asset_specs(shop)]
     ['postgres/public/orders']
 
+    Args:
+        source: The capture.
+        translator: The translator that `dbmazz_assets` has.
+        resolve_patterns: As in `dbmazz_assets`.
+
     Raises:
-        ConfigError: As `dbmazz_assets`.
+        ConfigError: `tables` or `slot` is malformed, or `tables` has a pattern and `resolve_patterns` is False.
     """
     resource = source if isinstance(source, DbmazzResource) else DbmazzResource.from_settings(source)
     translator = translator or DagsterDbmazzTranslator()
@@ -109,7 +113,7 @@ def build_source_asset_specs(
 
 
 def table_props(resource: DbmazzResource, *, resolve_patterns: bool) -> Sequence[DbmazzTableProps]:
-    """The captured tables, as translators get them."""
+    """Return the captured tables as a translator gets them, sorted by name."""
     patterns = resource.table_patterns()
     open_ended = [pattern for pattern in patterns if pattern.name is None]
     if not open_ended:
@@ -118,19 +122,18 @@ def table_props(resource: DbmazzResource, *, resolve_patterns: bool) -> Sequence
         tables = [description.table for description in resource.pipeline().tables()]
     else:
         raise ConfigError(
-            f"TABLES has {format_tables(open_ended)}: which assets that means, only the database knows, and "
-            "definitions load without one",
+            f"TABLES has {format_tables(open_ended)}: Dagster's definitions need the names of all tables, and load "
+            "without a database",
             object="TABLES",
-            remedy="list the tables by name; or, in development, let the database be asked each time "
-            "definitions load: resolve_patterns=True, or DBMAZZ_RESOLVE_TABLES=true for "
-            "dbmazz_dagster.definitions",
+            remedy="list the tables by name; or, in development, query the database each time definitions load: "
+            "resolve_patterns=True, or DBMAZZ_RESOLVE_TABLES=true for dbmazz_dagster.definitions",
         )
     database = _database(resource)
     return [DbmazzTableProps(table, resource.slot_name, database) for table in sorted(tables)]
 
 
 def _database(resource: DbmazzResource) -> str | None:
-    """DuckDB names an attached file by its stem."""
+    """Return DuckDB's name of the destination, the stem of the file, or None if the path is an `EnvVar`."""
     path = resource.sink_url
     return None if isinstance(path, dg.EnvVar) else Path(path.removeprefix("duckdb://")).stem
 

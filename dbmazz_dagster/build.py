@@ -1,4 +1,4 @@
-"""All definitions of one capture at once: assets, job, schedule, sensor, checks and resource."""
+"""All definitions of one capture: assets, job, schedule, sensor, checks and resource."""
 
 # No postponed annotations here: Dagster reads the annotation of `config` as an object.
 
@@ -12,9 +12,9 @@ from dbmazz_core.errors import ConfigError
 from dbmazz_core.settings.config import Settings
 from dbmazz_dagster.assets import build_source_asset_specs, dbmazz_assets
 from dbmazz_dagster.checks import build_dbmazz_checks
-from dbmazz_dagster.history import unfinished_runs
 from dbmazz_dagster.resource import DbmazzResource
 from dbmazz_dagster.run_config import DbmazzConfig, Unchanged
+from dbmazz_dagster.run_history import unfinished_runs
 from dbmazz_dagster.sensor import build_dbmazz_sensor
 from dbmazz_dagster.translator import DagsterDbmazzTranslator
 
@@ -30,28 +30,31 @@ def build_definitions(
     sensor_interval_seconds: int | None = None,
     resolve_patterns: bool | None = None,
 ) -> dg.Definitions:
-    """Everything that one capture needs in Dagster; merge it with your own definitions.
+    """Return all definitions of one capture. Merge them with your own definitions:
 
         defs = dg.Definitions.merge(build_definitions(), dg.Definitions(assets=[daily_revenue]))
 
-    It holds: an asset per table, the checkpoint's asset and the source tables; the checks; the job
-    `<name>_capture`, which runs in one process and carries the slot's run tag; the schedule
-    `<name>_schedule`, stopped; the sensor `<name>_sensor`; and the resource, by the key `<name>`.
+    The definitions contain an asset per table, the checkpoint's asset and the source tables; the checks; the job
+    `<name>_capture`, which runs in one process and has the run tag of the slot; the schedule `<name>_schedule`, stopped
+    by default; the sensor `<name>_sensor`; and the resource with the key `<name>`.
+
+    >>> settings = Settings.from_env({"SOURCE_URL": "postgres://localhost/shop", "TABLES": "orders"})
+    >>> sorted(sensor.name for sensor in build_definitions(settings, name="shop").sensors)
+    ['shop_sensor']
 
     Args:
-        settings: What to capture; by default what the environment says.
-        name: Of the op and the resource, and in front of the other names. Several captures in one code
-            location need different names, and different slots.
-        translator: How tables become assets.
-        unchanged: What selected tables without changes yield, see `DbmazzResource.capture`.
-        schedule_minutes: Minutes between two runs of the schedule, by default DBMAZZ_SCHEDULE_MINUTES or 5.
-        sensor_running: Whether the sensor runs from the start, by default DBMAZZ_SENSOR=running|stopped or
-            running.
-        sensor_interval_seconds: By default DBMAZZ_SENSOR_INTERVAL_S or 30.
-        resolve_patterns: See `dbmazz_assets`; by default DBMAZZ_RESOLVE_TABLES=true|false or false.
+        settings: The capture; by default the settings in the environment.
+        name: Name of the op and the resource, and prefix of the other names. Several captures in one code location need
+            different names and different slots.
+        translator: Turns tables into asset specs.
+        unchanged: What a selected table without changes yields, see `DbmazzResource.capture`.
+        schedule_minutes: Minutes between two runs of the schedule, by default DBMAZZ_SCHEDULE_MINUTES, else 5.
+        sensor_running: Whether the sensor runs from the start, by default DBMAZZ_SENSOR=running|stopped, else True.
+        sensor_interval_seconds: Seconds between two ticks of the sensor, by default DBMAZZ_SENSOR_INTERVAL_S, else 30.
+        resolve_patterns: As in `dbmazz_assets`; by default DBMAZZ_RESOLVE_TABLES=true|false, else False.
 
     Raises:
-        ConfigError: If a setting is missing or malformed; `object` names its variable.
+        ConfigError: A setting is missing or malformed; `object` names its variable.
     """
     env = os.environ
     if schedule_minutes is None:
@@ -78,11 +81,11 @@ def build_definitions(
     sources = build_source_asset_specs(resource, translator=translator, resolve_patterns=resolve_patterns)
     job = dg.define_asset_job(
         f"{name}_capture",
-        # Without the checks: they read whole key columns, a window comes every half minute.
+        # Without the checks: they read whole key columns, and a window may run every half minute.
         selection=dg.AssetSelection.assets(tables).without_checks(),
         executor_def=dg.in_process_executor,
         tags=resource.run_tags,
-        description=f"One bounded window of slot {resource.slot_name}.",
+        description=f"Run one capture window of replication slot {resource.slot_name}.",
     )
     return dg.Definitions(
         assets=[tables, *sources],
@@ -104,7 +107,7 @@ def build_definitions(
 
 
 def _schedule(name: str, job: Any, resource: DbmazzResource, minutes: int) -> dg.ScheduleDefinition:
-    """For those who want windows by the clock instead of by need."""
+    """Return a schedule that runs windows at fixed times, an alternative to the sensor."""
     slot = resource.slot_name
 
     @dg.schedule(
@@ -112,12 +115,13 @@ def _schedule(name: str, job: Any, resource: DbmazzResource, minutes: int) -> dg
         job=job,
         cron_schedule=f"*/{minutes} * * * *",
         default_status=dg.DefaultScheduleStatus.STOPPED,
-        description=f"A window of slot {slot} every {minutes} minutes; an alternative to the sensor.",
+        description=f"Runs a capture window of replication slot {slot} every {minutes} minutes; an alternative to the "
+        "sensor.",
     )
     def evaluate(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        under_way = unfinished_runs(context.instance, slot)
-        if under_way:
-            return dg.SkipReason(f"run {under_way[0].dagster_run.run_id} is under way")
+        unfinished = unfinished_runs(context.instance, slot)
+        if unfinished:
+            return dg.SkipReason(f"run {unfinished[0].dagster_run.run_id} has not finished")
         return dg.RunRequest(tags=resource.run_tags)
 
     return evaluate
@@ -131,7 +135,7 @@ def _whole(env: Mapping[str, str], variable: str, *, default: int, maximum: int)
         raise ConfigError(
             f"{variable}={text!r} is not a whole number from 1 to {maximum}",
             object=variable,
-            remedy=f"set {variable} to such a number, or unset it for {default}",
+            remedy=f"set {variable} to a whole number from 1 to {maximum}, or unset it for {default}",
         )
     return int(text)
 

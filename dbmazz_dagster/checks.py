@@ -1,4 +1,4 @@
-"""Asset checks: keys are unique in the destination, nothing is in quarantine, and the slot is in good health."""
+"""Asset checks: keys are unique in the destination, quarantine is empty, and the server keeps the slot's WAL."""
 
 # No postponed annotations here: Dagster reads the annotation of `context` as an object.
 
@@ -26,7 +26,7 @@ KEY_UNIQUE: Final = "key_is_unique"
 #: Name of the check on every table whose bad values go to quarantine.
 QUARANTINE_EMPTY: Final = "quarantine_is_empty"
 
-#: WAL that the slot may hold back before the check warns, in bytes.
+#: Bytes of WAL that the slot may retain before the check warns.
 MAX_LAG_BYTES: Final = 1 << 30
 
 
@@ -37,24 +37,26 @@ def build_dbmazz_checks(
     max_lag_bytes: int = MAX_LAG_BYTES,
     resolve_patterns: bool = False,
 ) -> list[dg.AssetChecksDefinition]:
-    """Checks for the assets of `@dbmazz_assets`: `key_is_unique` on each table, `quarantine_is_empty` on those with
-    `ON_BAD_VALUE=quarantine`, `slot_health` on the checkpoint.
+    """Return the checks for the assets of `@dbmazz_assets`.
+
+    `key_is_unique` is on each table, `quarantine_is_empty` on each table with `ON_BAD_VALUE=quarantine`, and
+    `slot_health` on the checkpoint.
 
     >>> shop = DbmazzResource(source_url="postgres://localhost/shop", tables="orders")
     >>> [key.to_user_string() for check in build_dbmazz_checks(shop) for key in check.check_keys]
     ['public/orders:key_is_unique', 'dbmazz/dbmazz_slot:slot_health']
 
-    DuckDB's tables have no primary key index (the merge keeps keys unique), so a check shows that they are.
-    It reads whole key columns; leave it out of frequent jobs, as `build_definitions` does.
+    The tables in DuckDB have no primary key index: the merge keeps keys unique, and `key_is_unique` verifies that. The
+    check reads whole key columns; leave it out of frequent jobs, as `build_definitions` does.
 
     Args:
-        resource: What is captured.
-        translator: The one that the assets have.
-        max_lag_bytes: WAL that the slot may hold back before `slot_health` warns.
+        resource: The capture.
+        translator: The translator that the assets have.
+        max_lag_bytes: Bytes of WAL that the slot may retain before `slot_health` warns.
         resolve_patterns: As in `dbmazz_assets`.
 
     Raises:
-        ConfigError: As `dbmazz_assets`.
+        ConfigError: `tables` or `slot` is malformed, or `tables` has a pattern and `resolve_patterns` is False.
     """
     translator = translator or DagsterDbmazzTranslator()
     tables = [
@@ -74,7 +76,7 @@ def build_dbmazz_checks(
 
 
 def _key_check(resource: DbmazzResource, key: dg.AssetKey, table: TableRef) -> dg.AssetChecksDefinition:
-    @dg.asset_check(asset=key, name=KEY_UNIQUE, description=f"Every key of {table} occurs once in DuckDB.")
+    @dg.asset_check(asset=key, name=KEY_UNIQUE, description=f"Every key of {table} is unique in DuckDB.")
     def key_is_unique(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         with dbmazz_failures(context):
             return _check_key(resource.pipeline(), table)
@@ -83,7 +85,7 @@ def _key_check(resource: DbmazzResource, key: dg.AssetKey, table: TableRef) -> d
 
 
 def _quarantine_check(resource: DbmazzResource, key: dg.AssetKey, table: TableRef) -> dg.AssetChecksDefinition:
-    @dg.asset_check(asset=key, name=QUARANTINE_EMPTY, description=f"DuckDB holds every row of {table}.")
+    @dg.asset_check(asset=key, name=QUARANTINE_EMPTY, description=f"No row of {table} is in quarantine.")
     def quarantine_is_empty(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         with dbmazz_failures(context):
             return _check_quarantine(resource.pipeline(), table)
@@ -99,7 +101,7 @@ def _check_quarantine(pipeline: Pipeline, table: TableRef) -> dg.AssetCheckResul
         passed=not count,
         severity=dg.AssetCheckSeverity.WARN,
         description="; ".join(f"{reason}: {rows} rows" for reason, rows in reasons.items())
-        or "nothing is in quarantine",
+        or "no row is in quarantine",
         metadata={"quarantined": number(count)},
     )
 
@@ -108,12 +110,14 @@ def _check_key(pipeline: Pipeline, table: TableRef) -> dg.AssetCheckResult:
     with pipeline.destination() as sink:
         recorded = sink.read().tables.get(table)
         if recorded is None:
-            description = "not captured yet"
+            description = "the table has not been captured yet"
             return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description=description)
         if recorded.state.mode is Mode.CHANGELOG:
-            return dg.AssetCheckResult(passed=True, description="changelog: one row a change, keys come again")
+            return dg.AssetCheckResult(
+                passed=True, description="mode changelog: one row per change, so keys may repeat"
+            )
         if not recorded.schema.key:
-            return dg.AssetCheckResult(passed=True, description="no key: equal rows are allowed")
+            return dg.AssetCheckResult(passed=True, description="the table has no key, so equal rows are allowed")
         duplicates = sink.count_duplicated_keys(recorded.schema)
     return dg.AssetCheckResult(
         passed=duplicates == 0,
@@ -126,7 +130,7 @@ def _slot_check(resource: DbmazzResource, key: dg.AssetKey, max_lag_bytes: int) 
     @dg.asset_check(asset=key, name=SLOT_HEALTH, description="The server keeps all WAL that the slot needs.")
     def slot_health(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         with dbmazz_failures(context):
-            health = judge_slot(resource.pipeline().source_status(), max_lag_bytes)
+            health = assess_slot(resource.pipeline().source_status(), max_lag_bytes)
         return dg.AssetCheckResult(
             passed=health.passed,
             severity=health.severity,
@@ -139,7 +143,7 @@ def _slot_check(resource: DbmazzResource, key: dg.AssetKey, max_lag_bytes: int) 
 
 @dataclass(frozen=True, slots=True)
 class SlotHealth:
-    """What a look at the slot found."""
+    """The result of the check `slot_health`."""
 
     passed: bool
     severity: dg.AssetCheckSeverity
@@ -147,7 +151,7 @@ class SlotHealth:
     metadata: dict[str, Any]
 
     def evaluation(self, checkpoint: dg.AssetKey) -> dg.AssetCheckEvaluation:
-        """As an event without a run."""
+        """Return the result as an event that needs no run."""
         return dg.AssetCheckEvaluation(
             asset_key=checkpoint,
             check_name=SLOT_HEALTH,
@@ -158,24 +162,25 @@ class SlotHealth:
         )
 
 
-def judge_slot(status: SourceStatus, max_lag_bytes: int) -> SlotHealth:
-    """Whether the slot will be able to go on: it exists, and the server keeps the WAL that it needs.
+def assess_slot(status: SourceStatus, max_lag_bytes: int) -> SlotHealth:
+    """Return whether the next window can read the slot: the slot exists, and the server keeps the WAL that it needs.
 
-    An inactive slot is normal: between two windows nobody reads it. What counts is how much WAL it holds
-    back, and whether the server still keeps it (`wal_status`; PostgreSQL manual, view pg_replication_slots).
+    An inactive slot passes: between two windows no process reads it. The check warns if the slot retains more than
+    `max_lag_bytes` of WAL, and fails if the server has removed or may soon remove WAL that the slot needs
+    (`wal_status`; PostgreSQL manual, view pg_replication_slots).
     """
     lag = status.server_lsn - status.confirmed_lsn if status.confirmed_lsn is not None else 0
     description, severity = "the server keeps all WAL that the slot needs", None
     if not status.slot_exists:
         description, severity = f"slot {status.slot} does not exist", dg.AssetCheckSeverity.ERROR
     elif status.wal_status == "lost":
-        description = "the server has removed WAL that the slot needed: a new snapshot is needed"
+        description = "the server has removed WAL that the slot needs: run dbmazz teardown && dbmazz snapshot"
         severity = dg.AssetCheckSeverity.ERROR
     elif status.wal_status == "unreserved":
-        description = "the server may remove WAL that the slot needs at its next checkpoint: capture now"
+        description = "the server may remove WAL that the slot needs at the server's next checkpoint: run a window now"
         severity = dg.AssetCheckSeverity.ERROR
     elif lag > max_lag_bytes:
-        description, severity = f"the slot holds back {lag} bytes of WAL", dg.AssetCheckSeverity.WARN
+        description, severity = f"the slot retains {lag} bytes of WAL", dg.AssetCheckSeverity.WARN
     return SlotHealth(
         passed=severity is None,
         severity=severity or dg.AssetCheckSeverity.ERROR,

@@ -1,7 +1,8 @@
-"""Definitions configured from the environment; `workspace.yaml` loads them.
+"""Definitions of the capture that the environment configures; `workspace.yaml` loads this module.
 
-SOURCE_URL and TABLES are required, every other setting of the `dbmazz` command works too. Besides:
-DBMAZZ_SENSOR (running or stopped), DBMAZZ_SENSOR_INTERVAL_S, DBMAZZ_SCHEDULE_MINUTES, DBMAZZ_RESOLVE_TABLES.
+SOURCE_URL and TABLES are required; all other settings of the `dbmazz` command work too. Further variables:
+DBMAZZ_SENSOR (running or stopped), DBMAZZ_SENSOR_INTERVAL_S (seconds), DBMAZZ_SCHEDULE_MINUTES, and
+DBMAZZ_RESOLVE_TABLES (true or false); see `build_definitions`.
 """
 
 from __future__ import annotations

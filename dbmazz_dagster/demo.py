@@ -1,4 +1,4 @@
-"""Definitions of the demo: the capture that the environment describes, and revenue by day made of its tables."""
+"""Definitions of the demo: the capture that the environment configures, and an asset computed from its tables."""
 
 # No postponed annotations here: Dagster reads the annotation of `context` as an object.
 
@@ -31,7 +31,7 @@ ORDER BY day
 """
 
 _RETRY_S: Final = 0.2
-#: More than the settings' timeout: a window that catches up after a rest may hold the file for longer.
+#: Longer than the timeout in the settings: a window with many changes may hold the file for longer.
 _LOCK_TIMEOUT_S: Final = 60.0
 _DAYS_SHOWN: Final = 7
 
@@ -39,14 +39,14 @@ _DAYS_SHOWN: Final = 7
 @dg.asset(
     key_prefix="analytics",
     deps=[dg.AssetKey(["public", table]) for table in ("customers", "orders", "order_items")],
-    # Not eager() as it is: that waits for a moment in which no window runs, and they come one after the other.
+    # eager() alone waits for a moment without a running window, and the demo runs one window after the other.
     automation_condition=dg.AutomationCondition.eager().without(~dg.AutomationCondition.any_deps_in_progress()),
     group_name="analytics",
     kinds={"duckdb", "sql"},
     metadata={"dagster/table_name": "shop.analytics.daily_revenue"},
 )
 def daily_revenue(context: dg.AssetExecutionContext, dbmazz: DbmazzResource) -> dg.MaterializeResult[Any]:
-    """Revenue by day of the orders that were not cancelled, from the captured tables."""
+    """Revenue by day of all orders that are not cancelled, computed from the captured tables."""
     with dbmazz_failures(context), _writable(dbmazz.settings().sink) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute(_REVENUE_SQL)
@@ -68,7 +68,7 @@ def daily_revenue(context: dg.AssetExecutionContext, dbmazz: DbmazzResource) -> 
 
 @contextmanager
 def _writable(config: SinkConfig) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The DuckDB file for writing, once no window has it; DuckDB lets one process write at a time."""
+    """Open the DuckDB file for writing, as soon as no window holds it. DuckDB lets one process write at a time."""
     with _connect(config.url) as connection:
         yield connection
 

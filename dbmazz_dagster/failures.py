@@ -1,4 +1,4 @@
-"""Errors of dbmazz as Dagster's failures: what happened as description, what to do about it as metadata."""
+"""Errors of dbmazz as `dagster.Failure`, with the error as description and its remedy as metadata."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from dbmazz_core.errors import (
     SlotCreationBlocked,
     TableLocked,
 )
-from dbmazz_dagster.history import unfinished_runs
+from dbmazz_dagster.run_history import unfinished_runs
 from dbmazz_dagster.tags import SLOT_TAG
 
 
 def is_transient(error: DbmazzError) -> bool:
-    """Whether the same attempt may succeed later without anybody changing anything.
+    """Return whether another attempt may succeed although no setting and no table is changed.
 
-    A wrong password is a failed connection, but stays wrong.
+    `AuthenticationFailed` is not transient, although it is a `ConnectionFailed`.
     """
     transient = (
         ConnectionFailed,
@@ -44,10 +44,7 @@ def is_transient(error: DbmazzError) -> bool:
 def dbmazz_failures(
     context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext,
 ) -> Iterator[None]:
-    """Turn every `DbmazzError` of the block into a `dagster.Failure`.
-
-    The error has said what happened and what to do; its traceback goes to the log at debug level.
-    """
+    """Raise every `DbmazzError` of the block as a `dagster.Failure`. The traceback goes to the log at debug level."""
     try:
         yield
     except DbmazzError as error:
@@ -56,7 +53,7 @@ def dbmazz_failures(
 
 
 def to_failure(error: DbmazzError, *, held_by: str | None = None) -> dg.Failure:
-    """The error as a failure.
+    """Return an error as a failure, which allows retries if the error is transient.
 
     >>> from dbmazz_core.errors import SlotNotFound
     >>> failure = to_failure(SlotNotFound("slot s does not exist", object="s", remedy="dbmazz setup"))
@@ -64,8 +61,8 @@ def to_failure(error: DbmazzError, *, held_by: str | None = None) -> dg.Failure:
     ('slot s does not exist', 'dbmazz setup', False)
 
     Args:
-        error: What went wrong.
-        held_by: The Dagster run that holds what was found busy.
+        error: The error.
+        held_by: Id of the Dagster run that holds the slot or the destination, if it is known.
     """
     metadata: dict[str, dg.MetadataValue] = {
         "remedy": dg.MetadataValue.text(error.remedy),
@@ -78,7 +75,7 @@ def to_failure(error: DbmazzError, *, held_by: str | None = None) -> dg.Failure:
 
 
 def _held_by(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, error: DbmazzError) -> str | None:
-    """The other run of this slot that is under way, if there is one and the error says that it may be why."""
+    """Return the id of another unfinished run of the slot if the slot or the destination is in use, else None."""
     if not isinstance(error, SlotActive | DestinationLocked):
         return None
     slot = context.run.tags.get(SLOT_TAG)

@@ -1,4 +1,4 @@
-"""What a window did, as metadata: numbers where Dagster can plot them."""
+"""Metadata of materializations: the results of a window, as numbers that Dagster plots."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.table_description import TableDescription
 from dbmazz_core.model.table_state import TableState
 
-#: GraphQL's Int: Dagster's UI gets no number for a greater one, and plots nothing.
+#: Maximum of GraphQL's Int. Dagster's UI gets no value for a greater integer, and does not plot it.
 _MAX_INT: Final = 2**31 - 1
 
 
 def table_metadata(
     result: WindowResult, counts: TableCounts, state: TableState | None, schema: dg.TableSchema | None
 ) -> dict[str, Any]:
-    """Metadata of a table's materialization: its own counts, then the window's figures.
+    """Return the metadata of a table's materialization: the counts of the table, then the figures of the window.
 
-    The row count is that of `TableState`: live rows in mode soft_delete, changes in mode changelog.
+    The row count counts rows that are not deleted in mode soft_delete, and changes in mode changelog (`TableState`).
     """
     own: dict[str, Any] = {
         "inserts": number(counts.inserts),
@@ -45,7 +45,7 @@ def table_metadata(
 
 
 def checkpoint_metadata(result: WindowResult) -> dict[str, Any]:
-    """Metadata of the checkpoint's materialization: the window as a whole."""
+    """Return the metadata of the checkpoint's materialization: the figures of the whole window."""
     return {
         "changes": number(result.changes),
         "transactions": number(result.transactions),
@@ -71,7 +71,7 @@ def _window_metadata(result: WindowResult) -> dict[str, Any]:
 
 
 def lsn_metadata(lsn: Lsn) -> Mapping[str, Any]:
-    """An LSN to read and an LSN to plot. As a float, exact up to 8 PiB of WAL.
+    """Return the metadata of an LSN: as text, and as a number to plot. The float is exact up to 8 PiB of WAL.
 
     >>> lsn_metadata(Lsn.parse("16/B374D848"))
     {'confirmed_lsn': '16/B374D848', 'confirmed_lsn_number': 97500059720.0}
@@ -80,10 +80,10 @@ def lsn_metadata(lsn: Lsn) -> Mapping[str, Any]:
 
 
 def lag_seconds(result: WindowResult, now: datetime) -> float:
-    """How old the source's state is that the destination shows at least, in seconds.
+    """Return the age of the source's state that the destination has, in seconds.
 
-    A window that caught up holds all that had been committed when it began. Another one holds all up to the
-    last commit that it applied.
+    After a window that caught up, the destination has all transactions that were committed when the window began: the
+    age is the duration of the window. After another window, the age is that of the last applied commit.
     """
     if result.stop_reason is StopReason.CAUGHT_UP or result.commit_time is None:
         return round(result.duration_s, 3)
@@ -91,7 +91,7 @@ def lag_seconds(result: WindowResult, now: datetime) -> float:
 
 
 def column_schema(described: TableDescription) -> dg.TableSchema:
-    """A table's captured columns, with PostgreSQL's types, as Dagster shows them, and how they are masked."""
+    """Return the captured columns of a table with PostgreSQL's types, their masks, and the key."""
     key = ", ".join(described.key)
     return dg.TableSchema(
         columns=[
@@ -108,7 +108,7 @@ def column_schema(described: TableDescription) -> dg.TableSchema:
 
 
 def number(value: int) -> int | float:
-    """A count that plots however great it is.
+    """Return a count as a number that Dagster plots: a float if GraphQL's Int cannot hold it.
 
     >>> number(5), number(5_000_000_000)
     (5, 5000000000.0)

@@ -1,4 +1,4 @@
-"""The resource: settings as Dagster configuration, and the window that assets run."""
+"""The resource: the settings of a capture as Dagster configuration, and the window that assets run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from dbmazz_core.errors import ConfigError
 from dbmazz_core.model.policies import BadValuePolicy
 from dbmazz_core.pipeline import Pipeline
 from dbmazz_core.settings.by_table import ByTable
-from dbmazz_core.settings.config import SETTINGS, Setting, Settings, SourceConfig
+from dbmazz_core.settings.config import Settings, SourceConfig
 from dbmazz_core.settings.tables import TablePattern, format_tables, parse_tables
-from dbmazz_dagster import concealed
+from dbmazz_core.settings.variables import SETTINGS, Setting
+from dbmazz_dagster import secret_fields
 from dbmazz_dagster.failures import dbmazz_failures
 from dbmazz_dagster.run_config import DbmazzConfig, Unchanged
 from dbmazz_dagster.tags import SLOT_TAG
@@ -24,10 +25,10 @@ _BY_FIELD: dict[str, Setting] = {s.flag.removeprefix("--").replace("-", "_"): s 
 
 
 class DbmazzResource(dg.ConfigurableResource["DbmazzResource"]):
-    """One capture: a PostgreSQL source, its tables, a slot, and the DuckDB file they go to.
+    """One capture: a PostgreSQL source, its tables, a slot, and the DuckDB file that they are replicated into.
 
-    Every setting of the `dbmazz` command is a field, named as its flag, with the same default, and read by
-    the same reader: a bad value is the same `ConfigError`.
+    Every setting of the `dbmazz` command is a field with the name of its flag, the same default and the same parser: a
+    malformed value raises the same `ConfigError`.
 
         import dagster as dg
         from dbmazz_dagster import DbmazzResource
@@ -38,64 +39,85 @@ class DbmazzResource(dg.ConfigurableResource["DbmazzResource"]):
             sink_url="shop.duckdb",
         )
 
-    Give `source_url` as `EnvVar`: Dagster's UI then shows the variable's name. A URL given as text works as
-    well; its password is taken out before anything can show it.
+    Give `source_url` as `EnvVar`: Dagster's UI then shows the name of the variable. A URL as text works too; its
+    password is redacted in the field.
 
     >>> DbmazzResource(source_url="postgres://app:s3cret@db/shop", tables="orders").source_url
     'postgres://app:***@db/shop'
     """
 
-    source_url: str = Field(description="PostgreSQL URL, any libpq option. Give it as EnvVar.")
-    tables: str = Field(description="Comma-separated `schema.table`; quoted names and `schema.*` work.")
-    source_type: str = "postgres"
+    source_url: str = Field(
+        description="PostgreSQL connection URL or `key=value` string, with any libpq option. Give it as EnvVar."
+    )
+    tables: str = Field(
+        description="Tables to capture: comma-separated `schema.table`; quoted names and `schema.*` work."
+    )
+    source_type: str = Field(default="postgres", description="Source type; only `postgres`.")
     slot: str = Field(default="dbmazz_slot", description="Replication slot.")
     publication: str = Field(default="dbmazz_pub", description="Publication.")
-    replica_identity: str = Field(default="auto", description="`auto`, `full` or `leave`.")
+    replica_identity: str = Field(
+        default="auto", description="Replica identities that setup sets: `auto`, `full` or `leave` (change none)."
+    )
     cleanup_on_stop: bool = Field(default=False, description="Drop slot and publication on a graceful stop.")
-    columns_include: str | None = Field(default=None, description="Of tables named here, only these columns.")
+    columns_include: str | None = Field(
+        default=None, description="Of the tables named here, only these columns are captured."
+    )
     columns_exclude: str | None = Field(default=None, description="Columns that are not captured.")
-    columns_mask: str | None = Field(default=None, description="Columns to mask: `users.email=hash`.")
-    mask_key: str | None = Field(default=None, description="Secret that goes into hashes. Give it as EnvVar.")
-    columns_as_text: str | None = Field(default=None, description="Columns kept as PostgreSQL's text.")
-    numeric_as: str = Field(default="text", description="`text` or `double`, for numeric that no DECIMAL holds.")
-    mode: str = Field(default="mirror", description="`mirror`, `soft_delete` or `changelog`, and exceptions.")
-    on_bad_value: str = Field(default="error", description="`error` or `quarantine`, and exceptions.")
-    schema_changes: str = Field(default="apply", description="`apply`, `ignore` or `stop`, and exceptions.")
-    sink_type: str = "duckdb"
+    columns_mask: str | None = Field(default=None, description="Masks by column: `users.email=hash`.")
+    mask_key: str | None = Field(
+        default=None, description="Secret that is part of every hash of `columns_mask`. Give it as EnvVar."
+    )
+    columns_as_text: str | None = Field(default=None, description="Columns stored as PostgreSQL's text.")
+    numeric_as: str = Field(
+        default="text", description="Destination type of numeric that does not fit into DECIMAL: `text` or `double`."
+    )
+    mode: str = Field(
+        default="mirror", description="`mirror`, `soft_delete` or `changelog`; exceptions by table: `audit=changelog`."
+    )
+    on_bad_value: str = Field(
+        default="error",
+        description="Action for rows with values that DuckDB cannot hold: `error`, `quarantine`; exceptions by table.",
+    )
+    schema_changes: str = Field(
+        default="apply", description="`apply`, `ignore` or `stop`; exceptions by kind of change and by table."
+    )
+    sink_type: str = Field(default="duckdb", description="Destination type; only `duckdb`.")
     sink_url: str = Field(default="dbmazz.duckdb", description="Path of the DuckDB file.")
-    sink_lock_timeout_s: float = Field(default=10.0, description="Seconds to wait for the file's lock.")
+    sink_lock_timeout_s: float = Field(
+        default=10.0, description="Seconds to wait while another process holds the DuckDB file."
+    )
     sink_memory_limit: str = Field(default="1GB", description="DuckDB's memory_limit.")
-    flush_size: int = Field(default=250_000, description="Changes after which a flush is due.")
-    flush_interval_ms: int = Field(default=10_000, description="Milliseconds after which a flush is due.")
-    flush_max_bytes: str = Field(default="32MB", description="Bytes received after which changes are applied.")
-    do_snapshot: bool = Field(default=True, description="Copy existing rows at first.")
+    flush_size: int = Field(default=250_000, description="Flush after this many changes.")
+    flush_interval_ms: int = Field(default=10_000, description="Flush after this many milliseconds.")
+    flush_max_bytes: str = Field(default="32MB", description="Apply changes after this many received bytes.")
+    do_snapshot: bool = Field(default=True, description="Copy the rows that exist before the first change.")
     snapshot_chunk_size: int = Field(default=500_000, description="Rows that a worker copies at a time.")
     snapshot_parallel_workers: int = Field(default=1, description="Connections that copy at the same time.")
-    max_changes: int | None = Field(default=None, description="Changes after which a window ends.")
-    max_bytes: str | None = Field(default=None, description="Bytes received after which a window ends.")
-    max_seconds: float | None = Field(default=None, description="Seconds after which a window ends.")
+    max_changes: int | None = Field(default=None, description="End the window after this many changes.")
+    max_bytes: str | None = Field(default=None, description="End the window after this many received bytes.")
+    max_seconds: float | None = Field(default=None, description="End the window after this many seconds.")
 
     @field_validator("source_url", mode="after")
     @classmethod
-    def _conceal(cls, value: str) -> str:
-        """Whatever prints or shows the resource shows its fields: none may hold the password."""
-        return value if isinstance(value, dg.EnvVar) else concealed.conceal(value)
+    def _redact_source_url(cls, value: str) -> str:
+        """Redact the password: Dagster's UI and `repr` show all fields."""
+        return value if isinstance(value, dg.EnvVar) else secret_fields.redact_url(value)
 
     @field_validator("mask_key", mode="after")
     @classmethod
-    def _conceal_key(cls, value: str | None) -> str | None:
-        """As the URL's password."""
-        return value if value is None or isinstance(value, dg.EnvVar) else concealed.conceal_secret(value)
+    def _redact_mask_key(cls, value: str | None) -> str | None:
+        """Redact the key: Dagster's UI and `repr` show all fields."""
+        return value if value is None or isinstance(value, dg.EnvVar) else secret_fields.redact_secret(value)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> DbmazzResource:
-        """The resource that the environment describes, validated now.
+        """Return the resource that environment variables configure, validated now.
 
-        From the process environment (`env` is None) the URL stays a reference, `EnvVar("SOURCE_URL")`, and so does
-        `MASK_KEY`.
+        If `env` is None, the variables are those of the process, and the fields of `SOURCE_URL` and `MASK_KEY` are
+        references such as `EnvVar("SOURCE_URL")`.
 
         Raises:
-            ConfigError: If a required variable is missing or any is malformed; `object` names it.
+            ConfigError: A required variable is missing, or a variable is malformed; `object` names it.
         """
         settings = Settings.from_env(env)
         if env is not None:
@@ -107,7 +129,7 @@ class DbmazzResource(dg.ConfigurableResource["DbmazzResource"]):
 
     @classmethod
     def from_settings(cls, settings: Settings) -> DbmazzResource:
-        """The resource with these settings.
+        """Return the resource with the given settings.
 
         >>> settings = Settings.from_env({"SOURCE_URL": "postgres://localhost/shop", "TABLES": "orders"})
         >>> DbmazzResource.from_settings(settings).settings() == settings
@@ -116,33 +138,33 @@ class DbmazzResource(dg.ConfigurableResource["DbmazzResource"]):
         return cls(**_changed_fields(settings))
 
     def settings(self) -> Settings:
-        """The settings, read by the same readers as the environment's.
+        """Return the settings, parsed by the same parsers as environment variables.
 
         Raises:
-            ConfigError: If a value is malformed, or a variable that an `EnvVar` refers to is not set.
+            ConfigError: A value is malformed, or a variable that an `EnvVar` refers to is not set.
         """
         texts = {setting.variable: self._text(name) for name, setting in _BY_FIELD.items()}
         return Settings.from_env({variable: text for variable, text in texts.items() if text is not None})
 
     def table_patterns(self) -> tuple[TablePattern, ...]:
-        """What `tables` says. Needs no database and no `source_url`."""
+        """Return the parsed field `tables`. Needs neither a database nor `source_url`."""
         return parse_tables(self._text("tables") or "")
 
     @property
     def slot_name(self) -> str:
-        """The slot, also where the field is an `EnvVar`. Needs no `source_url`."""
+        """Name of the slot, also if the field is an `EnvVar`. Needs no `source_url`."""
         setting = _BY_FIELD["slot"]
-        return str(setting.read(setting.variable, self._text("slot") or ""))
+        return str(setting.parse(setting.variable, self._text("slot") or ""))
 
     def on_bad_value_policy(self) -> ByTable[BadValuePolicy]:
-        """What `on_bad_value` says. Needs no database and no `source_url`."""
+        """Return the parsed field `on_bad_value`. Needs neither a database nor `source_url`."""
         setting = _BY_FIELD["on_bad_value"]
-        policy: ByTable[BadValuePolicy] = setting.read(setting.variable, self._text("on_bad_value") or setting.default)
+        policy: ByTable[BadValuePolicy] = setting.parse(setting.variable, self._text("on_bad_value") or setting.default)
         return policy
 
     @property
     def run_tags(self) -> dict[str, str]:
-        """Tags for jobs that capture: by them the sensor sees that a run is under way.
+        """Tags for jobs that capture. The sensor finds unfinished runs of the slot by them.
 
         >>> DbmazzResource(source_url="postgres://localhost/shop", tables="orders").run_tags
         {'dbmazz/slot': 'dbmazz_slot'}
@@ -150,10 +172,10 @@ class DbmazzResource(dg.ConfigurableResource["DbmazzResource"]):
         return {SLOT_TAG: self.slot_name}
 
     def pipeline(self) -> Pipeline:
-        """The engine's pipeline with these settings. It connects when used.
+        """Return a pipeline with these settings. It connects when a method needs the databases.
 
         Raises:
-            ConfigError: As `settings`.
+            ConfigError: A value is malformed, or a variable that an `EnvVar` refers to is not set.
         """
         return Pipeline(self.settings())
 
@@ -164,10 +186,10 @@ class DbmazzResource(dg.ConfigurableResource["DbmazzResource"]):
         config: DbmazzConfig | None = None,
         unchanged: Unchanged = "skip",
     ) -> Iterator[dg.MaterializeResult[Any]]:
-        """Run one bounded window and yield what it did, for the assets of `@dbmazz_assets`.
+        """Run one bounded window and yield its results for the assets of `@dbmazz_assets`.
 
-        A slot carries all tables, so a window always applies all of them: selected assets yield
-        `MaterializeResult`, the others that changed are logged as `AssetMaterialization`, and so is the
+        A slot carries the changes of all tables, so a window applies them all. Selected assets yield
+        `MaterializeResult`. Changed assets that are not selected are logged as `AssetMaterialization`, and so is the
         checkpoint. The first window of a slot sets up the source and copies the tables.
 
             @dbmazz_assets(shop)
@@ -175,23 +197,23 @@ class DbmazzResource(dg.ConfigurableResource["DbmazzResource"]):
                 yield from dbmazz.capture(context, config=config)
 
         Args:
-            context: Of an asset that `@dbmazz_assets` made.
-            config: Limits and re-snapshot, from the run's configuration.
-            unchanged: What a selected table without changes yields. `skip`: nothing, which Dagster shows as
-                skipped, and nothing downstream runs. `observe`: an observation with its row count.
-                `materialize`: a materialization all the same. A table that this Dagster instance has never
-                seen materialized is materialized in any case, since its data is there.
+            context: Context of a function that `@dbmazz_assets` decorates.
+            config: Limits and tables to re-snapshot, from the run's configuration.
+            unchanged: What a selected table without changes yields. `skip` yields nothing: Dagster shows the asset as
+                skipped, and runs nothing downstream. `observe` logs an observation with the row count. `materialize`
+                yields a materialization. A table without any materialization in this Dagster instance is materialized
+                in all three cases, since its data exists.
 
         Raises:
-            dagster.Failure: For every error of dbmazz, with its remedy as metadata. Retries are allowed where
-                another attempt may succeed.
+            dagster.Failure: dbmazz raised an error; its remedy is in the metadata. Retries are allowed if the error is
+                transient.
         """
         with dbmazz_failures(context):
             settings = self.settings()
             yield from run_window(Pipeline(settings), settings, context, config or DbmazzConfig(), unchanged)
 
     def _text(self, name: str) -> str | None:
-        """A field as text, the way the environment would have it; None where it is not given."""
+        """Return a field as the text of its environment variable, None if it is not given."""
         value = getattr(self, name)
         if isinstance(value, dg.EnvVar) or hasattr(value, "env_var_name"):
             variable = value.env_var_name
@@ -206,11 +228,11 @@ class DbmazzResource(dg.ConfigurableResource["DbmazzResource"]):
             return "true" if value else "false"
         if value is None:
             return None
-        return concealed.reveal(str(value)) if name in ("source_url", "mask_key") else str(value)
+        return secret_fields.reveal(str(value)) if name in ("source_url", "mask_key") else str(value)
 
 
 def _changed_fields(settings: Settings) -> dict[str, Any]:
-    """Field values for the settings that differ from their defaults; the UI then shows what was chosen."""
+    """Return the fields whose settings differ from the defaults, so that Dagster's UI shows only these."""
     defaults = Settings(SourceConfig(settings.source.url, settings.source.tables))
     fields: dict[str, Any] = {
         "source_url": settings.source.url.reveal(),

@@ -1,4 +1,4 @@
-"""What a run can be told in Dagster's launchpad."""
+"""Run configuration, which a user enters in Dagster's launchpad."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Unchanged = Literal["skip", "observe", "materialize"]
 class DbmazzConfig(dg.Config):
     """Run configuration of the assets of `@dbmazz_assets`.
 
-    In the launchpad:
+    An example for the launchpad:
 
         ops:
           dbmazz:
@@ -28,20 +28,20 @@ class DbmazzConfig(dg.Config):
     WindowLimits(max_changes=1000, max_bytes=None, max_seconds=60)
     """
 
-    max_changes: int | None = Field(default=None, ge=1, description="End the window after so many changes.")
-    max_bytes: int | None = Field(default=None, ge=1, description="End the window after so many bytes received.")
-    max_seconds: float | None = Field(default=None, gt=0, description="End the window after so many seconds.")
+    max_changes: int | None = Field(default=None, ge=1, description="End the window after this many changes.")
+    max_bytes: int | None = Field(default=None, ge=1, description="End the window after this many received bytes.")
+    max_seconds: float | None = Field(default=None, gt=0, description="End the window after this many seconds.")
     resnapshot: bool = Field(
         default=False,
-        description="Copy the tables of the selected assets again. Their old rows stay readable until the "
-        "copy is complete, and the other tables follow as ever.",
+        description="Re-snapshot the tables of the selected assets. Readers see their old rows until the copy is "
+        "complete; all other tables are captured as usual.",
     )
     resnapshot_tables: list[str] = Field(
-        default=[], description="Copy these tables again (`schema.table`), whatever is selected."
+        default=[], description="Re-snapshot these tables (`schema.table`), whether their assets are selected or not."
     )
 
     def limits(self, defaults: WindowLimits) -> WindowLimits:
-        """These limits, and the resource's where none is given here."""
+        """Return the limits of this run, and the resource's limits where this configuration has none."""
         return WindowLimits(
             max_changes=defaults.max_changes if self.max_changes is None else self.max_changes,
             max_bytes=defaults.max_bytes if self.max_bytes is None else self.max_bytes,

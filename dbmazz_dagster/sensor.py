@@ -1,4 +1,4 @@
-"""The sensor: asks for a window when there is something to capture, and nobody is at it."""
+"""The sensor: requests a window when the slot holds changes and no run is capturing them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from dbmazz_core.errors import DbmazzError
 from dbmazz_core.model.source_status import SourceStatus
 from dbmazz_core.pipeline import Pipeline
 from dbmazz_core.settings.tables import format_tables
-from dbmazz_dagster.checks import MAX_LAG_BYTES, judge_slot
+from dbmazz_dagster.checks import MAX_LAG_BYTES, assess_slot
 from dbmazz_dagster.failures import is_transient
-from dbmazz_dagster.history import History, lsn_text, next_attempt, read_history
 from dbmazz_dagster.metadata import lsn_metadata
 from dbmazz_dagster.resource import DbmazzResource
+from dbmazz_dagster.run_history import RunHistory, lsn_text, next_attempt, read_run_history
 from dbmazz_dagster.tags import ATTEMPT_TAG, FROM_LSN_TAG, REASON_TAG
 from dbmazz_dagster.translator import DagsterDbmazzTranslator
 
-#: Seconds after which an unchanged state is reported again: the slot's health, and that there is nothing to
-#: capture.
+#: Seconds after which an unchanged state is reported again: the health of the slot, or a slot without changes.
 _REPEAT_AFTER_S = 600.0
 
 
@@ -42,40 +41,51 @@ def build_dbmazz_sensor(
     translator: DagsterDbmazzTranslator | None = None,
     default_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.STOPPED,
 ) -> dg.SensorDefinition:
-    """A sensor that asks for a window when changes wait in the slot.
+    """Return a sensor that requests a window when the slot holds changes of the captured tables.
 
         build_dbmazz_sensor(shop, target=shop_tables, default_status=dg.DefaultSensorStatus.RUNNING)
 
-    Each tick reads the slot's state, and looks into the slot (consuming nothing) only where the server has
-    written WAL since the slot's confirmed LSN. It asks for a run when the slot does not exist yet (the first
-    capture), when a transaction touched the captured tables, when `tables` changed, when the last run failed,
-    and when so much unrelated WAL has gathered that the slot should move on. It asks for none while a run
-    with the slot's tag is unfinished or anybody else consumes the slot. Every request has a run key of its
-    own (slot, confirmed LSN, attempt), so that a failed run never stalls it; after repeated failures it
-    waits, twice as long each time.
+    Each tick reads the state of the slot. It reads the changes in the slot, without consuming them, only if the server
+    has written WAL since the slot's confirmed LSN. The sensor requests a run
 
-    The cursor is for display and for saying things once: it shows the confirmed LSN. Losing it loses nothing.
+    - if the slot does not exist yet (the first capture);
+    - if a transaction changed the captured tables;
+    - if the setting `tables` changed;
+    - if the last run failed;
+    - if the slot retains more than `advance_after_bytes` of WAL, so that the slot should move.
 
-    A poll that fails for a passing reason (server down, slot busy) is a skipped tick that says what and what
-    to do; a wrong password, a missing privilege or a bad setting fails the tick.
+    It requests no run while a run with the slot's tag is unfinished, or while another process consumes the slot. Every
+    request has its own run key (slot, confirmed LSN, attempt), so that Dagster launches a new run after a failed one.
+    After repeated failures the sensor waits, each time twice as long.
+
+    The cursor shows the confirmed LSN, and prevents repeated events. It may be lost without consequences.
+
+    A tick that fails for a transient reason (server down, slot in use) is skipped, with the error and its remedy as
+    reason. A wrong password, a missing privilege or a malformed setting fails the tick.
+
+    >>> shop = DbmazzResource(source_url="postgres://localhost/shop", tables="orders", slot="shop")
+    >>> build_dbmazz_sensor(shop, target="*").name
+    'shop_sensor'
 
     Args:
-        resource: What is captured.
+        resource: The capture.
         job: The job to run.
-        target: Instead of a job: the assets to materialize, such as the definition that `@dbmazz_assets`
-            made.
-        name: By default the slot and `_sensor`.
+        target: The assets to materialize, instead of a job: such as the definition from `@dbmazz_assets`.
+        name: Name of the sensor, by default the slot and `_sensor`.
         minimum_interval_seconds: Seconds between two ticks.
-        advance_after_bytes: Unrelated WAL, in bytes, that is worth a window: the slot moves and the server
-            can remove it.
-        max_backoff_seconds: Longest wait after repeated failures.
-        abandoned_after_seconds: A started run that has said nothing for so long, while nobody consumes the
-            slot, is taken for dead, as when its machine went away.
-        slot_health_check: Evaluate the check `slot_health` of the checkpoint asset, when it changes and every
+        advance_after_bytes: Bytes of WAL since the confirmed LSN after which a window runs even without changes of
+            captured tables: the slot moves, and the server can remove the WAL.
+        max_backoff_seconds: Maximum of the wait after repeated failures, in seconds.
+        abandoned_after_seconds: A started run that has logged nothing for this many seconds, while no process consumes
+            the slot, counts as failed: its machine may have stopped.
+        slot_health_check: Evaluate the check `slot_health` of the checkpoint's asset when its result changes, and every
             ten minutes.
-        max_lag_bytes: WAL that the slot may hold back before that check warns.
-        translator: The one that the assets have.
+        max_lag_bytes: Bytes of WAL that the slot may retain before that check warns.
+        translator: The translator that the assets have.
         default_status: Whether the sensor runs from the start.
+
+    Raises:
+        ConfigError: `slot` is malformed.
     """
     slot = resource.slot_name
     checkpoint = (translator or DagsterDbmazzTranslator()).get_checkpoint_spec(slot).key
@@ -93,7 +103,7 @@ def build_dbmazz_sensor(
         target=target,
         minimum_interval_seconds=minimum_interval_seconds,
         default_status=default_status,
-        description=f"Asks for a window when changes wait in slot {slot}.",
+        description=f"Requests a capture window when replication slot {slot} holds changes of the captured tables.",
     )
     def evaluate(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         try:
@@ -117,7 +127,13 @@ class _Policy:
 
 @dataclass(frozen=True, slots=True)
 class _Decision:
-    """Whether to ask for a run, and the sentence that says why."""
+    """Whether to request a run, and the reason.
+
+    Attributes:
+        request: Whether to request a run.
+        why: The reason, as skip reason or run tag.
+        caught_up: Whether the slot holds no changes of the captured tables.
+    """
 
     request: bool
     why: str
@@ -131,7 +147,7 @@ def _tick(
     pipeline = Pipeline(settings)
     status = pipeline.source_status()
     confirmed = status.confirmed_lsn if status.slot_exists else None
-    history = read_history(
+    history = read_run_history(
         context.instance,
         status.slot,
         confirmed,
@@ -139,7 +155,7 @@ def _tick(
     )
     cursor = _read_cursor(context.cursor)
     tables = format_tables(settings.source.tables)
-    decision = _decide(status, history, pipeline, policy, retabled=cursor.get("tables", tables) != tables)
+    decision = _decide(status, history, pipeline, policy, tables_changed=cursor.get("tables", tables) != tables)
     cursor |= {
         "slot": status.slot,
         "confirmed_lsn": None if confirmed is None else str(confirmed),
@@ -166,29 +182,31 @@ def _tick(
 
 
 def _decide(
-    status: SourceStatus, history: History, pipeline: Pipeline, policy: _Policy, *, retabled: bool
+    status: SourceStatus, history: RunHistory, pipeline: Pipeline, policy: _Policy, *, tables_changed: bool
 ) -> _Decision:
-    """The rules, in the order in which they are asked; PostgreSQL is asked last."""
-    if history.under_way is not None:
-        return _Decision(False, f"run {history.under_way} is under way")
+    """Return whether to request a run. The rule that reads the slot's changes is the last, since it costs most."""
+    if history.unfinished is not None:
+        return _Decision(False, f"run {history.unfinished} has not finished")
     if status.slot_active:
-        return _Decision(False, f"slot {status.slot} is in use by the server process {status.active_pid}")
+        return _Decision(False, f"slot {status.slot} is in use by server process {status.active_pid}")
     wait = history.seconds_to_wait(policy.interval, policy.max_backoff, time.time())
     if wait > 0:
-        return _Decision(False, f"{history.fruitless} runs in a row got nowhere; the next may start in {wait:.0f} s")
+        return _Decision(
+            False, f"{history.without_progress} runs in a row made no progress; next attempt in {wait:.0f} s"
+        )
     if not status.slot_exists or status.confirmed_lsn is None:
         return _Decision(True, f"slot {status.slot} does not exist: first capture")
     if history.last_failed is not None:
         return _Decision(True, f"run {history.last_failed} did not succeed")
-    if retabled:
-        return _Decision(True, "the configured tables changed")
+    if tables_changed:
+        return _Decision(True, "the setting TABLES changed")
     unread = max(0, status.server_lsn - status.confirmed_lsn)
     if unread == 0:
-        return _Decision(False, f"nothing written since {status.confirmed_lsn}", caught_up=True)
+        return _Decision(False, f"no WAL since {status.confirmed_lsn}", caught_up=True)
     if unread > policy.advance_after_bytes:
         return _Decision(True, f"{unread} bytes of WAL since {status.confirmed_lsn}")
     if pipeline.has_changes():
-        return _Decision(True, f"changes wait since {status.confirmed_lsn}")
+        return _Decision(True, f"changes of the captured tables since {status.confirmed_lsn}")
     return _Decision(False, f"no changes of the captured tables since {status.confirmed_lsn}", caught_up=True)
 
 
@@ -199,22 +217,22 @@ def _events(
     checkpoint: dg.AssetKey,
     cursor: dict[str, Any],
 ) -> Sequence[dg.AssetCheckEvaluation | dg.AssetMaterialization]:
-    """What the tick saw, as events without a run; the cursor remembers what has been said and when."""
+    """Return the events of a tick, which need no run. The cursor records the last events and their times."""
     now = time.time()
     events: list[dg.AssetCheckEvaluation | dg.AssetMaterialization] = []
     if policy.max_lag_bytes is not None and (status.slot_exists or cursor.get("health")):
-        health = judge_slot(status, policy.max_lag_bytes)
+        health = assess_slot(status, policy.max_lag_bytes)
         state = "passed" if health.passed else health.severity.value
         if cursor.get("health") != state or _due(cursor, "health_at", now):
             events.append(health.evaluation(checkpoint))
             cursor |= {"health": state, "health_at": now}
-    # That nothing waits is news of the checkpoint as well: without it a quiet night would look like a stale
-    # destination, for freshness counts materializations only.
+    # A slot without changes is an event of the checkpoint, too: freshness policies count materializations only, and a
+    # night without changes would make the destination look stale.
     if decision.caught_up and status.confirmed_lsn is not None and _due(cursor, "caught_up_at", now):
         events.append(
             dg.AssetMaterialization(
                 checkpoint,
-                description="the sensor looked: nothing to capture",
+                description="the sensor found no changes to capture",
                 metadata={
                     "changes": 0,
                     "lag_bytes": float(max(0, status.server_lsn - status.confirmed_lsn)),
@@ -233,7 +251,7 @@ def _due(cursor: dict[str, Any], key: str, now: float) -> bool:
 
 
 def _read_cursor(text: str | None) -> dict[str, Any]:
-    """The cursor's contents; anybody can edit it in the UI, so one that is not ours counts as none."""
+    """Return the contents of the cursor; a malformed one counts as empty, since users can edit it in the UI."""
     try:
         value = json.loads(text or "{}")
     except ValueError:

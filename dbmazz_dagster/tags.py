@@ -1,7 +1,7 @@
-"""Names that dbmazz leaves on runs and assets, so that sensor, resource and assets find each other.
+"""Names of the tags of runs and the metadata of assets, by which sensor, resource and assets find each other.
 
-A run carries `dbmazz/slot`: whoever asks whether a window of a slot is under way asks for that tag. Runs that
-the sensor requests carry the position they start from and the attempt besides, which make its run keys.
+Every run of a capture has the tag `dbmazz/slot`; the sensor finds unfinished windows of a slot by it. A run that the
+sensor requests also has the LSN that it starts from and the number of the attempt, which are parts of its run key.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from typing import Final
 
 #: Run tag: the replication slot that the run consumes.
 SLOT_TAG: Final = "dbmazz/slot"
-#: Run tag: the slot's confirmed LSN when the sensor asked for the run.
+#: Run tag: the slot's confirmed LSN when the sensor requested the run.
 FROM_LSN_TAG: Final = "dbmazz/from_lsn"
-#: Run tag: which request for a window from that LSN this is, from 1.
+#: Run tag: number of the sensor's request for a window from that LSN, from 1.
 ATTEMPT_TAG: Final = "dbmazz/attempt"
-#: Run tag: why the sensor asked.
+#: Run tag: the reason of the sensor's request.
 REASON_TAG: Final = "dbmazz/reason"
 
-#: Metadata of a table's asset: the table, as `TABLES` spells it.
+#: Metadata of a table's asset: the name of the table, as `TABLES` spells it.
 TABLE_METADATA: Final = "dbmazz/table"
-#: Metadata of the checkpoint asset: the slot.
+#: Metadata of the checkpoint's asset: the name of the slot.
 CHECKPOINT_METADATA: Final = "dbmazz/checkpoint_of"

@@ -1,4 +1,4 @@
-"""How tables become assets: keys, groups, kinds, lineage. Subclass the translator to choose otherwise."""
+"""The translator, which turns tables into asset specs: keys, groups, kinds and lineage. Subclass it to change them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from dbmazz_core.table_ref import TableRef
 
 @dataclass(frozen=True, slots=True)
 class DbmazzTableProps:
-    """What a translator knows of a table when definitions load; no database has been asked.
+    """The properties of a table that a translator gets when definitions load, without a database.
+
+    >>> DbmazzTableProps(TableRef("public", "orders"), slot="shop").table.sql
+    '"public"."orders"'
 
     Attributes:
-        table: The table, of the same name in source and destination.
-        slot: The replication slot that brings its changes.
-        database: DuckDB's name for the destination's file, None where it is not known yet.
+        table: The table, which has the same name in source and destination.
+        slot: The replication slot that carries the table's changes.
+        database: DuckDB's name for the destination file, None if it is not known yet.
     """
 
     table: TableRef
@@ -36,7 +39,7 @@ class DagsterDbmazzTranslator:
     >>> spec.key.to_user_string(), [d.asset_key.to_user_string() for d in spec.deps], sorted(spec.kinds)
     ('raw/public/orders', ['postgres/public/orders'], ['duckdb', 'postgres'])
 
-    Subclass it for anything that the attributes do not say:
+    Subclass it for a change that no attribute allows:
 
         class Named(DagsterDbmazzTranslator):
             def get_asset_spec(self, props):
@@ -44,12 +47,12 @@ class DagsterDbmazzTranslator:
                 return spec.replace_attributes(key=["shop", props.table.name])
 
     Attributes:
-        key_prefix: In front of `[schema, table]` and of the checkpoint's key.
-        source_key_prefix: In front of `[schema, table]` of the source tables.
-        group_name: Group of the captured tables and the checkpoint; by default the slot's name.
+        key_prefix: Prefix of the keys of captured tables (before `[schema, table]`) and of the checkpoint's key.
+        source_key_prefix: Prefix of the keys of source tables, before `[schema, table]`.
+        group_name: Group of the captured tables and the checkpoint; by default the name of the slot.
         owners: Owners of the captured tables, such as `team:data`.
         tags: Tags of the captured tables and the checkpoint.
-        automation_condition: Of the captured tables; the sensor makes one needless.
+        automation_condition: Automation condition of the captured tables, not needed with the sensor.
     """
 
     key_prefix: Sequence[str] = ()
@@ -60,12 +63,12 @@ class DagsterDbmazzTranslator:
     automation_condition: dg.AutomationCondition[dg.AssetKey] | None = None
 
     def get_asset_spec(self, props: DbmazzTableProps) -> dg.AssetSpec:
-        """The asset of a table in the destination."""
+        """Return the asset of a table in the destination."""
         qualified = [props.table.schema, props.table.name]
         return dg.AssetSpec(
             dg.AssetKey([*self.key_prefix, *map(_key_part, qualified)]),
             deps=[self.get_source_asset_spec(props).key],
-            description=f"`{props.table}`, kept equal to PostgreSQL's by slot `{props.slot}`.",
+            description=f"`{props.table}` in DuckDB, captured from PostgreSQL through replication slot `{props.slot}`.",
             group_name=self.group_name or props.slot,
             kinds={"postgres", "duckdb"},
             owners=self.owners,
@@ -75,9 +78,9 @@ class DagsterDbmazzTranslator:
         )
 
     def get_source_asset_spec(self, props: DbmazzTableProps) -> dg.AssetSpec:
-        """The external asset that stands for the table in PostgreSQL.
+        """Return the external asset of a table in PostgreSQL.
 
-        Its key does not name the database, so that development and production share one lineage.
+        Its key does not contain the database, so that development and production have the same lineage.
         """
         qualified = [props.table.schema, props.table.name]
         return dg.AssetSpec(
@@ -89,10 +92,10 @@ class DagsterDbmazzTranslator:
         )
 
     def get_checkpoint_spec(self, slot: str) -> dg.AssetSpec:
-        """The asset that every window materializes: how far the destination is."""
+        """Return the checkpoint's asset, which every window materializes."""
         return dg.AssetSpec(
             dg.AssetKey([*self.key_prefix, "dbmazz", slot]),
-            description=f"How far slot `{slot}` has come: confirmed LSN, lag, and what each window did.",
+            description=f"Checkpoint of replication slot `{slot}`: confirmed LSN, lag, and the changes of each window.",
             group_name=self.group_name or slot,
             kinds={"postgres", "duckdb"},
             tags=self.tags,
@@ -100,8 +103,9 @@ class DagsterDbmazzTranslator:
 
 
 def _key_part(name: str) -> str:
-    """A name that Dagster takes in the key of an asset that others depend on: letters, digits, `_` and `-`
-    (it makes op names of them). What had to be replaced is told apart by a checksum of the whole name.
+    """Return a name that Dagster accepts in an asset key: letters, digits, `_` and `-`, since op names contain it.
+
+    If a character was replaced, a checksum of the whole name is appended, so that different names stay different.
 
     >>> _key_part("orders"), _key_part("Order Items")
     ('orders', 'Order_Items_dfa98277')

@@ -24,13 +24,14 @@ from dbmazz_dagster.metadata import checkpoint_metadata, column_schema, table_me
 from dbmazz_dagster.run_config import DbmazzConfig, Unchanged
 from dbmazz_dagster.tags import CHECKPOINT_METADATA, SLOT_TAG, TABLE_METADATA
 
-#: Seconds between two log lines of a long window. The sensor takes long silence for death (see history.py).
+#: Seconds between two log lines of a long window. The sensor counts a run that stops logging as failed
+#: (run_history.py).
 _REPORT_EVERY_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Assets:
-    """The assets of one `@dbmazz_assets`."""
+    """The asset keys of one `@dbmazz_assets` definition."""
 
     tables: Mapping[TableRef, dg.AssetKey]
     checkpoint: dg.AssetKey | None
@@ -55,9 +56,9 @@ def run_window(
     config: DbmazzConfig,
     unchanged: Unchanged,
 ) -> Iterator[dg.MaterializeResult[Any]]:
-    """Capture one window and yield its events; see `DbmazzResource.capture`."""
+    """Run one window and yield its materializations; see `DbmazzResource.capture`."""
     assets = _Assets.of(context.assets_def)
-    # A run started by hand from the asset graph has no tags of its own.
+    # A run that a user starts from the asset graph does not have the job's tags.
     context.instance.add_run_tags(context.run.run_id, {SLOT_TAG: settings.source.slot})
     resnapshot = _resnapshot(config, assets, context)
     try:
@@ -68,17 +69,19 @@ def run_window(
             context,
         )
     except _Interrupted as interrupted:
-        # What was committed is there: say so, then go as Dagster wants it.
+        # The flushes so far are committed: log their materializations, then end as Dagster asked.
         if interrupted.result is not None:
-            for event in _Report(pipeline, settings.source, context, assets, interrupted.result).events(unchanged):
-                context.log_event(_logged(event))
+            for event in _WindowReport(pipeline, settings.source, context, assets, interrupted.result).events(
+                unchanged
+            ):
+                context.log_event(_as_materialization(event))
         raise interrupted.reason from None
-    report = _Report(pipeline, settings.source, context, assets, result)
+    report = _WindowReport(pipeline, settings.source, context, assets, result)
     for event in report.events(unchanged):
         if event.asset_key in context.selected_asset_keys:
             yield event
         else:
-            context.log_event(_logged(event))
+            context.log_event(_as_materialization(event))
 
 
 def _resnapshot(config: DbmazzConfig, assets: _Assets, context: dg.AssetExecutionContext) -> list[TableRef]:
@@ -93,7 +96,7 @@ def _resnapshot(config: DbmazzConfig, assets: _Assets, context: dg.AssetExecutio
 
 
 class _Interrupted(Exception):
-    """Dagster asked the run to end; `result` is what the window had committed by then."""
+    """Dagster asked the run to end. `result` is the result of the window up to its last flush."""
 
     def __init__(self, reason: BaseException, result: WindowResult | None) -> None:
         super().__init__(str(reason))
@@ -105,11 +108,11 @@ def _interruptible(
     capture: Callable[[threading.Event, Callable[[Progress], None]], WindowResult],
     context: dg.AssetExecutionContext,
 ) -> WindowResult:
-    """Run a capture in a thread of its own, and wait for it.
+    """Run a capture in another thread, and wait for its result.
 
-    Signals reach the main thread only: Dagster's terminate raises in it, wherever it is. Here it is nowhere
-    but in this wait, so the window can be asked to end at its next flush instead of being torn out of the
-    middle of one. A second signal leaves at once; the engine then loses its open flush, nothing else.
+    Python runs signal handlers in the main thread only, and Dagster's handler for a termination raises an exception at
+    the current statement. In the main thread that statement is this wait. The window itself is not interrupted: it is
+    asked to end at its next flush. A second signal ends the wait at once; the flush in progress is then lost.
     """
     stop = threading.Event()
     latest: list[Progress | None] = [None]
@@ -128,31 +131,31 @@ def _interruptible(
                 return future.result(timeout=_REPORT_EVERY_S)
             except FutureTimeout:
                 if future.done():
-                    raise  # the capture's own
-                context.log.info(_sentence(latest[0]))
+                    raise  # the capture raised it
+                context.log.info(_progress_line(latest[0]))
     except (dg.DagsterExecutionInterruptedError, KeyboardInterrupt) as reason:
-        context.log.info("asked to stop: the window ends at its next flush, a copy before its next rows")
+        context.log.info("stop requested: the window ends at its next flush, a copy before its next rows")
         stop.set()
         try:
             result = future.result()
         except DbmazzError as error:
-            context.log.warning(f"while stopping: {error}")
+            context.log.warning(f"the window failed while it was stopping: {error}")
             raise _Interrupted(reason, None) from None
         raise _Interrupted(reason, result) from None
 
 
-def _sentence(progress: Progress | None) -> str:
+def _progress_line(progress: Progress | None) -> str:
     if progress is None:
         return "capturing"
     if progress.message:
         return progress.message
     if progress.table is not None:
         return f"copying {progress.table}: {progress.rows:,} of about {progress.total_rows or 0:,} rows"
-    return f"{progress.rows:,} changes up to {progress.lsn}, the window ends at {progress.upper_lsn}"
+    return f"applied {progress.rows:,} changes, LSN {progress.lsn} of {progress.upper_lsn}"
 
 
-class _Report:
-    """The events that say what a window did."""
+class _WindowReport:
+    """The materializations and log messages of a finished window."""
 
     def __init__(
         self,
@@ -167,53 +170,53 @@ class _Report:
         self._result = result
         self._states: Mapping[TableRef, TableState] = {}
         self._schemas: Mapping[TableRef, dg.TableSchema] = {}
-        # The window is committed; what only decorates its report must not fail it.
+        # The window is committed: an error while row counts and columns are read must not fail the run.
         try:
             status: PipelineStatus = pipeline.status()
             self._states = {state.table: state for state in status.tables}
             if status.destination_error:
-                context.log.warning(f"no row counts: {status.destination_error}")
+                context.log.warning(f"row counts are not available: {status.destination_error}")
             self._schemas = {described.table: column_schema(described) for described in pipeline.tables()}
         except DbmazzError as error:
-            context.log.warning(f"no row counts or columns: {error}")
+            context.log.warning(f"row counts and columns are not available: {error}")
 
     def events(self, unchanged: Unchanged) -> Iterator[dg.MaterializeResult[Any]]:
-        """Materializations of the tables that changed or were asked for, and of the checkpoint."""
+        """Yield the materializations of tables that changed or were selected, and of the checkpoint."""
         context, result = self._context, self._result
-        idle: list[str] = []
+        without_changes: list[str] = []
         for table, counts in sorted(result.tables.items()):
             key = self._assets.tables.get(table)
             if key is None:
-                context.log.warning(f"{table} was captured but has no asset: reload the definitions")
+                context.log.warning(f"{table} was captured, but has no asset: reload the definitions")
                 continue
             selected = key in context.selected_asset_keys
             metadata = table_metadata(result, counts, self._states.get(table), self._schemas.get(table))
-            if _touched(counts) or (selected and (unchanged == "materialize" or self._never_seen(key))):
+            if _has_changes(counts) or (selected and (unchanged == "materialize" or self._never_materialized(key))):
                 yield dg.MaterializeResult(asset_key=key, metadata=metadata)
             elif selected:
-                idle.append(str(table))
+                without_changes.append(str(table))
                 if unchanged == "observe":
                     context.log_event(dg.AssetObservation(key, metadata=metadata))
-        if idle:
-            context.log.info(f"no changes up to {result.end_lsn}: {', '.join(idle)}")
+        if without_changes:
+            context.log.info(f"no changes up to LSN {result.end_lsn}: {', '.join(without_changes)}")
         for sentence in result.schema_changes:
             context.log.info(sentence)
         for table, reason in sorted(result.copy_anew.items()):
-            context.log.warning(f"{table} {reason}: copied anew")
+            context.log.warning(f"{table} {reason}: re-snapshotted")
         if result.stop_reason is not StopReason.CAUGHT_UP:
-            context.log.info(f"stopped by {result.stop_reason.value} with {result.lag_bytes} bytes to go")
+            context.log.info(f"stopped before it caught up ({result.stop_reason.value}): lag {result.lag_bytes} bytes")
         if self._assets.checkpoint is not None and result.end_lsn > INVALID_LSN:
             yield dg.MaterializeResult(asset_key=self._assets.checkpoint, metadata=checkpoint_metadata(result))
 
-    def _never_seen(self, key: dg.AssetKey) -> bool:
+    def _never_materialized(self, key: dg.AssetKey) -> bool:
         return self._context.instance.get_latest_materialization_event(key) is None
 
 
-def _touched(counts: TableCounts) -> bool:
+def _has_changes(counts: TableCounts) -> bool:
     return bool(counts.changes or counts.truncates or counts.snapshot_rows is not None)
 
 
-def _logged(event: dg.MaterializeResult[Any]) -> dg.AssetMaterialization:
+def _as_materialization(event: dg.MaterializeResult[Any]) -> dg.AssetMaterialization:
     if event.asset_key is None:
         raise ValueError("an event without an asset key")
     return dg.AssetMaterialization(event.asset_key, metadata=event.metadata)

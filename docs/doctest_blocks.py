@@ -1,4 +1,4 @@
-"""An extension of griffe that turns the examples in docstrings into code blocks of the site."""
+"""A griffe extension for the documentation site: doctest examples in docstrings become code blocks."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _FLAG = re.compile(r"\s*# doctest: \+\w+$", re.MULTILINE)
 
 
 class DoctestBlocks(griffe.Extension):
-    """Put every paragraph that begins with `>>>` into a fenced block."""
+    """Puts every paragraph that begins with `>>>` between code fences."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
-        """Fence the examples in the docstring of an object (griffe's manual, "Extensions")."""
+        """Change the docstring of an object; griffe calls this for each (its manual, "Extensions")."""
         if obj.docstring is not None:
             text = _FLAG.sub("", obj.docstring.value)
             obj.docstring.value = _EXAMPLE.sub(lambda found: f"```pycon\n{found[0]}\n```", text)

@@ -9,7 +9,7 @@ import click
 import pytest
 
 from dbmazz_core.cli.commands import dbmazz
-from dbmazz_core.settings.config import SETTINGS
+from dbmazz_core.settings.variables import SETTINGS
 from docs.reference import DOCUMENTS, TYPE_DOCUMENTS, error_classes, filled_in
 
 DOCUMENT = DOCUMENTS[0]

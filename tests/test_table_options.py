@@ -16,10 +16,10 @@ from dbmazz_core.settings.by_table import (
     ColumnMasks,
     ColumnNames,
     SchemaPolicy,
-    by_table,
-    column_masks,
-    column_names,
-    schema_policy,
+    parse_by_table,
+    parse_column_masks,
+    parse_column_names,
+    parse_schema_policy,
 )
 from dbmazz_core.settings.tables import TablePattern
 from dbmazz_core.table_ref import ColumnRef, TableRef
@@ -28,19 +28,19 @@ T, U, SALES = TableRef("public", "t"), TableRef("public", "u"), TableRef("sales"
 
 
 def modes(text: str) -> ByTable[Mode]:
-    return by_table("MODE", text, Mode)
+    return parse_by_table("MODE", text, Mode)
 
 
 def policy(text: str) -> SchemaPolicy:
-    return schema_policy("SCHEMA_CHANGES", text)
+    return parse_schema_policy("SCHEMA_CHANGES", text)
 
 
 def names(text: str) -> ColumnNames:
-    return column_names("COLUMNS_EXCLUDE", text)
+    return parse_column_names("COLUMNS_EXCLUDE", text)
 
 
 def masks(text: str) -> ColumnMasks:
-    return column_masks("COLUMNS_MASK", text)
+    return parse_column_masks("COLUMNS_MASK", text)
 
 
 @pytest.mark.parametrize(
@@ -87,29 +87,29 @@ def test_columns_and_masks() -> None:
         (modes, ",mirror", "cannot read"),
         (modes, "mirrored", "'mirrored' is not one of mirror, soft_delete, changelog"),
         (modes, "t=mirrored", "'mirrored' is not one of"),
-        (modes, "t:x=mirror", "t:x is no table"),
-        (modes, "a.b.c=mirror", "a.b.c is no table"),
-        (modes, "*.t=mirror", r"\*.t is no table"),
+        (modes, "t:x=mirror", "t:x is not a table name"),
+        (modes, "a.b.c=mirror", "a.b.c is not a table name"),
+        (modes, "*.t=mirror", r"\*.t is not a table name"),
         (modes, "t=", "cannot read"),
         (modes, "t==mirror", "cannot read"),
         (modes, '"t=mirror', "cannot read"),
         (modes, "mirror soft_delete", "cannot read"),
-        (policy, "t:drop_column", "t:drop_column lacks its action"),
+        (policy, "t:drop_column", "t:drop_column has no action"),
         (policy, "t:drop=stop", "'drop' is not one of add_column"),
         (policy, "drop_column=maybe", "'maybe' is not one of apply, ignore, stop"),
         (policy, "stop it", "cannot read"),
-        (names, "t", "t is no column"),
-        (names, "t.*", r"t.\* is no column"),
-        (names, "d.s.t.c", "d.s.t.c is no column"),
-        (names, "t.c=hash", "followed by what is no column"),
-        (names, "t.c:x", "followed by what is no column"),
-        (masks, "t.c", "has to be followed by =hash"),
-        (masks, "t.c=md5", "has to be followed by =hash"),
-        (masks, "t.c=hash:3", "has to be followed by =hash"),
-        (masks, "t.c=truncate", "has to be followed by =hash"),
+        (names, "t", "t is not a column name"),
+        (names, "t.*", r"t.\* is not a column name"),
+        (names, "d.s.t.c", "d.s.t.c is not a column name"),
+        (names, "t.c=hash", "t.c is not followed by a comma"),
+        (names, "t.c:x", "t.c is not followed by a comma"),
+        (masks, "t.c", "must be followed by =hash"),
+        (masks, "t.c=md5", "must be followed by =hash"),
+        (masks, "t.c=hash:3", "must be followed by =hash"),
+        (masks, "t.c=truncate", "must be followed by =hash"),
         (masks, "t.c=truncate:-1", "cannot read"),
-        (masks, "t.c=truncate:x", "has to be followed by =hash"),
-        (masks, "t=hash", "t is no column"),
+        (masks, "t.c=truncate:x", "must be followed by =hash"),
+        (masks, "t=hash", "t is not a column name"),
     ],
 )
 def test_what_is_no_rule_is_an_error_that_names_the_variable(
@@ -148,7 +148,7 @@ def test_rules_by_table_are_read_as_they_are_written(
     mode: ByTable[Mode], bad: ByTable[BadValuePolicy], rules: SchemaPolicy
 ) -> None:
     assert modes(str(mode)) == mode
-    assert by_table("ON_BAD_VALUE", str(bad), BadValuePolicy) == bad
+    assert parse_by_table("ON_BAD_VALUE", str(bad), BadValuePolicy) == bad
     assert policy(str(rules)) == rules
 
 

@@ -1,4 +1,4 @@
-"""The backlogs that are captured: one table each, in transactions of about 1,000 rows."""
+"""The workloads: backlogs of one table each, in transactions of about 1,000 rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON documents of 8 KB, inserted and replaced."""
+"""JSON documents of 8 KB, inserted and updated."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from benchmarks.workloads.workload import Workload
 
 
 def _document(number: str, version: int) -> str:
-    """SQL for a document: 40 entries of about 200 bytes."""
+    """Return an SQL expression for a document with 40 entries of about 200 bytes."""
     return f"""
     (SELECT jsonb_build_object('id', {number}, 'version', {version}, 'items', jsonb_agg(jsonb_build_object(
                 'sku', md5(({number} * 40 + n + {version})::text), 'count', n, 'price', ({number} + n) % 1000 / 8.0,
@@ -27,5 +27,5 @@ DOCUMENTS = Workload(
     delete="DELETE FROM public.documents WHERE id BETWEEN {first} AND {last}",
     mix=(6, 3, 1),
     share=0.04,
-    bar=0.4,
+    minimum_ratio=0.4,
 )

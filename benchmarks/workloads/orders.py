@@ -1,4 +1,4 @@
-"""Ten columns, the whole old row with every change."""
+"""A table with ten columns and REPLICA IDENTITY FULL: updates and deletes carry the whole old row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values of 8 kB that updates leave alone, so that PostgreSQL does not send them: the old row is not sent either."""
+"""A table whose updates leave a value of 8 kB unchanged: PostgreSQL sends neither that value nor the old row."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from benchmarks.workloads.workload import Workload
 TOAST = Workload(
     name="toast",
     title="unchanged TOAST of 8 kB in every update",
-    # Texts of md5 do not compress; EXTERNAL says so.
+    # EXTERNAL: the texts, made of md5, do not compress.
     ddl="CREATE TABLE public.toast (id bigint PRIMARY KEY, status text, views integer, seen_at timestamptz, body text);"
     "ALTER TABLE public.toast ALTER COLUMN body SET STORAGE EXTERNAL",
     insert="INSERT INTO public.toast SELECT i, 'new', 0, timestamptz '2026-01-01' + i * interval '1 second', "
@@ -18,6 +18,6 @@ TOAST = Workload(
     delete="DELETE FROM public.toast WHERE id BETWEEN {first} AND {last}",
     mix=(4, 80, 1),
     share=0.8,
-    beforehand=True,
-    bar=0.4,
+    preloaded=True,
+    minimum_ratio=0.4,
 )

@@ -1,10 +1,10 @@
-"""Fifty columns of mixed types, a fifth of the values NULL."""
+"""A table with fifty columns of 13 types; a fifth of the values is NULL."""
 
 from __future__ import annotations
 
 from benchmarks.workloads.workload import Workload
 
-#: A column's type, and its value in row i of a group of ten columns; `{x}` is i and the group's number.
+#: A group of ten columns: type, and value in row i. `{x}` is i plus the number of the group.
 _GROUP = (
     ("integer", "({x} % 100003)::integer"),
     ("bigint", "{x} * 7919"),
@@ -17,7 +17,7 @@ _GROUP = (
     ("integer[]", "CASE WHEN {x} % 5 = 0 THEN NULL ELSE ARRAY[{x} % 10, {x} % 100, NULL, {x} % 1000]::integer[] END"),
     ("double precision", "CASE WHEN {x} % 6 = 0 THEN NULL ELSE {x} / 7.0 END"),
 )
-#: What stands in the last of the groups instead, for more types.
+#: Columns of the last group that replace a type of `_GROUP`, for more types.
 _OTHERS = {
     "bigint": ("date", "date '2000-01-01' + ({x} % 10000)::integer"),
     "uuid": ("boolean", "{x} % 3 = 1"),
@@ -42,5 +42,5 @@ WIDE = Workload(
     "c48 = ARRAY['changed'] WHERE id BETWEEN {first} AND {last}",
     delete="DELETE FROM public.wide WHERE id BETWEEN {first} AND {last}",
     share=0.3,
-    bar=0.4,
+    minimum_ratio=0.4,
 )

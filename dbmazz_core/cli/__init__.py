@@ -1,7 +1,7 @@
 """The `dbmazz` command.
 
-`main` is the console script. Nothing heavy (polars, DuckDB, Dagster) is imported before a command needs it, so that
-`dbmazz --help` is instant and a window starts soon.
+`main` is the console script. polars, DuckDB and Dagster are imported only when a command needs them, so that
+`dbmazz --help` answers at once and a window starts soon.
 """
 
 from __future__ import annotations

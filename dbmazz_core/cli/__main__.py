@@ -1,4 +1,4 @@
-"""`python -m dbmazz_core.cli`: the `dbmazz` command where its script is not on the path."""
+"""Run the `dbmazz` command as `python -m dbmazz_core.cli`, where its script is not on the path."""
 
 import sys
 

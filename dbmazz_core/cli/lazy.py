@@ -1,4 +1,4 @@
-"""`dbmazz demo`, which lives elsewhere and needs packages of its own: imported only when it is run."""
+"""The command `dbmazz demo`, imported only when it runs, since it needs packages of the extra `demo`."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ _MODULE = "dbmazz_core.demo.command"
 
 
 class LazyGroup(click.Group):
-    """A group that lists `demo` without importing it."""
+    """A command group that lists `demo` without importing it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order in which one meets them, not by name."""
+        """Return the commands in the order in which a user needs them; click's own order is by name."""
         return [*self.commands, "demo"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """For `demo` a stand-in that only has the line for `--help`."""
+        """Return a command; for `demo` a placeholder with only the line for `--help`."""
         return _STAND_IN if cmd_name == "demo" else super().get_command(ctx, cmd_name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command to run."""
+        """Return the command to run, with its arguments; `demo` is imported here."""
         name, command, rest = super().resolve_command(ctx, args)
         return name, _load_demo() if command is _STAND_IN else command, rest
 
 
 _STAND_IN = click.Command(
-    "demo", short_help="PostgreSQL, traffic, DuckDB and Dagster's UI on this machine.", add_help_option=False
+    "demo", short_help="Run PostgreSQL, traffic, DuckDB and Dagster's UI on this machine.", add_help_option=False
 )
 
 

@@ -1,4 +1,4 @@
-"""Progress on stderr: bars in a terminal, elsewhere a line every few seconds."""
+"""Progress on stderr: progress bars in a terminal, otherwise one line every few seconds."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
     from dbmazz_core.engine.progress import Progress
 
-#: Between two lines where there is no terminal; short work says nothing.
+#: Seconds between two lines without a terminal. Shorter work prints no line.
 _LINE_INTERVAL_S = 5.0
 
 
 @contextmanager
-def shown_progress(report: Report) -> Iterator[Callable[[Progress], None]]:
-    """A callback for the engine.
+def show_progress(report: Report) -> Iterator[Callable[[Progress], None]]:
+    """Yield a callback that the engine calls with its progress.
 
     Args:
-        report: Where lines go.
+        report: Prints the lines if stderr is not a terminal.
     """
     bars = _Bars() if sys.stderr.isatty() else None
     try:
@@ -35,13 +35,18 @@ def shown_progress(report: Report) -> Iterator[Callable[[Progress], None]]:
 
 
 def describe(progress: Progress) -> str:
-    """Progress in one line."""
+    """Return progress as one line.
+
+    >>> from dbmazz_core.engine.progress import Progress
+    >>> describe(Progress("snapshot", table="public.orders", rows=1000, total_rows=4000))
+    'copying public.orders: 1,000 of about 4,000 rows'
+    """
     match progress.phase:
         case "snapshot":
             total = f" of about {progress.total_rows:,}" if progress.total_rows else ""
             return f"copying {progress.table}: {progress.rows:,}{total} rows"
         case "stream":
-            return f"applied {progress.rows:,} changes, at {progress.lsn} of {progress.upper_lsn}"
+            return f"applied {progress.rows:,} changes, LSN {progress.lsn} of {progress.upper_lsn}"
         case _:
             return progress.message
 
@@ -58,7 +63,7 @@ class _Lines:
 
 
 class _Bars:
-    """One bar for each table that is copied, and one for the stream."""
+    """One progress bar for each table that is copied, and one for the stream."""
 
     def __init__(self) -> None:
         from rich import progress as rich_progress
@@ -80,7 +85,7 @@ class _Bars:
         if progress.phase == "snapshot":
             self._update(f"copying {progress.table}", progress.rows, progress.total_rows, f"{progress.rows:,} rows")
         elif progress.phase == "stream" and progress.lsn is not None and progress.upper_lsn is not None:
-            # By position, as nobody knows how many changes are to come. The first report is of the first flush.
+            # The number of changes to come is unknown, so the bar shows LSNs, from that of the first flush.
             first = self._first_lsn = progress.lsn if self._first_lsn is None else self._first_lsn
             total = max(progress.upper_lsn - first, 1)
             self._update("applying changes", progress.lsn - first, total, f"{progress.rows:,} changes")

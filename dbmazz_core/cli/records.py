@@ -1,4 +1,4 @@
-"""Change records as JSON and as lines."""
+"""Change records as JSON and as lines of text, for `dbmazz peek`."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from dbmazz_core.model.schema import TableSchema
 
 
 def record_to_dict(record: CdcRecord) -> dict[str, Any]:
-    """A record with JSON's types only. Key `type` says which one it is; the others depend on it.
+    """Return a record as a dictionary of JSON types. The key `type` names the record; the other keys depend on it.
 
-    A value that was not sent because it did not change is left out of `columns`; its name is in `unchanged`.
+    An unchanged TOAST value, which PostgreSQL did not send, is not in `columns`; its name is in `unchanged`.
     """
     match record:
         case Insert(table, columns, position):
@@ -71,7 +71,7 @@ def record_to_dict(record: CdcRecord) -> dict[str, Any]:
 
 
 def record_line(record: CdcRecord) -> str:
-    """A record on one line: position, type, table, values."""
+    """Return a record as one line: position, type, table, values."""
     shown = record_to_dict(record)
     position = shown.pop("position", None)
     place = f"{position['commit_lsn']}:{position['ordinal']}" if position else ""
@@ -98,7 +98,7 @@ def _values(columns: Columns | None) -> dict[str, Any] | None:
 
 
 def _value(value: ColumnValue) -> Any:
-    """JSON's own types where they hold the value exactly, else its text; bytes as PostgreSQL writes them, `\\x00ff`."""
+    """Return a value as a JSON type if that is exact, else as text; bytes as PostgreSQL prints them, `\\x00ff`."""
     match value:
         case None | bool() | int() | str():
             return value

@@ -1,4 +1,4 @@
-"""Results for people: short, aligned."""
+"""Results of commands as text and aligned tables."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 _LEVEL_STYLES = {"ok": "green", "warning": "yellow", "error": "red"}
 _REASONS = {
     "caught_up": "caught up",
-    "max_changes": "stopped at the limit of changes",
-    "max_bytes": "stopped at the limit of bytes",
-    "max_seconds": "stopped at the limit of seconds",
-    "stop_requested": "stopped as requested",
+    "max_changes": "stopped at --max-changes",
+    "max_bytes": "stopped at --max-bytes",
+    "max_seconds": "stopped at --max-seconds",
+    "stop_requested": "stopped by a signal",
 }
 
 
 def size(count: int | None) -> str:
-    """Bytes for people.
+    """Return a number of bytes with a unit. Units are powers of 1024.
 
     >>> size(0), size(2048), size(5 << 30), size(None)
     ('0 B', '2.0 KB', '5.0 GB', 'unknown')
@@ -39,7 +39,7 @@ def size(count: int | None) -> str:
 
 
 def check(report: CheckReport) -> Iterator[RenderableType]:
-    """Every finding; under what is wrong, what to do."""
+    """Yield the findings of a check as a table, with a remedy below each problem, and a summary line."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column()
     grid.add_column(overflow="fold")
@@ -49,18 +49,19 @@ def check(report: CheckReport) -> Iterator[RenderableType]:
             grid.add_row("", Text(f"what to do: {finding.error.remedy}"))
     yield grid
     errors, warnings = len(report.errors), len(report.warnings)
-    yield f"ready to capture, {warnings} warnings" if report.ok else f"{errors} errors, {warnings} warnings"
+    summary = "ready to capture" if report.ok else _count(errors, "error")
+    yield f"{summary}, {_count(warnings, 'warning')}"
 
 
 def setup(report: SetupReport) -> Iterator[RenderableType]:
-    """What was done."""
-    yield from report.done or ("everything is in place already",)
+    """Yield the steps of a setup, one per line."""
+    yield from report.done or ("nothing to do: publication, slot and replica identities are in place",)
 
 
 def window(result: WindowResult) -> Iterator[RenderableType]:
-    """A window: where it ended and why, then the tables."""
+    """Yield a summary of a window, a table of its changes by captured table, and its schema changes."""
     yield (
-        f"{_REASONS[result.stop_reason.value]} at {result.end_lsn}: {_count(result.changes, 'change')} in "
+        f"{_REASONS[result.stop_reason.value]} at LSN {result.end_lsn}: {_count(result.changes, 'change')} in "
         f"{_count(result.transactions, 'transaction')}, {result.duration_s:.1f} s, lag {size(result.lag_bytes)}"
     )
     copied = any(counts.snapshot_rows is not None for counts in result.tables.values())
@@ -77,12 +78,12 @@ def window(result: WindowResult) -> Iterator[RenderableType]:
         table.add_row(str(ref), *shown)
     yield table
     yield from result.schema_changes
-    yield from (f"{ref} {reason}: copied anew" for ref, reason in sorted(result.copy_anew.items()))
+    yield from (f"{ref} {reason}: re-snapshotted" for ref, reason in sorted(result.copy_anew.items()))
 
 
 def snapshot(result: SnapshotResult) -> Iterator[RenderableType]:
-    """Rows copied by table."""
-    yield f"{_count(sum(result.rows.values()), 'row')} copied in {result.duration_s:.1f} s, checkpoint {result.lsn}"
+    """Yield a summary of a snapshot, and a table of the rows copied."""
+    yield f"{_count(sum(result.rows.values()), 'row')} copied in {result.duration_s:.1f} s, checkpoint LSN {result.lsn}"
     bad = any(result.quarantined.values())
     table = _table("table", "rows copied", *(["quarantined"] if bad else []))
     for ref, rows in sorted(result.rows.items()):
@@ -91,7 +92,7 @@ def snapshot(result: SnapshotResult) -> Iterator[RenderableType]:
 
 
 def status(state: PipelineStatus) -> Iterator[RenderableType]:
-    """Slot, positions, and the tables."""
+    """Yield slot, positions and lag, and a table of the captured tables."""
     if not state.source.slot_exists:
         slot = "does not exist"
     else:
@@ -99,7 +100,7 @@ def status(state: PipelineStatus) -> Iterator[RenderableType]:
         slot = use if state.source.wal_status in (None, "reserved") else f"{use}, WAL {state.source.wal_status}"
     grid = Table.grid(padding=(0, 2))
     grid.add_row("slot", Text(f"{state.source.slot} ({slot})"))
-    grid.add_row("confirmed", str(state.source.confirmed_lsn or "none"))
+    grid.add_row("confirmed LSN", str(state.source.confirmed_lsn or "none"))
     if state.destination_error is None:
         checkpoint = state.checkpoint
         grid.add_row("checkpoint", str(checkpoint.lsn) if checkpoint else "none")
@@ -107,12 +108,12 @@ def status(state: PipelineStatus) -> Iterator[RenderableType]:
             grid.add_row("last commit", f"{checkpoint.commit_time:%Y-%m-%d %H:%M:%S.%f} UTC")
     else:
         grid.add_row("checkpoint", Text(f"unknown: {state.destination_error}"))
-    grid.add_row("server", str(state.source.server_lsn))
+    grid.add_row("server LSN", str(state.source.server_lsn))
     grid.add_row("lag", size(state.lag_bytes))
     yield grid
     if state.tables:
         bad = any(entry.quarantined for entry in state.tables)
-        table = _table("table", "rows", "mode", "state", "snapshot", *(["quarantined"] if bad else []))
+        table = _table("table", "rows", "mode", "state", "snapshot LSN", *(["quarantined"] if bad else []))
         for entry in state.tables:
             rows = "" if entry.rows is None else f"{entry.rows:,}"
             more = [f"{entry.quarantined:,}"] if bad else []

@@ -1,4 +1,4 @@
-"""What a command says: its result on stdout, messages and errors on stderr, never a password on either."""
+"""Output of commands: results on stdout, messages and errors on stderr. Passwords are redacted in both."""
 
 from __future__ import annotations
 
@@ -17,44 +17,48 @@ from dbmazz_core.settings.secret_url import SecretUrl
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-UNEXPECTED = 1
+#: Exit codes as a shell reports them: 128 plus SIGINT, 128 plus SIGPIPE.
 INTERRUPTED = 130
-READER_GONE = 141
+BROKEN_PIPE = 141
 
-#: A password in a URL or a connection string that we were not told is one, such as a stray argument. Examples in
-#: remedies say `password`.
+#: A password in a URL or a connection string that is not the source's, such as a misplaced argument. The word
+#: `password` itself is kept, since the examples in remedies use it.
 _URL_PASSWORD = re.compile(r"(://[^:/?#\s@]*:)(?!password@)[^\s]*@")
 _OPTION_PASSWORD = re.compile(r"\b(password|sslpassword|oauth_client_secret)=('[^']*'|[^\s&]+)", re.IGNORECASE)
 
 
 class Interrupted(DbmazzError):
-    """The user, or SIGTERM, ended the command before it was done."""
+    """The user ended the command before it was done."""
 
     exit_code = INTERRUPTED
 
 
 @dataclass(slots=True)
 class Report:
-    """How a command reports.
+    """The output of one command.
 
     Attributes:
-        json: One JSON object on stdout instead of text.
-        debug: Errors with their traceback.
-        url: The source's, once it is known; its password is kept out of everything.
+        json: Print one JSON object on stdout instead of text.
+        debug: Print errors with their traceback.
+        url: URL of the source once it is known; its password is redacted in all output.
     """
 
     json: bool = False
     debug: bool = False
     url: SecretUrl | None = None
 
-    def conceal(self, text: str) -> str:
-        """The text without passwords."""
+    def redact(self, text: str) -> str:
+        """Return the text with `***` for passwords.
+
+        >>> Report().redact("cannot connect to postgres://app:s3cret@db/shop")
+        'cannot connect to postgres://app:***@db/shop'
+        """
         if self.url is not None:
             text = self.url.redact(text)
         return _OPTION_PASSWORD.sub(r"\1=***", _URL_PASSWORD.sub(r"\1***@", text))
 
     def result(self, value: Mapping[str, Any], *human: RenderableType) -> None:
-        """Print a command's result: as JSON, or the renderables for people."""
+        """Print the result of a command: `value` as JSON with `--json`, else the texts and tables `human`."""
         if self.json:
             sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
         elif all(isinstance(part, str) for part in human):
@@ -62,50 +66,50 @@ class Report:
         else:
             from rich.console import Console
 
-            # In a file or a pipe a table is as wide as it needs to be.
+            # In a file or a pipe, rich must not fold a table at 80 columns.
             console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 400)
             with console.capture() as printed:
                 for part in human:
                     console.print(part, soft_wrap=isinstance(part, str))
-            # rich fills the last column up with blanks.
+            # rich pads the last column with blanks.
             sys.stdout.writelines(f"{line.rstrip()}\n" for line in printed.get().splitlines())
         sys.stdout.flush()
 
     def message(self, text: str) -> None:
-        """A line for people."""
-        sys.stderr.write(self.conceal(text) + "\n")
+        """Print a line on stderr."""
+        sys.stderr.write(self.redact(text) + "\n")
         sys.stderr.flush()
 
     def error(self, error: DbmazzError) -> int:
-        """Print an error; returns the exit code."""
+        """Print an error and return its exit code."""
         if self.debug:
             self.message("".join(traceback.format_exception(error)).rstrip())
         if self.json:
-            described = {k: self.conceal(v) if isinstance(v, str) else v for k, v in error.to_dict().items()}
+            described = {k: self.redact(v) if isinstance(v, str) else v for k, v in error.to_dict().items()}
             self.result(described)
         else:
             self.message(f"error: {error}")
         return error.exit_code
 
     def unexpected(self, error: Exception) -> int:
-        """Print a failure that should not have happened; returns the exit code."""
+        """Print an exception that is not a `DbmazzError`, and return the exit code."""
         kind = type(error).__name__
         problem = DbmazzError(
             f"unexpected {kind}: {str(error).strip() or 'no message'}",
             object="dbmazz",
-            remedy="nothing was applied beyond the last checkpoint. Run it again; if it comes again, please report it "
-            "with the output of the same command with --debug",
+            remedy="nothing was applied beyond the last checkpoint. Run the command again; if the error repeats, "
+            "please report it with the output of the same command with --debug",
         )
         problem.__cause__ = error
         return self.error(problem)
 
     def start_logging(self, verbosity: int) -> None:
-        """Send Python's logging to stderr: warnings, with 1 information, with 2 everything."""
+        """Send log messages to stderr: warnings (verbosity 0), information (1) or debug messages (2)."""
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        handler.addFilter(self._conceal_record)
+        handler.addFilter(self._redact_log_record)
         logging.basicConfig(level=(logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)], handlers=[handler])
 
-    def _conceal_record(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = self.conceal(record.getMessage()), ()
+    def _redact_log_record(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = self.redact(record.getMessage()), ()
         return True

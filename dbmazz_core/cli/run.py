@@ -1,4 +1,4 @@
-"""Run a command line to its exit code."""
+"""Run a command line and return its exit code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 from dbmazz_core.cli.commands import dbmazz
-from dbmazz_core.cli.report import READER_GONE, Interrupted, Report
+from dbmazz_core.cli.report import BROKEN_PIPE, Interrupted, Report
 from dbmazz_core.errors import ConfigError, DbmazzError
 
 _COMPLETION_VARIABLE = "_DBMAZZ_COMPLETE"
@@ -18,16 +18,16 @@ _COMPLETION_VARIABLE = "_DBMAZZ_COMPLETE"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `dbmazz` and return its exit code (docs/cli.md lists them). Never raises."""
     if arguments is None and _COMPLETION_VARIABLE in os.environ:
-        dbmazz.main(prog_name="dbmazz")  # a shell asks for completions; click knows how
+        dbmazz.main(prog_name="dbmazz")  # click answers a shell that asks for completions
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    # Looked for by hand, since errors of the command line itself are reported the same way.
+    # Not left to click: an error in the command line itself is printed in the same format.
     report = Report(json="--json" in arguments, debug="--debug" in arguments)
     try:
         return _reported(arguments, report)
     except BrokenPipeError:
-        # The reader of our output went away, as in `dbmazz peek | head -1`. The interpreter flushes stdout at its end.
+        # The reader of stdout ended, as in `dbmazz peek | head -1`. The last flush of stdout must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return READER_GONE
+        return BROKEN_PIPE
 
 
 def _reported(arguments: list[str], report: Report) -> int:
@@ -44,18 +44,20 @@ def _reported(arguments: list[str], report: Report) -> int:
         )
     except (KeyboardInterrupt, click.Abort):
         return report.error(
-            Interrupted("interrupted", object="dbmazz", remedy="run it again: capture resumes at the checkpoint")
+            Interrupted(
+                "interrupted", object="dbmazz", remedy="run the command again: capture resumes at the checkpoint"
+            )
         )
     except DbmazzError as error:
         return report.error(error)
     except BrokenPipeError:
         raise
-    except Exception as error:  # noqa: BLE001 - people get a sentence, not a traceback
+    except Exception as error:  # noqa: BLE001 - users get a sentence, not a traceback
         return report.unexpected(error)
 
 
 def _invoke(arguments: list[str], report: Report) -> int:
-    # Not click's own `main`: it has exit codes of its own.
+    # Not click's `main`, which has other exit codes.
     with dbmazz.make_context("dbmazz", arguments, obj=report) as context:
         code = dbmazz.invoke(context)
         sys.stdout.flush()

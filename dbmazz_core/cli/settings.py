@@ -1,7 +1,7 @@
 """Settings from flags, the environment and a file, in this order of precedence.
 
-Flags and keys of the file are made from `settings.config.SETTINGS`, and every text is read by the same reader,
-wherever it came from.
+The flags and the keys of the file come from `settings.variables.SETTINGS`. A setting has one parser for its text from
+all three sources.
 """
 
 from __future__ import annotations
@@ -16,27 +16,29 @@ from typing import Any, TypeVar
 import click
 
 from dbmazz_core.errors import ConfigError
-from dbmazz_core.settings.config import SETTINGS, Setting, Settings
+from dbmazz_core.settings.config import Settings
+from dbmazz_core.settings.variables import SETTINGS, Setting
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _BY_KEY = {setting.variable.lower(): setting for setting in SETTINGS}
-#: Stands in for `TABLES` where a command has no use for it; never shown.
+#: Value of `TABLES` for a command that does not use it. It is never shown.
 _ANY_TABLES = "public.*"
 
 
-def setting_options(*groups: str, besides: Collection[str] = (), without: Collection[str] = ()) -> Callable[[_F], _F]:
-    """Add the flags of settings to a command. They arrive as keyword arguments named as the variable in lower case.
+def setting_options(*groups: str, without: Collection[str] = ()) -> Callable[[_F], _F]:
+    """Return a decorator that adds the flags of settings to a command.
+
+    The command gets a flag's text as a keyword argument whose name is the variable in lower case.
 
     Args:
         groups: Groups of settings (attributes of `Settings`) that the command uses.
-        besides: Variables that it uses besides.
-        without: Variables of these groups that it does not use.
+        without: Variables of these groups that the command does not use.
     """
-    used = [s for s in SETTINGS if (s.group in groups or s.variable in besides) and s.variable not in without]
+    used = [s for s in SETTINGS if s.group in groups and s.variable not in without]
 
     def decorate(command: _F) -> _F:
-        for setting in reversed(used):  # click lists the last one added first
+        for setting in reversed(used):  # click lists the option that was added last first
             command = _option(setting)(command)
         return command
 
@@ -47,13 +49,13 @@ def _option(setting: Setting) -> Callable[[_F], _F]:
     help = f"{setting.help[:1].upper()}{setting.help[1:]}. "
     if setting.variable == "SOURCE_URL":
         help += (
-            "Every user of the machine can see flags in `ps`: give a password by SOURCE_URL in the environment, "
+            "Every user of the machine can see flags in `ps`: give a password with SOURCE_URL in the environment, "
             "PGPASSWORD or ~/.pgpass instead. "
         )
     if setting.variable == "MASK_KEY":
-        help += "Every user of the machine can see flags in `ps`: give it by MASK_KEY in the environment instead. "
+        help += "Every user of the machine can see flags in `ps`: set MASK_KEY in the environment instead. "
     help += f"[{setting.variable}; default: {setting.default}]" if setting.default else f"[{setting.variable}]"
-    if setting.default in ("true", "false"):  # the flag alone means true
+    if setting.default in ("true", "false"):  # a flag without a value means true
         return click.option(
             setting.flag, setting.variable.lower(), is_flag=False, flag_value="true", metavar="[true|false]", help=help
         )
@@ -67,17 +69,17 @@ def load_settings(
     env: Mapping[str, str] | None = None,
     tables_needed: bool = True,
 ) -> Settings:
-    """Put the settings together: a flag wins over the environment, the environment over the file.
+    """Return the settings. A flag wins over the environment, the environment over the file.
 
     Args:
-        flags: By variable in lower case; None where a flag was not given.
-        config: The file.
-        env: By default the process environment.
-        tables_needed: False where the command does not look at `TABLES`.
+        flags: Texts by variable in lower case; None if the flag was not given.
+        config: Path of the file.
+        env: Environment variables, by default those of the process.
+        tables_needed: False if the command does not use `TABLES`.
 
     Raises:
-        ConfigError: Something required is missing, or malformed; where it did not come from the environment the
-            error says from where.
+        ConfigError: A required setting is missing, or a setting is malformed. The error names the flag or the file that
+            the text came from, unless it came from the environment.
     """
     env = os.environ if env is None else env
     file = read_file(config) if config is not None else {}
@@ -95,8 +97,8 @@ def load_settings(
         texts.setdefault("TABLES", _ANY_TABLES)
     try:
         for variable in origins:
-            if not texts[variable]:  # an empty variable counts as unset; a flag that somebody typed does not
-                _BY_KEY[variable.lower()].read(variable, "")
+            if not texts[variable]:  # an empty variable counts as not set, an empty flag does not
+                _BY_KEY[variable.lower()].parse(variable, "")
         return Settings.from_env(texts)
     except ConfigError as error:
         if error.object not in origins:
@@ -107,16 +109,16 @@ def load_settings(
 
 
 def has_tables(config: Path | None, env: Mapping[str, str] | None = None) -> bool:
-    """Whether the environment or the file says which tables are captured."""
+    """Return whether the environment or the file sets `TABLES`."""
     env = os.environ if env is None else env
     return bool(env.get("TABLES")) or (config is not None and "tables" in read_file(config))
 
 
 def read_file(path: Path) -> dict[str, str]:
-    """The settings of a TOML file as texts, by variable in lower case.
+    """Return the settings of a TOML file as texts by variable in lower case.
 
     Raises:
-        ConfigError: It cannot be read, is no TOML, or has a key that is no setting.
+        ConfigError: The file cannot be read, is not TOML, or has a key that is not a setting.
     """
     try:
         with path.open("rb") as file:
@@ -140,7 +142,7 @@ def _text(path: Path, key: str, value: object) -> str:
         raise ConfigError(
             f"{path} has an unknown key {key!r}" + (f"; did you mean {near[0]}?" if near else ""),
             object=key,
-            remedy=f"remove it, or use one of: {', '.join(_BY_KEY)}",
+            remedy=f"remove the key, or use one of: {', '.join(_BY_KEY)}",
         )
     match value:
         case bool():

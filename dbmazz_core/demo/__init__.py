@@ -1,1 +1,1 @@
-"""The demo: a private PostgreSQL, a workload on it, and what dbmazz makes of it."""
+"""The demo: a private PostgreSQL server with a workload, captured into DuckDB and compared with it."""

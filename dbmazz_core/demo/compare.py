@@ -1,11 +1,10 @@
-"""Is the destination exactly what the source is? Asked of both databases themselves, through none of our code.
+"""Comparison of source and destination with queries to both databases, independent of dbmazz's own decoders.
 
-PostgreSQL's rows come as the text of its own output functions, DuckDB's as its casts to VARCHAR. Rows are
-compared as multisets in both directions, all columns, and the column names in their order. What may differ in
-writing but not in meaning is brought to one form: booleans (`t` is `true`), numbers (`1.50` is `1.5`) and the
-zeros that end a fraction of a second; bytes are hexadecimal, and lists of numbers, booleans and texts are what both
-databases write as JSON. Where DuckDB's column is VARCHAR or JSON the text has to be PostgreSQL's, character by
-character.
+PostgreSQL's values are the text of its output functions, DuckDB's are casts to VARCHAR. The comparison covers the names
+and the order of all columns, and the rows as multisets in both directions. Values that mean the same in different
+notations are normalised: booleans (`t` is `true`), numbers (`1.50` is `1.5`) and trailing zeros of a fraction of a
+second. Bytes are compared in hexadecimal, and lists of numbers, booleans and texts as both databases write them in
+JSON. In a VARCHAR or JSON column of DuckDB, the text must equal PostgreSQL's character by character.
 """
 
 from __future__ import annotations
@@ -29,24 +28,24 @@ from dbmazz_core.table_ref import TableRef
 
 Row = tuple[str | None, ...]
 
-#: Longer texts are compared by their digest, so that a row takes little memory whatever its JSON.
+#: Texts with more characters are compared by their digest, which limits the memory of a row.
 _LONG = 80
 _BATCH = 1000
-#: How many differing rows of a table a report lists.
-SHOWN = 10
+#: Number of differing rows of a table that a report lists.
+MAX_LISTED = 10
 
 
 @dataclass(frozen=True, slots=True)
 class TableComparison:
-    """How source and destination compare in one table.
+    """The result of the comparison of one table.
 
     Attributes:
-        table: Which.
-        source_rows, destination_rows: Rows on either side.
-        missing: Rows of the source that the destination has not, nor under their key.
-        extra: Rows of the destination that the source has not, nor under their key.
-        changed: Rows on both sides, by key, with different values.
-        differences: The first of them, a sentence each; also where columns or the table itself differ.
+        table: The table.
+        source_rows, destination_rows: Number of rows on each side.
+        missing: Number of source rows whose key is not in the destination.
+        extra: Number of destination rows whose key is not in the source.
+        changed: Number of keys whose rows have different values on both sides.
+        differences: The first differences, one sentence each, also if columns differ or the table does not exist.
     """
 
     table: TableRef
@@ -59,11 +58,11 @@ class TableComparison:
 
     @property
     def equal(self) -> bool:
-        """Whether nothing differs."""
+        """Whether source and destination are equal."""
         return not self.differences
 
     def to_dict(self) -> dict[str, Any]:
-        """As `demo --headless --json` prints it."""
+        """Return the result as `demo --headless --json` prints it."""
         return {
             "equal": self.equal,
             "source_rows": self.source_rows,
@@ -76,12 +75,12 @@ class TableComparison:
 
 
 def compare(url: str, destination: Path, tables: Iterable[TableRef]) -> list[TableComparison]:
-    """Compare tables of a PostgreSQL database with those of the same name in a DuckDB file.
+    """Compare tables of a PostgreSQL database with the tables of the same name in a DuckDB file.
 
-    Parameters:
-        url: The source, in one snapshot. Nothing may write to it if equality is expected.
-        destination: Opened for reading.
-        tables: What to compare.
+    Args:
+        url: URL of the source, which is read in one snapshot. Equality requires that no other session writes to it.
+        destination: Path of the DuckDB file, which is opened read-only.
+        tables: The tables to compare.
 
     Raises:
         psycopg.Error: The source cannot be read.
@@ -119,7 +118,7 @@ def _compare(postgres: Connection, duck: duckdb.DuckDBPyConnection, table: Table
 
 
 def _source_columns(postgres: Connection, table: TableRef) -> tuple[list[tuple[str, str]], list[str]]:
-    """Names and types of the columns in order, and the primary key's names."""
+    """Return the names and types of the columns in order, and the column names of the primary key."""
     rows = postgres.execute(
         """
         SELECT attname::text, typname::text,
@@ -136,7 +135,7 @@ def _source_columns(postgres: Connection, table: TableRef) -> tuple[list[tuple[s
 def _source_rows(
     postgres: Connection, table: TableRef, columns: Sequence[tuple[str, str]], lists: set[str]
 ) -> Counter[Row]:
-    # format('%s') is the type's output function, which a cast to text is not for char(n).
+    # format('%s') calls the output function of the type; a cast of char(n) to text removes trailing blanks.
     values = sql.SQL(", ").join(
         sql.SQL(
             "array_to_json({0})::text" if name in lists else "CASE WHEN {0} IS NOT NULL THEN format('%s', {0}) END"
@@ -208,7 +207,7 @@ def _shortened(text: str) -> str:
 def _differences(
     table: TableRef, names: Sequence[str], key: Sequence[int], source: Counter[Row], destination: Counter[Row]
 ) -> TableComparison:
-    """Rows of one side only; paired by key where both sides have it."""
+    """Return the rows that are on one side only, paired by key if both sides have the key."""
     missing = sorted((source - destination).elements(), key=repr)
     extra = sorted((destination - source).elements(), key=repr)
     others = {_pick(row, key): row for row in extra} if key else {}
@@ -226,8 +225,8 @@ def _differences(
     ]
     lines += [f"only in the source: {_shown(row)}" for row in missing]
     lines += [f"only in the destination: {_shown(row)}" for row in extra]
-    if len(lines) > SHOWN:
-        lines[SHOWN:] = [f"and {len(lines) - SHOWN} rows more"]
+    if len(lines) > MAX_LISTED:
+        lines[MAX_LISTED:] = [f"and {len(lines) - MAX_LISTED} more rows"]
     return TableComparison(
         table,
         source_rows=source.total(),

@@ -1,8 +1,8 @@
-"""`dagster dev` in a process group that never outlives us.
+"""`dagster dev` in a process group that does not outlive the process that started it.
 
-It is web server, daemon, code server and a process for each run. All of them are in one process group, led by a
-small shell script that also holds the reading end of a pipe. The writing end is ours alone: when the kernel closes
-it, because we ended however that happened, the script kills the whole group, itself included.
+`dagster dev` consists of web server, daemon, code server and one process for each run. All are in one process group. A
+shell script leads the group and holds the read end of a pipe. Only the demo's process holds the write end. When that
+process ends, in whatever way, the kernel closes the write end, and the script kills the whole group with itself.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from types import TracebackType
 from typing import Self
 
 from dbmazz_core.errors import ConfigError, DbmazzError
-from dbmazz_core.module_path import safe_environment
-from dbmazz_core.settings.config import SETTINGS
+from dbmazz_core.module_path import child_environment
+from dbmazz_core.settings.variables import SETTINGS
 
 _HOST = "127.0.0.1"
 _PORT = 3000
-#: How long Dagster may take to stop by itself.
+#: Seconds that Dagster may take to stop after SIGINT.
 _STOP_TIMEOUT_S = 3.0
 _KILL_TIMEOUT_S = 0.5
 _LOG_LINES = 15
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
 
-#: Standard input: the pipe that ends with us. Standard output: end-of-file when Dagster has ended. Argument 1: a
-#: directory to remove then; after it Dagster's command line. The script catches the signals that the group gets, so
-#: that it is there as long as the group is; Dagster starts with their defaults, since what is caught (and not
-#: ignored) does not pass on.
+#: Standard input is the pipe whose write end the demo's process holds. Standard output has its end-of-file when Dagster
+#: has ended. Argument 1 is a directory to remove if the demo's process ends; Dagster's command line follows. The script
+#: catches the signals that the group gets, so that it lives as long as the group. Dagster starts with default handlers,
+#: since a new program does not inherit signals that are caught (only those that are ignored).
 _SCRIPT = """
 directory=$1; shift
 trap : INT TERM HUP
@@ -53,7 +53,7 @@ exec >&2
 while kill -0 "$watcher" 2>/dev/null; do wait "$watcher"; done
 """
 
-#: Instance settings: nothing is reported to anybody, no dialog at the first visit, and runs start within a second.
+#: Instance settings: no telemetry, no dialog at the first visit, and queued runs start within a second.
 _INSTANCE = """\
 telemetry:
   enabled: false
@@ -68,20 +68,20 @@ run_coordinator:
 
 
 class DagsterProcess:
-    """Dagster's UI and daemon with the demo's definitions.
+    """Dagster's UI and daemon with the definitions of the demo.
 
-    Parameters:
-        directory: Where DAGSTER_HOME and the log go.
-        settings: What to capture, as variables.
-        port: Of the UI; None for 3000, or a free one where that is taken.
-        remove: Removed if we are killed; not otherwise.
+    Args:
+        directory: Directory for DAGSTER_HOME and the log.
+        settings: The settings of the capture, by environment variable.
+        port: Port of the UI; None for 3000, or a free port if 3000 is taken.
+        remove: Directory that is removed if this process is killed, and only then.
 
     Raises:
         ConfigError: The port is taken.
 
     Attributes:
-        url: Of the UI.
-        log: What Dagster's processes print.
+        url: URL of the UI.
+        log: File with the output of Dagster's processes.
     """
 
     def __init__(
@@ -108,9 +108,9 @@ class DagsterProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
-                cwd=self._directory,  # away from any workspace.yaml or dagster.yaml
+                cwd=self._directory,  # a directory without workspace.yaml and dagster.yaml
                 env=self._environment,
-                start_new_session=True,  # Ctrl-C in the terminal is for us
+                start_new_session=True,  # Ctrl-C in the terminal does not reach Dagster
             )
         return self
 
@@ -120,27 +120,31 @@ class DagsterProcess:
         self.stop()
 
     def check(self) -> None:
-        """Raise DbmazzError if Dagster has ended by itself."""
+        """Check that Dagster is running.
+
+        Raises:
+            DbmazzError: Dagster has ended.
+        """
         if self._ended(0):
-            raise self.failure("Dagster ended by itself")
+            raise self.failure("Dagster has ended unexpectedly")
 
     def failure(self, what: str) -> DbmazzError:
-        """An error about Dagster, with the end of its log."""
+        """Return an error about Dagster, with the last lines of its log."""
         with contextlib.suppress(OSError):
             lines = _COLOUR.sub("", self.log.read_text(errors="replace")).splitlines()
             what += ":\n" + "\n".join(lines[-_LOG_LINES:])
         return DbmazzError(
-            what, object="dagster dev", remedy="see the end of its log above; `dbmazz demo --keep DIR` keeps all of it"
+            what, object="dagster dev", remedy="see its log above; `dbmazz demo --keep DIR` keeps the whole log"
         )
 
     def stop(self) -> None:
-        """Stop all of Dagster's processes within four seconds. Does nothing when there are none."""
+        """Stop all of Dagster's processes within four seconds. Does nothing if Dagster is not running."""
         shell, self._shell = self._shell, None
         if shell is None:
             return
         assert shell.stdin is not None
         assert shell.stdout is not None
-        # To all of them, as a terminal does; the group is there, for the script leads it and waits for us.
+        # To the whole group, as a terminal does. The group exists: its leader, the script, waits for this process.
         os.killpg(shell.pid, signal.SIGINT)
         _wait_for_end(shell.stdout.fileno(), _STOP_TIMEOUT_S)
         os.killpg(shell.pid, signal.SIGKILL)
@@ -160,18 +164,18 @@ class DagsterProcess:
 
 
 def _wait_for_end(pipe: int, seconds: float) -> bool:
-    """Wait until nobody holds the pipe's writing end; returns whether it came in time."""
+    """Wait until no process holds the write end of the pipe, and return whether that happened in time."""
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
         return bool(selector.select(seconds))
 
 
 def _environment(home: Path, settings: Mapping[str, str]) -> dict[str, str]:
-    """Ours, without what configures another dbmazz or another Dagster."""
+    """Return the environment of Dagster: the current one without variables that configure dbmazz or Dagster."""
     foreign = {setting.variable for setting in SETTINGS}
     inherited = {
         name: value
-        for name, value in safe_environment().items()
+        for name, value in child_environment().items()
         if name not in foreign and not name.startswith(("DAGSTER_", "DBMAZZ_"))
     }
     return {
@@ -187,11 +191,11 @@ def _environment(home: Path, settings: Mapping[str, str]) -> dict[str, str]:
 def _choose_port(port: int | None) -> int:
     for candidate in (port,) if port is not None else (_PORT, 0):
         with socket.socket() as probe:
-            # As web servers do, so that a port that was in use a minute ago is free.
+            # As web servers do: a port with connections in TIME_WAIT is free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((_HOST, candidate))
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise ConfigError(f"port {port} is taken", object="--port", remedy="name another one, or leave --port out")
+    raise ConfigError(f"port {port} is taken", object="--port", remedy="name another port, or omit --port")

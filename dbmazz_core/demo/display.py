@@ -1,4 +1,4 @@
-"""The demo's line in the terminal: rows on both sides, and how far apart they are."""
+"""The status line of the demo: row counts of source and destination, lag, windows and transactions."""
 
 from __future__ import annotations
 
@@ -12,35 +12,36 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from dbmazz_core.demo.observe import Observed
+from dbmazz_core.demo.dagster_client import DagsterState
 from dbmazz_core.demo.shop import TABLES
 from dbmazz_core.table_ref import TableRef
 
-#: Without a terminal, how often a line is printed, in seconds.
+#: Seconds between two lines if the output is not a terminal.
 _PLAIN_INTERVAL_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What is shown.
+    """The values in the status line.
 
     Attributes:
-        source: Rows in PostgreSQL now.
-        observed: What Dagster knows.
-        lag_bytes: WAL between the slot's confirmed position and the server's; None while there is no slot.
-        transactions: Of the traffic so far.
-        resting: Whether the traffic rests.
+        source: Rows by table in PostgreSQL now.
+        observed: The state of the capture in Dagster.
+        lag_bytes: Bytes of WAL between the slot's confirmed LSN and the server's LSN; None while the slot does not
+            exist.
+        transactions: Number of transactions of the workload so far.
+        paused: Whether the workload is paused.
     """
 
     source: Mapping[TableRef, int]
-    observed: Observed
+    observed: DagsterState
     lag_bytes: int | None
     transactions: int
-    resting: bool
+    paused: bool
 
 
 class Display:
-    """One line, rewritten in place in a terminal; else a line every few seconds."""
+    """The output of the status line: rewritten in place in a terminal, otherwise printed every few seconds."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -59,7 +60,7 @@ class Display:
             self._live.stop()
 
     def show(self, state: State) -> None:
-        """Show the newest state."""
+        """Show a state."""
         now = time.monotonic()
         if self._live is not None:
             self._live.update(line(state), refresh=True)
@@ -69,7 +70,7 @@ class Display:
 
 
 def line(state: State) -> Text:
-    """The state as one line: rows in PostgreSQL, an arrow, rows in DuckDB."""
+    """Return the state as one line, with rows as `PostgreSQL > DuckDB`, or `=` if the counts are equal."""
     text = Text()
     for table in TABLES:
         source, destination = state.source.get(table), state.observed.rows.get(table)
@@ -82,7 +83,7 @@ def line(state: State) -> Text:
         text.append(f", {state.observed.failures} failed", "red")
     text.append(f" | revenue {_age(state.observed.revenue_at)}")
     text.append(f" | {state.transactions:,} transactions")
-    text.append(" (a lull)" if state.resting else "")
+    text.append(" (paused)" if state.paused else "")
     return text
 
 

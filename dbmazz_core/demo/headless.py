@@ -1,4 +1,4 @@
-"""The demo without a UI: windows in a loop while customers are at work, then proof that both sides are equal."""
+"""The demo without a UI: capture windows in a loop during the workload, then compare source and destination."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import psycopg
 
 from dbmazz_core.demo.compare import TableComparison, compare
+from dbmazz_core.demo.running_shop import RunningShop
 from dbmazz_core.demo.shop import TABLES, count_rows
-from dbmazz_core.demo.stage import Stage
 from dbmazz_core.demo.traffic import Traffic
 from dbmazz_core.engine.result import StopReason, TableCounts, WindowResult
 from dbmazz_core.errors import DbmazzError
@@ -20,20 +20,20 @@ from dbmazz_core.pipeline import Pipeline
 from dbmazz_core.settings.config import WindowLimits
 from dbmazz_core.table_ref import TableRef
 
-#: Pause between two windows; a sensor's would be longer.
+#: Pause between two windows, shorter than the interval of Dagster's sensor.
 _PAUSE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class HeadlessReport:
-    """What the demo did, and whether source and destination are equal.
+    """The result of the demo.
 
     Attributes:
-        comparisons: One for each table.
-        captured: What windows received, by table; snapshots included.
-        windows: How many there were.
-        transactions: How many the customers committed.
-        duration_s: Seconds, from the first capture to the end of the comparison.
+        comparisons: The comparison of each table.
+        captured: Changes and snapshot rows of all windows, by table.
+        windows: Number of windows.
+        transactions: Number of transactions that the workload committed.
+        duration_s: Seconds from the start of the workload to the end of the comparison.
     """
 
     comparisons: tuple[TableComparison, ...]
@@ -44,11 +44,11 @@ class HeadlessReport:
 
     @property
     def equal(self) -> bool:
-        """Whether every table is equal."""
+        """Whether all tables are equal."""
         return all(comparison.equal for comparison in self.comparisons)
 
     def to_dict(self) -> dict[str, Any]:
-        """As `demo --headless --json` prints it."""
+        """Return the result as `demo --headless --json` prints it."""
         return {
             "equal": self.equal,
             "tables": {
@@ -62,51 +62,54 @@ class HeadlessReport:
 
 
 def run_headless(
-    stage: Stage,
+    shop: RunningShop,
     *,
     seconds: float,
     rate: float,
     stop: threading.Event,
     report: Callable[[str], None],
 ) -> HeadlessReport | None:
-    """Run windows for some seconds while customers are at work, then one more, then compare.
+    """Run windows during the workload, then one that catches up, then compare.
 
-    Parameters:
-        stage: The shop.
-        seconds: How long the customers work.
-        rate: Their transactions a second.
-        stop: Ends it before its time; nothing is compared then, and the answer is None.
-        report: Takes a line about every window.
+    Args:
+        shop: The running shop.
+        seconds: Duration of the workload.
+        rate: Transactions per second of the workload.
+        stop: Ends the demo early.
+        report: Called with one line about each window.
+
+    Returns:
+        The result, or None if `stop` was set.
 
     Raises:
-        DbmazzError: A window failed, or the traffic did.
+        DbmazzError: A window or the workload failed.
     """
-    pipeline = Pipeline(stage.settings)
+    pipeline = Pipeline(shop.settings)
     tally = _Tally(report)
     started = time.monotonic()
-    # The customers first: the snapshot has to be right while rows change under it.
-    with Traffic(stage.url, rate=rate) as traffic:
+    # The workload starts first, so that rows change during the snapshot.
+    with Traffic(shop.url, rate=rate) as traffic:
         while (left := started + seconds - time.monotonic()) > 0 and not stop.is_set():
-            tally.add(pipeline.capture(limits=WindowLimits(max_seconds=left), stop=stop), _source_rows(stage.url))
+            tally.add(pipeline.capture(limits=WindowLimits(max_seconds=left), stop=stop), _source_rows(shop.url))
             stop.wait(min(_PAUSE_S, left))
     if traffic.error is not None:
         raise DbmazzError(
-            f"the demo's traffic failed: {traffic.error}",
+            f"the workload of the demo failed: {traffic.error}",
             object="traffic",
-            remedy="run the demo again; if it happens again, please report this",
+            remedy="run the demo again; if the error repeats, please report it",
         )
     while not stop.is_set():
         result = pipeline.capture(limits=WindowLimits(), stop=stop)
-        tally.add(result, _source_rows(stage.url))
+        tally.add(result, _source_rows(shop.url))
         if result.stop_reason is StopReason.CAUGHT_UP:
-            comparisons = tuple(compare(stage.url, stage.destination, TABLES))
+            comparisons = tuple(compare(shop.url, shop.destination, TABLES))
             duration = time.monotonic() - started
             return HeadlessReport(comparisons, tally.tables, tally.windows, traffic.transactions, duration)
     return None
 
 
 class _Tally:
-    """Sums over windows."""
+    """The sums of the results of all windows."""
 
     def __init__(self, report: Callable[[str], None]) -> None:
         self.tables = {table: TableCounts(snapshot_rows=0) for table in TABLES}
@@ -127,8 +130,8 @@ class _Tally:
         self._report(
             f"window {self.windows}: "
             + (f"{copied:,} rows copied, " if copied else "")
-            + f"{result.changes:,} changes of {result.transactions:,} transactions up to {result.end_lsn} "
-            f"in {result.duration_s:.1f} s; {result.lag_bytes:,} bytes behind, {source_rows:,} rows in PostgreSQL"
+            + f"{result.changes:,} changes of {result.transactions:,} transactions up to LSN {result.end_lsn} "
+            f"in {result.duration_s:.1f} s; lag {result.lag_bytes:,} bytes, {source_rows:,} rows in PostgreSQL"
         )
 
 

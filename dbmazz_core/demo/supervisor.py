@@ -1,13 +1,14 @@
-"""A server process that never outlives the process that started it.
+"""A server process that does not outlive the process that started it, even if that ends by `kill -9`.
 
-Not even one that ends by `kill -9`. (A signal asked for with PR_SET_PDEATHSIG would come when the *thread*
-that forked ends, and only on Linux.) So the server is the child of a small shell script, which also holds
-the reading end of a pipe. The writing end is ours alone; the kernel closes it when we end, however that
-happens. The shell then stops the server and removes its files. A second pipe works the other way: every
-process of the server inherits its writing end, so its end-of-file says that the last one is gone.
+The server is the child of a shell script, which holds the read end of a pipe. Only the starting process holds the write
+end. When that process ends, in whatever way, the kernel closes the write end; the script then stops the server and
+removes its files. A second pipe works in the other direction: every process of the server inherits its write end, so
+its end-of-file means that the last process has ended.
 
-(A child that our process makes by `os.fork` without exec, as multiprocessing's `fork` does, holds the first
-pipe too: then the server lives as long as the last of them.)
+PR_SET_PDEATHSIG is no alternative: the signal comes when the *thread* that forked ends, and only on Linux.
+
+A child that the starting process creates by `os.fork` without exec, as multiprocessing's `fork` does, also holds the
+write end of the first pipe: the server then lives as long as the last of these processes.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-#: Arguments: the directory to remove, then the server's command line. Standard input: the pipe that ends
-#: with our process. Standard output, later descriptor 3: the server's pid, then the end-of-file of its last
-#: process. The server is this shell's child, so that its pid cannot become another process's before `wait`
-#: has returned. The second `wait` is 0 only when the watcher ended by itself, that is, when we died: then
-#: the files are the shell's to remove, else ours.
+#: Arguments: the directory to remove, then the server's command line. Standard input: the pipe whose write end the
+#: starting process holds. Standard output, later descriptor 3: the server's pid, then the end-of-file of its last
+#: process. The server is a child of this shell, so that its pid cannot be reused before `wait` has returned. The second
+#: `wait` returns 0 only if the watcher ended by itself, that is, if the starting process died: the shell then removes
+#: the files, otherwise the starting process does.
 _SCRIPT = """
 directory=$1; shift
 exec 3>&1 1>&2 4<&0 </dev/null
@@ -45,14 +46,17 @@ _KILL_TIMEOUT_S = 15.0
 
 
 class Supervised:
-    """A running server, and whatever processes it makes.
+    """A running server and its processes.
 
-    Parameters:
-        command: The server's command line. It has to stay in the foreground and to end on SIGQUIT.
-        directory: Removed when we die; not when the server ends.
-        log: The file its output is appended to.
-        account: uid and gid to run as, or None to run as ourselves.
-        environment: All of its environment variables.
+    Args:
+        command: Command line of the server, which must stay in the foreground and end on SIGQUIT.
+        directory: Directory that is removed if this process dies, but not when the server ends.
+        log: File to which the output of the server is appended.
+        account: uid and gid to run as, None for the current account.
+        environment: All environment variables of the server.
+
+    Attributes:
+        pid: Process id of the server's first process.
     """
 
     def __init__(
@@ -77,7 +81,7 @@ class Supervised:
                 extra_groups=None if uid is None else [],
                 cwd="/",
                 env=environment,
-                start_new_session=True,  # Ctrl-C in the terminal is for us; we stop the server in our time
+                start_new_session=True,  # Ctrl-C in the terminal does not reach the server
             )
         assert self._shell.stdin is not None
         assert self._shell.stdout is not None
@@ -87,17 +91,17 @@ class Supervised:
 
     @property
     def running(self) -> bool:
-        """Whether the server's first process is there."""
+        """Whether the server's first process is running."""
         return self._shell.poll() is None
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the server's first process, if it is there."""
+        """Send a signal to the server's first process, if it is running."""
         if self.running:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the end of every process of the server. Returns whether it came in time."""
+        """Wait until every process of the server has ended, and return whether that happened in time."""
         if self._processes.closed:
             return True
         deadline = time.monotonic() + seconds
@@ -114,22 +118,26 @@ class Supervised:
         return True
 
     def kill(self) -> None:
-        """SIGKILL the first process, then, after a second, the others that have not noticed."""
+        """Send SIGKILL to the first process and, after a second, to its remaining children.
+
+        Raises:
+            TimeoutError: A process is still running 15 s after SIGKILL.
+        """
         self.signal(signal.SIGKILL)
         if self.wait(_ORPHANS_TIMEOUT_S):
             return
-        # PostgreSQL 14's autovacuum launcher can sleep for 20 s before it sees that its postmaster is gone.
+        # PostgreSQL 14's autovacuum launcher can sleep for 20 s before it detects the death of its postmaster.
         for pid in self._orphans():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if not self.wait(_KILL_TIMEOUT_S):
-            raise TimeoutError(f"processes of server {self.pid} are still there after SIGKILL")
+            raise TimeoutError(f"processes of server {self.pid} are still running after SIGKILL")
 
     def _orphans(self) -> Iterator[int]:
-        """Every process that inherited the second pipe, on Linux, whoever its parent is now."""
+        """Yield the ids of all processes that inherited the second pipe, whatever their parent. Works on Linux only."""
         pipe = f"pipe:[{os.fstat(self._processes.fileno()).st_ino}]"
         for link in Path("/proc").glob("[0-9]*/fd/3"):
-            # Gone in the meantime, or another account's.
+            # The process has ended meanwhile, or belongs to another account.
             with contextlib.suppress(OSError):
                 if str(link.readlink()) == pipe:
                     yield int(link.parts[2])

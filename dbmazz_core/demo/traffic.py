@@ -1,4 +1,4 @@
-"""Customers at work: a steady stream of transactions of every kind that replication has to get right."""
+"""The workload of the demo: a steady stream of transactions with all kinds of changes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import psycopg
 
 from dbmazz_core.demo.shop import Connection, random_attributes, random_email, random_item, random_name
 
-#: Orders beyond which more are deleted than placed, so that the demo can run for days.
+#: With more orders, the workload deletes more than it inserts, so that the demo can run for days.
 _MANY_ORDERS = 2000
 _JOIN_TIMEOUT_S = 5.0
-#: While resting, how often to look whether that is over.
-_REST_S = 0.1
+#: Seconds between two tests whether a pause is over.
+_PAUSE_S = 0.1
 
 
 class _RolledBack(Exception):
-    """Leaves a transaction without committing it."""
+    """Raised in a transaction to roll it back."""
 
 
 class Traffic:
-    """Transactions on the shop, in a thread of its own.
+    """Transactions on the shop's tables, in a thread.
 
     ```python
     with Traffic(url, rate=25) as traffic:
@@ -33,20 +33,20 @@ class Traffic:
     print(traffic.transactions)
     ```
 
-    Parameters:
-        url: The shop's database.
-        rate: Transactions a second, while at work.
-        seed: Makes what happens repeatable (not its timing).
+    Args:
+        url: URL of the shop's database.
+        rate: Transactions per second.
+        seed: Seed of the random numbers, which makes the transactions repeatable (not their times).
 
     Attributes:
-        transactions: How many were committed.
-        resting: Set it to True for a rest, and back.
-        error: What ended the traffic before its time; None normally.
+        transactions: Number of committed transactions.
+        paused: Set to True to pause the workload.
+        error: The error that ended the workload early, else None.
     """
 
     def __init__(self, url: str, *, rate: float, seed: int | None = None) -> None:
         self.transactions = 0
-        self.resting = False
+        self.paused = False
         self.error: psycopg.Error | None = None
         self._url = url
         self._interval = 1 / rate
@@ -64,7 +64,7 @@ class Traffic:
         self.stop()
 
     def stop(self) -> None:
-        """End after the transaction under way. Does nothing when it has ended."""
+        """Stop after the current transaction. Does nothing if the workload has ended."""
         self._stopping.set()
         self._thread.join(_JOIN_TIMEOUT_S)
 
@@ -73,16 +73,16 @@ class Traffic:
             with psycopg.connect(self._url, autocommit=True, application_name="demo traffic") as connection:
                 self._work(connection)
         except psycopg.Error as error:
-            # Ours to keep until somebody looks; when stopping, the server may be gone already.
+            # The server may be gone already while the workload stops.
             if not self._stopping.is_set():
                 self.error = error
 
     def _work(self, connection: Connection) -> None:
-        kinds, weights = zip(*_KINDS, strict=True)
+        kinds, weights = zip(*_TRANSACTIONS, strict=True)
         due = time.monotonic()
         while not self._stopping.wait(max(0.0, due - time.monotonic())):
-            if self.resting:
-                due = time.monotonic() + _REST_S
+            if self.paused:
+                due = time.monotonic() + _PAUSE_S
                 continue
             (kind,) = self._rng.choices(kinds, weights)
             try:
@@ -91,12 +91,12 @@ class Traffic:
                 self.transactions += 1
             except _RolledBack:
                 pass
-            # Not a burst to make up for a slow moment.
+            # After a delay, at most one second of transactions is made up for.
             due = max(due + self._interval, time.monotonic() - 1)
 
 
-def _any_id(connection: Connection, rng: random.Random, table: str) -> int | None:
-    """A row's id; every table of the shop is indexed by it, so no row is looked at twice."""
+def _random_id(connection: Connection, rng: random.Random, table: str) -> int | None:
+    """Return the id of a random row, None for an empty table. The primary key's index makes this fast."""
     found = _one(connection, f"SELECT min(id), max(id) FROM public.{table}")
     if found[0] is None:
         return None
@@ -123,7 +123,7 @@ def _add_items(connection: Connection, rng: random.Random, order: int) -> None:
         )
 
 
-def _add_up(connection: Connection, order: int) -> None:
+def _update_total(connection: Connection, order: int) -> None:
     connection.execute(
         "UPDATE public.orders SET total = "
         "(SELECT coalesce(sum(quantity * unit_price), 0) FROM public.order_items WHERE order_id = %s) WHERE id = %s",
@@ -132,58 +132,58 @@ def _add_up(connection: Connection, order: int) -> None:
 
 
 def _place_order(connection: Connection, rng: random.Random) -> None:
-    """Inserts into two tables, sometimes three, and an update of a row of the same transaction."""
-    customer = _any_id(connection, rng, "customers")
+    """Insert into two or three tables, and update a row that the same transaction inserted."""
+    customer = _random_id(connection, rng, "customers")
     if customer is None or rng.random() < 0.3:
         name, email = random_name(rng), random_email(rng)
         insert = "INSERT INTO public.customers (name, email) VALUES (%s, %s) RETURNING id"
         customer = int(_one(connection, insert, name, email)[0])
     order = int(_one(connection, "INSERT INTO public.orders (customer_id) VALUES (%s) RETURNING id", customer)[0])
     _add_items(connection, rng, order)
-    _add_up(connection, order)
+    _update_total(connection, order)
 
 
 def _advance_order(connection: Connection, rng: random.Random) -> None:
     status = rng.choice(("paid", "shipped", "delivered", "cancelled"))
-    order = _any_id(connection, rng, "orders")
+    order = _random_id(connection, rng, "orders")
     connection.execute("UPDATE public.orders SET status = %s WHERE id = %s", (status, order))
 
 
 def _change_quantity(connection: Connection, rng: random.Random) -> None:
-    """An update that leaves the item's 8 KB alone, and its order's total."""
-    if (item := _any_id(connection, rng, "order_items")) is not None:
+    """Update an item without its 8 KB of attributes, an unchanged TOAST value, and the total of its order."""
+    if (item := _random_id(connection, rng, "order_items")) is not None:
         update = "UPDATE public.order_items SET quantity = quantity + 1 WHERE id = %s RETURNING order_id"
-        _add_up(connection, int(_one(connection, update, item)[0]))
+        _update_total(connection, int(_one(connection, update, item)[0]))
 
 
 def _rewrite_attributes(connection: Connection, rng: random.Random) -> None:
-    item = _any_id(connection, rng, "order_items")
+    item = _random_id(connection, rng, "order_items")
     update = "UPDATE public.order_items SET attributes = %s WHERE id = %s"
     connection.execute(update, (random_attributes(rng), item))
 
 
 def _change_customer(connection: Connection, rng: random.Random) -> None:
-    customer = _any_id(connection, rng, "customers")
+    customer = _random_id(connection, rng, "customers")
     update = "UPDATE public.customers SET email = %s, newsletter = NOT newsletter, birthday = NULL WHERE id = %s"
     connection.execute(update, (random_email(rng), customer))
 
 
 def _renumber_order(connection: Connection, rng: random.Random) -> None:
-    """A new key, which reaches the order's items by the foreign key."""
-    order = _any_id(connection, rng, "orders")
+    """Change the key of an order; the foreign key changes its items."""
+    order = _random_id(connection, rng, "orders")
     connection.execute("UPDATE public.orders SET id = %s WHERE id = %s", (_next_id(connection, "orders"), order))
 
 
 def _renumber_item(connection: Connection, rng: random.Random) -> None:
-    """A new key of a row with unchanged 8 KB: the value is to be found under the old one."""
-    item = _any_id(connection, rng, "order_items")
+    """Change the key of an item with an unchanged TOAST value, which the destination has under the old key."""
+    item = _random_id(connection, rng, "order_items")
     new = _next_id(connection, "order_items")
     connection.execute("UPDATE public.order_items SET id = %s WHERE id = %s", (new, item))
 
 
 def _swap_customers(connection: Connection, rng: random.Random) -> None:
-    """Two rows exchange their keys, by way of a third."""
-    first, second = _any_id(connection, rng, "customers"), _any_id(connection, rng, "customers")
+    """Exchange the keys of two rows by way of a third key."""
+    first, second = _random_id(connection, rng, "customers"), _random_id(connection, rng, "customers")
     if first is None or second is None or first == second:
         return
     spare = _next_id(connection, "customers")
@@ -192,25 +192,25 @@ def _swap_customers(connection: Connection, rng: random.Random) -> None:
 
 
 def _merge_customers(connection: Connection, rng: random.Random) -> None:
-    """One customer takes over another's orders; the other is deleted."""
-    kept, gone = _any_id(connection, rng, "customers"), _any_id(connection, rng, "customers")
+    """Assign a customer's orders to another customer, and delete the first."""
+    kept, gone = _random_id(connection, rng, "customers"), _random_id(connection, rng, "customers")
     if kept != gone:
         connection.execute("UPDATE public.orders SET customer_id = %s WHERE customer_id = %s", (kept, gone))
         connection.execute("DELETE FROM public.customers WHERE id = %s", (gone,))
 
 
 def _delete_orders(connection: Connection, rng: random.Random) -> None:
-    """One of the orders with its items, or several where there are many."""
+    """Delete an order with its items, or ten if there are many orders."""
     many = int(_one(connection, "SELECT count(*) FROM public.orders")[0]) > _MANY_ORDERS
     connection.execute(
         "DELETE FROM public.orders WHERE id IN (SELECT id FROM public.orders WHERE id >= %s ORDER BY id LIMIT %s)",
-        (_any_id(connection, rng, "orders"), 10 if many else 1),
+        (_random_id(connection, rng, "orders"), 10 if many else 1),
     )
 
 
 def _replace_item(connection: Connection, rng: random.Random) -> None:
-    """Delete and insert again with the same key, twice, in one transaction."""
-    if (item := _any_id(connection, rng, "order_items")) is None:
+    """Delete a row and insert it again with the same key, twice, in one transaction."""
+    if (item := _random_id(connection, rng, "order_items")) is None:
         return
     for _ in range(2):
         delete = "DELETE FROM public.order_items WHERE id = %s RETURNING order_id"
@@ -218,11 +218,11 @@ def _replace_item(connection: Connection, rng: random.Random) -> None:
         connection.execute(
             "INSERT INTO public.order_items VALUES (%s, %s, %s, %s, %s, %s)", (item, order, *random_item(rng))
         )
-    _add_up(connection, int(order))
+    _update_total(connection, int(order))
 
 
-def _change_mind(connection: Connection, rng: random.Random) -> None:
-    """A savepoint that is rolled back, or all of it: nothing of it may arrive."""
+def _roll_back(connection: Connection, rng: random.Random) -> None:
+    """Roll back a savepoint, or the whole transaction: its changes must not be captured."""
     if rng.random() < 0.5:
         _place_order(connection, rng)
         raise _RolledBack
@@ -235,7 +235,7 @@ def _change_mind(connection: Connection, rng: random.Random) -> None:
         _advance_order(connection, rng)
 
 
-_KINDS: tuple[tuple[Callable[[Connection, random.Random], None], int], ...] = (
+_TRANSACTIONS: tuple[tuple[Callable[[Connection, random.Random], None], int], ...] = (
     (_place_order, 32),
     (_advance_order, 14),
     (_change_quantity, 14),
@@ -247,5 +247,5 @@ _KINDS: tuple[tuple[Callable[[Connection, random.Random], None], int], ...] = (
     (_merge_customers, 2),
     (_delete_orders, 10),
     (_replace_item, 3),
-    (_change_mind, 3),
+    (_roll_back, 3),
 )

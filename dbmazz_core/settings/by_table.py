@@ -1,7 +1,8 @@
-"""Choices by table and by column: `MODE`, `ON_BAD_VALUE`, `SCHEMA_CHANGES`, and what becomes of columns.
+"""Settings that differ by table or column: `MODE`, `ON_BAD_VALUE`, `SCHEMA_CHANGES` and `COLUMNS_*`.
 
-Their settings share one grammar, a comma-separated list of rules. A rule without a table is for all tables, one with
-`schema.*` for a schema's, one with `schema.table` for that table; of several that apply, the most particular counts:
+These settings share one grammar, a comma-separated list of rules. A rule without a table applies to all tables, a rule
+with `schema.*` to the tables of a schema, a rule with `schema.table` to that table. If several rules apply, the most
+specific one decides:
 
     MODE=soft_delete, public.audit=changelog, staging.*=mirror
     SCHEMA_CHANGES=apply, drop_column=ignore, public.orders:change_type=stop
@@ -27,17 +28,23 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class ByTable(Generic[V]):
-    """A value for all tables, and exceptions.
+    """A value for all tables, with exceptions.
 
-    >>> str(by_table("MODE", "mirror, public.audit=changelog", Mode))
-    'mirror, public.audit=changelog'
+    >>> from dbmazz_core.model.policies import Mode
+    >>> mode = parse_by_table("MODE", "mirror, public.audit=changelog", Mode)
+    >>> str(mode), mode.of(TableRef("public", "audit"))
+    ('mirror, public.audit=changelog', <Mode.CHANGELOG: 'changelog'>)
+
+    Attributes:
+        default: Value of the tables that no exception matches.
+        exceptions: Values by table or schema.
     """
 
     default: V
     exceptions: tuple[tuple[TablePattern, V], ...] = ()
 
     def of(self, table: TableRef) -> V:
-        """The table's own value, else its schema's, else the default."""
+        """Return the value of a table: its own, else that of its schema, else the default."""
         found = [(pattern.name is not None, value) for pattern, value in self.exceptions if pattern.matches(table)]
         return max(found, key=lambda item: item[0])[1] if found else self.default
 
@@ -47,18 +54,24 @@ class ByTable(Generic[V]):
 
 @dataclass(frozen=True, slots=True)
 class SchemaPolicy:
-    """What is done about each kind of schema change.
+    """The action for each kind of schema change, by table.
 
-    >>> policy = schema_policy("SCHEMA_CHANGES", "apply, drop_column=ignore, public.t:drop_column=stop")
+    >>> policy = parse_schema_policy("SCHEMA_CHANGES", "apply, drop_column=ignore, public.t:drop_column=stop")
     >>> policy.of(TableRef("public", "t"), SchemaChangeKind.DROP_COLUMN)
     <SchemaAction.STOP: 'stop'>
+
+    Attributes:
+        rules: Table or schema, kind and action. None as a table or kind means all of them.
     """
 
     rules: tuple[tuple[TablePattern | None, SchemaChangeKind | None, SchemaAction], ...] = ()
 
     def of(self, table: TableRef, kind: SchemaChangeKind) -> SchemaAction:
-        """A table's rule counts more than a schema's, that more than a general one; one with the kind more than
-        one without."""
+        """Return the action for a kind of schema change of a table.
+
+        A rule for the table wins over a rule for its schema, and that over a rule for all tables. At the same level, a
+        rule with the kind wins over a rule without one.
+        """
         best, action = (-1, False), SchemaAction.APPLY
         for pattern, only, chosen in self.rules:
             if (pattern is None or pattern.matches(table)) and only in (None, kind):
@@ -78,12 +91,17 @@ class SchemaPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ColumnNames:
-    """Columns of tables. `str` gives the setting's text."""
+    """A list of columns. `str` returns the text of the setting.
+
+    >>> parse_column_names("COLUMNS_EXCLUDE", "users.password, users.ssn").of(TableRef("public", "users")) == {
+    ...     "password", "ssn"}
+    True
+    """
 
     columns: tuple[ColumnRef, ...] = ()
 
     def of(self, table: TableRef) -> frozenset[str]:
-        """Names of the table's columns among them."""
+        """Return the names of the columns of a table that are in the list."""
         return frozenset(column.name for column in self.columns if column.table == table)
 
     def __str__(self) -> str:
@@ -92,12 +110,16 @@ class ColumnNames:
 
 @dataclass(frozen=True, slots=True)
 class ColumnMasks:
-    """Masks of columns. `str` gives the setting's text."""
+    """Masks by column. `str` returns the text of the setting.
+
+    >>> str(parse_column_masks("COLUMNS_MASK", "users.email=hash").of(TableRef("public", "users"))["email"])
+    'hash'
+    """
 
     masks: Mapping[ColumnRef, Mask] = field(default_factory=dict)
 
     def of(self, table: TableRef) -> dict[str, Mask]:
-        """Masks of the table's columns, by name."""
+        """Return the masks of a table by column name."""
         return {column.name: mask for column, mask in self.masks.items() if column.table == table}
 
     def __str__(self) -> str:
@@ -111,12 +133,16 @@ _NAME = rf"(?:{PART})(?:\.(?:{PART}))*"
 _RULE = re.compile(rf"\s*({_NAME})(?::(\w+))?\s*(?:=\s*([\w:]+)\s*)?(?:,|$)")
 
 
-def by_table(variable: str, text: str, values: type[E]) -> ByTable[E]:
-    """Read `mirror, public.audit=changelog`; without a general rule the first of `values` is the default."""
+def parse_by_table(variable: str, text: str, values: type[E]) -> ByTable[E]:
+    """Parse rules such as `mirror, public.audit=changelog`. The first member of `values` is the default.
+
+    Raises:
+        ConfigError: The text is malformed.
+    """
     default, exceptions = next(iter(values)), []
     for name, kind, value in _rules(variable, text):
         if kind is not None:
-            raise _malformed(variable, text, f"{name}:{kind} is no table")
+            raise _malformed(variable, text, f"{name}:{kind} is not a table name")
         if value is None:
             default = _one_of(variable, name, values)
         else:
@@ -124,14 +150,18 @@ def by_table(variable: str, text: str, values: type[E]) -> ByTable[E]:
     return ByTable(default, tuple(exceptions))
 
 
-def schema_policy(variable: str, text: str) -> SchemaPolicy:
-    """Read `apply, drop_column=ignore, public.orders:change_type=stop, sales.*=stop`."""
+def parse_schema_policy(variable: str, text: str) -> SchemaPolicy:
+    """Parse rules such as `apply, drop_column=ignore, public.orders:change_type=stop, sales.*=stop`.
+
+    Raises:
+        ConfigError: The text is malformed.
+    """
     rules: list[tuple[TablePattern | None, SchemaChangeKind | None, SchemaAction]] = []
     for name, kind, value in _rules(variable, text):
         if value is None and kind is None:
             rules.append((None, None, _one_of(variable, name, SchemaAction)))
         elif value is None:
-            raise _malformed(variable, text, f"{name}:{kind} lacks its action")
+            raise _malformed(variable, text, f"{name}:{kind} has no action")
         elif kind is not None:
             pattern = _pattern(variable, text, name)
             rules.append((pattern, _one_of(variable, kind, SchemaChangeKind), _one_of(variable, value, SchemaAction)))
@@ -139,28 +169,36 @@ def schema_policy(variable: str, text: str) -> SchemaPolicy:
             rules.append((None, SchemaChangeKind(name), _one_of(variable, value, SchemaAction)))
         else:
             rules.append((_pattern(variable, text, name), None, _one_of(variable, value, SchemaAction)))
-    # To apply is the default.
+    # APPLY is the default: a first rule that says so is left out.
     return SchemaPolicy(tuple(rules[1:] if rules[0] == (None, None, SchemaAction.APPLY) else rules))
 
 
-def column_names(variable: str, text: str) -> ColumnNames:
-    """Read `public.users.password, public.users.ssn`."""
+def parse_column_names(variable: str, text: str) -> ColumnNames:
+    """Parse a list such as `public.users.password, public.users.ssn`.
+
+    Raises:
+        ConfigError: The text is malformed.
+    """
     columns = []
     for name, kind, value in _rules(variable, text):
         if kind is not None or value is not None:
-            raise _malformed(variable, text, f"{name} is followed by what is no column")
+            raise _malformed(variable, text, f"{name} is not followed by a comma")
         columns.append(_column(variable, text, name))
     return ColumnNames(tuple(dict.fromkeys(columns)))
 
 
-def column_masks(variable: str, text: str) -> ColumnMasks:
-    """Read `public.users.email=hash, public.users.phone=truncate:3`."""
+def parse_column_masks(variable: str, text: str) -> ColumnMasks:
+    """Parse rules such as `public.users.email=hash, public.users.phone=truncate:3`.
+
+    Raises:
+        ConfigError: The text is malformed.
+    """
     masks: dict[ColumnRef, Mask] = {}
     for name, kind, value in _rules(variable, text):
         word, _, length = (value or "").partition(":")
         plain = word in ("hash", "null") and not length
         if kind is not None or not (plain or (word == "truncate" and length.isdecimal())):
-            raise _malformed(variable, text, f"{name} has to be followed by =hash, =null or =truncate:<characters>")
+            raise _malformed(variable, text, f"{name} must be followed by =hash, =null or =truncate:<characters>")
         masks[_column(variable, text, name)] = Mask(word, int(length or 0))
     return ColumnMasks(masks)
 
@@ -187,7 +225,7 @@ def _pattern(variable: str, text: str, name: str) -> TablePattern:
     parts = _parts(name)
     parts = parts if len(parts) > 1 else ["public", *parts]
     if len(parts) != 2 or parts[0] == "*":
-        raise _malformed(variable, text, f"{name} is no table")
+        raise _malformed(variable, text, f"{name} is not a table name")
     return TablePattern(unquote(parts[0]), None if parts[1] == "*" else unquote(parts[1]))
 
 
@@ -195,7 +233,7 @@ def _column(variable: str, text: str, name: str) -> ColumnRef:
     parts = _parts(name)
     parts = parts if len(parts) > 2 else ["public", *parts]
     if len(parts) != 3 or "*" in parts:
-        raise _malformed(variable, text, f"{name} is no column: write table.column or schema.table.column")
+        raise _malformed(variable, text, f"{name} is not a column name: write table.column or schema.table.column")
     schema, table, column = map(unquote, parts)
     return ColumnRef(TableRef(schema, table), column)
 

@@ -1,4 +1,4 @@
-"""Connection URLs that never show their password."""
+"""Connection URLs whose password does not appear in output, errors or logs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ _HIDDEN = "***"
 
 
 class SecretUrl:
-    """A PostgreSQL connection URL or `key=value` string whose password stays out of `str` and `repr`.
+    """A PostgreSQL connection URL or `key=value` string. `str` and `repr` show `***` for the password.
 
     >>> SecretUrl("postgres://app:s3cret@db.example:5432/shop?sslmode=require")
     SecretUrl('postgres://app:***@db.example:5432/shop?sslmode=require')
 
-    Any option of libpq works, in both forms (PostgreSQL manual, section "Connection Strings").
+    Any libpq option works, in both forms (PostgreSQL manual, section "Connection Strings").
+
+    Attributes:
+        parameters: The options by libpq's name, with the password.
 
     Raises:
-        ConfigError: If libpq cannot read it; the message never repeats the text.
+        ConfigError: libpq cannot read the text. The message does not repeat the text.
     """
 
     __slots__ = ("_secrets", "_text", "parameters")
@@ -33,25 +36,25 @@ class SecretUrl:
         self._secrets = {self.parameters[k] for k in _SECRET_OPTIONS if self.parameters.get(k)}
 
     def reveal(self) -> str:
-        """The text with the password in it, for libpq only."""
+        """Return the text with the password, for libpq only."""
         return self._text
 
     def conninfo(self, **overrides: str) -> str:
-        """A libpq connection string with options added or replaced. It holds the password."""
+        """Return a libpq connection string with options added or replaced. It contains the password."""
         return make_conninfo(self._text, **overrides)
 
     def pinned(self, *, host: str, hostaddr: str, port: str) -> SecretUrl:
-        """The same, but to one server, where the text may name several.
+        """Return a URL that names one server, where this URL may name several.
 
         Args:
-            host: Name, or directory of its Unix socket; certificates and passwords are looked up by it.
+            host: Name of the server, or directory of its Unix socket; libpq looks up certificates and passwords by it.
             hostaddr: Numeric address, empty for a Unix socket.
-            port: Its port.
+            port: Port of the server.
         """
         return SecretUrl(self.conninfo(host=host, hostaddr=hostaddr, port=port))
 
     def redact(self, message: str) -> str:
-        """The message with every form of the password replaced by `***`."""
+        """Return the message with `***` for the password, also where the password is percent-encoded."""
         for secret in sorted(self._secrets, key=len, reverse=True):
             for form in {secret, quote(secret, safe=""), quote(secret)}:
                 message = message.replace(form, _HIDDEN)
@@ -78,11 +81,11 @@ class SecretUrl:
 
 
 def _read(text: str, variable: str) -> dict[str, str]:
-    """Parse with libpq. Its own messages quote the text, password and all, so they are never passed on."""
+    """Return the options that libpq reads. libpq's messages quote the text with the password: they are never shown."""
     example = "postgres://user:password@host:5432/database"
     try:
         parameters = {k: str(v) for k, v in conninfo_to_dict(text).items() if v is not None}
-    except Exception as error:  # noqa: BLE001 - psycopg raises several kinds here; all mean the same
+    except Exception as error:  # noqa: BLE001 - psycopg raises several kinds here, for one cause
         hint = ""
         known = re.search(r'invalid (?:URI query parameter|connection option): "([\w ]+)"', str(error))
         if known is not None and known[1] in [k for k, _ in parse_qsl(_query(text))]:

@@ -1,4 +1,4 @@
-"""Names of tables, and the `TABLES` setting."""
+"""The `TABLES` setting."""
 
 from __future__ import annotations
 
@@ -9,14 +9,22 @@ from dataclasses import dataclass
 from dbmazz_core.errors import ConfigError
 from dbmazz_core.table_ref import TableRef
 
-#: One part of a dotted name: quoted (doubled quotes inside), or plain, or `*`.
+#: One part of a dotted name: quoted (with doubled quotes inside), plain, or `*`.
 PART = r'"(?:[^"]|"")+"|[^\W\d][\w$]*|\*'
 _ITEM = re.compile(rf"\s*({PART})\s*(?:\.\s*({PART})\s*)?(?:,|$)")
 
 
 @dataclass(frozen=True, slots=True)
 class TablePattern:
-    """One item of `TABLES`: a table, or all tables of a schema (`schema.*`, `name` is None)."""
+    """One item of `TABLES`: a table, or all tables of a schema.
+
+    >>> TablePattern("sales", None).matches(TableRef("sales", "orders"))
+    True
+
+    Attributes:
+        schema: Name of the schema.
+        name: Name of the table, None for `schema.*`.
+    """
 
     schema: str
     name: str | None
@@ -27,20 +35,20 @@ class TablePattern:
         return str(TableRef(self.schema, self.name))
 
     def matches(self, table: TableRef) -> bool:
-        """Whether the table is meant."""
+        """Return whether the pattern names the table, or all tables of its schema."""
         return table.schema == self.schema and self.name in (None, table.name)
 
 
 def parse_tables(text: str) -> tuple[TablePattern, ...]:
-    """Read the `TABLES` setting: comma-separated `schema.table`, quoted names and `schema.*`.
+    """Parse the `TABLES` setting: comma-separated `schema.table`, with quoted names and `schema.*`.
 
-    A name without schema is in `public`. Names are folded to lower case as PostgreSQL folds them unless quoted.
+    A name without a schema is in `public`. Names without quotes are folded to lower case, as in PostgreSQL.
 
     >>> [str(p) for p in parse_tables('orders, sales.*, "My Schema"."Order, Items"')]
     ['public.orders', 'sales.*', '"My Schema"."Order, Items"']
 
     Raises:
-        ConfigError: If the text is empty or not such a list.
+        ConfigError: The text is empty or malformed.
     """
     patterns: list[TablePattern] = []
     position, stripped = 0, text.strip()
@@ -63,12 +71,12 @@ def parse_tables(text: str) -> tuple[TablePattern, ...]:
 
 
 def format_tables(patterns: Iterable[TablePattern]) -> str:
-    """The inverse of `parse_tables`."""
+    """Return the text of the `TABLES` setting: the inverse of `parse_tables`."""
     return ",".join(str(p) for p in patterns)
 
 
 def unquote(part: str) -> str:
-    """A name as the catalog spells it: without its quotes, else in lower case."""
+    """Return a name as the catalog spells it: quoted names without their quotes, other names in lower case."""
     return part[1:-1].replace('""', '"') if part.startswith('"') else part.lower()
 
 

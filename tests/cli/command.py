@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from dbmazz_core.settings.config import SETTINGS
+from dbmazz_core.settings.variables import SETTINGS
 from tests.postgres_fixtures import SourceDatabase
 
 #: Generous: the machine may be busy with other tests.

@@ -173,7 +173,7 @@ def test_modes_by_table(dbmazz: Dbmazz, shop: SourceDatabase, duckdb_path: Path)
     found = {name: (table["mode"], table["rows"], table["complete"]) for name, table in tables.items()}
     assert found == {"public.items": ("soft_delete", 100, True), "public.orders": ("changelog", 55, True)}
     lines = [line.split() for line in dbmazz.run("status").stdout.splitlines()]
-    assert ["table", "rows", "mode", "state", "snapshot"] in lines
+    assert ["table", "rows", "mode", "state", "snapshot", "LSN"] in lines
     assert any(line[:4] == ["public.items", "100", "soft_delete", "streaming"] for line in lines)
 
     error = dbmazz.json("capture", "--mode", "mirror, public.items=soft_delete", code=2)
@@ -272,4 +272,4 @@ def test_a_change_of_shape_is_told(dbmazz: Dbmazz, shop: SourceDatabase) -> None
     )
     shop.execute("ALTER TABLE shapes ALTER n TYPE bigint; INSERT INTO shapes VALUES (2, 2, 'z')")
     said = " ".join(dbmazz.run("capture", TABLES="public.shapes").stdout.split())
-    assert 'public.shapes was rewritten when column "n" changed: copied anew' in said
+    assert 'public.shapes was rewritten when column "n" changed: re-snapshotted' in said

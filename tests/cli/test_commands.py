@@ -71,7 +71,7 @@ def test_setup_is_idempotent(dbmazz: Dbmazz, shop: SourceDatabase, duckdb_path: 
     assert done[1].startswith(f"created replication slot {shop.name} at ")
     position = confirmed_lsn(shop, shop.name)
     assert dbmazz.json("setup")["done"] == []
-    assert dbmazz.run("setup").stdout == "everything is in place already\n"
+    assert dbmazz.run("setup").stdout == "nothing to do: publication, slot and replica identities are in place\n"
     assert confirmed_lsn(shop, shop.name) == position
     assert not duckdb_path.exists()
     assert dbmazz.json("capture")["tables"]["public.orders"]["snapshot_rows"] == 50
@@ -91,8 +91,8 @@ def test_status(dbmazz: Dbmazz, shop: SourceDatabase, duckdb_path: Path) -> None
     assert after["lag_bytes"] > 0
     assert after["tables"]["public.items"]["rows"] == 120
     text = dbmazz.run("status").stdout
-    assert f"slot        {shop.name} (not in use)" in text
-    assert f"checkpoint  {end_lsn}" in text
+    assert f"slot           {shop.name} (not in use)" in text
+    assert f"checkpoint     {end_lsn}" in text
     assert "public.items" in text
 
 
@@ -104,7 +104,7 @@ def test_status_needs_no_tables_and_says_who_has_the_file(dbmazz: Dbmazz, duckdb
 
 
 def test_peek_consumes_nothing(dbmazz: Dbmazz, shop: SourceDatabase, duckdb_path: Path) -> None:
-    assert "there is no replication slot" in dbmazz.run("peek").stderr
+    assert "does not exist yet" in dbmazz.run("peek").stderr
     dbmazz.run("capture")
     assert "nothing to capture" in dbmazz.run("peek").stderr
     shop.execute("ALTER TABLE orders REPLICA IDENTITY FULL")
@@ -182,7 +182,7 @@ def test_teardown_with_yes_says_what_it_did(dbmazz: Dbmazz, shop: SourceDatabase
     del dbmazz.variables["TABLES"]  # it has no use for them
     done = dbmazz.run("teardown", "--yes").stdout
     assert done == f'dropped replication slot {shop.name}\ndropped publication "dbmazz_pub"\n'
-    assert dbmazz.run("teardown", "--yes").stdout == "there was nothing to drop\n"
+    assert dbmazz.run("teardown", "--yes").stdout == "nothing to drop: neither slot nor publication exists\n"
     assert dbmazz.json("teardown", "--yes") == {"done": []}
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from dbmazz_core.cli.settings import load_settings, read_file
 from dbmazz_core.errors import ConfigError
-from dbmazz_core.settings.config import SETTINGS, Setting, Settings
+from dbmazz_core.settings.config import Settings
+from dbmazz_core.settings.variables import SETTINGS, Setting
 from tests.cli.command import Dbmazz
 from tests.postgres_fixtures import SourceDatabase
 

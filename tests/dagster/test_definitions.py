@@ -15,7 +15,8 @@ import pytest
 
 import dbmazz_dagster
 from dbmazz_core.errors import ConfigError
-from dbmazz_core.settings.config import SETTINGS, Settings
+from dbmazz_core.settings.config import Settings
+from dbmazz_core.settings.variables import SETTINGS
 from dbmazz_dagster import (
     DagsterDbmazzTranslator,
     DbmazzResource,

@@ -11,7 +11,7 @@ import pytest
 
 from dbmazz_core.errors import AuthenticationFailed, ConfigError
 from dbmazz_dagster import DbmazzResource, build_dbmazz_sensor
-from dbmazz_dagster.history import History
+from dbmazz_dagster.run_history import RunHistory
 from tests.dagster.conftest import Shop
 
 
@@ -247,8 +247,8 @@ def test_nothing_to_capture_keeps_the_checkpoint_fresh(captured: Shop) -> None:
     assert event.metadata["changes"].value == 0
 
 
-@pytest.mark.parametrize(("fruitless", "wait"), [(0, 0), (1, 0), (2, 30), (3, 60), (4, 120), (30, 900)])
-def test_back_off(fruitless: int, wait: float) -> None:
-    history = History(under_way=None, last_failed="r", fruitless=fruitless, last_end=1000.0)
+@pytest.mark.parametrize(("without_progress", "wait"), [(0, 0), (1, 0), (2, 30), (3, 60), (4, 120), (30, 900)])
+def test_back_off(without_progress: int, wait: float) -> None:
+    history = RunHistory(unfinished=None, last_failed="r", without_progress=without_progress, last_end=1000.0)
     assert history.seconds_to_wait(30, 900, now=1000.0) == wait
     assert history.seconds_to_wait(30, 900, now=1000.0 + wait) == 0

@@ -6,7 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from dbmazz_core.demo.observe import DagsterClient
+from dbmazz_core.demo.dagster_client import DagsterClient
 from dbmazz_core.demo.shop import TABLES
 from tests.demo.browser import browser
 from tests.demo.pages import lineage, plots, runs, sensor

@@ -14,7 +14,7 @@ import pytest
 
 from dbmazz_core.cli import main
 from dbmazz_core.demo import headless
-from dbmazz_core.demo.compare import SHOWN, TableComparison, compare
+from dbmazz_core.demo.compare import MAX_LISTED, TableComparison, compare
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.demo.shop import TABLES, create_shop
 from dbmazz_core.pipeline import Pipeline
@@ -114,7 +114,7 @@ def test_many_differences_are_cut_short(database: SourceDatabase, captured: Path
     tampered(captured, "DELETE FROM public.orders")
     found = different(database, captured)
     assert found.missing == found.source_rows
-    assert len(found.differences) == SHOWN + 1
+    assert len(found.differences) == MAX_LISTED + 1
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import duckdb
 import pytest
 
 from dbmazz_core.cli import main
-from dbmazz_core.demo.observe import DagsterClient
+from dbmazz_core.demo.dagster_client import DagsterClient
 from tests.demo.browser import browser
 from tests.demo.pages import lineage, plots, runs, sensor
 from tests.demo.processes import alive, running_demo, until
@@ -23,14 +23,14 @@ def test_captures_refreshes_shows_and_stops(tmp_path: Path) -> None:
     with running_demo(tmp_path, "--keep", str(kept)) as demo:
         url = demo.url()
         client = DagsterClient(url)
-        until(lambda: client.observe().captures >= 2, 90, demo.text)
-        until(lambda: client.observe().revenue_at is not None, 120, demo.text)
+        until(lambda: client.state().captures >= 2, 90, demo.text)
+        until(lambda: client.state().revenue_at is not None, 120, demo.text)
         with browser(tmp_path / "profile") as window:
             for page in (lineage, plots, runs, sensor):
                 page(window, url)
                 window.screenshot(tmp_path / f"{page.__name__}.png")
         demo.wait_for(r"customers [\d,]+ [=>] [\d,]+ \| orders .* \| lag \d")
-        assert client.observe().failures == 0
+        assert client.state().failures == 0
         assert demo.ends(signal.SIGINT, within=10) == 0
     with duckdb.connect(str(kept / "shop.duckdb"), read_only=True) as connection:
         days = connection.execute("SELECT count(*), min(revenue) FROM analytics.daily_revenue").fetchall()

@@ -11,7 +11,7 @@ import pytest
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.errors import BadValue
 from dbmazz_core.model.batch import ChangeBatch
-from dbmazz_core.settings.by_table import column_masks
+from dbmazz_core.settings.by_table import parse_column_masks
 from tests.engine.lab import Lab
 
 #: Read by the decoder; by a reader of nested values; and what only DuckDB's cast refuses.
@@ -111,7 +111,7 @@ def test_without_a_key_there_is_no_name(lab: Lab, streamed: bool) -> None:
 
 @WAYS
 def test_what_is_masked_is_not_told(lab: Lab, streamed: bool) -> None:
-    lab = lab.configured(source={"masks": column_masks("COLUMNS_MASK", "t.name=hash"), "mask_key": "k"})
+    lab = lab.configured(source={"masks": parse_column_masks("COLUMNS_MASK", "t.name=hash"), "mask_key": "k"})
     prepared(lab, "name text, n int", "numeric(9,2)")
     error = stopped_by(lab, "INSERT INTO t VALUES ('private', 5, 'NaN')", streamed=streamed)
     assert condition(error) == "n = 5"

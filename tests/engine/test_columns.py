@@ -14,7 +14,7 @@ from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.errors import ConfigError
 from dbmazz_core.model.records import Delete, Heartbeat, Insert, Update
 from dbmazz_core.model.unchanged import UNCHANGED
-from dbmazz_core.settings.by_table import column_masks, column_names
+from dbmazz_core.settings.by_table import parse_column_masks, parse_column_names
 from tests.engine.lab import BOTH, Lab, toast
 
 KEY = "a key of tests"
@@ -34,7 +34,8 @@ def hashed(text: str, key: str = KEY) -> str:
 def chosen(lab: Lab, *, key: str = KEY, **settings: str) -> Lab:
     """The lab with COLUMNS_ settings as text: `include`, `exclude`, `masks`."""
     source: dict[str, Any] = {
-        name: (column_masks if name == "masks" else column_names)(name, text) for name, text in settings.items()
+        name: (parse_column_masks if name == "masks" else parse_column_names)(name, text)
+        for name, text in settings.items()
     }
     return lab.configured(source={**source, "mask_key": key})
 

@@ -10,7 +10,7 @@ import pytest
 
 from dbmazz_core.errors import ConfigError, DbmazzError
 from dbmazz_core.model.policies import Mode
-from dbmazz_core.settings.by_table import by_table
+from dbmazz_core.settings.by_table import parse_by_table
 from dbmazz_core.settings.config import FlushConfig, TableConfig
 from tests.engine.lab import Lab
 from tests.engine.test_columns import chosen, everything
@@ -363,7 +363,7 @@ def test_no_mode_of_a_table_lets_it_through(lab: Lab) -> None:
     lab = chosen(lab, exclude="t.secret")
     lab.capture()
     lab.execute(CHANGES["exchanged"])
-    changed = lab.configured(tables=TableConfig(mode=by_table("MODE", "soft_delete", Mode)))
+    changed = lab.configured(tables=TableConfig(mode=parse_by_table("MODE", "soft_delete", Mode)))
     with pytest.raises(ConfigError):
         changed.capture()
     assert_hidden(lab)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from dbmazz_core.errors import ReplicaIdentityInsufficient
-from dbmazz_core.settings.config import ReplicaIdentityPolicy
+from dbmazz_core.settings.replica_identity import ReplicaIdentityPolicy
 from dbmazz_core.table_ref import TableRef
 from tests.engine.lab import Lab, run, toast
 

@@ -13,7 +13,7 @@ import pytest
 from dbmazz_core.connectors.sinks.duckdb_sql.bookkeeping import LAYOUT
 from dbmazz_core.errors import ConfigError
 from dbmazz_core.model.policies import Mode
-from dbmazz_core.settings.by_table import by_table, schema_policy
+from dbmazz_core.settings.by_table import parse_by_table, parse_schema_policy
 from dbmazz_core.settings.config import FlushConfig, SnapshotConfig, TableConfig
 from tests.engine.lab import MARKS, Lab, toast
 from tests.oracle import assert_equal
@@ -198,7 +198,7 @@ def test_each_table_has_its_own_mode(lab: Lab) -> None:
         "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY); CREATE TABLE c (id int PRIMARY KEY)"
     )
     lab.execute("INSERT INTO a VALUES (1), (2); INSERT INTO b VALUES (1), (2); INSERT INTO c VALUES (1), (2)")
-    lab = lab.configured(tables=TableConfig(mode=by_table("MODE", "mirror, b=soft_delete, c=changelog", Mode)))
+    lab = lab.configured(tables=TableConfig(mode=parse_by_table("MODE", "mirror, b=soft_delete, c=changelog", Mode)))
     lab.capture()
     lab.transactions("DELETE FROM a WHERE id = 1; DELETE FROM b WHERE id = 1; DELETE FROM c WHERE id = 1")
     lab.capture()
@@ -228,7 +228,7 @@ def test_another_mode_is_an_error_until_the_table_is_made_anew(lab: Lab, old: Mo
     assert info.value.object == "MODE"
     assert "dbmazz snapshot --tables 'public.t'" in info.value.remedy
     # As the error says: left as it is, or made anew.
-    lab.configured(tables=TableConfig(mode=by_table("MODE", f"{new}, public.t={old}", Mode))).capture()
+    lab.configured(tables=TableConfig(mode=parse_by_table("MODE", f"{new}, public.t={old}", Mode))).capture()
     changed.pipeline.snapshot([lab.ref("t")])
     changed.assert_equal("t")
     changed.transactions("DELETE FROM t; INSERT INTO t VALUES (5, 5)")
@@ -242,7 +242,7 @@ def test_a_table_that_was_left_out_for_a_while_keeps_its_mode_too(lab: Lab) -> N
     history.capture()
     replace(history, tables="public.a").capture()
     with pytest.raises(ConfigError, match=r"public\.b"):
-        lab.configured(tables=TableConfig(mode=by_table("MODE", "mirror, a=changelog", Mode))).capture()
+        lab.configured(tables=TableConfig(mode=parse_by_table("MODE", "mirror, a=changelog", Mode))).capture()
     history.execute("INSERT INTO b VALUES (2)")
     history.capture_and_compare("b")
 
@@ -288,7 +288,7 @@ def test_a_file_of_the_layout_before_is_read_and_brought_up(lab: Lab) -> None:
 
 def test_a_file_whose_tokens_hold_the_targets_is_read_and_brought_up(lab: Lab) -> None:
     """Layout 3 kept the destination's column behind each of the source's, within the token."""
-    lab = lab.configured(tables=TableConfig(schema_changes=schema_policy("SCHEMA_CHANGES", "ignore")))
+    lab = lab.configured(tables=TableConfig(schema_changes=parse_schema_policy("SCHEMA_CHANGES", "ignore")))
     lab.execute("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'one')")
     lab.capture()
     lab.execute("ALTER TABLE t RENAME v TO w")

@@ -241,7 +241,7 @@ def test_a_partition_whose_identity_says_nothing_to_the_root(
 
 
 def policy(name: str) -> object:
-    from dbmazz_core.settings.config import ReplicaIdentityPolicy
+    from dbmazz_core.settings.replica_identity import ReplicaIdentityPolicy
 
     return ReplicaIdentityPolicy(name)
 

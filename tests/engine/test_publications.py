@@ -8,7 +8,8 @@ from __future__ import annotations
 import pytest
 
 from dbmazz_core.errors import ReplicaIdentityInsufficient, UnknownValue
-from dbmazz_core.settings.config import ReplicaIdentityPolicy, SnapshotConfig
+from dbmazz_core.settings.config import SnapshotConfig
+from dbmazz_core.settings.replica_identity import ReplicaIdentityPolicy
 from dbmazz_core.table_ref import TableRef
 from tests.engine.lab import Lab, toast
 from tests.oracle import assert_equal

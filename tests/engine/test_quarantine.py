@@ -15,7 +15,7 @@ from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import WindowResult
 from dbmazz_core.errors import BadValue
 from dbmazz_core.model.policies import BadValuePolicy, Mode
-from dbmazz_core.settings.by_table import ByTable, by_table
+from dbmazz_core.settings.by_table import ByTable, parse_by_table
 from dbmazz_core.settings.config import FlushConfig, TableConfig
 from tests.engine.lab import BOTH, Lab, toast
 from tests.engine.test_columns import chosen, hashed
@@ -30,7 +30,7 @@ FAR = "'294276-12-31 23:59:59'"
 
 
 def quarantining(lab: Lab, rules: str = "quarantine", mode: Mode = Mode.MIRROR) -> Lab:
-    return lab.configured(tables=TableConfig(ByTable(mode), by_table("ON_BAD_VALUE", rules, BadValuePolicy)))
+    return lab.configured(tables=TableConfig(ByTable(mode), parse_by_table("ON_BAD_VALUE", rules, BadValuePolicy)))
 
 
 def kept(lab: Lab, table: str = "t") -> list[tuple[Any, ...]]:

@@ -12,7 +12,7 @@ from dbmazz_core.connectors.sinks.duckdb_sql.alter import ALTERS_MODIFIED_TABLES
 from dbmazz_core.engine.result import StopReason
 from dbmazz_core.errors import SchemaChanged
 from dbmazz_core.model.records import Insert, SchemaChange
-from dbmazz_core.settings.by_table import schema_policy
+from dbmazz_core.settings.by_table import parse_schema_policy
 from dbmazz_core.settings.config import FlushConfig, SnapshotConfig, TableConfig, WindowLimits
 from tests.engine.lab import BOTH, Lab, toast
 
@@ -389,7 +389,7 @@ def test_a_table_that_is_altered_while_it_is_copied(lab: Lab) -> None:
 
 
 def following(lab: Lab, rule: str) -> Lab:
-    return lab.configured(tables=TableConfig(schema_changes=schema_policy("SCHEMA_CHANGES", rule)))
+    return lab.configured(tables=TableConfig(schema_changes=parse_schema_policy("SCHEMA_CHANGES", rule)))
 
 
 @BOTH

@@ -12,7 +12,7 @@ import pytest
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.errors import BadValue
 from dbmazz_core.model.policies import BadValuePolicy
-from dbmazz_core.settings.by_table import by_table
+from dbmazz_core.settings.by_table import parse_by_table
 from dbmazz_core.settings.config import TableConfig
 from tests.engine.lab import Lab
 from tests.postgres_fixtures import SourceDatabase, drop_database
@@ -39,7 +39,7 @@ def write(lab: Lab) -> None:
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_bytes_that_are_not_utf_8_go_to_quarantine(ascii_lab: Lab, streamed: bool) -> None:
-    policy = by_table("ON_BAD_VALUE", "quarantine", BadValuePolicy)
+    policy = parse_by_table("ON_BAD_VALUE", "quarantine", BadValuePolicy)
     lab = ascii_lab.configured(tables=TableConfig(on_bad_value=policy))
     if streamed:
         lab.capture()

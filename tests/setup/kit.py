@@ -8,7 +8,8 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 from dbmazz_core.connectors.sources.postgres.connection import Connection, connect
-from dbmazz_core.settings.config import ReplicaIdentityPolicy, SourceConfig
+from dbmazz_core.settings.config import SourceConfig
+from dbmazz_core.settings.replica_identity import ReplicaIdentityPolicy
 from dbmazz_core.settings.secret_url import SecretUrl
 from tests.postgres_fixtures import SourceDatabase
 

@@ -25,7 +25,7 @@ from dbmazz_core.errors import (
     SourceNotReady,
     TableNotFound,
 )
-from dbmazz_core.settings.config import ReplicaIdentityPolicy
+from dbmazz_core.settings.replica_identity import ReplicaIdentityPolicy
 from dbmazz_core.table_ref import TableRef
 from tests.engine.before import before
 from tests.postgres_fixtures import SourceDatabase

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
 from dbmazz_core.connectors.sources.postgres.connection import Connection
-from dbmazz_core.settings.config import ReplicaIdentityPolicy, SourceConfig
+from dbmazz_core.settings.config import SourceConfig
+from dbmazz_core.settings.replica_identity import ReplicaIdentityPolicy
 from dbmazz_core.table_ref import TableRef, quote_identifier
 
 OPERATIONS = ("insert", "update", "delete", "truncate")

@@ -23,7 +23,7 @@ from dbmazz_core.errors import (
     SourceError,
 )
 from dbmazz_core.model.findings import Finding
-from dbmazz_core.settings.config import ReplicaIdentityPolicy
+from dbmazz_core.settings.replica_identity import ReplicaIdentityPolicy
 from dbmazz_core.table_ref import quote_identifier
 
 

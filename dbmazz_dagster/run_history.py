@@ -1,4 +1,4 @@
-"""What Dagster's run storage says about the windows of a slot."""
+"""The recent runs of a slot, from Dagster's run storage."""
 
 from __future__ import annotations
 
@@ -14,87 +14,87 @@ from dbmazz_dagster.tags import ATTEMPT_TAG, FROM_LSN_TAG, SLOT_TAG
 _FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 _UNFINISHED = [status for status in dg.DagsterRunStatus if status not in _FINISHED]
 
-#: Runs looked at. Back-off has long reached its maximum after so many failures.
+#: Number of runs that are read. The back-off reaches its maximum after fewer failures.
 _LIMIT = 30
 
 
 @dataclass(frozen=True, slots=True)
-class History:
-    """The recent windows of a slot, as the sensor needs them.
+class RunHistory:
+    """A summary of the recent runs of a slot, for the sensor.
 
     Attributes:
-        under_way: Id of the newest run that has not finished, None if there is none.
+        unfinished: Id of the newest run that has not finished, None if all have.
         last_failed: Id of the newest finished run if it did not succeed, else None.
-        fruitless: How many of the newest finished runs in a row failed, or succeeded without moving the slot.
-        last_end: When the newest of them ended, in seconds since the epoch; 0 if there is none.
+        without_progress: Number of the newest finished runs in a row that failed, or succeeded without moving the slot.
+        last_end: End of the newest finished run, in seconds since the epoch; 0 if no run has finished.
     """
 
-    under_way: str | None
+    unfinished: str | None
     last_failed: str | None
-    fruitless: int
+    without_progress: int
     last_end: float
 
     def seconds_to_wait(self, interval: float, maximum: float, now: float) -> float:
-        """What is left of the back-off: the first retry comes at once, the next after `interval` seconds,
-        then after twice as many each time.
+        """Return the seconds until the back-off ends: 0 for the first retry, `interval` for the second, then twice as
+        many each time, at most `maximum`.
 
-        >>> [History(None, "r", n, 100.0).seconds_to_wait(30, 900, now=100.0) for n in (0, 1, 2, 3, 9)]
+        >>> [RunHistory(None, "r", n, 100.0).seconds_to_wait(30, 900, now=100.0) for n in (0, 1, 2, 3, 9)]
         [0.0, 0.0, 30.0, 60.0, 900.0]
         """
-        if self.fruitless < 2:
+        if self.without_progress < 2:
             return 0.0
-        return max(0.0, self.last_end + min(maximum, interval * 2.0 ** (self.fruitless - 2)) - now)
+        return max(0.0, self.last_end + min(maximum, interval * 2.0 ** (self.without_progress - 2)) - now)
 
 
 def unfinished_runs(instance: dg.DagsterInstance, slot: str) -> Sequence[dg.RunRecord]:
-    """Runs of the slot that are queued or under way, the newest first."""
+    """Return the runs of a slot that are queued or running, the newest first."""
     return instance.get_run_records(dg.RunsFilter(tags={SLOT_TAG: slot}, statuses=_UNFINISHED), limit=_LIMIT)
 
 
-def read_history(
+def read_run_history(
     instance: dg.DagsterInstance, slot: str, confirmed: Lsn | None, *, abandoned_after: float | None
-) -> History:
-    """Look at the newest runs of the slot.
+) -> RunHistory:
+    """Return a summary of the newest runs of a slot.
 
     Args:
-        instance: Where runs are recorded.
-        slot: Whose runs.
-        confirmed: The slot's confirmed LSN: a run that started from it and succeeded got nowhere.
-        abandoned_after: A run that has started, but whose log has been silent for so many seconds, counts as
-            failed: its machine went away and nobody told Dagster. A window says something every minute. None
-            where the slot is in use: then somebody is alive.
+        instance: The Dagster instance.
+        slot: Name of the slot.
+        confirmed: The slot's confirmed LSN. A run that started from it and succeeded made no progress.
+        abandoned_after: A started run whose log has no new entry for this many seconds counts as failed: its machine
+            may have stopped without a report to Dagster. A window logs every 30 s. None if the slot is in use: then the
+            process of the run is alive.
     """
     records = instance.get_run_records(dg.RunsFilter(tags={SLOT_TAG: slot}), limit=_LIMIT)
-    under_way: str | None = None
+    unfinished: str | None = None
     finished: list[dg.RunRecord] = []
     for record in records:
         if record.dagster_run.status in _FINISHED or _abandoned(instance, record, abandoned_after):
             finished.append(record)
-        elif under_way is None:
-            under_way = record.dagster_run.run_id
-    fruitless = 0
+        elif unfinished is None:
+            unfinished = record.dagster_run.run_id
+    without_progress = 0
     for record in finished:
         run = record.dagster_run
         stuck = run.tags.get(FROM_LSN_TAG) == lsn_text(confirmed)
         if run.status is dg.DagsterRunStatus.SUCCESS and not stuck:
             break
-        fruitless += 1
+        without_progress += 1
     newest = finished[0] if finished else None
-    return History(
-        under_way=under_way,
+    return RunHistory(
+        unfinished=unfinished,
         last_failed=newest.dagster_run.run_id
         if newest and newest.dagster_run.status is not dg.DagsterRunStatus.SUCCESS
         else None,
-        fruitless=fruitless,
+        without_progress=without_progress,
         last_end=(newest.end_time or newest.update_timestamp.timestamp()) if newest else 0.0,
     )
 
 
 def next_attempt(instance: dg.DagsterInstance, slot: str, confirmed: Lsn | None) -> int:
-    """Which request for a window from this LSN comes next, from 1.
+    """Return the number of the next request for a window from this LSN, from 1.
 
-    One more than the greatest there is, not than their number: runs can be deleted, and a run key that exists
-    already would never be launched.
+    It is one more than the greatest number so far. The count of runs would not do: runs can be deleted, and Dagster
+    launches no run for a run key that it has seen.
     """
     tags = {SLOT_TAG: slot, FROM_LSN_TAG: lsn_text(confirmed)}
     runs = instance.get_runs(dg.RunsFilter(tags=tags), limit=_LIMIT)
@@ -102,12 +102,12 @@ def next_attempt(instance: dg.DagsterInstance, slot: str, confirmed: Lsn | None)
 
 
 def lsn_text(lsn: Lsn | None) -> str:
-    """An LSN in tags and run keys; `start` where no slot exists yet."""
+    """Return the LSN as text for tags and run keys, `start` if the slot does not exist yet."""
     return "start" if lsn is None else str(lsn)
 
 
 def _abandoned(instance: dg.DagsterInstance, record: dg.RunRecord, after: float | None) -> bool:
-    """Whether a run has started and then been silent for long. A queued one may wait as long as it takes."""
+    """Return whether a started run has logged nothing for `after` seconds. A queued run may wait without a limit."""
     if after is None or record.dagster_run.status is dg.DagsterRunStatus.QUEUED:
         return False
     if time.time() - record.update_timestamp.timestamp() < after:

@@ -1,4 +1,4 @@
-"""Copying a table: `COPY ... (FORMAT binary)` to /dev/null against `dbmazz snapshot`."""
+"""Benchmark of the snapshot: `COPY ... (FORMAT binary)` to /dev/null against `dbmazz snapshot`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ from benchmarks.workloads.orders import COLUMNS, ROWS
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 
 
-def copying(server: EmbeddedPostgres, directory: Path, rows: int) -> dict[str, float]:
-    """Measure both once; seconds, their ratio, peak memory in MiB."""
+def measure_snapshot(server: EmbeddedPostgres, directory: Path, rows: int) -> dict[str, float]:
+    """Measure both once, and return seconds, their ratio, and the peak memory of `dbmazz snapshot` in MiB.
+
+    Args:
+        server: Server on which the table is created.
+        directory: Directory for the DuckDB file.
+        rows: Number of rows.
+    """
     with psycopg.connect(server.url(socket=True), autocommit=True) as connection:
         connection.execute(f"CREATE TABLE public.history ({COLUMNS})".encode())
         connection.execute(f"INSERT INTO public.history {ROWS.format(first=1, last=rows)}".encode())

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the first asks to stop at the next flush, a second Ctrl-C stops at once."""
+"""SIGTERM and Ctrl-C during a capture: the first stops it at the next flush, a second Ctrl-C at once."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _SHOW_CURSOR = b"\x1b[?25h"
 
 
 def stop_on_signals(report: Report) -> Event:
-    """An event that SIGTERM and Ctrl-C set from now on.
+    """Return an event that SIGTERM and Ctrl-C set from now on.
 
-    For good: a signal that comes while the process is about to end must not turn its success into a failure.
+    The handlers stay for the rest of the process: a signal shortly before its exit must not turn success into failure.
     """
     stop = Event()
 
@@ -25,7 +25,7 @@ def stop_on_signals(report: Report) -> Event:
         if stop.is_set() and number == signal.SIGINT:
             _end_at_once(report)
         stop.set()
-        # Not by `print`: the signal may have come in the middle of one.
+        # Not `print`: the signal may interrupt a `print`, which is not reentrant.
         hint = ", press Ctrl-C again to stop at once" if number == signal.SIGINT else ""
         os.write(2, f"stopping at the next flush{hint}\n".encode())
 
@@ -35,9 +35,11 @@ def stop_on_signals(report: Report) -> Event:
 
 
 def _end_at_once(report: Report) -> None:
-    # No clean-up to wait for: a transaction that was not committed does not count, on either side.
+    # No clean-up is needed: PostgreSQL and DuckDB discard a transaction that was not committed.
     if report.json:
-        error = Interrupted("interrupted", object="dbmazz", remedy="run it again: it resumes at the checkpoint")
+        error = Interrupted(
+            "interrupted", object="dbmazz", remedy="run the command again: capture resumes at the checkpoint"
+        )
         os.write(1, json.dumps(error.to_dict()).encode() + b"\n")
     if sys.stderr.isatty():
         os.write(2, _SHOW_CURSOR)

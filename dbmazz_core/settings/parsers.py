@@ -1,4 +1,7 @@
-"""How the text of a setting becomes its value. Each takes the variable's name, for the error, and the text."""
+"""Parsers of settings. A parser takes the variable's name, for its errors, and the text, and returns the value.
+
+Every parser raises `ConfigError` for a text that it does not accept.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +13,29 @@ MEBIBYTE = 1 << 20
 
 
 def invalid(variable: str, text: str, expected: str) -> ConfigError:
-    """The error for a value that its variable does not take."""
+    """Return the error for a text that its variable does not accept; `expected` completes "is not ..."."""
     return ConfigError(
         f"{variable}={text!r} is not {expected}", object=variable, remedy=f"set {variable} to {expected}, or unset it"
     )
 
 
 def one_of(*choices: str) -> Callable[[str, str], str]:
-    """One of some words, in any case."""
+    """Return a parser that accepts one of some words, in upper or lower case."""
 
-    def read(variable: str, text: str) -> str:
+    def parse(variable: str, text: str) -> str:
         if text.strip().lower() not in choices:
             raise invalid(variable, text, " or ".join(choices))
         return text.strip().lower()
 
-    return read
+    return parse
 
 
 def boolean(variable: str, text: str) -> bool:
-    """`true` or `false`, and what else is usual."""
+    """Parse `true`, `1`, `yes` or `on`, and `false`, `0`, `no` or `off`, in upper or lower case.
+
+    >>> boolean("DO_SNAPSHOT", "Yes")
+    True
+    """
     value = text.strip().lower()
     if value in ("true", "1", "yes", "on"):
         return True
@@ -37,21 +44,25 @@ def boolean(variable: str, text: str) -> bool:
     raise invalid(variable, text, "true or false")
 
 
-def whole(minimum: int, maximum: int = 1 << 62) -> Callable[[str, str], int]:
-    """A whole number; `250_000` works."""
+def whole_number(minimum: int, maximum: int = 1 << 62) -> Callable[[str, str], int]:
+    """Return a parser of whole numbers from `minimum` to `maximum`.
 
-    def read(variable: str, text: str) -> int:
+    >>> whole_number(1)("FLUSH_SIZE", "250_000")
+    250000
+    """
+
+    def parse(variable: str, text: str) -> int:
         digits = text.strip().replace("_", "")
         if not digits.isdecimal() or not minimum <= int(digits) <= maximum:
             upper = f" to {maximum}" if maximum < 1 << 62 else " or more"
             raise invalid(variable, text, f"a whole number, {minimum}{upper}")
         return int(digits)
 
-    return read
+    return parse
 
 
 def seconds(variable: str, text: str) -> float:
-    """Seconds, with or without a fraction."""
+    """Parse seconds, with or without a fraction."""
     try:
         value = float(text)
     except ValueError:
@@ -65,7 +76,11 @@ _UNITS = {"": 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30, "tb": 1 <<
 
 
 def byte_size(variable: str, text: str) -> int:
-    """A size such as `64MB`, in bytes; powers of 1024."""
+    """Parse a size such as `64MB`, at least 1 MB, into bytes. Units are powers of 1024.
+
+    >>> byte_size("FLUSH_MAX_BYTES", "1.5GB")
+    1610612736
+    """
     number = text.strip().lower().replace("ib", "b")
     unit = number.lstrip("0123456789_.").strip()
     try:
@@ -78,22 +93,22 @@ def byte_size(variable: str, text: str) -> int:
 
 
 def slot_name(variable: str, text: str) -> str:
-    """A replication slot's name."""
-    # PostgreSQL: ReplicationSlotValidateName allows just these, NAMEDATALEN - 1 bytes.
+    """Parse the name of a replication slot."""
+    # The rule of PostgreSQL's ReplicationSlotValidateName: these characters, at most NAMEDATALEN - 1 bytes.
     if not 0 < len(text) < 64 or set(text) - set("abcdefghijklmnopqrstuvwxyz0123456789_"):
         raise invalid(variable, text, "a slot name: 1 to 63 lower-case letters, digits and underscores")
     return text
 
 
 def identifier(variable: str, text: str) -> str:
-    """An SQL identifier, not quoted."""
+    """Parse an SQL identifier, written without quotes."""
     if not 0 < len(text.encode()) < 64 or "\0" in text:
         raise invalid(variable, text, "a name of 1 to 63 bytes")
     return text
 
 
 def duckdb_path(variable: str, text: str) -> str:
-    """Path of a DuckDB file, `duckdb://` in front or not."""
+    """Parse the path of a DuckDB file, with or without `duckdb://` in front."""
     path = text.strip()
     scheme, separator, rest = path.partition("://")
     if separator and scheme != "duckdb":

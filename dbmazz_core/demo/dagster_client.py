@@ -1,6 +1,6 @@
-"""What Dagster knows of the capture, asked of its web server.
+"""A GraphQL client of Dagster's web server, which reads the state of the capture.
 
-The destination is never opened for it: a window must not find the file locked because somebody looks.
+The demo does not open the destination for that: a window would find the file locked.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dbmazz_core.demo.shop import TABLES
 from dbmazz_core.table_ref import TableRef
 
 _TIMEOUT_S = 2.0
-#: A window that could not read the row counts (another process had the file just then) records none; then those
-#: of the one before are shown.
+#: Number of materializations to read. A window that cannot read the row counts, because another process holds the file,
+#: records none; the counts of an earlier window are shown then.
 _MATERIALIZATIONS = 3
 
 REVENUE = ("analytics", "daily_revenue")
@@ -34,15 +34,15 @@ _STATE = """query ($assets: [AssetKeyInput!], $limit: Int!, $capture: RunsFilter
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
-    """The state of the capture.
+class DagsterState:
+    """The state of the capture in Dagster.
 
     Attributes:
-        rows: Rows in the destination after the last window that counted them.
-        captures: Capture runs that succeeded.
-        failures: Runs that failed.
-        captured_at: When a table was last materialized, in seconds since the epoch; None if never.
-        revenue_at: When `daily_revenue` was.
+        rows: Rows by table in the destination after the last window that counted them.
+        captures: Number of capture runs that succeeded.
+        failures: Number of runs that failed.
+        captured_at: Last materialization of a table, in seconds since the epoch; None if there is none.
+        revenue_at: Last materialization of `daily_revenue`, in seconds since the epoch; None if there is none.
     """
 
     rows: Mapping[TableRef, int] = field(default_factory=dict)
@@ -53,26 +53,30 @@ class Observed:
 
 
 class NotReady(Exception):
-    """Dagster does not answer yet."""
+    """Dagster does not answer yet, or is still loading. Try again."""
 
 
 class LoadFailed(Exception):
-    """The definitions do not load."""
+    """Dagster cannot load the definitions. The message has its error."""
 
 
 class DagsterClient:
-    """GraphQL of Dagster's web server."""
+    """A client of Dagster's web server.
+
+    Args:
+        url: URL of the web server.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = f"{url}/graphql"
-        # Never by way of a proxy that the environment names: it is this machine.
+        # The server is on this machine: a proxy in the environment is not used.
         self._opener = build_opener(ProxyHandler({}))
 
     def query(self, query: str, **variables: Any) -> dict[str, Any]:
         """Send a query and return its data.
 
         Raises:
-            NotReady: No answer, or one with errors.
+            NotReady: The server does not answer, or its answer has errors.
         """
         body = json.dumps({"query": query, "variables": variables}).encode()
         request = Request(self._url, body, {"Content-Type": "application/json"})
@@ -87,11 +91,11 @@ class DagsterClient:
         return data
 
     def check_loaded(self) -> None:
-        """Return once the definitions are loaded.
+        """Check that the definitions are loaded.
 
         Raises:
-            NotReady: They are loading.
-            LoadFailed: They cannot be loaded.
+            NotReady: The definitions are loading.
+            LoadFailed: The definitions cannot be loaded.
         """
         entries = self.query(_LOCATIONS)["workspaceOrError"].get("locationEntries") or []
         for entry in entries:
@@ -102,11 +106,11 @@ class DagsterClient:
                 return
         raise NotReady("the definitions are loading")
 
-    def observe(self) -> Observed:
-        """Look at the assets and runs.
+    def state(self) -> DagsterState:
+        """Return the state of assets and runs.
 
         Raises:
-            NotReady: No answer.
+            NotReady: The server does not answer.
         """
         assets: dict[tuple[str, ...], TableRef | None] = {(t.schema, t.name): t for t in TABLES}
         data = self.query(
@@ -126,7 +130,7 @@ class DagsterClient:
             table, counts = assets.get(path), [count for event in events if (count := _row_count(event)) is not None]
             if table is not None and counts:
                 rows[table] = counts[0]
-        return Observed(
+        return DagsterState(
             rows=rows,
             captures=data["captures"].get("count") or 0,
             failures=data["failures"].get("count") or 0,

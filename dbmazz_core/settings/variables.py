@@ -1,0 +1,244 @@
+"""The list of all settings, with their variables, flags and defaults.
+
+The environment variables, the flags of the `dbmazz` command, the keys of its file, the fields of Dagster's resource and
+the table in the README come from `SETTINGS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dbmazz_core.model.policies import BadValuePolicy, Mode, NumericForm
+from dbmazz_core.settings.by_table import parse_by_table, parse_column_masks, parse_column_names, parse_schema_policy
+from dbmazz_core.settings.parsers import (
+    boolean,
+    byte_size,
+    duckdb_path,
+    identifier,
+    one_of,
+    seconds,
+    slot_name,
+    whole_number,
+)
+from dbmazz_core.settings.replica_identity import ReplicaIdentityPolicy
+from dbmazz_core.settings.secret_url import SecretUrl
+from dbmazz_core.settings.tables import parse_tables
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting.
+
+    Attributes:
+        variable: Environment variable.
+        group: Attribute of `Settings` that the setting belongs to.
+        attribute: Attribute of that group.
+        parse: Function of (variable, text) that returns the value, or raises ConfigError.
+        default: The default as text, for documentation.
+        help: Description for `--help` and the documents.
+        required: Whether the setting has no default.
+        short_flag: The flag, if it is not `--` and the variable in lower case.
+    """
+
+    variable: str
+    group: str
+    attribute: str
+    parse: Callable[[str, str], Any]
+    default: str
+    help: str
+    required: bool = False
+    short_flag: str | None = None
+
+    @property
+    def flag(self) -> str:
+        """The flag on the command line."""
+        return self.short_flag or "--" + self.variable.lower().replace("_", "-")
+
+
+def _replica_identity(variable: str, text: str) -> ReplicaIdentityPolicy:
+    return ReplicaIdentityPolicy(one_of(*ReplicaIdentityPolicy)(variable, text))
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "SOURCE_URL",
+        "source",
+        "url",
+        lambda v, t: SecretUrl(t, variable=v),
+        "",
+        "PostgreSQL connection URL or `key=value` string, with any libpq option",
+        required=True,
+    ),
+    Setting(
+        "TABLES",
+        "source",
+        "tables",
+        lambda _v, t: parse_tables(t),
+        "",
+        "tables to capture: comma-separated `schema.table`; quoted names and `schema.*` work",
+        required=True,
+    ),
+    Setting("SOURCE_TYPE", "source", "type", one_of("postgres"), "postgres", "source type; only `postgres`"),
+    Setting("SOURCE_SLOT_NAME", "source", "slot", slot_name, "dbmazz_slot", "replication slot", short_flag="--slot"),
+    Setting(
+        "SOURCE_PUBLICATION_NAME",
+        "source",
+        "publication",
+        identifier,
+        "dbmazz_pub",
+        "publication",
+        short_flag="--publication",
+    ),
+    Setting(
+        "REPLICA_IDENTITY",
+        "source",
+        "replica_identity",
+        _replica_identity,
+        "auto",
+        "`auto`: set FULL on tables without a usable key; `full`: set FULL on all tables; `leave`: change none",
+    ),
+    Setting(
+        "CLEANUP_ON_STOP",
+        "source",
+        "cleanup_on_stop",
+        boolean,
+        "false",
+        "drop slot and publication on a graceful stop; the next capture begins with a new snapshot",
+    ),
+    Setting(
+        "COLUMNS_INCLUDE",
+        "source",
+        "include",
+        parse_column_names,
+        "none",
+        "`schema.table.column, ...`: of the tables named here, only these columns are captured",
+    ),
+    Setting(
+        "COLUMNS_EXCLUDE",
+        "source",
+        "exclude",
+        parse_column_names,
+        "none",
+        "`schema.table.column, ...`: columns that are not captured",
+    ),
+    Setting(
+        "COLUMNS_MASK",
+        "source",
+        "masks",
+        parse_column_masks,
+        "none",
+        "`schema.table.column=hash`, `=null` or `=truncate:3`, ...: values masked before they reach the destination",
+    ),
+    Setting(
+        "MASK_KEY", "source", "mask_key", lambda _v, t: t, "none", "secret that is part of every hash of `COLUMNS_MASK`"
+    ),
+    Setting(
+        "COLUMNS_AS_TEXT",
+        "source",
+        "as_text",
+        parse_column_names,
+        "none",
+        "`schema.table.column, ...`: columns stored as PostgreSQL's text",
+    ),
+    Setting(
+        "NUMERIC_AS",
+        "source",
+        "numeric_as",
+        lambda v, t: NumericForm(one_of(*NumericForm)(v, t)),
+        "text",
+        "destination type of `numeric` without precision or with more than 38 digits: `text` or `double`",
+    ),
+    Setting(
+        "MODE",
+        "tables",
+        "mode",
+        lambda v, t: parse_by_table(v, t, Mode),
+        "mirror",
+        "`mirror`, `soft_delete` or `changelog`; exceptions by table: `mirror, public.audit=changelog`",
+    ),
+    Setting(
+        "ON_BAD_VALUE",
+        "tables",
+        "on_bad_value",
+        lambda v, t: parse_by_table(v, t, BadValuePolicy),
+        "error",
+        "action for rows with values that DuckDB cannot hold: `error` or `quarantine`; exceptions as in `MODE`",
+    ),
+    Setting(
+        "SCHEMA_CHANGES",
+        "tables",
+        "schema_changes",
+        parse_schema_policy,
+        "apply",
+        "`apply`, `ignore` or `stop`; exceptions: `apply, drop_column=ignore, public.orders:change_type=stop`",
+    ),
+    Setting("SINK_TYPE", "sink", "type", one_of("duckdb"), "duckdb", "destination type; only `duckdb`"),
+    Setting("SINK_URL", "sink", "url", duckdb_path, "dbmazz.duckdb", "path of the DuckDB file"),
+    Setting(
+        "SINK_LOCK_TIMEOUT_S",
+        "sink",
+        "lock_timeout_s",
+        seconds,
+        "10",
+        "seconds to wait while another process holds the DuckDB file",
+    ),
+    Setting("SINK_MEMORY_LIMIT", "sink", "memory_limit", byte_size, "1GB", "DuckDB's `memory_limit`"),
+    Setting("FLUSH_SIZE", "flush", "size", whole_number(1), "250000", "flush after this many changes"),
+    Setting(
+        "FLUSH_INTERVAL_MS", "flush", "interval_ms", whole_number(1), "10000", "flush after this many milliseconds"
+    ),
+    Setting(
+        "FLUSH_MAX_BYTES",
+        "flush",
+        "max_bytes",
+        byte_size,
+        "32MB",
+        "apply changes after this many received bytes; bounds memory",
+    ),
+    Setting("DO_SNAPSHOT", "snapshot", "enabled", boolean, "true", "copy the rows that exist before the first change"),
+    Setting(
+        "SNAPSHOT_CHUNK_SIZE",
+        "snapshot",
+        "chunk_size",
+        whole_number(1),
+        "500000",
+        "rows that a worker copies at a time",
+    ),
+    Setting(
+        "SNAPSHOT_PARALLEL_WORKERS",
+        "snapshot",
+        "parallel_workers",
+        whole_number(1, 64),
+        "1",
+        "connections that copy at the same time",
+    ),
+    Setting(
+        "WINDOW_MAX_CHANGES",
+        "limits",
+        "max_changes",
+        whole_number(1),
+        "none",
+        "end the window after this many changes",
+        short_flag="--max-changes",
+    ),
+    Setting(
+        "WINDOW_MAX_BYTES",
+        "limits",
+        "max_bytes",
+        byte_size,
+        "none",
+        "end the window after this many received bytes",
+        short_flag="--max-bytes",
+    ),
+    Setting(
+        "WINDOW_MAX_SECONDS",
+        "limits",
+        "max_seconds",
+        seconds,
+        "none",
+        "end the window after this many seconds",
+        short_flag="--max-seconds",
+    ),
+)
