@@ -87,7 +87,7 @@ def _pipeline(settings: Settings) -> Pipeline:
     return Pipeline(settings)
 
 
-@dbmazz.command()
+@dbmazz.command(short_help="Check source and destination; change nothing.")
 @setting_options("source", without=_WINDOW_ONLY)
 @_common_options
 def check(report: Report, config: Path | None, **flags: str | None) -> int:
@@ -98,7 +98,7 @@ def check(report: Report, config: Path | None, **flags: str | None) -> int:
     return code
 
 
-@dbmazz.command()
+@dbmazz.command(short_help="Create publication and slot; set replica identities.")
 @setting_options("source", without=_WINDOW_ONLY)
 @_common_options
 def setup(report: Report, config: Path | None, **flags: str | None) -> None:
@@ -109,7 +109,7 @@ def setup(report: Report, config: Path | None, **flags: str | None) -> None:
     report.result(done.to_dict(), *_rendered(report, "setup", done))
 
 
-@dbmazz.command()
+@dbmazz.command(short_help="Re-snapshot tables.")
 @setting_options("source", "sink", "snapshot", without=(*_WINDOW_ONLY, "DO_SNAPSHOT"))
 @_common_options
 def snapshot(report: Report, config: Path | None, **flags: str | None) -> None:
@@ -130,7 +130,7 @@ def snapshot(report: Report, config: Path | None, **flags: str | None) -> None:
     report.result(result.to_dict(), *_rendered(report, "snapshot", result))
 
 
-@dbmazz.command()
+@dbmazz.command(short_help="Run one window: apply all changes up to now.")
 @setting_options("source", "sink", "snapshot", "flush", "limits", "tables")
 @_common_options
 def capture(report: Report, config: Path | None, **flags: str | None) -> None:
@@ -160,7 +160,7 @@ def status(report: Report, config: Path | None, **flags: str | None) -> None:
     report.result(state.to_dict(), *_rendered(report, "status", state))
 
 
-@dbmazz.command()
+@dbmazz.command(short_help="Show the next changes without consuming them.")
 @click.option("--limit", type=click.IntRange(1), default=10, show_default=True, help="Number of records.")
 @setting_options("source", without=(*_WINDOW_ONLY, "REPLICA_IDENTITY"))
 @_common_options
@@ -186,7 +186,7 @@ def peek(report: Report, config: Path | None, limit: int, **flags: str | None) -
         )
 
 
-@dbmazz.command()
+@dbmazz.command(short_help="Drop the slot and the publication.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @setting_options("source", without=(*_WINDOW_ONLY, "REPLICA_IDENTITY"))
 @_common_options
