@@ -99,7 +99,7 @@ def test_status(dbmazz: Dbmazz, shop: SourceDatabase, duckdb_path: Path) -> None
 def test_status_needs_no_tables_and_says_who_has_the_file(dbmazz: Dbmazz, duckdb_path: Path) -> None:
     del dbmazz.variables["TABLES"]
     with duckdb.connect(str(duckdb_path)):
-        text = dbmazz.run("status").stdout
+        text = dbmazz.run_in_process("status").stdout
     assert f"locked by process {os.getpid()}" in text
 
 
