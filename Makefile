@@ -28,7 +28,7 @@ find-python = for python in $(1); do \
 	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
 		echo "$$python cannot create virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; fi
 
-.PHONY: help venv test lint format types docs bench demo test-matrix test-lowest soak clean
+.PHONY: help venv test lint format types docs bench demo test-browser test-matrix test-lowest soak soak-short clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,9 +41,12 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-# The core of the version matrix is among them, and generated workloads for SOAK_SECONDS.
-test: lint $(MATRIX) ## Lint, format check, types and all tests but the slow ones
-	DBMAZZ_POSTGRES_MATRIX=$(POSTGRES_MATRIX) SOAK_BEGIN=1 $(BIN)/python -m pytest -m 'not slow' $(PARALLEL)
+# The core of the version matrix is among them.
+test: lint $(MATRIX) ## Lint, format check, types and all tests but those of the other targets
+	DBMAZZ_POSTGRES_MATRIX=$(POSTGRES_MATRIX) $(BIN)/python -m pytest -m 'not slow and not browser and not soak' $(PARALLEL)
+
+test-browser: venv ## The whole demo with Dagster's web server, and its pages in Chromium
+	$(BIN)/python -m pytest -m browser tests/demo
 
 lint: venv ## Lint, format check, types and who may import whom
 	$(BIN)/ruff check
@@ -74,6 +77,10 @@ soak: venv ## Generated workloads and DDL against the oracle, an hour each, two 
 	SOAK_SECONDS=$(or $(SOAK_SECONDS),3600) SOAK_SEED=$(SEED) SOAK_DDL=$(DDL) SOAK_ROUNDS=$(or $(SOAK_ROUNDS),200) \
 		DEFINITIONS_SECONDS=$(or $(DEFINITIONS_SECONDS),3600) $(BIN)/python -m pytest -s tests/soak
 	$(BIN)/python -m pytest -m 'slow and not matrix' --timeout 3600 $(PARALLEL)
+
+# The same seeds each time: what fails here fails again.
+soak-short: venv ## Generated workloads of make soak, each for 40 s
+	SOAK_BEGIN=1 SOAK_SECONDS=40 DEFINITIONS_SECONDS=40 $(BIN)/python -m pytest -s tests/soak $(PARALLEL)
 
 # The matrix on every version, then the suites that look at the server, with each version as the server.
 test-matrix: venv $(MATRIX) ## Tests over PostgreSQL 14 to 18

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dbmazz_core.connectors.sources.postgres.parser.block import MessageBlock
@@ -28,6 +28,7 @@ from dbmazz_core.model.source import NewSchema, Truncation
 from dbmazz_core.model.unchanged import UNCHANGED
 from dbmazz_core.table_ref import TableRef
 from tests import pgoutput_encoder as encode
+from tests.examples import examples
 from tests.pgoutput_streams import Stream, Table, streams
 
 #: By table, in stream order: what happened, each event as text (NaN is unequal to itself, 1 is equal to True).
@@ -39,9 +40,6 @@ NOT_IN_THE_STREAM = Table(9999, "d", ())
 
 class NoMoreBlocks(Exception):
     pass
-
-
-thorough = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def relations(stream: Stream) -> Relations:
@@ -137,7 +135,7 @@ block_sizes = st.lists(st.integers(1, 12), max_size=6)
 cuts = st.lists(st.floats(0, 1), max_size=3)
 
 
-@thorough
+@examples(70)
 @given(streams(), block_sizes, cuts)
 def test_both_decoders_tell_the_same_story(stream: Stream, sizes: list[int], cuts: list[float]) -> None:
     blocks = stream.blocks(sizes)
@@ -146,7 +144,7 @@ def test_both_decoders_tell_the_same_story(stream: Stream, sizes: list[int], cut
     assert stream.tables[0].ref not in told
 
 
-@thorough
+@examples(70)
 @given(streams(), block_sizes, cuts, st.data())
 def test_both_leave_out_what_a_checkpoint_or_a_snapshot_has(
     stream: Stream, sizes: list[int], cuts: list[float], data: st.DataObject
@@ -157,7 +155,7 @@ def test_both_leave_out_what_a_checkpoint_or_a_snapshot_has(
     assert columnar(stream, blocks, start, table_start, cuts) == plain(stream, blocks, start, table_start)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(150)
 @given(streams(max_transactions=2, max_changes=4), block_sizes, st.data())
 def test_corrupted_bytes_are_refused_or_understood_alike(stream: Stream, sizes: list[int], data: st.DataObject) -> None:
     stream.tables.insert(0, NOT_IN_THE_STREAM)  # all of the others are captured, so that both look at every message

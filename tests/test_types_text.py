@@ -6,12 +6,13 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dbmazz_core.connectors.sources.postgres.types import BadText, read_texts
 from dbmazz_core.model.datatypes import DataType, Kind
 from dbmazz_core.model.values import carried_value, python_value
+from tests.examples import examples
 
 TEXT = DataType(Kind.STRING)
 HSTORE = DataType(Kind.MAP)
@@ -54,7 +55,7 @@ def series(texts: list[str | None]) -> pl.Series:
     return pl.Series([None if text is None else text.encode() for text in texts], dtype=pl.Binary)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(100)
 @given(st.integers(1, 3).flatmap(lambda d: st.tuples(st.just(d), st.lists(st.none() | arrays(d), max_size=6))),
        st.sampled_from(",;:"))  # fmt: skip
 def test_arrays_are_read_as_they_were_written(written: tuple[int, list[Any]], delimiter: str) -> None:
@@ -67,7 +68,7 @@ def test_arrays_are_read_as_they_were_written(written: tuple[int, list[Any]], de
     assert [text if text is None else python_value(text, type) for text in texts] == values
 
 
-@settings(max_examples=300, deadline=None)
+@examples(100)
 @given(st.lists(st.none() | st.dictionaries(words | signs, elements, max_size=4), max_size=6))
 def test_hstores_are_read_as_they_were_written(values: list[dict[str, str | None] | None]) -> None:
     texts = [None if value is None else hstore_text(value) for value in values]
@@ -77,7 +78,7 @@ def test_hstores_are_read_as_they_were_written(values: list[dict[str, str | None
     assert [text if text is None else python_value(text, HSTORE) for text in texts] == values
 
 
-@settings(max_examples=100, deadline=None)
+@examples(60)
 @given(st.lists(st.none() | st.lists(st.none() | st.dictionaries(words, elements, max_size=3), max_size=3), max_size=4))
 def test_arrays_of_hstores_are_read_as_they_were_written(values: list[Any]) -> None:
     type = DataType.list_of(HSTORE)
@@ -116,7 +117,7 @@ def agree(texts: list[str], type: DataType) -> None:
         assert [carried_value(value, type) for value in read_texts(series(list(texts)), type).to_list()] == plain
 
 
-@settings(max_examples=500, deadline=None)
+@examples(200)
 @given(st.integers(1, 2), st.data())
 def test_damaged_arrays_are_refused_by_both_or_read_alike(depth: int, data: st.DataObject) -> None:
     written = arrays(depth).map(lambda value: array_text(value, ","))
@@ -124,7 +125,7 @@ def test_damaged_arrays_are_refused_by_both_or_read_alike(depth: int, data: st.D
     agree(texts, DataType.list_of(TEXT, depth=depth))
 
 
-@settings(max_examples=500, deadline=None)
+@examples(200)
 @given(st.lists(damaged(st.dictionaries(words | signs, elements, max_size=3).map(hstore_text)), min_size=1, max_size=3))
 def test_damaged_hstores_are_refused_by_both_or_read_alike(texts: list[str]) -> None:
     agree(texts, HSTORE)

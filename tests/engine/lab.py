@@ -10,6 +10,7 @@ from typing import Any
 
 import duckdb
 import pytest
+from _pytest.mark.structures import ParameterSet
 
 from dbmazz_core.engine.result import WindowResult
 from dbmazz_core.errors import DbmazzError
@@ -38,6 +39,11 @@ TOAST = "(SELECT string_agg(md5({0}::text || i), '') FROM generate_series(1, 200
 
 
 BOTH = pytest.mark.parametrize("identity", ["DEFAULT", "FULL"])
+
+
+def variant(*values: object) -> ParameterSet:
+    """A parameter whose twin `make test` has; `make soak` has all of them."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 #: Columns of a table in mode `soft_delete` behind its own.

@@ -17,13 +17,17 @@ from dbmazz_core.connectors.sinks.duckdb import sink
 _TOKEN = re.compile(r"""'(?:[^']|'')*'|"(?P<quoted>(?:[^"]|"")+)"|(?P<word>[A-Za-z_]\w*)""")
 
 
+#: How many signs around a word are looked at; a statement over 200 columns has 20,000.
+_AROUND = 200
+
+
 @dataclass(frozen=True, slots=True)
 class Word:
     """An identifier or keyword of a statement that is not quoted.
 
     Attributes:
-        before: What stands before it, without blanks.
-        after: What stands behind it, likewise.
+        before: The end of what stands before it, without blanks.
+        after: The beginning of what stands behind it, without blanks.
     """
 
     text: str
@@ -34,8 +38,12 @@ class Word:
 def words(statement: str) -> Iterator[Word]:
     for token in _TOKEN.finditer(statement):
         if token["word"]:
-            before, after = statement[: token.start()].rstrip(), statement[token.end() :].lstrip()
-            yield Word(token["word"], before, after)
+            start, end = token.span()
+            yield Word(
+                token["word"],
+                statement[max(0, start - _AROUND) : start].rstrip(),
+                statement[end : end + _AROUND].lstrip(),
+            )
 
 
 def identifiers(statements: Iterable[str]) -> set[str]:

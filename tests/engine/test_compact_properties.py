@@ -14,7 +14,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dbmazz_core.connectors.sinks.duckdb import DuckDBSink
@@ -34,6 +34,7 @@ from dbmazz_core.model.unchanged import UNCHANGED
 from dbmazz_core.settings.config import SinkConfig
 from dbmazz_core.table_ref import TableRef
 from tests import pgoutput_encoder as encode
+from tests.examples import examples
 from tests.fold import fold
 
 TABLE = TableRef("public", "t")
@@ -241,7 +242,7 @@ def destination(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Destinatio
         yield Destination(sink, path)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(100)
 @given(st.sampled_from(SHAPES), st.sampled_from(Mode), st.data())
 def test_any_changes_in_any_batches_leave_what_the_source_has(
     destination: Destination, shape: Shape, mode: Mode, data: st.DataObject
