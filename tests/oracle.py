@@ -39,6 +39,7 @@ import psycopg
 from psycopg import sql
 
 from tests.postgres_fixtures import SourceDatabase
+from tests.reading import reading
 
 #: How many differences a failure lists.
 _SHOWN = 20
@@ -57,7 +58,7 @@ class _Column:
 
 
 def assert_equal(
-    database: SourceDatabase,
+    database: SourceDatabase | psycopg.Connection[Row],
     destination: Path | duckdb.DuckDBPyConnection,
     table: str,
     *,
@@ -68,20 +69,36 @@ def assert_equal(
     """Fail, with the first differences, unless both tables hold the same columns and rows.
 
     Parameters:
-        database: Where the source is.
+        database: Where the source is, or a connection by `connect_source`.
         destination: DuckDB file, or a connection where this process has the file open for writing.
         table: The source, `schema.table`, quoted where needed.
         as_table: The destination's name where it is another one.
         where: Which rows of the destination count; `NOT _dbmazz_deleted`.
         ignore: Columns that the destination has besides the source's.
     """
-    with _open(destination) as duck:
-        differences = _compare(database, duck, table, as_table or table, where, ignore)
+    with _open(destination) as duck, _connected(database) as postgres:
+        differences = _compare(postgres, duck, table, as_table or table, where, ignore)
     assert not differences, f"{table}: source and destination differ\n" + "\n".join(differences)
 
 
+def connect_source(database: SourceDatabase) -> psycopg.Connection[Row]:
+    """A new connection that writes values as the oracle reads them. The caller closes it."""
+    connection = database.connect()
+    connection.execute("SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'")
+    return connection
+
+
+@contextmanager
+def _connected(database: SourceDatabase | psycopg.Connection[Row]) -> Iterator[psycopg.Connection[Row]]:
+    if isinstance(database, psycopg.Connection):
+        yield database
+    else:
+        with connect_source(database) as connection:
+            yield connection
+
+
 def _compare(
-    database: SourceDatabase,
+    postgres: psycopg.Connection[Row],
     duck: duckdb.DuckDBPyConnection,
     table: str,
     target: str,
@@ -90,19 +107,18 @@ def _compare(
 ) -> list[str]:
     described = duck.execute(f"DESCRIBE {target}").fetchall()
     types = {name: str(kind) for name, kind, *_ in described if name not in ignore}
-    with database.connect() as postgres:
-        columns, key = _source_columns(postgres, table)
-        names = [column.name for column in columns]
-        if names != list(types):
-            return [f"  columns of the source:      {names}", f"  columns of the destination: {list(types)}"]
-        source = _source_rows(postgres, table, columns, types)
+    columns, key = _source_columns(postgres, table)
+    names = [column.name for column in columns]
+    if names != list(types):
+        return [f"  columns of the source:      {names}", f"  columns of the destination: {list(types)}"]
+    source = _source_rows(postgres, table, columns, types)
     return _row_differences(names, key, source, _destination_rows(duck, target, where, columns, types))
 
 
 @contextmanager
 def _open(destination: Path | duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
     if isinstance(destination, Path):
-        with duckdb.connect(str(destination), read_only=True) as connection:
+        with reading(destination) as connection:
             yield connection
     else:
         with destination.cursor() as connection:
@@ -138,8 +154,6 @@ def _source_columns(postgres: psycopg.Connection[Row], table: str) -> tuple[list
 def _source_rows(
     postgres: psycopg.Connection[Row], table: str, columns: list[_Column], types: Mapping[str, str]
 ) -> Counter[Row]:
-    for setting in ("TimeZone = 'UTC'", "DateStyle = 'ISO'", "IntervalStyle = 'postgres'"):
-        postgres.execute(f"SET {setting}")
     # format('%s') gives the type's output function, which a cast to text does not: it trims char(n). A composite of
     # NULLs IS NULL, but is distinct from it.
     values = sql.SQL(", ").join(

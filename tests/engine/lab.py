@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
 from _pytest.mark.structures import ParameterSet
 
@@ -31,8 +30,9 @@ from dbmazz_core.settings.secret_url import SecretUrl
 from dbmazz_core.settings.tables import parse_tables
 from dbmazz_core.table_ref import TableRef
 from tests.fold import folded
-from tests.oracle import assert_equal
+from tests.oracle import assert_equal, connect_source
 from tests.postgres_fixtures import SourceDatabase
+from tests.reading import reading
 
 #: A text that no compression keeps below the TOAST threshold of 2 kB; {0} makes it another one.
 TOAST = "(SELECT string_agg(md5({0}::text || i), '') FROM generate_series(1, 200) AS i)"
@@ -131,14 +131,15 @@ class Lab:
     def assert_equal_as(self, *pairs: tuple[str, str]) -> None:
         """The oracle, for tables of the source and others that the destination has."""
         if self.mode is Mode.CHANGELOG:
-            for table, other in pairs:
-                with folded(self.path, other) as (connection, copy):
-                    assert_equal(self.database, connection, table, as_table=copy)
+            with connect_source(self.database) as source:
+                for table, other in pairs:
+                    with folded(self.path, other) as (connection, copy):
+                        assert_equal(source, connection, table, as_table=copy)
             return
         live, ignored = ("true", ()) if self.mode is Mode.MIRROR else ("NOT _dbmazz_deleted", MARKS)
-        with duckdb.connect(str(self.path), read_only=True) as connection:  # opened once
+        with reading(self.path), connect_source(self.database) as source:  # opened once
             for table, other in pairs:
-                assert_equal(self.database, connection, table, as_table=other, where=live, ignore=ignored)
+                assert_equal(source, self.path, table, as_table=other, where=live, ignore=ignored)
 
     def capture_and_compare(self, *tables: str) -> WindowResult:
         """Run one window, then the oracle."""
@@ -153,7 +154,7 @@ class Lab:
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """Query the destination."""
-        with duckdb.connect(str(self.path), read_only=True) as connection:
+        with reading(self.path) as connection:
             return connection.execute(query).fetchall()
 
     @property

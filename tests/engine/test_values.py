@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import duckdb
 import pytest
 
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
@@ -18,6 +17,7 @@ from dbmazz_core.table_ref import quote_literal
 from tests.engine.lab import BOTH, Lab, toast
 from tests.engine.type_values import NEGATIVE_ZERO, NOT_KEYS, OTHER_SPELLINGS, has_icu, prepare
 from tests.postgres_fixtures import SourceDatabase
+from tests.reading import reading
 
 SPLIT = ("copied", "streamed")
 
@@ -52,7 +52,7 @@ def from_snapshot_and_stream(lab: Lab, identity: str, values: Mapping[str, list[
     insert(lab, "streamed", types, values)
     result = lab.capture_and_compare(*types)
     assert result.changes == sum(len(texts) + 1 for texts in values.values())
-    with duckdb.connect(str(lab.path), read_only=True) as destination:
+    with reading(lab.path) as destination:
         for table, type in types.items():
             # The oracle reads the destination's text by rules; between the two ways it has to be the same without any.
             query = f"SELECT CAST(v AS VARCHAR) FROM public.{table} WHERE part = '{{}}' ORDER BY n"
