@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,11 +39,33 @@ def pytest_configure() -> None:
 _CORE = ("test_matrix.py", "test_partition_origin.py")
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     from tests.postgres_fixtures import MAJOR_VERSIONS  # the plugin above is to be loaded first
 
+    combinations: dict[str, list[pytest.Item]] = {}
     for item in items:
-        callspec = getattr(item, "callspec", None)
-        major = callspec.params.get("matrix_server") if callspec else None
+        major = parameters(item).get("matrix_server")
         if major not in (None, MAJOR_VERSIONS[-1]) and item.path.name not in _CORE:
             item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("each_value") and not item.get_closest_marker("slow"):
+            combinations.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for twins in combinations.values():
+        _leave_each_value(twins)
+
+
+def _leave_each_value(items: list[pytest.Item]) -> None:
+    """Mark combinations of parameters as slow, except the first few that have each value of every parameter."""
+    values = {item: {(name, repr(value)) for name, value in parameters(item).items()} for item in items}
+    missing = set().union(*values.values())
+    while missing:
+        chosen = max(values, key=lambda item: len(values[item] & missing))
+        missing -= values.pop(chosen)
+    for item in values:
+        item.add_marker(pytest.mark.slow)
+
+
+def parameters(item: pytest.Item) -> dict[str, Any]:
+    """The parameters of a test, by name."""
+    callspec = getattr(item, "callspec", None)
+    return dict(callspec.params) if callspec else {}

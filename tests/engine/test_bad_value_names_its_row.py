@@ -55,6 +55,7 @@ def found(lab: Lab, error: BadValue) -> list[tuple[str]]:
         return connection.execute(f"SELECT v::text FROM t WHERE {condition(error)}".encode()).fetchall()
 
 
+@pytest.mark.each_value
 @WAYS
 @pytest.mark.parametrize(("key", "bad"), list(zip(KEYS, cycle(BAD), strict=False)))
 def test_its_key_finds_the_row(lab: Lab, key: tuple[str, str, str], bad: tuple[str, str], streamed: bool) -> None:

@@ -24,6 +24,7 @@ def started(lab: Lab, identity: str) -> Lab:
     return lab
 
 
+@pytest.mark.each_value
 @BOTH
 @pytest.mark.parametrize("mode", Mode)
 def test_rows_in_quarantine_go_with_a_table_that_is_renamed(lab: Lab, identity: str, mode: Mode) -> None:
@@ -70,6 +71,7 @@ BAD_DEFAULTS = [
 THEN = pytest.mark.parametrize("then", [(), ("UPDATE t SET v = 'z' WHERE id = 3",)], ids=["then nothing", "then rows"])
 
 
+@pytest.mark.each_value
 @THEN
 @pytest.mark.parametrize(("type", "default"), BAD_DEFAULTS)
 def test_a_new_column_that_is_bad_in_older_rows_is_copied(

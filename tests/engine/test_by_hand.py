@@ -60,6 +60,7 @@ def mend(lab: Lab, table: str = "t") -> None:
 # -- rows
 
 
+@pytest.mark.each_value
 @ROWS
 @pytest.mark.parametrize(
     "change",
@@ -79,6 +80,7 @@ def test_a_row_was_deleted(start: Callable[[Mode], Lab], mode: Mode, change: str
     mend(lab)
 
 
+@pytest.mark.each_value
 @ROWS
 @pytest.mark.parametrize(
     "change", ["DELETE FROM t WHERE id = 2", "UPDATE t SET n = 0", "UPDATE t SET id = 20 WHERE id = 2"]
@@ -99,6 +101,7 @@ def test_a_row_that_somebody_marked_as_deleted_is_missing(start: Callable[[Mode]
     mend(lab)
 
 
+@pytest.mark.each_value
 @ROWS
 @pytest.mark.parametrize(
     ("deleted", "change", "says"),
@@ -155,6 +158,7 @@ def test_a_row_in_quarantine_is_not_missing(start: Callable[[Mode], Lab]) -> Non
 # -- columns, and the table itself
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("mode", Mode)
 @pytest.mark.parametrize(
     ("change", "says"),

@@ -49,6 +49,7 @@ def assert_hidden(lab: Lab) -> None:
     assert b"pw-" not in lab.path.read_bytes()
 
 
+@pytest.mark.each_value
 @RULES
 @MOVED
 @ROWS
@@ -107,6 +108,7 @@ def test_a_snapshot_that_is_asked_for_shows_it(lab: Lab) -> None:
     assert "pw-60" not in everything(lab)
 
 
+@pytest.mark.each_value
 @RULES
 @pytest.mark.parametrize(
     ("change", "back"),
@@ -142,6 +144,7 @@ def test_rows_from_between_a_change_and_its_undoing(lab: Lab, rule: dict[str, st
         assert_hidden(lab)
 
 
+@pytest.mark.each_value
 @MOVED
 @pytest.mark.parametrize("rule", [{"exclude": "t.secret"}, {"masks": "t.secret=hash"}], ids=["exclude", "mask"])
 def test_a_change_while_a_window_runs(lab: Lab, rule: dict[str, str], change: str) -> None:
@@ -189,6 +192,7 @@ def test_a_change_while_the_table_is_copied_anew(lab: Lab, change: str) -> None:
     assert_hidden(lab)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("rule", [{"exclude": "t.secret"}, {"masks": "t.secret=hash"}], ids=["exclude", "mask"])
 @pytest.mark.parametrize("abandoned", [False, True], ids=["followed", "to be copied anew"])
 def test_a_table_whose_name_another_has_taken(lab: Lab, rule: dict[str, str], abandoned: bool) -> None:
@@ -298,6 +302,7 @@ def test_as_strong_a_rule_for_the_name_of_today(lab: Lab) -> None:
     assert_hidden(lab)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("mode", [Mode.SOFT_DELETE, Mode.CHANGELOG])
 @MOVED
 def test_in_other_modes(lab: Lab, mode: Mode, change: str) -> None:

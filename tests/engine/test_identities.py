@@ -39,6 +39,7 @@ def test_every_identity(trap: Lab, identity: str) -> None:
     run(trap, f"{TABLE} ALTER TABLE t {IDENTITIES[identity]}", *rounds)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize(("before", "after"), list(itertools.permutations(IDENTITIES, 2)))
 def test_an_identity_changes_between_transactions_and_within_one(lab: Lab, before: str, after: str) -> None:
     lab.execute(f"{TABLE} ALTER TABLE t {IDENTITIES[before]}")
@@ -170,6 +171,7 @@ def test_virtual_generated_columns_never_arrive(lab: Lab, policy: ReplicaIdentit
     assert any("generated columns twice" in finding.what for finding in lab.pipeline.check().warnings)
 
 
+@pytest.mark.each_value
 @pytest.mark.since(18)
 @pytest.mark.parametrize("policy", list(ReplicaIdentityPolicy))
 @pytest.mark.parametrize("identity", ["DEFAULT", "FULL"])

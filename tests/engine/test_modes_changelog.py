@@ -106,6 +106,7 @@ def test_columns_that_are_renamed_are_so_in_lists_too(
     assert history.rows(last) == [(unchanged, known)]
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("key", ["PRIMARY KEY", ""], ids=["with a key", "without"])
 @pytest.mark.parametrize("default", [5, None])
 def test_a_new_column_is_in_the_rows_before_and_after_that_there_are(

@@ -56,6 +56,7 @@ KEYWORDS = [
 ]  # fmt: skip
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize("identity", ["DEFAULT", "FULL"])
 @pytest.mark.parametrize("names", [ODD, KEYWORDS], ids=["odd", "keywords"])

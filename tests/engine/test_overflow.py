@@ -40,6 +40,7 @@ def prepare(lab: Lab, values: str, copied: bool) -> None:
     lab.execute(f"{GOOD}; INSERT INTO t VALUES (3, {values})")
 
 
+@pytest.mark.each_value
 @WAYS
 @BAD
 def test_a_number_beyond_a_double_stops_the_run(lab: Lab, values: str, column: str, copied: bool) -> None:
@@ -50,6 +51,7 @@ def test_a_number_beyond_a_double_stops_the_run(lab: Lab, values: str, column: s
     assert info.value.object == f"public.t.{column}"
 
 
+@pytest.mark.each_value
 @WAYS
 @BAD
 def test_a_number_beyond_a_double_goes_to_quarantine(lab: Lab, values: str, column: str, copied: bool) -> None:

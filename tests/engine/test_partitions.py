@@ -53,6 +53,7 @@ def matrix(matrix_database: SourceDatabase, duckdb_path: Path) -> Lab:
 # -- the root
 
 
+@pytest.mark.each_value
 @pytest.mark.matrix
 @pytest.mark.parametrize("identity", ["DEFAULT", "FULL"])
 @pytest.mark.parametrize("each", [True, False], ids=["a window each", "one window"])

@@ -119,6 +119,7 @@ def test_changes_made_while_there_was_no_publication(lab: Lab) -> None:
     assert not lab.capture_and_compare("t").copy_anew
 
 
+@pytest.mark.each_value
 @pytest.mark.since(15)
 @pytest.mark.parametrize("before", [None, "id > 2", "id < 7"])
 @pytest.mark.parametrize("after", [None, "id > 5", "n IS NULL"])

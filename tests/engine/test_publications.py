@@ -29,6 +29,7 @@ def filtered_equal(lab: Lab, where: str, table: str = "public.t", columns: str =
 # -- every form
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize(
     "publishes",
     [

@@ -370,6 +370,7 @@ def test_flushes_make_no_difference(lab: Lab, tmp_path: Path, identity: str, see
     lab.capture_and_compare("t")
 
 
+@pytest.mark.each_value
 @BOTH
 @pytest.mark.parametrize("mode", [Mode.SOFT_DELETE, Mode.CHANGELOG])
 @pytest.mark.parametrize("size", [1, 1000])

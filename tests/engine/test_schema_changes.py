@@ -56,6 +56,7 @@ def copied_anew(result: Any) -> bool:
     return bool(result.copy_anew)
 
 
+@pytest.mark.each_value
 @BOTH
 @pytest.mark.parametrize("change", IN_PLACE.values(), ids=list(IN_PLACE))
 def test_a_change_of_metadata_is_followed_in_place(lab: Lab, change: str, identity: str) -> None:
@@ -85,6 +86,7 @@ def test_a_change_that_no_row_comes_after(lab: Lab, change: str) -> None:
     assert not copied_anew(lab.capture_and_compare("t", "other"))
 
 
+@pytest.mark.each_value
 @BOTH
 @pytest.mark.parametrize("change", COPIED.values(), ids=list(COPIED))
 def test_a_change_that_rewrites_is_followed_by_copying_anew(lab: Lab, change: str, identity: str) -> None:
@@ -339,6 +341,7 @@ def test_two_tables_that_exchange_their_names(lab: Lab) -> None:
     assert not copied_anew(lab.capture_and_compare("a", "b"))
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("seen", [True, False], ids=["a window between", "at once"])
 @pytest.mark.parametrize(
     ("renames", "tables"),

@@ -31,6 +31,7 @@ def kept(lab: Lab, mode: Mode, *, copied: bool = True, quarantine: bool = False)
     )
 
 
+@pytest.mark.each_value
 @ROW_MODES
 @pytest.mark.parametrize("name", ["rowid", "ROWID"])
 def test_a_column_rowid_with_few_values_and_with_none(lab: Lab, mode: Mode, name: str) -> None:
@@ -41,6 +42,7 @@ def test_a_column_rowid_with_few_values_and_with_none(lab: Lab, mode: Mode, name
     lab.capture_and_compare("t")
 
 
+@pytest.mark.each_value
 @ROW_MODES
 @pytest.mark.parametrize("copied", [True, False], ids=["copied", "streamed"])
 @pytest.mark.parametrize("quarantine", [True, False], ids=["quarantine", "error"])
@@ -62,6 +64,7 @@ def test_a_column_rowid_that_is_not_unique(lab: Lab, mode: Mode, copied: bool, q
     lab.capture_and_compare("t")
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("name", ["found", "Found"])
 @pytest.mark.parametrize("copied", [True, False], ids=["copied", "streamed"])
 def test_a_column_found_in_a_table_that_keeps_what_is_deleted(lab: Lab, name: str, copied: bool) -> None:

@@ -36,6 +36,7 @@ GONE = "ALTER TABLE t SET UNLOGGED"
 BACK = "ALTER TABLE t SET LOGGED"
 
 
+@pytest.mark.each_value
 @PUBLICATIONS
 @pytest.mark.parametrize(
     ("changes", "after"),
@@ -80,6 +81,7 @@ def test_a_window_while_a_table_is_unlogged(lab: Lab) -> None:
     lab.capture_and_compare("t", "other")
 
 
+@pytest.mark.each_value
 @PUBLICATIONS
 @pytest.mark.parametrize("column", ["v int", "v text"], ids=["index", "TOAST table and index"])
 def test_a_truncated_table_is_not_copied_for_that(lab: Lab, publication: str, column: str) -> None:
@@ -91,6 +93,7 @@ def test_a_truncated_table_is_not_copied_for_that(lab: Lab, publication: str, co
     assert not lab.capture_and_compare("t", "other").copy_anew
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("after", [(), ("INSERT INTO t VALUES (4, 4)",)], ids=["then nothing", "then rows"])
 @pytest.mark.parametrize("tables", ["public.*", "public.t"])
 def test_a_table_that_was_a_partition_for_a_while(lab: Lab, tables: str, after: tuple[str, ...]) -> None:

@@ -9,6 +9,7 @@ from tests.engine.lab import BIG_TABLE, BOTH, Lab, run, toast
 # -- keys of all kinds
 
 
+@pytest.mark.each_value
 @BOTH
 @pytest.mark.parametrize(
     ("type", "values"),

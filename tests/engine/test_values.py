@@ -135,6 +135,7 @@ def test_keys_of_every_type(lab: Lab, identity: str) -> None:
     lab.capture_and_compare(*types)
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("changes", ["spelling", "spelling and more", "there and back", "insert again"])
 @BOTH
 def test_a_key_spelled_otherwise(lab: Lab, identity: str, changes: str) -> None:
