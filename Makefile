@@ -12,8 +12,7 @@ POSTGRES_VERSIONS := 14.23.0 15.19.0 16.15.0 17.11.0 18.6.0
 POSTGRES_MAJORS := $(foreach version,$(POSTGRES_VERSIONS),$(firstword $(subst ., ,$(version))))
 POSTGRES_MATRIX := $(CURDIR)/$(CACHE)/postgres
 MATRIX := $(POSTGRES_VERSIONS:%=$(CACHE)/postgres/%.installed)
-MATRIX_TESTS := tests/engine tests/soak tests/setup tests/test_catalog.py tests/test_parser_server.py \
-	tests/test_decoder_server.py
+MATRIX_TESTS := tests/pipeline tests/sources tests/sinks tests/soak
 
 # Tests wait for servers and disks now and then: one worker more than there are processors.
 WORKERS := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
@@ -102,8 +101,9 @@ $(CACHE)/postgres/%.installed: | $(VENV)/.installed
 	@touch $@
 
 # The core of the suite: what touches the libraries whose versions differ.
-LOWEST_TESTS := tests/engine/test_traps.py tests/engine/test_values.py tests/engine/test_receiver.py \
-	tests/engine/test_flushes.py tests/cli/test_capture.py tests/dagster/test_capture.py tests/test_decoder_properties.py
+LOWEST_TESTS := tests/pipeline/test_traps.py tests/pipeline/test_flushes.py tests/sources/postgres/types/test_values.py \
+	tests/sources/postgres/replication/test_receiver.py tests/sources/postgres/parser/test_decoder_properties.py \
+	tests/cli/test_capture.py tests/dagster/test_capture.py
 
 test-lowest: $(LOWEST)/.installed ## Tests with the oldest versions of everything that pyproject.toml allows
 	$(LOWEST)/bin/python -m pytest -m 'not slow and not browser' $(LOWEST_TESTS) $(PARALLEL)

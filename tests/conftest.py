@@ -1,4 +1,4 @@
-"""Fixtures that every test can use; the PostgreSQL ones are in `postgres_fixtures.py`."""
+"""What is set up for all tests; their fixtures and helpers are in `tests/support`, whose docstring lists them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-pytest_plugins = ["tests.postgres_fixtures", "tests.fix_proxy"]
+pytest_plugins = ["tests.support.postgres_fixtures", "tests.support.proxy_fixture", "tests.support.lab_fixtures"]
 
 
 @pytest.fixture
@@ -36,12 +36,11 @@ def pytest_configure() -> None:
 
 #: The matrix's core: runs on every version each time. Other tests marked `matrix` do so in `make test-matrix`, and each
 #: time on the newest version only.
-_CORE = ("test_matrix.py", "test_partition_origin.py")
+_CORE = ("test_every_version.py", "test_partition_origin.py")
 
 
-@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    from tests.postgres_fixtures import MAJOR_VERSIONS  # the plugin above is to be loaded first
+    from tests.support.postgres_fixtures import MAJOR_VERSIONS  # the plugin above is to be loaded first
 
     combinations: dict[str, list[pytest.Item]] = {}
     for item in items:

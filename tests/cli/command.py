@@ -25,7 +25,7 @@ from urllib.parse import unquote, urlsplit
 
 from dbmazz_core.cli import main
 from dbmazz_core.settings.config import SETTINGS
-from tests.postgres_fixtures import SourceDatabase
+from tests.support.postgres_fixtures import SourceDatabase
 
 #: Generous: the machine may be busy with other tests.
 TIMEOUT_S = 90.0

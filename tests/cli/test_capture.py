@@ -12,9 +12,9 @@ import duckdb
 import pytest
 
 from tests.cli.command import Dbmazz, confirmed_lsn, end, wait_until
-from tests.oracle import assert_equal
-from tests.postgres_fixtures import SourceDatabase
-from tests.reading import reading
+from tests.support.oracle import assert_equal
+from tests.support.postgres_fixtures import SourceDatabase
+from tests.support.reading import reading
 
 BOTH = ("public.orders", "public.items")
 

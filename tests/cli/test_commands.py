@@ -10,8 +10,8 @@ from pathlib import Path
 import duckdb
 
 from tests.cli.command import TIMEOUT_S, Dbmazz, confirmed_lsn
-from tests.oracle import assert_equal
-from tests.postgres_fixtures import SourceDatabase
+from tests.support.oracle import assert_equal
+from tests.support.postgres_fixtures import SourceDatabase
 
 
 def test_check_lists_what_it_found_and_changes_nothing(dbmazz: Dbmazz, shop: SourceDatabase, duckdb_path: Path) -> None:

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from tests.cli.command import Dbmazz, confirmed_lsn
-from tests.oracle import assert_equal
-from tests.postgres_fixtures import SourceDatabase
+from tests.support.oracle import assert_equal
+from tests.support.postgres_fixtures import SourceDatabase
 
 
 def test_check(dbmazz: Dbmazz, duckdb_path: Path) -> None:

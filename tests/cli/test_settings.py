@@ -11,7 +11,7 @@ from dbmazz_core.cli.settings import load_settings, read_file
 from dbmazz_core.errors import ConfigError
 from dbmazz_core.settings.config import SETTINGS, Setting, Settings
 from tests.cli.command import Dbmazz
-from tests.postgres_fixtures import SourceDatabase
+from tests.support.postgres_fixtures import SourceDatabase
 
 BASE = {"SOURCE_URL": "postgres://localhost/shop", "TABLES": "public.orders"}
 

@@ -15,8 +15,8 @@ from dagster._core.execution.plan.objects import UserFailureData
 
 from dbmazz_core.settings.config import Settings
 from dbmazz_dagster import DbmazzResource, build_dbmazz_sensor, build_definitions
-from tests.oracle import assert_equal
-from tests.postgres_fixtures import SourceDatabase
+from tests.support.oracle import assert_equal
+from tests.support.postgres_fixtures import SourceDatabase
 
 TABLES = ("customers", "orders")
 

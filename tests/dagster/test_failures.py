@@ -27,7 +27,7 @@ from dbmazz_core.errors import (
 from dbmazz_dagster import DbmazzConfig, DbmazzResource, dbmazz_assets
 from dbmazz_dagster.failures import to_failure
 from tests.dagster.conftest import Shop, failure
-from tests.reading import reading
+from tests.support.reading import reading
 
 SECRET = "wr0ng-s3cret"
 

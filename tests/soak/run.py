@@ -25,8 +25,6 @@ from dbmazz_core.model.policies import Mode
 from dbmazz_core.settings.config import FlushConfig, WindowLimits
 from dbmazz_core.settings.tables import parse_tables
 from dbmazz_core.table_ref import TableRef
-from tests.engine.lab import Lab
-from tests.engine.worker_process import Worker
 from tests.soak.ddl import CHANGES
 from tests.soak.past import Past
 from tests.soak.program import SESSIONS, Capture, Change, CommitPrepared, Copy, Do, Kill, Program, Step, Vacuum
@@ -42,6 +40,8 @@ from tests.soak.statements import (
     table_names,
 )
 from tests.soak.tables import TYPES, create
+from tests.support.lab import Lab
+from tests.support.worker_process import Worker
 
 #: What generated statements may run into. Anything else is a mistake of the generator.
 _REFUSED = (
