@@ -14,6 +14,8 @@ POSTGRES_MATRIX := $(CURDIR)/$(CACHE)/postgres
 MATRIX := $(POSTGRES_VERSIONS:%=$(CACHE)/postgres/%.installed)
 MATRIX_TESTS := tests/pipeline tests/sources tests/sinks tests/soak
 
+PROPERTY_TESTS := $(wildcard tests/*/test_*_properties.py tests/*/*/*/test_*_properties.py)
+
 # Tests wait for servers and disks now and then: one worker more than there are processors.
 WORKERS := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
 PARALLEL := -n $(WORKERS) --dist worksteal
@@ -72,10 +74,11 @@ demo: venv ## PostgreSQL, a workload, DuckDB and Dagster's UI on this machine
 
 # SOAK_SECONDS=... for how long, SEED=... with DDL=0 or 1 repeats the round that failed (1: tables change their schema too).
 # DEFINITIONS_SECONDS=... and SOAK_ROUNDS=... likewise for the others; what fails says how to repeat it.
-soak: venv ## Generated workloads and DDL against the oracle, an hour each, two captures at once, then the tests marked slow
+soak: venv ## Generated workloads and DDL against the oracle, an hour each, two captures at once, then what make test leaves out
 	SOAK_SECONDS=$(or $(SOAK_SECONDS),3600) SOAK_SEED=$(SEED) SOAK_DDL=$(DDL) SOAK_ROUNDS=$(or $(SOAK_ROUNDS),200) \
 		DEFINITIONS_SECONDS=$(or $(DEFINITIONS_SECONDS),3600) $(BIN)/python -m pytest -s tests/soak
 	$(BIN)/python -m pytest -m 'slow and not matrix' --timeout 3600 $(PARALLEL)
+	DBMAZZ_TEST_EXAMPLES=10 $(BIN)/python -m pytest $(PROPERTY_TESTS) $(PARALLEL)
 
 # The same seeds each time: what fails here fails again.
 soak-short: venv ## Generated workloads of make soak, each for 40 s
