@@ -81,8 +81,8 @@ soak: venv ## Generated workloads and DDL against the oracle, an hour each, two 
 	DBMAZZ_TEST_EXAMPLES=10 $(BIN)/python -m pytest $(PROPERTY_TESTS) $(PARALLEL)
 
 # The same seeds each time: what fails here fails again.
-soak-short: venv ## Generated workloads of make soak, each for 40 s
-	SOAK_BEGIN=1 SOAK_SECONDS=40 DEFINITIONS_SECONDS=40 $(BIN)/python -m pytest -s tests/soak $(PARALLEL)
+soak-short: venv ## Generated workloads of make soak, for about a minute each
+	SOAK_BEGIN=1 SOAK_SECONDS=80 DEFINITIONS_SECONDS=60 $(BIN)/python -m pytest -s tests/soak $(PARALLEL)
 
 # The matrix on every version, then the suites that look at the server, with each version as the server.
 test-matrix: venv $(MATRIX) ## Tests over PostgreSQL 14 to 18
