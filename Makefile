@@ -12,8 +12,9 @@ POSTGRES_VERSIONS := 14.23.0 15.19.0 16.15.0 17.11.0 18.6.0
 POSTGRES_MAJORS := $(foreach version,$(POSTGRES_VERSIONS),$(firstword $(subst ., ,$(version))))
 POSTGRES_MATRIX := $(CURDIR)/$(CACHE)/postgres
 MATRIX := $(POSTGRES_VERSIONS:%=$(CACHE)/postgres/%.installed)
-MATRIX_TESTS := tests/engine tests/soak tests/setup tests/test_catalog.py tests/test_parser_server.py \
-	tests/test_decoder_server.py
+MATRIX_TESTS := tests/pipeline tests/sources tests/sinks tests/soak
+
+PROPERTY_TESTS := $(wildcard tests/*/test_*_properties.py tests/*/*/*/test_*_properties.py)
 
 # One worker more than processors, since tests sometimes wait for servers and disks.
 WORKERS := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
@@ -28,7 +29,7 @@ find-python = for python in $(1); do \
 	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
 		echo "$$python cannot create virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; fi
 
-.PHONY: help venv test lint format types docs bench demo test-matrix test-lowest soak clean
+.PHONY: help venv test lint format types docs bench demo test-browser test-matrix test-lowest soak soak-short clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,9 +42,12 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-# The tests include the core of the version matrix, and generated workloads for SOAK_SECONDS.
-test: lint $(MATRIX) ## Run lint, format check, type check, and all tests that are not marked slow
-	DBMAZZ_POSTGRES_MATRIX=$(POSTGRES_MATRIX) SOAK_BEGIN=1 $(BIN)/python -m pytest -m 'not slow' $(PARALLEL)
+# The tests include the core of the version matrix.
+test: lint $(MATRIX) ## Run lint, format check, type check, and all tests but those of the other targets
+	DBMAZZ_POSTGRES_MATRIX=$(POSTGRES_MATRIX) $(BIN)/python -m pytest -m 'not slow and not browser and not soak' $(PARALLEL)
+
+test-browser: venv ## Run the whole demo with Dagster's web server, and its pages in Chromium
+	$(BIN)/python -m pytest -m browser tests/demo
 
 lint: venv ## Run lint, format check, type check, and the check of imports between layers
 	$(BIN)/ruff check
@@ -71,10 +75,15 @@ demo: venv ## Run PostgreSQL, a workload, DuckDB and Dagster's UI on this machin
 # SOAK_SECONDS and DEFINITIONS_SECONDS set the duration of the generated workloads and of the schema changes, SOAK_ROUNDS
 # the number of rounds with two captures at once. SEED with DDL=0 or DDL=1 (with schema changes) repeats a failed round;
 # the failure prints the command.
-soak: venv ## Run generated workloads and DDL, an hour each, two captures at once, then the tests marked slow
+soak: venv ## Run generated workloads and DDL, an hour each, two captures at once, then the variants that make test leaves out
 	SOAK_SECONDS=$(or $(SOAK_SECONDS),3600) SOAK_SEED=$(SEED) SOAK_DDL=$(DDL) SOAK_ROUNDS=$(or $(SOAK_ROUNDS),200) \
 		DEFINITIONS_SECONDS=$(or $(DEFINITIONS_SECONDS),3600) $(BIN)/python -m pytest -s tests/soak
 	$(BIN)/python -m pytest -m 'slow and not matrix' --timeout 3600 $(PARALLEL)
+	DBMAZZ_TEST_EXAMPLES=10 $(BIN)/python -m pytest $(PROPERTY_TESTS) $(PARALLEL)
+
+# The same seeds each time, so that a failure repeats.
+soak-short: venv ## Run the generated workloads of make soak for about a minute each
+	SOAK_BEGIN=1 SOAK_SECONDS=80 DEFINITIONS_SECONDS=60 $(BIN)/python -m pytest -s tests/soak $(PARALLEL)
 
 # The tests marked matrix on all versions, then the suites that depend on the server's version, with each version.
 test-matrix: venv $(MATRIX) ## Run the tests that depend on the server with PostgreSQL 14 to 18
@@ -96,8 +105,9 @@ $(CACHE)/postgres/%.installed: | $(VENV)/.installed
 	@touch $@
 
 # The core of the suite: the tests that use the libraries whose versions differ.
-LOWEST_TESTS := tests/engine/test_traps.py tests/engine/test_values.py tests/engine/test_receiver.py \
-	tests/engine/test_flushes.py tests/cli/test_capture.py tests/dagster/test_capture.py tests/test_decoder_properties.py
+LOWEST_TESTS := tests/pipeline/test_traps.py tests/pipeline/test_flushes.py tests/sources/postgres/types/test_values.py \
+	tests/sources/postgres/replication/test_receiver.py tests/sources/postgres/parser/test_decoder_properties.py \
+	tests/cli/test_capture.py tests/dagster/test_capture.py
 
 test-lowest: $(LOWEST)/.installed ## Run the core of the suite with the oldest versions that pyproject.toml allows
 	$(LOWEST)/bin/python -m pytest -m 'not slow and not browser' $(LOWEST_TESTS) $(PARALLEL)

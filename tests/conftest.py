@@ -1,14 +1,15 @@
-"""Fixtures that every test can use; the PostgreSQL ones are in `postgres_fixtures.py`."""
+"""What is set up for all tests; their fixtures and helpers are in `tests/support`, whose docstring lists them."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-pytest_plugins = ["tests.postgres_fixtures", "tests.fix_proxy"]
+pytest_plugins = ["tests.support.postgres_fixtures", "tests.support.proxy_fixture", "tests.support.lab_fixtures"]
 
 
 @pytest.fixture
@@ -35,14 +36,35 @@ def pytest_configure() -> None:
 
 #: The matrix's core: runs on every version each time. Other tests marked `matrix` do so in `make test-matrix`, and each
 #: time on the newest version only.
-_CORE = ("test_matrix.py", "test_partition_origin.py")
+_CORE = ("test_every_version.py", "test_partition_origin.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    from tests.postgres_fixtures import MAJOR_VERSIONS  # the plugin above is to be loaded first
+    from tests.support.postgres_fixtures import MAJOR_VERSIONS  # the plugin above is to be loaded first
 
+    combinations: dict[str, list[pytest.Item]] = {}
     for item in items:
-        callspec = getattr(item, "callspec", None)
-        major = callspec.params.get("matrix_server") if callspec else None
+        major = parameters(item).get("matrix_server")
         if major not in (None, MAJOR_VERSIONS[-1]) and item.path.name not in _CORE:
             item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("each_value") and not item.get_closest_marker("slow"):
+            combinations.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for twins in combinations.values():
+        _leave_each_value(twins)
+
+
+def _leave_each_value(items: list[pytest.Item]) -> None:
+    """Mark combinations of parameters as slow, except the first few that have each value of every parameter."""
+    values = {item: {(name, repr(value)) for name, value in parameters(item).items()} for item in items}
+    missing = set().union(*values.values())
+    while missing:
+        chosen = max(values, key=lambda item: len(values[item] & missing))
+        missing -= values.pop(chosen)
+    for item in values:
+        item.add_marker(pytest.mark.slow)
+
+
+def parameters(item: pytest.Item) -> dict[str, Any]:
+    """The parameters of a test, by name."""
+    callspec = getattr(item, "callspec", None)
+    return dict(callspec.params) if callspec else {}

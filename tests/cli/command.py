@@ -1,21 +1,31 @@
-"""The real `dbmazz` command, in a process of its own."""
+"""The real `dbmazz` command: in the process of the test, or in a process of its own.
+
+A process of its own costs the start of an interpreter and the import of polars and DuckDB (0.7 s of CPU). Only tests
+that prove something about the process need it: signals, terminals, pipes, exit codes, locks of the destination file.
+"""
 
 from __future__ import annotations
 
+import gc
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from unittest.mock import patch
 from urllib.parse import unquote, urlsplit
 
+from dbmazz_core.cli import main
 from dbmazz_core.settings.variables import SETTINGS
-from tests.postgres_fixtures import SourceDatabase
+from tests.support.postgres_fixtures import SourceDatabase
 
 #: Generous: the machine may be busy with other tests.
 TIMEOUT_S = 90.0
@@ -92,30 +102,90 @@ class Dbmazz:
         )
 
     def run(self, *arguments: str, code: int | None = 0, **variables: str) -> Outcome:
-        """Run it to its end. There must never be a traceback, nor the password.
+        """Run it to its end in this process. There must never be a traceback, nor the password.
 
         Args:
             arguments: Command and flags.
             code: The exit code that is expected; None: any.
             variables: Settings besides.
         """
+        with self._with(variables):
+            outcome = _in_this_process(arguments, self.environment, self.directory)
+            return self._judged(outcome, code)
+
+    def run_in_process(self, *arguments: str, code: int | None = 0, **variables: str) -> Outcome:
+        """Run it to its end in a process of its own; everything else is as for `run`."""
+        with self._with(variables):
+            process = self.start(*arguments)
+            stdout, stderr = process.communicate(timeout=TIMEOUT_S)
+            return self._judged(Outcome(process.returncode, stdout, stderr), code)
+
+    @contextmanager
+    def _with(self, variables: Mapping[str, str]) -> Iterator[None]:
         before = self.variables
         self.variables = before | variables
         try:
-            process = self.start(*arguments)
-            stdout, stderr = process.communicate(timeout=TIMEOUT_S)
-            outcome = Outcome(process.returncode, stdout, stderr)
-            assert "Traceback" not in outcome.output
-            for secret in _passwords(self.variables):
-                assert secret not in outcome.output, "the password is in the output"
+            yield
         finally:
             self.variables = before
+
+    def _judged(self, outcome: Outcome, code: int | None) -> Outcome:
+        assert "Traceback" not in outcome.output
+        for secret in _passwords(self.variables):
+            assert secret not in outcome.output, "the password is in the output"
         assert code is None or outcome.code == code, f"exit code {outcome.code}\n{outcome.output}"
         return outcome
 
     def json(self, *arguments: str, code: int | None = 0, **variables: str) -> dict[str, Any]:
         """Run it with `--json`; what it printed, which must be one object."""
         return self.run(*arguments, "--json", code=code, **variables).json
+
+
+def _in_this_process(arguments: tuple[str, ...], environment: Mapping[str, str], directory: Path) -> Outcome:
+    """Call the console script's function, and undo what a command leaves in its process for good."""
+    before = Path.cwd()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    root = logging.getLogger()
+    logging_before = root.level, root.handlers[:]
+    root.handlers.clear()  # pytest's own: with them `logging.basicConfig` does nothing
+    try:
+        os.chdir(directory)
+        with patch.dict(os.environ, environment, clear=True), _captured() as (stdout, stderr):
+            code = main(arguments)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            return Outcome(code, _written(stdout), _written(stderr))
+    finally:
+        os.chdir(before)
+        root.level, root.handlers[:] = logging_before
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        gc.unfreeze()
+
+
+@contextmanager
+def _captured() -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """Files in place of the descriptors 1 and 2, so that what libraries in C write is seen too."""
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        streams = sys.stdout, sys.stderr
+        saved = [os.dup(descriptor) for descriptor in (1, 2)]
+        for descriptor, file in ((1, stdout), (2, stderr)):
+            os.dup2(file.fileno(), descriptor)
+        sys.stdout, sys.stderr = (os.fdopen(descriptor, "w", encoding="utf-8", closefd=False) for descriptor in (1, 2))
+        try:
+            yield stdout, stderr
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            sys.stdout, sys.stderr = streams
+            for descriptor, copy in zip((1, 2), saved, strict=True):
+                os.dup2(copy, descriptor)
+                os.close(copy)
+
+
+def _written(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode()
 
 
 def _passwords(variables: Mapping[str, str]) -> set[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import Dbmazz
-from tests.postgres_fixtures import SourceDatabase
+from tests.support.postgres_fixtures import SourceDatabase
 
 SCHEMA = """
     CREATE TABLE orders (id int PRIMARY KEY, note text, amount numeric(10, 2), raw bytea, at timestamptz);

@@ -14,8 +14,8 @@ from typing import Any
 from dbmazz_core.connectors.sources.postgres.connection import connect_replication
 from dbmazz_core.settings.secret_url import SecretUrl
 from tests.cli.command import Dbmazz
-from tests.oracle import assert_equal
-from tests.postgres_fixtures import SourceDatabase
+from tests.support.oracle import assert_equal
+from tests.support.postgres_fixtures import SourceDatabase
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ import duckdb
 import pytest
 
 from tests.cli.command import Dbmazz, confirmed_lsn, end, wait_until
-from tests.oracle import assert_equal
-from tests.postgres_fixtures import SourceDatabase
+from tests.support.oracle import assert_equal
+from tests.support.postgres_fixtures import SourceDatabase
+from tests.support.reading import reading
 
 BOTH = ("public.orders", "public.items")
 
@@ -76,7 +77,7 @@ def test_without_snapshot_only_changes_arrive(dbmazz: Dbmazz, shop: SourceDataba
     shop.execute("DELETE FROM orders WHERE id <= 50")  # of which the destination knows nothing
     dbmazz.run("capture", "--do-snapshot", "false")
     assert_equal(shop, duckdb_path, "public.orders")
-    with duckdb.connect(str(duckdb_path), read_only=True) as duck:
+    with reading(duckdb_path) as duck:
         assert duck.execute("SELECT count(*) FROM public.items").fetchone() == (0,)
 
 
@@ -202,7 +203,7 @@ def test_a_mask_needs_its_key_and_the_key_is_never_shown(
         outcome = dbmazz.run(*command, MASK_KEY=key)
         said.append(outcome.stdout + outcome.stderr)
     expected = hmac.new(key.encode(), b"thing", hashlib.sha256).hexdigest()
-    with duckdb.connect(str(duckdb_path), read_only=True) as duck:
+    with reading(duckdb_path) as duck:
         assert duck.execute("SELECT DISTINCT what FROM public.items").fetchall() == [(expected,)]
     assert key not in "".join(said)
     assert "thing" not in "".join(said)
@@ -217,7 +218,7 @@ def test_snapshot_of_some_tables_leaves_the_others(dbmazz: Dbmazz, shop: SourceD
     assert copied["tables"] == {"public.orders": {"snapshot_rows": 50, "quarantined": 0}}
     dbmazz.run("capture")
     assert_equal(shop, duckdb_path, "public.orders")
-    with duckdb.connect(str(duckdb_path), read_only=True) as duck:
+    with reading(duckdb_path) as duck:
         # As it was, and the change.
         assert duck.execute("SELECT max(id), max(what) FROM public.items WHERE id <> 7").fetchall() == [(6, "thing")]
         assert duck.execute("SELECT what FROM public.items WHERE id = 7").fetchall() == [("new",)]

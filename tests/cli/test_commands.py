@@ -10,8 +10,8 @@ from pathlib import Path
 import duckdb
 
 from tests.cli.command import TIMEOUT_S, Dbmazz, confirmed_lsn
-from tests.oracle import assert_equal
-from tests.postgres_fixtures import SourceDatabase
+from tests.support.oracle import assert_equal
+from tests.support.postgres_fixtures import SourceDatabase
 
 
 def test_check_lists_what_it_found_and_changes_nothing(dbmazz: Dbmazz, shop: SourceDatabase, duckdb_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_status(dbmazz: Dbmazz, shop: SourceDatabase, duckdb_path: Path) -> None
 def test_status_needs_no_tables_and_says_who_has_the_file(dbmazz: Dbmazz, duckdb_path: Path) -> None:
     del dbmazz.variables["TABLES"]
     with duckdb.connect(str(duckdb_path)):
-        text = dbmazz.run("status").stdout
+        text = dbmazz.run_in_process("status").stdout
     assert f"locked by process {os.getpid()}" in text
 
 

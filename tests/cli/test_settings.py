@@ -12,7 +12,7 @@ from dbmazz_core.errors import ConfigError
 from dbmazz_core.settings.config import Settings
 from dbmazz_core.settings.variables import SETTINGS, Setting
 from tests.cli.command import Dbmazz
-from tests.postgres_fixtures import SourceDatabase
+from tests.support.postgres_fixtures import SourceDatabase
 
 BASE = {"SOURCE_URL": "postgres://localhost/shop", "TABLES": "public.orders"}
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
-import duckdb
 import psycopg
 import pytest
 
@@ -28,6 +27,7 @@ from dbmazz_core.errors import (
 from dbmazz_dagster import DbmazzConfig, DbmazzResource, dbmazz_assets
 from dbmazz_dagster.failures import to_failure
 from tests.dagster.conftest import Shop, failure
+from tests.support.reading import reading
 
 SECRET = "wr0ng-s3cret"
 
@@ -194,7 +194,7 @@ def test_interrupt_ends_at_a_flush_and_loses_nothing(captured: Shop) -> None:
         interrupter.join()
     (run, *_) = captured.instance.get_runs(limit=1)
     assert "ends at its next flush" in captured.log(run.run_id)
-    with duckdb.connect(str(captured.destination), read_only=True) as connection:
+    with reading(captured.destination) as connection:
         (rows,) = connection.execute("SELECT count(*) FROM public.orders").fetchone() or (0,)
     assert 10 < rows < 60_010
     assert captured.run().success

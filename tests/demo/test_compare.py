@@ -20,7 +20,7 @@ from dbmazz_core.demo.shop import TABLES, create_shop
 from dbmazz_core.pipeline import Pipeline
 from dbmazz_core.settings.config import Settings
 from dbmazz_core.table_ref import TableRef
-from tests.postgres_fixtures import SourceDatabase, create_database, drop_database
+from tests.support.postgres_fixtures import SourceDatabase, create_database, drop_database
 
 
 @pytest.fixture(scope="module")

@@ -38,12 +38,14 @@ def test_captures_refreshes_shows_and_stops(tmp_path: Path) -> None:
     assert days[0][1] > 0
 
 
+@pytest.mark.browser
 def test_sigterm_while_starting(tmp_path: Path) -> None:
     with running_demo(tmp_path) as demo:
         until(lambda: demo.runs("dagster_webserver") and demo.runs("dagster._daemon"), 60, demo.text)
         assert demo.ends(signal.SIGTERM, within=10) == 0
 
 
+@pytest.mark.browser
 def test_kill_9_takes_dagster_along(tmp_path: Path) -> None:
     with running_demo(tmp_path) as demo:
         until(lambda: demo.runs("dagster_webserver") and demo.runs("dagster._daemon"), 60, demo.text)

@@ -21,7 +21,7 @@ import dagster as dg
 import pytest
 import yaml
 
-from dbmazz_core.settings.config import SETTINGS
+from dbmazz_core.settings.variables import SETTINGS
 from tests.docs.blocks import Block, find_blocks, read_blocks
 from tests.oracle import assert_equal
 from tests.postgres_fixtures import SourceDatabase

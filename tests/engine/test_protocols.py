@@ -12,7 +12,7 @@ from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import StopReason, WindowResult
 from dbmazz_core.settings.config import Settings, WindowLimits
 from dbmazz_core.table_ref import TableRef
-from tests.engine.lists import ListSink, ListSource
+from tests.support.lists import ListSink, ListSource
 
 TABLE = TableRef("public", "t")
 SETTINGS = Settings.from_env({"SOURCE_URL": "postgres://nowhere", "TABLES": "public.t", "FLUSH_SIZE": "1"})

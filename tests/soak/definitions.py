@@ -7,141 +7,8 @@ round. Rows follow every change. PostgreSQL is the model: what does not fit the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
-import psycopg
-
-Connection = psycopg.Connection[tuple[Any, ...]]
-
-_COLUMNS = ["a", "b", "c", "d"]
-_TABLES = ["t0", "t1", "t2"]
-_ROOTS = ["r0", "r1"]
-_PARTITIONS = ["p0", "p1", "p2"]
-_LABELS = ["la", "lb", "lc", "ld", "le"]
-_ATTRIBUTES = ["x", "y", "z"]
-#: Two of four bytes, so that a date may have been an integer as far as the catalog's layouts tell.
-_TYPES = ["int", "int", "text", "date", "mood", "pair", "mood[]", "bigint"]
-
-SETUP = (
-    "CREATE SCHEMA other; CREATE TABLE public.anchor (id int PRIMARY KEY);"
-    "CREATE TABLE other.anchor (id int PRIMARY KEY);"
-    "CREATE TYPE mood AS ENUM ('la', 'lb'); CREATE TYPE pair AS (x int, y int);"
-    "CREATE TABLE t0 (id int PRIMARY KEY, a int, b int);"
-    "CREATE TABLE t1 (id int PRIMARY KEY, a mood, b pair, c mood[]);"
-    "CREATE TABLE t2 (id int PRIMARY KEY, a int, b date); ALTER TABLE t2 REPLICA IDENTITY FULL;"
-    "CREATE TABLE r0 (id int, d int, a int, PRIMARY KEY (id, d)) PARTITION BY LIST (d);"
-    "CREATE TABLE r1 (id int, d int, a int, PRIMARY KEY (id, d)) PARTITION BY LIST (d);"
-    "CREATE TABLE p0 PARTITION OF r0 FOR VALUES IN (0); CREATE TABLE p1 PARTITION OF r1 FOR VALUES IN (1);"
-    "INSERT INTO t0 SELECT i, i, i FROM generate_series(0, 4) i;"
-    "INSERT INTO t1 SELECT i, 'la', ROW(i, i)::pair, '{la,lb}' FROM generate_series(0, 4) i;"
-    "INSERT INTO t2 SELECT i, i, date '2000-01-01' + i FROM generate_series(0, 4) i;"
-    "INSERT INTO r0 SELECT i, 0, i FROM generate_series(0, 4) i;"
-    "INSERT INTO r1 SELECT i, 1, i FROM generate_series(0, 4) i"
-)
-
-#: How tables get into the publication: by dbmazz, or by who made it before.
-PUBLICATIONS = {
-    "tables": "",
-    "all": "CREATE PUBLICATION dbmazz_pub FOR ALL TABLES WITH (publish_via_partition_root)",
-    "schemas": "CREATE PUBLICATION dbmazz_pub FOR TABLES IN SCHEMA public, other WITH (publish_via_partition_root)",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table as a session sees it.
-
-    Attributes:
-        name: With its schema, quoted.
-        kind: `relkind`.
-        columns: Name and type of each, as SQL writes it.
-        key: Columns of the primary key.
-        parent: The root that it is a partition of.
-    """
-
-    name: str
-    kind: str
-    columns: tuple[tuple[str, str], ...]
-    key: tuple[str, ...]
-    parent: str | None
-
-
-class World:
-    """The tables and types as a session sees them now."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.tables = {
-            name: Table(name, kind, tuple(map(tuple, columns)), tuple(key), parent)
-            for name, kind, columns, key, parent in connection.execute(
-                """
-                SELECT format('%I.%I', n.nspname, c.relname), c.relkind::text,
-                       ARRAY(SELECT ARRAY[a.attname::text, format_type(a.atttypid, a.atttypmod)] FROM pg_attribute a
-                             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
-                       ARRAY(SELECT a.attname::text FROM pg_index i JOIN pg_attribute a
-                             ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
-                             WHERE i.indrelid = c.oid AND i.indisprimary ORDER BY a.attnum),
-                       (SELECT format('%I.%I', pn.nspname, p.relname) FROM pg_inherits h
-                        JOIN pg_class p ON p.oid = h.inhparent JOIN pg_namespace pn ON pn.oid = p.relnamespace
-                        WHERE h.inhrelid = c.oid)
-                FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                WHERE n.nspname IN ('public', 'other') AND c.relkind IN ('r', 'p') AND c.relname <> 'anchor'
-                ORDER BY 1
-                """
-            )
-        }
-        ((self.labels, self.attributes),) = connection.execute(
-            """
-            SELECT ARRAY(SELECT enumlabel::text FROM pg_enum WHERE enumtypid = 'mood'::regtype ORDER BY oid),
-                   ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = (
-                         SELECT typrelid FROM pg_type WHERE oid = 'pair'::regtype)
-                         AND attnum > 0 AND NOT attisdropped ORDER BY attnum)
-            """
-        ).fetchall()
-        self.plain = [table for table in self.tables.values() if table.parent is None and table.kind == "r"]
-        self.roots = [table for table in self.tables.values() if table.kind == "p"]
-        self.captured = [table for table in self.tables.values() if table.parent is None]
-
-    def value(self, type: str, number: int) -> str:
-        """SQL for a value."""
-        label = f"'{self.labels[number % len(self.labels)]}'::public.mood"
-        match type.removeprefix("public."):
-            case "integer" | "bigint":
-                return str(number)
-            case "text":
-                return f"'v{number}'"
-            case "date":
-                return f"date '2000-01-01' + {number}"
-            case "mood":
-                return label
-            case "mood[]":
-                return f"ARRAY[{label}, 'la']" if "la" in self.labels else f"ARRAY[{label}]"
-            case "pair":
-                return f"ROW({', '.join(str(number + place) for place, _ in enumerate(self.attributes))})::public.pair"
-            case _:
-                return "NULL"
-
-
-def rows(world: World, table: Table, a: int, n: int) -> list[str]:
-    """Changes of some rows: what was there is updated, some comes, some goes."""
-    if not table.columns or not table.key:
-        return []
-    others = [(name, type) for name, type in table.columns if name not in table.key]
-    sets = ", ".join(f"{name} = {world.value(type, n + place)}" for place, (name, type) in enumerate(others))
-    first = table.key[0]
-    values = ", ".join(
-        str(a % 5) if name == first else str(n % 3) if name in table.key else world.value(type, n + place)
-        for place, (name, type) in enumerate(table.columns)
-    )
-    key_type = dict(table.columns)[first]
-    if key_type not in ("integer", "bigint"):
-        return []
-    statements = [f"INSERT INTO {table.name} VALUES ({values}) ON CONFLICT DO NOTHING"]
-    if sets:
-        statements.append(f"UPDATE {table.name} SET {sets} WHERE {first} % 5 = {(a + 1) % 5}")
-    if n % 4 == 0:
-        statements.append(f"DELETE FROM {table.name} WHERE {first} % 5 = {(a + 2) % 5}")
-    return statements
+from tests.soak.world import ATTRIBUTES, COLUMNS, LABELS, PARTITIONS, TABLES, TYPES, Table, World, rows
 
 
 def _of(tables: list[Table], a: int) -> Table | None:
@@ -156,10 +23,10 @@ def _column(table: Table, n: int) -> tuple[str, str] | None:
 def add_column(world: World, a: int, b: int, n: int) -> list[str]:
     """A name of the pool, free or not."""
     table = _of(world.captured, a)
-    default = f" DEFAULT {world.value('integer', n)}" if n % 3 == 0 and _TYPES[n % len(_TYPES)] == "int" else ""
-    kind = _TYPES[n % len(_TYPES)]
+    default = f" DEFAULT {world.value('integer', n)}" if n % 3 == 0 and TYPES[n % len(TYPES)] == "int" else ""
+    kind = TYPES[n % len(TYPES)]
     kind = f"public.{kind}" if kind.startswith(("mood", "pair")) else kind
-    return [f"ALTER TABLE {table.name} ADD COLUMN {_COLUMNS[b % 4]} {kind}{default}"] if table else []
+    return [f"ALTER TABLE {table.name} ADD COLUMN {COLUMNS[b % 4]} {kind}{default}"] if table else []
 
 
 def drop_column(world: World, a: int, b: int, n: int) -> list[str]:
@@ -175,7 +42,7 @@ def rename_column(world: World, a: int, b: int, n: int) -> list[str]:
     column = _column(table, n) if table else None
     if not table or not column:
         return []
-    new = _COLUMNS[b % 4]
+    new = COLUMNS[b % 4]
     alter = f"ALTER TABLE {table.name} RENAME"
     if new in dict(table.columns) and new != column[0]:
         return [f"{alter} {column[0]} TO between; {alter} {new} TO {column[0]}; {alter} between TO {new}"]
@@ -194,7 +61,7 @@ def exchange_with_key(world: World, a: int, b: int, n: int) -> list[str]:
 
 def rename_label(world: World, a: int, b: int, n: int) -> list[str]:
     """To another of the pool; two may exchange theirs."""
-    old, new = world.labels[a % len(world.labels)], _LABELS[b % 5]
+    old, new = world.labels[a % len(world.labels)], LABELS[b % 5]
     alter = "ALTER TYPE public.mood RENAME VALUE"
     if new in world.labels and new != old:
         return [f"{alter} '{old}' TO 'between'; {alter} '{new}' TO '{old}'; {alter} 'between' TO '{new}'"]
@@ -203,12 +70,12 @@ def rename_label(world: World, a: int, b: int, n: int) -> list[str]:
 
 def add_label(world: World, a: int, b: int, n: int) -> list[str]:
     """It can be used by the next transaction."""
-    return [f"ALTER TYPE public.mood ADD VALUE '{_LABELS[b % 5]}'{' BEFORE ' + repr(world.labels[0]) if n % 2 else ''}"]
+    return [f"ALTER TYPE public.mood ADD VALUE '{LABELS[b % 5]}'{' BEFORE ' + repr(world.labels[0]) if n % 2 else ''}"]
 
 
 def attribute(world: World, a: int, b: int, n: int) -> list[str]:
     """Added, dropped or renamed."""
-    name, old = _ATTRIBUTES[b % 3], world.attributes[a % len(world.attributes)] if world.attributes else "x"
+    name, old = ATTRIBUTES[b % 3], world.attributes[a % len(world.attributes)] if world.attributes else "x"
     what = [f"ADD ATTRIBUTE {name} int", f"DROP ATTRIBUTE {old}", f"RENAME ATTRIBUTE {old} TO {name}"][n % 3]
     return [f"ALTER TYPE public.pair {what}"] if len(world.attributes) > 1 or n % 3 != 1 else []
 
@@ -229,7 +96,7 @@ def label_there_and_back(world: World, a: int, b: int, n: int) -> list[str]:
 
 def column_again(world: World, a: int, b: int, n: int) -> list[str]:
     """Added, written to, dropped, and added again."""
-    table, name = _of(world.captured, a), _COLUMNS[b % 4]
+    table, name = _of(world.captured, a), COLUMNS[b % 4]
     if table is None or name in dict(table.columns):
         return drop_column(world, a, b, n)
     added, set_ = f"ALTER TABLE {table.name} ADD COLUMN {name} int", f"UPDATE {table.name} SET {name} = {n}"
@@ -257,22 +124,22 @@ def name_for_a_while(world: World, a: int, b: int, n: int) -> list[str]:
 
 def rename_table(world: World, a: int, b: int, n: int) -> list[str]:
     """To another of the pool; two may exchange theirs."""
-    table, new = _of(world.plain, a), f"public.{_TABLES[b % 3]}"
+    table, new = _of(world.plain, a), f"public.{TABLES[b % 3]}"
     if table is None or not table.name.startswith("public.t"):
         return []
     if new in world.tables and new != table.name:
         old = table.name.removeprefix("public.")
         return [
             f"ALTER TABLE {table.name} RENAME TO between; ALTER TABLE {new} RENAME TO {old};"
-            f"ALTER TABLE public.between RENAME TO {_TABLES[b % 3]}"
+            f"ALTER TABLE public.between RENAME TO {TABLES[b % 3]}"
         ]
-    return [f"ALTER TABLE {table.name} RENAME TO {_TABLES[b % 3]}"]
+    return [f"ALTER TABLE {table.name} RENAME TO {TABLES[b % 3]}"]
 
 
 def create_table(world: World, a: int, b: int, n: int) -> list[str]:
     """Under a name of the pool that is free."""
-    columns = ", ".join(f"{name} int" for name in _COLUMNS[: 1 + n % 3])
-    return [f"CREATE TABLE public.{_TABLES[b % 3]} (id int PRIMARY KEY, {columns})"]
+    columns = ", ".join(f"{name} int" for name in COLUMNS[: 1 + n % 3])
+    return [f"CREATE TABLE public.{TABLES[b % 3]} (id int PRIMARY KEY, {columns})"]
 
 
 def drop_table(world: World, a: int, b: int, n: int) -> list[str]:
@@ -293,7 +160,7 @@ def set_schema(world: World, a: int, b: int, n: int) -> list[str]:
 
 def attach(world: World, a: int, b: int, n: int) -> list[str]:
     """A partition changes its root, leaves it, or comes."""
-    root, name, bound = _of(world.roots, a), f"public.{_PARTITIONS[b % 3]}", f"FOR VALUES IN ({b % 3})"
+    root, name, bound = _of(world.roots, a), f"public.{PARTITIONS[b % 3]}", f"FOR VALUES IN ({b % 3})"
     partition = world.tables.get(name)
     if root is None:
         return []
@@ -308,7 +175,7 @@ def attach(world: World, a: int, b: int, n: int) -> list[str]:
 
 def drop_partition(world: World, a: int, b: int, n: int) -> list[str]:
     """Or truncate it, or make it again."""
-    root, name = _of(world.roots, a), f"public.{_PARTITIONS[b % 3]}"
+    root, name = _of(world.roots, a), f"public.{PARTITIONS[b % 3]}"
     if root is None or name not in world.tables:
         return attach(world, a, b, n)
     if n % 3 == 0:
@@ -319,7 +186,7 @@ def drop_partition(world: World, a: int, b: int, n: int) -> list[str]:
 
 def make_fill_truncate(world: World, a: int, b: int, n: int) -> list[str]:
     """A partition is made, filled and truncated; in one transaction that leaves no trace in the catalog."""
-    root, name = _of(world.roots, a), f"public.{_PARTITIONS[b % 3]}"
+    root, name = _of(world.roots, a), f"public.{PARTITIONS[b % 3]}"
     if root is None or name in world.tables:
         return drop_partition(world, a, b, n)
     values = ", ".join(
@@ -331,7 +198,7 @@ def make_fill_truncate(world: World, a: int, b: int, n: int) -> list[str]:
 
 def pass_through(world: World, a: int, b: int, n: int) -> list[str]:
     """A partition goes to the other root, is written to there, and leaves it, perhaps for its own."""
-    name, d = f"public.{_PARTITIONS[b % 3]}", b % 3
+    name, d = f"public.{PARTITIONS[b % 3]}", b % 3
     partition = world.tables.get(name)
     others = [root for root in world.roots if partition and root.name != partition.parent]
     if partition is None or partition.parent is None or not others:

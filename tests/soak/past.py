@@ -13,8 +13,8 @@ from pathlib import Path
 from psycopg import errors
 
 from dbmazz_core.lsn import Lsn
-from tests.engine.lab import Lab
 from tests.soak.statements import Connection, table_names
+from tests.support.lab import Lab
 
 
 @dataclass(slots=True)

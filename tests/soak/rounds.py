@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from dbmazz_core.demo.postgres import EmbeddedPostgres
-from tests.engine.lab import Lab
-from tests.postgres_fixtures import create_database, drop_database
+from tests.support.lab import Lab
+from tests.support.postgres_fixtures import create_database, drop_database
 
 _Program = TypeVar("_Program")
 #: Programs of one seed. Replaying a failure runs through all of them up to the one that fails.

@@ -25,8 +25,6 @@ from dbmazz_core.model.policies import Mode
 from dbmazz_core.settings.config import FlushConfig, WindowLimits
 from dbmazz_core.settings.tables import parse_tables
 from dbmazz_core.table_ref import TableRef
-from tests.engine.lab import Lab
-from tests.engine.worker_process import Worker
 from tests.soak.ddl import CHANGES
 from tests.soak.past import Past
 from tests.soak.program import SESSIONS, Capture, Change, CommitPrepared, Copy, Do, Kill, Program, Step, Vacuum
@@ -42,6 +40,9 @@ from tests.soak.statements import (
     table_names,
 )
 from tests.soak.tables import TYPES, create
+from tests.soak.tally import Tally
+from tests.support.lab import Lab
+from tests.support.worker_process import Worker
 
 #: What generated statements may run into. Anything else is a mistake of the generator.
 _REFUSED = (
@@ -54,25 +55,6 @@ _REFUSED = (
 #: With schema changes a statement may also be wrong for the table as it is now.
 _REFUSED_WITH_DDL = (*_REFUSED, psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError)
 _LOCK_TIMEOUT = "SET lock_timeout = '20ms'"
-
-
-@dataclass(slots=True)
-class Tally:
-    """What the runs did, for the report at the end."""
-
-    programs: int = 0
-    statements: int = 0
-    refused: int = 0
-    commits: int = 0
-    windows: int = 0
-    flushes: int = 0
-    kills: int = 0
-    changes: int = 0
-    comparisons: int = 0
-    copies: int = 0
-
-    def __str__(self) -> str:
-        return ", ".join(f"{getattr(self, f.name)} {f.name}" for f in dataclasses.fields(self))
 
 
 @dataclass(slots=True)

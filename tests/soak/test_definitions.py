@@ -21,9 +21,10 @@ from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.engine.result import StopReason
 from dbmazz_core.model.policies import Mode
 from dbmazz_core.settings.config import WindowLimits
-from tests.engine.lab import Lab
-from tests.soak.definitions import CHANGES, PUBLICATIONS, SETUP, Connection, World, rows
+from tests.soak.definitions import CHANGES
 from tests.soak.rounds import in_a_lab, one_round
+from tests.soak.world import PUBLICATIONS, SETUP, Connection, World, rows
+from tests.support.lab import Lab
 
 SECONDS = float(os.environ.get("DEFINITIONS_SECONDS", "60"))
 

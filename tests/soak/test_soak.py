@@ -17,7 +17,8 @@ import pytest
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from tests.soak.program import Program, programs
 from tests.soak.rounds import in_a_lab, one_round
-from tests.soak.run import Run, Tally
+from tests.soak.run import Run
+from tests.soak.tally import Tally
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "40"))
 #: Whether tables change their schema, by half.

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from dbmazz_core.demo.postgres import EmbeddedPostgres
-from tests.engine.lab import Lab
-from tests.postgres_fixtures import create_database, drop_database
 from tests.soak.two import KINDS, judge, run_together, scenario
+from tests.support.lab import Lab
+from tests.support.postgres_fixtures import create_database, drop_database
 
 ROUNDS = int(os.environ.get("SOAK_ROUNDS") or len(KINDS) - 1)
 

@@ -19,7 +19,7 @@ from typing import Any, Self
 import duckdb
 
 from dbmazz_core.lsn import Lsn
-from tests.engine.lab import Lab
+from tests.support.lab import Lab
 
 ROOT = Path(__file__).parents[2]
 #: Exit codes of an error that is ours: connection, slot, destination. Anything else is a bug.

@@ -1,0 +1,1 @@
+"""What can happen to the definition of a captured table within one window, for `test_definitions_in_force.py`."""

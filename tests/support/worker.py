@@ -1,0 +1,39 @@
+"""Captures in a process of its own, for a test to kill: `python -m tests.support.worker`, with settings from variables.
+
+`DBMAZZ_TEST_DIE_AT` names the progress report (counted from 1, of the phase before the colon) at which it kills itself
+with SIGKILL: `stream:2` is right after the second flush was committed, before or while it is confirmed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from dbmazz_core.engine.progress import Progress
+from dbmazz_core.errors import DbmazzError
+from dbmazz_core.pipeline import Pipeline
+from dbmazz_core.settings.config import Settings
+
+
+def main() -> int:
+    phase, _, number = os.environ.get("DBMAZZ_TEST_DIE_AT", ":0").partition(":")
+    reports = 0
+
+    def progress(report: Progress) -> None:
+        nonlocal reports
+        reports += report.phase == phase
+        if phase and reports == int(number):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        result = Pipeline(Settings.from_env()).capture(progress=progress)
+    except DbmazzError as error:
+        print(type(error).__name__, error, file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    print(result.changes)  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
