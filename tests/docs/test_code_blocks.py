@@ -23,8 +23,8 @@ import yaml
 
 from dbmazz_core.settings.variables import SETTINGS
 from tests.docs.blocks import Block, find_blocks, read_blocks
-from tests.oracle import assert_equal
-from tests.postgres_fixtures import SourceDatabase
+from tests.support.oracle import assert_equal
+from tests.support.postgres_fixtures import SourceDatabase
 
 TUTORIAL = "docs/index.md"
 SESSIONS = ("README.md", TUTORIAL)
