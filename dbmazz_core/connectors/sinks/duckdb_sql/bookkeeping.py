@@ -161,11 +161,13 @@ def _ref(row: Mapping[str, Any]) -> TableRef:
 
 
 def _state(row: Mapping[str, Any]) -> TableState:
+    """Return the state in a row of `_rows`."""
     mode = Mode(row.get("mode", "mirror"))
     return TableState(_ref(row), row["state"], Lsn(row["snapshot_lsn"]), mode=mode, complete=row["has_all"])
 
 
 def _schema(row: Mapping[str, Any]) -> TableSchema:
+    """Return the columns and the key in a row of `_rows`."""
     columns = tuple(map(ColumnDef.from_dict, json.loads(row["columns"])))
     choice = json.loads(row.get("choice") or '{"include": null, "exclude": []}')
     include, exclude = choice["include"], choice["exclude"]
@@ -178,6 +180,7 @@ def _schema(row: Mapping[str, Any]) -> TableSchema:
 
 
 def _shape(row: Mapping[str, Any]) -> TableShape:
+    """Return the shape in a row of `_rows`; older layouts record it in other ways."""
     schema, token = _schema(row), row.get("identity")
     if not token:
         return TableShape.of(schema, None)

@@ -18,7 +18,7 @@ def columns_changed(table: TableRef, path: str, expected: shapes.Columns, found:
         expected: The columns according to the bookkeeping.
         found: The columns that the table has; empty if it does not exist.
     """
-    expected, found = ([*own, *ours] for own, ours in map(shapes.comparable, (expected, found)))
+    expected, found = ([*own, *of_dbmazz] for own, of_dbmazz in map(shapes.comparable, (expected, found)))
     if not found:
         change = "does not exist any more"
     else:

@@ -94,6 +94,7 @@ def qualified_schema(connection: duckdb.DuckDBPyConnection, name: str) -> str:
 
 
 def _database(connection: duckdb.DuckDBPyConnection) -> str:
+    """Return the quoted name of the file's database."""
     row = connection.execute("SELECT current_database()").fetchone()
     assert row is not None
     return quote_identifier(str(row[0]))

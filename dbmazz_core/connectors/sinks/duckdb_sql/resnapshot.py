@@ -1,4 +1,4 @@
-"""Re-snapshot a table in a mode that keeps more than the source's rows, and restore what the mode keeps.
+"""Re-snapshot a table in a mode that keeps more than the source's rows: restore the rows that the snapshot lacks.
 
 Mode `soft_delete` keeps rows that are marked as deleted; mode `changelog` keeps changes.
 """

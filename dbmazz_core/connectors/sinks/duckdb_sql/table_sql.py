@@ -80,6 +80,7 @@ class TableSql:
         return cast_expression(f"{CARRIER}.{column}", self.types[place])
 
     def _cast_column(self, column: str, place: int) -> str:
+        """Return `cast` under the column's own name, for a SELECT list."""
         return f"{self.cast(column, place)} AS {column}"
 
     def identical(self, places: Sequence[int]) -> str:
