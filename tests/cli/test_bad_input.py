@@ -276,7 +276,7 @@ def test_destination_in_a_directory_that_does_not_exist(dbmazz: Dbmazz, shop: So
     directory = tmp_path / "not there"
     dbmazz.variables["SINK_URL"] = str(directory / "shop.duckdb")
     failure = fails(dbmazz, shop, 6)
-    assert f"there is no directory {directory}" in failure.what
+    assert f"the directory {directory} does not exist" in failure.what
     subprocess.run(["/bin/sh", "-c", failure.remedy.split(", or ")[0]], check=True)
     works(dbmazz, shop)
 
@@ -298,9 +298,9 @@ def test_destination_table_that_is_not_ours(dbmazz: Dbmazz, shop: SourceDatabase
 @pytest.mark.parametrize(
     ("change", "shown"),
     [
-        ("ALTER TABLE public.orders ADD COLUMN extra int", "has besides: extra INTEGER"),
+        ("ALTER TABLE public.orders ADD COLUMN extra int", "it also has: extra INTEGER"),
         ("ALTER TABLE public.orders DROP COLUMN note", "lacks: note VARCHAR"),
-        ("DROP TABLE public.orders", "is gone"),
+        ("DROP TABLE public.orders", "does not exist any more"),
     ],
     ids=["column added", "column dropped", "table dropped"],
 )

@@ -166,7 +166,7 @@ def test_a_changelog_in_such_a_file_knows_the_rows_that_it_lost(lab: Lab, tmp_pa
 def test_the_file_may_not_be_called_like_our_own_schema(lab: Lab, tmp_path: Path) -> None:
     lab.execute("CREATE TABLE t (id int PRIMARY KEY)")
     lab = replace(lab, path=tmp_path / "_DBMAZZ.duckdb")
-    with pytest.raises(DestinationError, match="cannot be called so"):
+    with pytest.raises(DestinationError, match="cannot use the file name"):
         lab.capture()
     assert not lab.path.exists()
 

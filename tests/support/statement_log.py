@@ -101,7 +101,7 @@ class _Recording:
 def recorded() -> Iterator[list[str]]:
     """Every statement that sinks made within run."""
     log: list[str] = []
-    opened = sink.opened
+    open_file = sink.open_file
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sink, "opened", lambda *arguments: _Recording(opened(*arguments), log))
+        patch.setattr(sink, "open_file", lambda *arguments: _Recording(open_file(*arguments), log))
         yield log

@@ -1,4 +1,4 @@
-"""Destinations. `create_sink` chooses one by configuration."""
+"""Destinations; `create_sink` opens the configured one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ def create_sink(config: SinkConfig, *, feed: str, read_only: bool = False) -> Si
     """Open the destination that `config.type` names.
 
     Args:
-        config: What to open.
-        feed: The feed whose tables and checkpoint these are (PostgreSQL: the slot).
-        read_only: Whether it is opened for reading only.
+        config: The destination.
+        feed: The feed that the tables and the checkpoint belong to (PostgreSQL: the slot).
+        read_only: Whether to open it for reading only.
+
+    Raises:
+        DestinationError: If the destination cannot be opened.
     """
     return DuckDBSink(config, feed=feed, read_only=read_only)

@@ -1,4 +1,4 @@
-"""The DuckDB sink."""
+"""A DuckDB file as the destination."""
 
 from dbmazz_core.connectors.sinks.duckdb.sink import DuckDBSink
 

@@ -1,7 +1,7 @@
-"""A DuckDB file as destination: exactly-once, since rows and checkpoint are committed together.
+"""A DuckDB file as the destination, exactly once: rows and checkpoint are committed together.
 
-The tables carry no PRIMARY KEY index: MERGE by key over a compacted batch is ten times faster than the index, and the
-merge keeps keys unique (docs/benchmarks.md).
+The tables have no PRIMARY KEY index: MERGE by key is ten times faster on the net effect of a flush, and keeps keys
+unique (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Self
 
 import duckdb
 
-from dbmazz_core.connectors.sinks.duckdb.opening import opened
+from dbmazz_core.connectors.sinks.duckdb.opening import open_file
 from dbmazz_core.connectors.sinks.duckdb_sql import bookkeeping, shapes
-from dbmazz_core.connectors.sinks.duckdb_sql.compression import Compression
-from dbmazz_core.connectors.sinks.duckdb_sql.conflicts import changed_by_hand, unknown_table
+from dbmazz_core.connectors.sinks.duckdb_sql.compression import TextCompression
+from dbmazz_core.connectors.sinks.duckdb_sql.conflicts import columns_changed, unrecorded_table
 from dbmazz_core.connectors.sinks.duckdb_sql.failures import translated
-from dbmazz_core.connectors.sinks.duckdb_sql.names import conflicts, qualified
+from dbmazz_core.connectors.sinks.duckdb_sql.names import name_conflicts, qualified
 from dbmazz_core.connectors.sinks.duckdb_sql.ownership import owner_conflicts
 from dbmazz_core.connectors.sinks.duckdb_sql.sql import TARGET
 from dbmazz_core.connectors.sinks.duckdb_sql.transaction import (
@@ -32,48 +32,47 @@ from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.settings.config import SinkConfig
 from dbmazz_core.table_ref import TableRef, quote_identifier
 
-#: DuckDB 1 hands the range of a join's keys to pyarrow, to filter a frame by it, which fails over texts (tried, 1.4.0:
-#: "no kernel matching input types (string_view, bool)", where the table is smaller than the frame).
+#: In a join with a smaller table, DuckDB 1 lets pyarrow filter the frame by the range of the table's keys. That fails
+#: for texts (tried, 1.4.0: "no kernel matching input types (string_view, bool)").
 FILTERS_FRAMES = not duckdb.__version__.startswith("1.")
 
 
 class DuckDBSink:
-    """Implements `dbmazz_core.model.sink.Sink`. Opens the file at once; use as a context manager.
+    """Implements `dbmazz_core.model.sink.Sink` for a DuckDB file. The constructor opens the file.
 
     Args:
         config: Path, lock timeout, memory limit.
-        feed: The replication slot whose tables and checkpoint these are.
-        read_only: Open for reading; a missing file is then empty bookkeeping, not a new file.
+        feed: The feed that the tables and the checkpoint belong to (PostgreSQL: the slot).
+        read_only: Open for reading. A missing file is not created; `read` then returns empty bookkeeping.
 
     Raises:
         DestinationLocked: If another process holds the file for longer than the timeout.
-        DestinationError: If the file cannot be opened.
+        DestinationError: If the file cannot be opened, or a newer dbmazz wrote it.
     """
 
     def __init__(self, config: SinkConfig, *, feed: str, read_only: bool = False) -> None:
         self.path = config.url
         self.feed = feed
         self._created = not read_only and not Path(config.url).exists()
-        self._connection = opened(config, read_only)
-        self._destination = Destination(self._connection, self.path, feed, Compression(self._connection))
+        self._connection = open_file(config, read_only)
+        self._destination = Destination(self._connection, self.path, feed, TextCompression(self._connection))
         self._transaction: DuckDBTransaction | None = None
         with translated(self.path):
-            # Set, not passed to connect: DuckDB refuses a second connection in a process with other options.
+            # SET instead of options of connect: DuckDB rejects a second connection of a process with other options.
             self._connection.execute("SET TimeZone = 'UTC'")
             self._connection.execute(f"SET memory_limit = '{config.memory_limit}B'")
             self._connection.execute("SET preserve_insertion_order = false")
             if not FILTERS_FRAMES:
                 self._connection.execute("SET disabled_optimizers = 'join_filter_pushdown'")
-            # It would go to standard output, between the lines of --json.
+            # The progress bar would mix with the lines of --json on standard output.
             self._connection.execute("SET enable_progress_bar = false")
             self._connection.execute(CHECKPOINT_SELDOM)
-            # The first transaction creates the bookkeeping, so that a run which fails before has changed nothing.
+            # The first transaction creates the bookkeeping: a run that fails before changes nothing.
             self._layout = bookkeeping.layout(self._connection)
         if self._layout > bookkeeping.LAYOUT:
             self._connection.close()
             raise DestinationError(
-                f"{self.path} was written by a newer dbmazz (layout {self._layout}; this one knows "
-                f"{bookkeeping.LAYOUT})",
+                f"a newer dbmazz wrote {self.path} (layout {self._layout}; this version supports {bookkeeping.LAYOUT})",
                 object=self.path,
                 remedy="pip install -U dbmazz",
             )
@@ -85,22 +84,22 @@ class DuckDBSink:
         self.close()
 
     def close(self) -> None:
-        """Roll back an open transaction and close the file; remove it if it is new and nothing was committed."""
+        """Roll back an open transaction and close the file. Delete a new file to which nothing was committed."""
         if self._transaction is not None:
             self._transaction.rollback()
         with translated(self.path):
             if self._created and self._layout == 0:
-                # A run that failed before its first commit leaves no file. Before closing: until then it is locked.
+                # Delete before closing: until then the lock keeps other processes out of the file.
                 Path(self.path).unlink(missing_ok=True)
             self._connection.close()
 
     def begin(self) -> DuckDBTransaction:
         """See `Sink.begin`."""
         create = self._layout < bookkeeping.LAYOUT
-        self._transaction = DuckDBTransaction(self._destination, create=create, ended=self._ended)
+        self._transaction = DuckDBTransaction(self._destination, create=create, on_end=self._on_end)
         return self._transaction
 
-    def _ended(self, rolled_back: bool) -> None:
+    def _on_end(self, rolled_back: bool) -> None:
         self._transaction = None
         if not rolled_back:
             self._layout = bookkeeping.LAYOUT
@@ -117,15 +116,15 @@ class DuckDBSink:
             checkpoint = bookkeeping.read_checkpoint(self._connection, self.feed, self._layout)
             tables = bookkeeping.read_recorded(self._connection, self.feed, self._layout)
             columns = shapes.read_all_columns(self._connection)
-        return Recorded(checkpoint, {table.state.table: self._compared(table, columns) for table in tables})
+        return Recorded(checkpoint, {table.state.table: self._with_drift(table, columns) for table in tables})
 
-    def _compared(self, table: RecordedTable, columns: Mapping[TableRef, shapes.Columns]) -> RecordedTable:
-        """Return a table with the error if it has another shape now than the recorded one."""
+    def _with_drift(self, table: RecordedTable, columns: Mapping[TableRef, shapes.Columns]) -> RecordedTable:
+        """Return a table, with an error if its columns are not the recorded ones."""
         ref, expected = table.state.table, shapes.columns(table.schema, table.state.mode)
         found = columns.get(ref, [])
         if shapes.comparable(found) == shapes.comparable(expected):
             return table
-        return replace(table, altered=changed_by_hand(ref, self.path, expected, found))
+        return replace(table, altered=columns_changed(ref, self.path, expected, found))
 
     def owner_conflicts(self, tables: Collection[TableRef]) -> Mapping[TableRef, DestinationConflict]:
         """See `Sink.owner_conflicts`."""
@@ -135,19 +134,19 @@ class DuckDBSink:
 
     def name_conflicts(self, tables: Mapping[TableRef, Sequence[str]]) -> Sequence[DestinationConflict]:
         """See `Sink.name_conflicts`."""
-        return list(conflicts(tables))
+        return list(name_conflicts(tables))
 
     def quarantined(self) -> Mapping[TableRef, int]:
         """See `Sink.quarantined`."""
         with translated(self.path):
-            known = self._layout >= bookkeeping.WITH_QUARANTINE
-            return bookkeeping.count_quarantine(self._connection, self.feed) if known else {}
+            has_quarantine = self._layout >= bookkeeping.LAYOUT_WITH_QUARANTINE
+            return bookkeeping.count_quarantine(self._connection, self.feed) if has_quarantine else {}
 
     def quarantine_reasons(self, table: TableRef) -> Mapping[str, int]:
         """See `Sink.quarantine_reasons`."""
         with translated(self.path):
-            known = self._layout >= bookkeeping.WITH_QUARANTINE
-            return bookkeeping.quarantine_reasons(self._connection, table) if known else {}
+            has_quarantine = self._layout >= bookkeeping.LAYOUT_WITH_QUARANTINE
+            return bookkeeping.quarantine_reasons(self._connection, table) if has_quarantine else {}
 
     def count_duplicated_keys(self, schema: TableSchema) -> int:
         """See `Sink.count_duplicated_keys`."""
@@ -167,8 +166,8 @@ class DuckDBSink:
         return counts
 
     def _live_rows(self, table: TableRef) -> str:
-        """Return SQL from FROM on, for the rows of a table that the source has."""
+        """Return FROM and WHERE for the rows of a table that the source has; see `shapes.LIVE`."""
         state = bookkeeping.read_state(self._connection, table, self._layout)
         if state is None:
-            raise unknown_table(table, self.path)
+            raise unrecorded_table(table, self.path)
         return f"FROM {qualified(self._connection, table)} AS {TARGET} WHERE {shapes.LIVE[state.mode]}"

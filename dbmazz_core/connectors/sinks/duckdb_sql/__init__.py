@@ -1,1 +1,1 @@
-"""SQL of DuckDB that several destinations share: tables, rows, bookkeeping, and the transaction that carries them."""
+"""DuckDB's SQL for destinations that speak it: tables, rows, bookkeeping, and transactions."""

@@ -1,130 +1,199 @@
-"""Schema changes in DuckDB's words."""
+"""Apply schema changes and renames of tables in DuckDB."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import duckdb
+import polars as pl
 
 from dbmazz_core.connectors.sinks.duckdb_sql import bookkeeping
 from dbmazz_core.connectors.sinks.duckdb_sql.conflicts import verify_alterable
 from dbmazz_core.connectors.sinks.duckdb_sql.names import fold, qualified, qualified_schema
 from dbmazz_core.connectors.sinks.duckdb_sql.sql import TARGET
-from dbmazz_core.connectors.sinks.duckdb_sql.statements import Statements, sent
+from dbmazz_core.connectors.sinks.duckdb_sql.statements import Statements
+from dbmazz_core.connectors.sinks.duckdb_sql.table_sql import frame_value
 from dbmazz_core.connectors.sinks.duckdb_sql.values import type_name
-from dbmazz_core.model.frame_columns import KNOWN_OLD, OLD, OP, UNCHANGED
+from dbmazz_core.lsn import Lsn
+from dbmazz_core.model.frame_columns import COMMIT_LSN, KNOWN_OLD, OLD, OP, UNCHANGED, XID, value_column
 from dbmazz_core.model.policies import Mode, SchemaAction
-from dbmazz_core.model.schema_events import AddColumn, ChangeType, DropColumn, RenameColumn, SchemaEvent
+from dbmazz_core.model.schema_events import AddColumn, ChangeType, DropColumn, RenameColumn, SchemaEvent, SchemaStep
 from dbmazz_core.table_ref import TableRef, quote_literal
 from dbmazz_core.table_ref import quote_identifier as quoted
 
-#: DuckDB 1.4 fails at COMMIT where a table was altered after an UPDATE or DELETE of the same transaction (tried).
+#: DuckDB 1.4 fails at COMMIT if a table was altered after an UPDATE or DELETE in the same transaction (tried).
 ALTERS_MODIFIED_TABLES = tuple(map(int, duckdb.__version__.split(".")[:2])) >= (2, 0)
 
 
 def alter(connection: duckdb.DuckDBPyConnection, path: str, event: SchemaEvent, mode: Mode) -> bool:
-    """Take the steps that are to be applied; in a changelog, on the columns of the row before as well. Whether rows
-    were changed."""
-    do = Statements(connection, path, event.schema)
+    """Apply the steps of a schema change whose action is `apply`; in a changelog also to the columns of the old row.
+
+    Args:
+        connection: The file, in a transaction.
+        path: The file, for messages.
+        event: The schema change.
+        mode: The table's mode.
+
+    Returns:
+        Whether rows were changed.
+
+    Raises:
+        BadValue: If DuckDB's type cannot hold the value of a new column in older rows.
+        DestinationConflict: If the table has an index.
+    """
+    statements = Statements(connection, path, event.schema)
+    steps = [step for step, action in event.steps if action is SchemaAction.APPLY]
+    added = [step for step in steps if isinstance(step, AddColumn)]
+    dropped = [step.name for step in steps if isinstance(step, DropColumn)]
+    renamed = {step.old: step.new for step in steps if isinstance(step, RenameColumn)}
     prefixes = ("", OLD) if mode is Mode.CHANGELOG else ("",)
-    alterations: list[str] = []
-    added: list[AddColumn] = []
-    dropped: list[str] = []
-    renamed: dict[str, str] = {}
-    for step, action in event.steps:
-        if action is not SchemaAction.APPLY:
-            continue
-        match step:
-            case AddColumn():
-                added.append(step)
-            case DropColumn(name):
-                dropped.append(name)
-                alterations += [f"DROP COLUMN {quoted(prefix + name)}" for prefix in prefixes]
-            case RenameColumn(old, new):
-                renamed[old] = new
-            case ChangeType(_, old_column, new_column) if old_column.type.duckdb != new_column.type.duckdb:
-                type = type_name(new_column.type)
-                alterations += [f"ALTER COLUMN {quoted(prefix + old_column.name)} TYPE {type}" for prefix in prefixes]
-    # By way of names that no column has: two may exchange theirs.
-    renames = {prefix + old: prefix + new for old, new in renamed.items() for prefix in prefixes}
-    temporary = {old: f"_dbmazz_renamed_{number}" for number, old in enumerate(renames)}
-    for names in (temporary, {temporary[old]: new for old, new in renames.items()}):
-        alterations += [f"RENAME COLUMN {quoted(old)} TO {quoted(new)}" for old, new in names.items()]
+    alterations = _alterations(steps, renamed, prefixes)
     if alterations:
         verify_alterable(connection, path, event.table)
-    # Last: a new column may have the name that another one had.
+    # New columns last: a new column can have the name that a dropped or renamed column had.
     for step in added:
         type = type_name(step.column.type)
         alterations += [f"ADD COLUMN {quoted(prefix + step.column.name)} {type}" for prefix in prefixes]
     for alteration in alterations:
-        do.run(f"ALTER TABLE {do.table} {alteration}")
-    # Rows only now: DuckDB 1.4 alters no table behind that.
+        statements.run(f"ALTER TABLE {statements.sql.table} {alteration}")
+    # Rows after columns: DuckDB 1.4 cannot alter a table after rows were changed.
     changed = 0
     if mode is Mode.CHANGELOG:
-        changed += _rename_in_lists(do, dropped, renamed)
+        changed += _rename_in_lists(statements, dropped, renamed)
     for number, step in enumerate(added, len(event.schema.columns) - len(added)):
         place = event.schema.names.index(step.column.name)
-        value = do.assignments([place])[0]
+        assignments = statements.sql.assignments([place])[0]
         if mode is Mode.CHANGELOG:
-            changed += _add_in_lists(do, step.column.name, number)
-            value = _in_history(step.column.name, sent(place))
+            changed += _add_to_lists(statements, step.column.name, number)
+            assignments = _assignments_in_changelog(step.column.name, frame_value(place))
         if step.missing is not None:
-            changed += do.fill(step.missing, place, event.commit_lsn, event.xid, value)
+            changed += _fill_column(statements, step.missing, place, event.commit_lsn, event.xid, assignments)
     return changed > 0
 
 
-def _add_in_lists(do: Statements, name: str, before: int) -> int:
-    """Let a new column of a changelog be a part of all rows before that are whole; `before`: the number of columns that
-    they have without it. How many rows that changed, likewise below."""
+def _alterations(steps: Sequence[SchemaStep], renamed: Mapping[str, str], prefixes: Sequence[str]) -> list[str]:
+    """Return the actions of ALTER TABLE that drop, change and rename columns.
+
+    Args:
+        steps: The steps to apply.
+        renamed: New names of columns by old names.
+        prefixes: Prefixes of the columns to alter.
+    """
+    alterations: list[str] = []
+    for step in steps:
+        match step:
+            case DropColumn(name):
+                alterations += [f"DROP COLUMN {quoted(prefix + name)}" for prefix in prefixes]
+            case ChangeType(_, old_column, new_column) if old_column.type.duckdb != new_column.type.duckdb:
+                type = type_name(new_column.type)
+                alterations += [f"ALTER COLUMN {quoted(prefix + old_column.name)} TYPE {type}" for prefix in prefixes]
+    # Rename in two steps, through names that no column has: columns can exchange their names.
+    renames = {prefix + old: prefix + new for old, new in renamed.items() for prefix in prefixes}
+    temporary = {old: f"_dbmazz_renamed_{number}" for number, old in enumerate(renames)}
+    for names in (temporary, {temporary[old]: new for old, new in renames.items()}):
+        alterations += [f"RENAME COLUMN {quoted(old)} TO {quoted(new)}" for old, new in names.items()]
+    return alterations
+
+
+def _fill_column(statements: Statements, value: pl.Series, place: int, lsn: Lsn, xid: int, assignments: str) -> int:
+    """Set a new column to its value in older rows, and return the number of rows.
+
+    Args:
+        statements: The table.
+        value: The value, of length 1.
+        place: The column.
+        lsn: Commit LSN of the schema change, for errors.
+        xid: Transaction id of the schema change, for errors.
+        assignments: SET, which reads the value as `frame_value(place)`.
+
+    Raises:
+        BadValue: If DuckDB's type cannot hold the value.
+    """
+    frame = value.alias(value_column(place)).to_frame()
+    frame = frame.with_columns(
+        pl.lit(int(lsn), dtype=pl.UInt64).alias(COMMIT_LSN), pl.lit(xid, dtype=pl.UInt32).alias(XID)
+    )
+    sql = statements.sql
+    return statements.run(f"UPDATE {sql.target} SET {assignments} FROM {sql.source([place])}", frame)
+
+
+def _add_to_lists(statements: Statements, name: str, before: int) -> int:
+    """Add a new column to the list of known old columns of a changelog's changes with a whole old row.
+
+    Args:
+        statements: The changelog.
+        name: The column.
+        before: The number of columns in a whole old row without it.
+
+    Returns:
+        The number of changed rows.
+    """
+    sql = statements.sql
     appended = f"{KNOWN_OLD} = list_append({TARGET}.{KNOWN_OLD}, {quote_literal(name)})"
-    return do.run(f"UPDATE {do.target} SET {appended} WHERE len({TARGET}.{KNOWN_OLD}) = {before}")
+    return statements.run(f"UPDATE {sql.target} SET {appended} WHERE len({TARGET}.{KNOWN_OLD}) = {before}")
 
 
-def _in_history(name: str, value: str) -> str:
-    """How a new column of a changelog gets its value of older rows: in the rows after, and the rows before that have
-    it."""
-    after = f"CASE WHEN {TARGET}.{OP} IN ('delete', 'truncate') THEN NULL ELSE {value} END"
-    before = f"CASE WHEN list_contains({TARGET}.{KNOWN_OLD}, {quote_literal(name)}) THEN {value} END"
-    return f"{quoted(name)} = {after}, {quoted(OLD + name)} = {before}"
+def _assignments_in_changelog(name: str, value: str) -> str:
+    """Return the assignments that set a new column of a changelog in older changes.
+
+    The value belongs to every new row, and to every old row whose known columns include the new column.
+    """
+    new = f"CASE WHEN {TARGET}.{OP} IN ('delete', 'truncate') THEN NULL ELSE {value} END"
+    old = f"CASE WHEN list_contains({TARGET}.{KNOWN_OLD}, {quote_literal(name)}) THEN {value} END"
+    return f"{quoted(name)} = {new}, {quoted(OLD + name)} = {old}"
 
 
-def _rename_in_lists(do: Statements, dropped: Collection[str], renamed: Mapping[str, str]) -> int:
-    """A changelog names columns in values too: those that were not sent, and those that were of the row before."""
+def _rename_in_lists(statements: Statements, dropped: Collection[str], renamed: Mapping[str, str]) -> int:
+    """Drop and rename columns in a changelog's lists of unchanged and of known old columns.
+
+    Returns:
+        The number of changed rows.
+    """
     if not dropped and not renamed:
         return 0
     cases = " ".join(f"WHEN {quote_literal(old)} THEN {quote_literal(new)}" for old, new in renamed.items())
-    today = f"CASE _dbmazz_n {cases} ELSE _dbmazz_n END" if cases else "_dbmazz_n"
-    gone, concerned = (
+    new_name = f"CASE _dbmazz_n {cases} ELSE _dbmazz_n END" if cases else "_dbmazz_n"
+    dropped_list, affected_list = (
         f"[{', '.join(map(quote_literal, names))}]::VARCHAR[]" for names in (dropped, [*dropped, *renamed])
     )
     lists = (UNCHANGED, KNOWN_OLD)
-    left = {
-        name: f"list_filter({TARGET}.{name}, lambda _dbmazz_n: NOT list_contains({gone}, _dbmazz_n))" for name in lists
+    remaining = {
+        name: f"list_filter({TARGET}.{name}, lambda _dbmazz_n: NOT list_contains({dropped_list}, _dbmazz_n))"
+        for name in lists
     }
-    values = [f"{name} = list_transform({names}, lambda _dbmazz_n: {today})" for name, names in left.items()]
-    where = " OR ".join(f"list_has_any({TARGET}.{name}, {concerned})" for name in lists)
-    return do.run(f"UPDATE {do.target} SET {', '.join(values)} WHERE {where}")
+    values = [f"{name} = list_transform({names}, lambda _dbmazz_n: {new_name})" for name, names in remaining.items()]
+    where = " OR ".join(f"list_has_any({TARGET}.{name}, {affected_list})" for name in lists)
+    return statements.run(f"UPDATE {statements.sql.target} SET {', '.join(values)} WHERE {where}")
 
 
 def rename(connection: duckdb.DuckDBPyConnection, path: str, names: Mapping[TableRef, TableRef]) -> None:
-    """Rename tables and move them between schemas, bookkeeping and all."""
+    """Rename tables, or move them to other schemas, also in the bookkeeping.
+
+    Args:
+        connection: The file, in a transaction.
+        path: The file, for messages.
+        names: New names by old names.
+
+    Raises:
+        DestinationConflict: If a table has an index.
+    """
     for old in names:
         verify_alterable(connection, path, old)
-    # By way of names that no table has: two may exchange theirs.
+    # Rename in two steps, through names that no table has: tables can exchange their names.
     taken = {fold(str(name)) for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
     free = (name for name in map("_dbmazz_renamed_{}".format, itertools.count()) if name not in taken)
-    passing = {old: TableRef(old.schema, next(free)) for old in names}
-    for old, between in passing.items():
+    temporary = {old: TableRef(old.schema, next(free)) for old in names}
+    for old, between in temporary.items():
         connection.execute(f"ALTER TABLE {qualified(connection, old)} RENAME TO {quoted(between.name)}")
         bookkeeping.rename_table(connection, old, between)
-    for old, between in passing.items():
+    for old, between in temporary.items():
         new = names[old]
-        here, there = qualified(connection, between), qualified(connection, new)
+        source, target = qualified(connection, between), qualified(connection, new)
         if new.schema != between.schema:
             connection.execute(f"CREATE SCHEMA IF NOT EXISTS {qualified_schema(connection, new.schema)}")
-            connection.execute(f"CREATE TABLE {there} AS FROM {here}")
-            connection.execute(f"DROP TABLE {here}")
+            connection.execute(f"CREATE TABLE {target} AS FROM {source}")
+            connection.execute(f"DROP TABLE {source}")
         else:
-            connection.execute(f"ALTER TABLE {here} RENAME TO {quoted(new.name)}")
+            connection.execute(f"ALTER TABLE {source} RENAME TO {quoted(new.name)}")
         bookkeeping.rename_table(connection, between, new)

@@ -1,4 +1,4 @@
-"""Applying one table's net effect with SQL, set by set; no Python per row."""
+"""Apply the net effect of changes on one table with SQL on whole frames; no Python code runs per row."""
 
 from __future__ import annotations
 
@@ -12,57 +12,80 @@ from dbmazz_core.model.records import SourcePosition
 
 
 class RowApplier(Protocol):
-    """Keeps one row a key of the source's: one of these for each mode that does."""
+    """Applies the parts of a net effect to a table in mode `mirror` or `soft_delete`.
+
+    All methods raise BadValue if DuckDB's type cannot hold a value, and DestinationError if DuckDB fails.
+    """
 
     def truncate(self, position: SourcePosition) -> None:
-        """All rows went."""
+        """Delete all rows; in `soft_delete` mark them with the position of the TRUNCATE."""
 
-    def fetch(self, move: Move, number: int) -> str:
-        """Fetch what a move lacks into a temporary table; its name. See `Statements.complete`."""
+    def fetch_unknown(self, move: Move, number: int) -> str:
+        """Complete the rows of a move in a temporary table, and return its name; see `fetch_unknown_values`.
+
+        Raises:
+            UnknownValue: If the table does not hold exactly one row under an old key.
+        """
 
     def delete(self, rows: pl.DataFrame) -> None:
-        """Rows went, by key."""
+        """Delete rows by key.
+
+        Raises:
+            DestinationConflict: If a row is missing in a complete table.
+        """
 
     def update(self, update: PartialUpdate) -> None:
-        """Set the values that were sent; every row has to be there, for it holds those that were not."""
+        """Set the columns whose values PostgreSQL sent.
+
+        Raises:
+            UnknownValue: If a row is missing: it holds the values that PostgreSQL did not send.
+        """
 
     def remove(self, rows: pl.DataFrame) -> None:
-        """Exactly as many of equal rows went as were counted."""
+        """Delete as many of equal rows as `COUNT` says, in a table without a key.
+
+        Raises:
+            DestinationConflict: If a complete table holds fewer.
+        """
 
     def upsert(self, rows: pl.DataFrame) -> None:
-        """Whole rows came for keys that are there, or may be."""
+        """Update the rows whose keys the table holds, and insert the others.
+
+        Raises:
+            DestinationConflict: If a row is missing in a complete table, which holds all of them.
+        """
 
     def insert(self, rows: pl.DataFrame) -> None:
-        """Whole rows came for keys that are not there."""
+        """Insert whole rows whose keys the table does not hold."""
 
     def insert_fetched(self, name: str) -> None:
-        """The same, of a temporary table."""
+        """Insert the rows of the temporary table that `fetch_unknown` returned."""
 
-    def copy(self, rows: pl.DataFrame) -> None:
-        """Rows of a snapshot came."""
+    def insert_snapshot(self, rows: pl.DataFrame) -> None:
+        """Insert rows of a snapshot."""
 
 
-def apply_effect(effect: NetEffect, to: RowApplier, statements: Statements) -> None:
-    """Apply an effect, in the order that `NetEffect` gives.
+def apply_effect(effect: NetEffect, applier: RowApplier, statements: Statements) -> None:
+    """Apply a net effect in the order that `NetEffect` defines.
 
     Raises:
         BadValue: If DuckDB's type cannot hold a value.
-        UnknownValue: If values were not sent and the row that should hold them is not there.
-        DestinationConflict: If rows are missing that have to be there.
+        UnknownValue: If PostgreSQL did not send all values of a row that the table does not hold.
+        DestinationConflict: If rows are missing in a complete table.
     """
     if effect.truncated is not None:
-        to.truncate(effect.truncated)
-    fetched = [to.fetch(move, number) for number, move in enumerate(effect.moves)]
+        applier.truncate(effect.truncated)
+    fetched = [applier.fetch_unknown(move, number) for number, move in enumerate(effect.moves)]
     if effect.deletes is not None and len(effect.deletes):
-        to.delete(effect.deletes)
+        applier.delete(effect.deletes)
     for update in effect.updates:
-        to.update(update)
+        applier.update(update)
     if effect.removals is not None and len(effect.removals):
-        to.remove(effect.removals)
+        applier.remove(effect.removals)
     if effect.upserts is not None and len(effect.upserts):
-        to.upsert(effect.upserts)
+        applier.upsert(effect.upserts)
     if effect.appends is not None and len(effect.appends):
-        to.insert(effect.appends)
+        applier.insert(effect.appends)
     for name in fetched:
-        to.insert_fetched(name)
+        applier.insert_fetched(name)
         statements.run(f"DROP TABLE {name}")

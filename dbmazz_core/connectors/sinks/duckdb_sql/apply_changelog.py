@@ -1,58 +1,66 @@
-"""Mode `changelog`: every change is appended, and nothing is ever changed."""
+"""Mode `changelog`: dbmazz appends every change and never modifies one, except for schema changes (module `alter`)."""
 
 from __future__ import annotations
 
 import polars as pl
 
 from dbmazz_core.connectors.sinks.duckdb_sql.shapes import CHANGE, SYNCED_AT
-from dbmazz_core.connectors.sinks.duckdb_sql.sql import FRAME, RAW
+from dbmazz_core.connectors.sinks.duckdb_sql.sql import CARRIER, FRAME
 from dbmazz_core.connectors.sinks.duckdb_sql.statements import Statements
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.frame_columns import COMMIT_LSN, KNOWN_OLD, OLD, OP, ORDINAL, UNCHANGED, old_column, value_column
 from dbmazz_core.table_ref import quote_identifier as quoted
 
-#: Places of a copy within its LSN: ahead of the changes of a transaction that was committed just there, which count
-#: from 1. The copied rows have one place, for they have no order.
-_EMPTIED, _COPIED = -1, 0
+#: Ordinals of a re-snapshot's TRUNCATE and of a snapshot's rows. Both sort before the changes of a transaction that
+#: committed at the snapshot's LSN, which count from 1. Rows of a snapshot share one ordinal, since they have no order.
+_TRUNCATE_ORDINAL, _SNAPSHOT_ORDINAL = -1, 0
 
 
 class ChangelogApplier:
-    """Appends changes, and the rows of a copy.
+    """Appends changes, and the rows of a snapshot, to a changelog.
 
     Args:
-        statements: Of the table.
-        snapshot_lsn: Position of copied rows.
+        statements: The table.
+        snapshot_lsn: Position of the snapshot's rows.
     """
 
     def __init__(self, statements: Statements, snapshot_lsn: Lsn) -> None:
-        self._do = statements
+        self._statements = statements
         self._snapshot_lsn = snapshot_lsn
 
     def append(self, changes: pl.DataFrame) -> None:
-        """Append changes, as `dbmazz_core.engine.changelog` gives them."""
-        do = self._do
+        """Append changes, as `dbmazz_core.engine.changelog` makes them.
+
+        Raises:
+            BadValue: If DuckDB's type cannot hold a value.
+            DestinationError: If DuckDB fails.
+        """
+        sql = self._statements.sql
         names = [name for name, _ in CHANGE if name != SYNCED_AT]
-        columns = [*names, SYNCED_AT, do.names(), *(quoted(OLD + name) for name in do.schema.names)]
-        values = [*(f"{RAW}.{name}" for name in names), "now()"]
-        values += [do.in_type(name(place), place) for name in (value_column, old_column) for place in do.places]
-        do.run(
-            f"INSERT INTO {do.table} ({', '.join(columns)}) SELECT {', '.join(values)} FROM {FRAME} AS {RAW}", changes
+        columns = [*names, SYNCED_AT, sql.names(), *(quoted(OLD + name) for name in sql.schema.names)]
+        values = [*(f"{CARRIER}.{name}" for name in names), "now()"]
+        values += [sql.cast(name(place), place) for name in (value_column, old_column) for place in sql.places]
+        self._statements.run(
+            f"INSERT INTO {sql.table} ({', '.join(columns)}) SELECT {', '.join(values)} FROM {FRAME} AS {CARRIER}",
+            changes,
         )
 
-    def copy(self, rows: pl.DataFrame) -> None:
-        """Append copied rows."""
-        do = self._do
-        self._insert("snapshot", _COPIED, f"FROM {do.source(do.places)}", rows)
+    def insert_snapshot(self, rows: pl.DataFrame) -> None:
+        """Append rows of a snapshot; see `RowApplier`."""
+        sql = self._statements.sql
+        self._insert("snapshot", _SNAPSHOT_ORDINAL, f"FROM {sql.source(sql.places)}", rows)
 
-    def empty(self) -> None:
-        """Append that the table is empty, before it is copied anew."""
-        self._insert("truncate", _EMPTIED, "", None)
+    def append_truncate(self) -> None:
+        """Append a TRUNCATE, before a re-snapshot."""
+        self._insert("truncate", _TRUNCATE_ORDINAL, "", None)
 
     def _insert(self, op: str, ordinal: int, source: str, rows: pl.DataFrame | None) -> None:
-        do = self._do
+        sql = self._statements.sql
         columns = [OP, COMMIT_LSN, ORDINAL, SYNCED_AT, UNCHANGED, KNOWN_OLD]
         values = [f"'{op}'", str(int(self._snapshot_lsn)), str(ordinal), "now()", "[]", "[]"]
         if rows is not None:
-            columns.append(do.names())
-            values.append(do.values())
-        do.run(f"INSERT INTO {do.table} ({', '.join(columns)}) SELECT {', '.join(values)} {source}", rows)
+            columns.append(sql.names())
+            values.append(sql.values())
+        self._statements.run(
+            f"INSERT INTO {sql.table} ({', '.join(columns)}) SELECT {', '.join(values)} {source}", rows
+        )

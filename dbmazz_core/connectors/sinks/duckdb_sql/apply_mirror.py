@@ -1,111 +1,120 @@
-"""Mode `mirror`: the table holds the source's rows and nothing else."""
+"""Mode `mirror`: the table holds exactly the source's rows."""
 
 from __future__ import annotations
 
 import polars as pl
 
-from dbmazz_core.connectors.sinks.duckdb_sql.drift import Expected
-from dbmazz_core.connectors.sinks.duckdb_sql.sql import MADE, SOURCE
-from dbmazz_core.connectors.sinks.duckdb_sql.statements import GOES, Statements
+from dbmazz_core.connectors.sinks.duckdb_sql.drift import DriftCheck
+from dbmazz_core.connectors.sinks.duckdb_sql.equal_rows import IS_REMOVED, move_equal_rows, select_equal_rows
+from dbmazz_core.connectors.sinks.duckdb_sql.indistinct_updates import is_indistinct, replace_indistinct
+from dbmazz_core.connectors.sinks.duckdb_sql.sql import DERIVED, SOURCE
+from dbmazz_core.connectors.sinks.duckdb_sql.statements import Statements
+from dbmazz_core.connectors.sinks.duckdb_sql.unknown_values import fetch_unknown_values, unknown_value
 from dbmazz_core.model.frame_columns import COMMIT_LSN, COUNT, XID, value_column
 from dbmazz_core.model.net_effect import Move, PartialUpdate
 from dbmazz_core.model.records import SourcePosition
 
 
 class MirrorApplier:
-    """Implements `apply.RowApplier`: rows go and change as they do in the source.
+    """Implements `apply.RowApplier` for mode `mirror`.
 
     Args:
-        statements: Of the table.
-        expected: Whether rows have to be there.
+        statements: The table.
+        drift: Compares row counts with expected counts.
     """
 
-    def __init__(self, statements: Statements, expected: Expected) -> None:
-        self._do = statements
-        self._expected = expected
+    def __init__(self, statements: Statements, drift: DriftCheck) -> None:
+        self._statements = statements
+        self._sql = statements.sql
+        self._drift = drift
 
     def truncate(self, position: SourcePosition) -> None:
-        """See `RowApplier`."""
-        self._do.run(f"DELETE FROM {self._do.table}")
+        """See `RowApplier.truncate`."""
+        self._statements.run(f"DELETE FROM {self._sql.table}")
 
-    def fetch(self, move: Move, number: int) -> str:
-        """See `RowApplier`."""
-        return self._do.complete(move, number)
+    def fetch_unknown(self, move: Move, number: int) -> str:
+        """See `RowApplier.fetch_unknown`."""
+        return fetch_unknown_values(self._statements, move, number)
 
     def delete(self, rows: pl.DataFrame) -> None:
-        """See `RowApplier`."""
-        do = self._do
-        found = do.run(f"DELETE FROM {do.target} USING {do.source(do.key)} WHERE {do.on_key}", rows)
-        self._expected.check(found, do, rows, do.key)
+        """See `RowApplier.delete`."""
+        sql = self._sql
+        found = self._statements.run(f"DELETE FROM {sql.target} USING {sql.source(sql.key)} WHERE {sql.on_key}", rows)
+        self._drift.verify(found, self._statements, rows, sql.key)
 
     def update(self, update: PartialUpdate) -> None:
-        """See `RowApplier`."""
-        do = self._do
-        # With nothing to set, the key is set to itself: the count shows that the row is there.
-        set_ = ", ".join(do.assignments(update.known or do.key))
-        source = do.source((*do.key, *update.known))
-        do.replace_indistinct(update)
-        found = do.run(f"UPDATE {do.target} SET {set_} FROM {source} WHERE {do.on_key}", update.frame)
+        """See `RowApplier.update`."""
+        sql = self._sql
+        # If no other column is known, set the key to itself: the row count shows whether the row exists.
+        assignments = ", ".join(sql.assignments(update.known or sql.key))
+        source = sql.source((*sql.key, *update.known))
+        replace_indistinct(self._statements, update)
+        found = self._statements.run(
+            f"UPDATE {sql.target} SET {assignments} FROM {source} WHERE {sql.on_key}", update.frame
+        )
         if found != len(update.frame):
-            raise do.unknown_value(
-                do.first(
-                    f"SELECT {SOURCE}.{COMMIT_LSN}, {SOURCE}.{XID} FROM {do.source(do.key, COMMIT_LSN, XID)} "
-                    f"ANTI JOIN {do.target} ON {do.on_key} LIMIT 1",
-                    update.frame,
-                )
+            at = self._statements.first_row(
+                f"SELECT {SOURCE}.{COMMIT_LSN}, {SOURCE}.{XID} FROM {sql.source(sql.key, COMMIT_LSN, XID)} "
+                f"ANTI JOIN {sql.target} ON {sql.on_key} LIMIT 1",
+                update.frame,
             )
+            raise unknown_value(sql.schema.table, at)
 
     def remove(self, rows: pl.DataFrame) -> None:
-        """See `RowApplier`."""
-        do = self._do
-        if do.row_id is not None:
-            found = do.run(
-                f"DELETE FROM {do.target} WHERE {do.row_id} IN (SELECT {MADE}._dbmazz_id FROM "
-                f"({do.matches(f'{do.row_id} AS _dbmazz_id', where='true')}) AS {MADE} WHERE {MADE}.{GOES})",
+        """See `RowApplier.remove`."""
+        sql = self._sql
+        if sql.row_id is not None:
+            equal_rows = select_equal_rows(sql, f"{sql.row_id} AS _dbmazz_id", where="true")
+            found = self._statements.run(
+                f"DELETE FROM {sql.target} WHERE {sql.row_id} IN (SELECT {DERIVED}._dbmazz_id FROM "
+                f"({equal_rows}) AS {DERIVED} WHERE {DERIVED}.{IS_REMOVED})",
                 rows,
             )
         else:
-            name, found = do.take_equal(rows)
-            values = ", ".join(f"{MADE}.{value_column(place)}" for place in do.places)
-            do.run(
-                f"INSERT INTO {do.table} ({do.names()}) SELECT {values} FROM {name} AS {MADE} WHERE NOT {MADE}.{GOES}"
+            name, found = move_equal_rows(self._statements, rows)
+            values = ", ".join(f"{DERIVED}.{value_column(place)}" for place in sql.places)
+            self._statements.run(
+                f"INSERT INTO {sql.table} ({sql.names()}) SELECT {values} FROM {name} AS {DERIVED} "
+                f"WHERE NOT {DERIVED}.{IS_REMOVED}"
             )
-            do.run(f"DROP TABLE {name}")
-        self._expected.check(found, do, rows, do.places, times=COUNT)
+            self._statements.run(f"DROP TABLE {name}")
+        self._drift.verify(found, self._statements, rows, sql.places, count_column=COUNT)
 
     def upsert(self, rows: pl.DataFrame) -> None:
-        """See `RowApplier`."""
-        do = self._do
-        # Where nothing else can have changed, the key set to itself is counted.
-        set_ = ", ".join(do.assignments([place for place in do.places if place not in do.key] or do.key))
+        """See `RowApplier.upsert`."""
+        sql = self._sql
+        # If the table has no other columns, set the key to itself, for the row count.
+        assignments = ", ".join(sql.assignments([place for place in sql.places if place not in sql.key] or sql.key))
         replaced = 0
-        if indistinct := do.indistinct(rows, do.places):
-            # Deleted, they are not matched and inserted.
-            replaced = do.run(
-                f"DELETE FROM {do.target} USING {do.source(do.places)} WHERE {do.on_key} AND ({indistinct})", rows
+        if indistinct := is_indistinct(sql, rows, sql.places):
+            # MERGE inserts the rows that this deletes.
+            replaced = self._statements.run(
+                f"DELETE FROM {sql.target} USING {sql.source(sql.places)} WHERE {sql.on_key} AND ({indistinct})", rows
             )
-        otherwise = (
+        insert = (
             ""
-            if self._expected.complete and not replaced
-            else f" WHEN NOT MATCHED THEN INSERT ({do.names()}) VALUES ({do.values()})"
+            if self._drift.complete and not replaced
+            else f" WHEN NOT MATCHED THEN INSERT ({sql.names()}) VALUES ({sql.values()})"
         )
-        found = do.run(
-            f"MERGE INTO {do.target} USING {do.source(do.places)} ON {do.on_key} "
-            f"WHEN MATCHED THEN UPDATE SET {set_}{otherwise}",
+        found = self._statements.run(
+            f"MERGE INTO {sql.target} USING {sql.source(sql.places)} ON {sql.on_key} "
+            f"WHEN MATCHED THEN UPDATE SET {assignments}{insert}",
             rows,
         )
-        self._expected.check(found, do, rows, do.key)
+        self._drift.verify(found, self._statements, rows, sql.key)
 
     def insert(self, rows: pl.DataFrame) -> None:
-        """See `RowApplier`."""
-        do = self._do
-        do.run(f"INSERT INTO {do.table} ({do.names()}) SELECT {do.values()} FROM {do.source(do.places)}", rows)
+        """See `RowApplier.insert`."""
+        sql = self._sql
+        self._statements.run(
+            f"INSERT INTO {sql.table} ({sql.names()}) SELECT {sql.values()} FROM {sql.source(sql.places)}", rows
+        )
 
     def insert_fetched(self, name: str) -> None:
-        """See `RowApplier`."""
-        do = self._do
-        do.run(f"INSERT INTO {do.table} ({do.names()}) SELECT {do.values()} FROM {name} AS {SOURCE}")
+        """See `RowApplier.insert_fetched`."""
+        sql = self._sql
+        self._statements.run(f"INSERT INTO {sql.table} ({sql.names()}) SELECT {sql.values()} FROM {name} AS {SOURCE}")
 
-    def copy(self, rows: pl.DataFrame) -> None:
-        """See `RowApplier`."""
+    def insert_snapshot(self, rows: pl.DataFrame) -> None:
+        """See `RowApplier.insert_snapshot`."""
         self.insert(rows)

@@ -1,4 +1,7 @@
-"""The schema `_dbmazz`: what the destination remembers about itself, written in the transactions it is about."""
+"""The schema `_dbmazz`: checkpoint, tables, schema history and quarantine of the destination.
+
+A transaction of the destination writes its bookkeeping together with its rows.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,12 @@ from dbmazz_core.model.table_shape import TableShape, TableToken
 from dbmazz_core.model.table_state import TableState
 from dbmazz_core.table_ref import TableRef
 
-#: Version of the layout below; a file with a higher one was written by a newer dbmazz.
+#: Version of the schema below. A newer dbmazz writes a higher version.
 LAYOUT = 4
-#: Layout from which on rows in quarantine are recorded, and which tables are complete.
-WITH_QUARANTINE = 2
-#: Layout from which on the last transaction is recorded.
-WITH_TRANSACTION = 3
+#: First layout with the quarantine, and with the mark for complete tables.
+LAYOUT_WITH_QUARANTINE = 2
+#: First layout that records the last transaction.
+LAYOUT_WITH_TRANSACTION = 3
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _CREATE = """
@@ -59,7 +62,7 @@ INSERT INTO _dbmazz.layout VALUES ({layout});
 
 
 def layout(connection: duckdb.DuckDBPyConnection) -> int:
-    """Version of the layout that the file has; 0 where it has none."""
+    """Return the version of the layout that the file has; 0 if it has no bookkeeping."""
     found = connection.execute(
         "SELECT count(*) FROM information_schema.tables WHERE table_catalog = current_database() "
         "AND table_schema = '_dbmazz' AND table_name = 'layout'"
@@ -71,13 +74,13 @@ def layout(connection: duckdb.DuckDBPyConnection) -> int:
 
 
 def create(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create the schema, or bring an older one to this layout."""
+    """Create the schema, or migrate an older layout to `LAYOUT`."""
     connection.execute(_CREATE.format(layout=LAYOUT))
 
 
 def read_checkpoint(connection: duckdb.DuckDBPyConnection, slot: str, layout: int) -> Checkpoint | None:
-    """The checkpoint of a slot."""
-    transaction = "commit_lsn, xid" if layout >= WITH_TRANSACTION else "NULL, NULL"
+    """Return the checkpoint of a slot; None if it has none."""
+    transaction = "commit_lsn, xid" if layout >= LAYOUT_WITH_TRANSACTION else "NULL, NULL"
     row = connection.execute(
         f"SELECT lsn, system_identifier, timeline, database, epoch_us(commit_time), {transaction} "
         "FROM _dbmazz.checkpoints WHERE slot = ?",
@@ -113,20 +116,23 @@ def write_checkpoint(connection: duckdb.DuckDBPyConnection, checkpoint: Checkpoi
 
 
 def read_recorded(connection: duckdb.DuckDBPyConnection, slot: str, layout: int) -> list[RecordedTable]:
-    """The tables that a slot feeds. One that it does not feed any more, and that somebody has dropped, is forgotten."""
-    kept = """slot = ? AND (state <> 'snapshotting' OR EXISTS (
+    """Return the tables that a slot feeds.
+
+    A table in state `snapshotting` (the last window was not configured for it) that somebody dropped is left out.
+    """
+    condition = """slot = ? AND (state <> 'snapshotting' OR EXISTS (
         FROM duckdb_tables() d WHERE d.database_name = current_database()
         AND d.schema_name = t.schema_name AND d.table_name = t.table_name))"""
-    return [RecordedTable(_state(row), _shape(row)) for row in _rows(connection, layout, kept, [slot])]
+    return [RecordedTable(_state(row), _shape(row)) for row in _rows(connection, layout, condition, [slot])]
 
 
 def read_state(connection: duckdb.DuckDBPyConnection, table: TableRef, layout: int = LAYOUT) -> TableState | None:
-    """A table's state and mode, whichever slot feeds it."""
+    """Return the state and mode of a table of any slot; None if it is not recorded."""
     return next(map(_state, _rows(connection, layout, _OF_TABLE, [table.schema, table.name])), None)
 
 
 def read_schema(connection: duckdb.DuckDBPyConnection, table: TableRef, layout: int = LAYOUT) -> TableSchema | None:
-    """A table's columns and key as they were recorded."""
+    """Return the recorded columns and key of a table of any slot; None if it is not recorded."""
     return next(map(_schema, _rows(connection, layout, _OF_TABLE, [table.schema, table.name])), None)
 
 
@@ -136,13 +142,13 @@ _OF_TABLE = "schema_name = ? AND table_name = ?"
 def _rows(
     connection: duckdb.DuckDBPyConnection, layout: int, condition: str, values: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Tables as they are recorded, by column, and in `has_all` whether one is known to have exactly the source's rows.
+    """Return rows of `_dbmazz.tables` as dicts by column, with `has_all`: whether the table is complete.
 
-    Which columns there are depends on the layout: a file opened read-only may still have layout 1, which knew mirrors
-    only, and not whether they were complete.
+    The columns depend on the layout: a file that is opened for reading may still have layout 1, which has only tables
+    in mode `mirror` and does not record whether they are complete.
     """
     has_all = "false"
-    if layout >= WITH_QUARANTINE:
+    if layout >= LAYOUT_WITH_QUARANTINE:
         has_all = """complete AND NOT EXISTS (
             FROM _dbmazz.quarantine q WHERE q.schema_name = t.schema_name AND q.table_name = t.table_name)"""
     cursor = connection.execute(f"SELECT t.*, {has_all} AS has_all FROM _dbmazz.tables t WHERE {condition}", values)
@@ -155,11 +161,13 @@ def _ref(row: Mapping[str, Any]) -> TableRef:
 
 
 def _state(row: Mapping[str, Any]) -> TableState:
+    """Return the state in a row of `_rows`."""
     mode = Mode(row.get("mode", "mirror"))
     return TableState(_ref(row), row["state"], Lsn(row["snapshot_lsn"]), mode=mode, complete=row["has_all"])
 
 
 def _schema(row: Mapping[str, Any]) -> TableSchema:
+    """Return the columns and the key in a row of `_rows`."""
     columns = tuple(map(ColumnDef.from_dict, json.loads(row["columns"])))
     choice = json.loads(row.get("choice") or '{"include": null, "exclude": []}')
     include, exclude = choice["include"], choice["exclude"]
@@ -172,30 +180,31 @@ def _schema(row: Mapping[str, Any]) -> TableSchema:
 
 
 def _shape(row: Mapping[str, Any]) -> TableShape:
+    """Return the shape in a row of `_rows`; older layouts record it in other ways."""
     schema, token = _schema(row), row.get("identity")
     if not token:
         return TableShape.of(schema, None)
     if row.get("targets"):
         return TableShape(schema, json.loads(row["targets"]), TableToken(token))
-    # Up to layout 3, each column in the token was a list: the source's name first, the destination's last.
+    # Up to layout 3, the token holds a list for each column: first the source's name, last the destination's name.
     targets = {column[0]: column[-1] for column in json.loads(token)["columns"]}
     return TableShape(schema, targets, TableToken(token))
 
 
 def read_owners(connection: duckdb.DuckDBPyConnection) -> dict[TableRef, str]:
-    """By table: the slot that feeds it."""
+    """Return the slot that feeds each recorded table."""
     rows = connection.execute("SELECT schema_name, table_name, slot FROM _dbmazz.tables").fetchall()
     return {TableRef(schema, name): slot for schema, name, slot in rows}
 
 
 def write_shape(connection: duckdb.DuckDBPyConnection, shape: TableShape) -> None:
-    """Record the shape that a table has from here on."""
+    """Record the new shape of a table."""
     schema = shape.schema
     connection.execute(
         "UPDATE _dbmazz.tables SET columns = ?, key = ?, identity = ?, targets = ?, updated_at = now() "
         "WHERE schema_name = ? AND table_name = ?",
         [
-            _columns(schema),
+            _columns_json(schema),
             json.dumps(schema.key),
             shape.token,
             json.dumps(shape.targets),
@@ -223,7 +232,16 @@ def write_history(
     xid: int,
     entries: Sequence[tuple[str, str, str]],
 ) -> None:
-    """Record what became of a table: kind, detail and action of each change, with the columns afterwards."""
+    """Record schema changes of a table.
+
+    Args:
+        connection: The file.
+        schema: The table after the changes.
+        slot: The slot that feeds it.
+        commit_lsn: Commit LSN of the transaction; 0 if unknown.
+        xid: Id of the transaction; 0 if unknown.
+        entries: Kind, detail and action of each change.
+    """
     for kind, detail, action in entries:
         connection.execute(
             "INSERT INTO _dbmazz.schema_history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, now())",
@@ -236,17 +254,17 @@ def write_history(
                 kind,
                 detail,
                 action,
-                _columns(schema),
+                _columns_json(schema),
                 json.dumps(schema.key),
             ],
         )
 
 
 def rename_table(connection: duckdb.DuckDBPyConnection, old: TableRef, new: TableRef) -> None:
-    """Record a table, and its rows in quarantine, under another name."""
-    for recorded, also in (("tables", ", updated_at = now()"), ("quarantine", "")):
+    """Record the new name of a table, also for its rows in quarantine."""
+    for name, assignment in (("tables", ", updated_at = now()"), ("quarantine", "")):
         connection.execute(
-            f"UPDATE _dbmazz.{recorded} SET schema_name = ?, table_name = ?{also} "
+            f"UPDATE _dbmazz.{name} SET schema_name = ?, table_name = ?{assignment} "
             "WHERE schema_name = ? AND table_name = ?",
             [new.schema, new.name, old.schema, old.name],
         )
@@ -261,7 +279,7 @@ def write_table(
     mode: Mode,
     complete: bool,
 ) -> None:
-    """Record a table, replacing what was recorded of it."""
+    """Record a table in state `streaming`, and replace its previous record."""
     schema, table = shape.schema, shape.schema.table
     connection.execute(
         "DELETE FROM _dbmazz.tables WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
@@ -274,7 +292,7 @@ def write_table(
             table.schema,
             table.name,
             int(snapshot_lsn),
-            _columns(schema),
+            _columns_json(schema),
             json.dumps(schema.key),
             json.dumps({"include": schema.choice.include, "exclude": schema.choice.exclude}),
             mode.value,
@@ -284,13 +302,16 @@ def write_table(
     write_shape(connection, shape)
 
 
-def _columns(schema: TableSchema) -> str:
+def _columns_json(schema: TableSchema) -> str:
     return json.dumps([column.to_dict() for column in schema.columns])
 
 
 def write_quarantine(connection: duckdb.DuckDBPyConnection, table: TableRef, rows: pl.DataFrame, *, slot: str) -> None:
-    """Add rows to the quarantine; for their columns see `Sink.quarantine`. The table has not all of the source's rows
-    from now on, also when somebody has deleted these."""
+    """Add rows to the quarantine, and record that the table is not complete.
+
+    The table stays incomplete if somebody deletes the rows from the quarantine. `SinkTransaction.quarantine` tells the
+    columns of `rows`.
+    """
     query(
         connection,
         "INSERT INTO _dbmazz.quarantine SELECT ?, ?, ?, commit_lsn, xid, ordinal, op, column_name, reason, "
@@ -305,14 +326,14 @@ def write_quarantine(connection: duckdb.DuckDBPyConnection, table: TableRef, row
 
 
 def clear_quarantine(connection: duckdb.DuckDBPyConnection, table: TableRef) -> None:
-    """Forget a table's rows in quarantine."""
+    """Delete a table's rows from the quarantine."""
     connection.execute(
         "DELETE FROM _dbmazz.quarantine WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
     )
 
 
 def count_quarantine(connection: duckdb.DuckDBPyConnection, slot: str) -> Mapping[TableRef, int]:
-    """Rows in quarantine by table."""
+    """Return the number of rows in quarantine of each table; tables without any are left out."""
     rows = connection.execute(
         "SELECT schema_name, table_name, count(*) FROM _dbmazz.quarantine WHERE slot = ? GROUP BY ALL", [slot]
     ).fetchall()
@@ -320,7 +341,7 @@ def count_quarantine(connection: duckdb.DuckDBPyConnection, slot: str) -> Mappin
 
 
 def quarantine_reasons(connection: duckdb.DuckDBPyConnection, table: TableRef) -> dict[str, int]:
-    """Why rows of a table are in quarantine, and how many, most frequent first."""
+    """Return the reasons why rows of a table are in quarantine, with their numbers, the most frequent first."""
     rows = connection.execute(
         "SELECT reason, count(*) AS rows FROM _dbmazz.quarantine WHERE schema_name = ? AND table_name = ? "
         "GROUP BY reason ORDER BY rows DESC, reason",

@@ -1,9 +1,10 @@
-"""How long texts are compressed.
+"""Choose the compression of texts by their length.
 
-DuckDB 2.0 compresses texts by DICT_FSST, whatever their length. Of documents of 8 kB that takes six times as long as
-ZSTD, and up to a hundred times as much space (docs/benchmarks.md). Without DICT_FSST it takes ZSTD for columns whose
-texts are long on average, and leaves those of all others as they are. The setting is one for the whole file, and counts
-when rows are written out: so it follows which of both there is more of in what a run writes.
+DuckDB 2.0 compresses texts with DICT_FSST regardless of their length. For documents of 8 kB, DICT_FSST takes six times
+as long as ZSTD and up to a hundred times as much space (docs/benchmarks.md). With DICT_FSST disabled, DuckDB compresses
+columns whose texts are long on average with ZSTD, and does not compress the others. The setting is one for the whole
+file, and DuckDB reads it when it writes rows to disk. dbmazz therefore disables DICT_FSST in runs that write more bytes
+of long texts than of short texts.
 """
 
 from __future__ import annotations
@@ -11,40 +12,40 @@ from __future__ import annotations
 import duckdb
 import polars as pl
 
-#: Average bytes of a column's texts from which on DuckDB takes ZSTD (its setting `zstd_min_string_length`).
-_LONG = 4096
-#: Rows of a frame that are looked at.
-_SAMPLE = 1000
+#: Average length in bytes from which DuckDB compresses a column's texts with ZSTD (setting `zstd_min_string_length`).
+_LONG_BYTES = 4096
+#: Number of rows of a frame whose lengths are measured.
+_SAMPLE_ROWS = 1000
 
 
-class Compression:
-    """Chooses by the frames that a run writes.
+class TextCompression:
+    """Sets DuckDB's compression of texts by the frames that a run writes.
 
     Args:
-        connection: Whose setting it is.
+        connection: The connection to set.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
-        self._long = self._short = 0.0
-        self._without_dictionaries = False
+        self._long_bytes = self._short_bytes = 0.0
+        self._disabled = False
 
-    def look(self, frame: pl.DataFrame) -> None:
-        """Take account of rows before they are written."""
+    def observe(self, frame: pl.DataFrame) -> None:
+        """Count the bytes of the frame's texts, and change the setting if needed. Call before writing the frame."""
         if not len(frame):
             return
-        sample = frame.head(_SAMPLE)
+        sample = frame.head(_SAMPLE_ROWS)
         for series in sample:
             if series.dtype not in (pl.String, pl.Binary):
                 continue
-            texts = series.alias("v")  # `^.*$` is a name, and a pattern to polars
+            texts = series.alias("v")  # a name such as `^.*$` is a pattern in polars
             lengths = texts.str.len_bytes() if series.dtype == pl.String else texts.bin.size()
             size = int(lengths.sum()) * len(frame) / len(sample)
-            if size >= _LONG * len(frame):
-                self._long += size
+            if size >= _LONG_BYTES * len(frame):
+                self._long_bytes += size
             else:
-                self._short += size
-        if (self._long > self._short) != self._without_dictionaries:
-            self._without_dictionaries = not self._without_dictionaries
-            methods = "dict_fsst" if self._without_dictionaries else ""
+                self._short_bytes += size
+        if (self._long_bytes > self._short_bytes) != self._disabled:
+            self._disabled = not self._disabled
+            methods = "dict_fsst" if self._disabled else ""
             self._connection.execute(f"SET disabled_compression_methods = '{methods}'")

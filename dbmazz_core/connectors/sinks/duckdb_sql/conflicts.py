@@ -1,4 +1,4 @@
-"""Tables that cannot be, or are not any more, what they should be in DuckDB."""
+"""Errors for tables that were changed by hand in DuckDB, and for indexes that prevent a change."""
 
 from __future__ import annotations
 
@@ -9,58 +9,71 @@ from dbmazz_core.errors import DestinationConflict
 from dbmazz_core.table_ref import TableRef, quote_identifier
 
 
-def changed_by_hand(table: TableRef, path: str, expected: shapes.Columns, found: shapes.Columns) -> DestinationConflict:
-    expected, found = ([*own, *ours] for own, ours in map(shapes.comparable, (expected, found)))
+def columns_changed(table: TableRef, path: str, expected: shapes.Columns, found: shapes.Columns) -> DestinationConflict:
+    """Return the error for a table that was dropped or whose columns are not the recorded ones.
+
+    Args:
+        table: The table.
+        path: The file, for messages.
+        expected: The columns according to the bookkeeping.
+        found: The columns that the table has; empty if it does not exist.
+    """
+    expected, found = ([*own, *of_dbmazz] for own, of_dbmazz in map(shapes.comparable, (expected, found)))
     if not found:
-        what = "is gone"
+        change = "does not exist any more"
     else:
-        lost = [f"{name} {type}" for name, type in expected if (name, type) not in found]
-        more = [f"{name} {type}" for name, type in found if (name, type) not in expected]
-        parts = [f"{text}: {', '.join(names)}" for text, names in (("lacks", lost), ("has besides", more)) if names]
-        what = "was changed by hand; it " + ("; ".join(parts) or "has its columns in another order")
+        missing = [f"{name} {type}" for name, type in expected if (name, type) not in found]
+        added = [f"{name} {type}" for name, type in found if (name, type) not in expected]
+        lists = (("it lacks", missing), ("it also has", added))
+        parts = [f"{text}: {', '.join(columns)}" for text, columns in lists if columns]
+        change = "was changed by hand; " + ("; ".join(parts) or "the order of its columns is different")
     return DestinationConflict(
-        f"table {table} in {path} {what}",
+        f"table {table} in {path} {change}",
         object=str(table),
-        remedy=f"undo the change, or copy the table anew: dbmazz snapshot --tables '{table}'",
+        remedy=f"undo the change in DuckDB, or re-snapshot the table: dbmazz snapshot --tables '{table}'",
     )
 
 
-def unknown_table(table: TableRef, path: str) -> DestinationConflict:
-    """Return the error for a captured table that the bookkeeping does not have."""
+def unrecorded_table(table: TableRef, path: str) -> DestinationConflict:
+    """Return the error for a captured table that the bookkeeping does not contain."""
     return DestinationConflict(
-        f"{path} does not know the table {table} any more",
+        f"dbmazz's bookkeeping in {path} does not contain the table {table} any more",
         object=str(table),
-        remedy=f"copy the table anew: dbmazz snapshot --tables '{table}'",
+        remedy=f"re-snapshot the table: dbmazz snapshot --tables '{table}'",
     )
 
 
-def has_additions(connection: duckdb.DuckDBPyConnection, table: TableRef) -> bool:
-    """Whether a table has indexes or constraints, of which dbmazz makes none."""
-    return bool(_of_table(connection, "index_name FROM duckdb_indexes()", table)) or bool(
-        _of_table(connection, "constraint_type FROM duckdb_constraints()", table)
+def has_indexes_or_constraints(connection: duckdb.DuckDBPyConnection, table: TableRef) -> bool:
+    """Return whether a table has indexes or constraints; dbmazz creates none."""
+    return bool(_catalog_values(connection, "index_name FROM duckdb_indexes()", table)) or bool(
+        _catalog_values(connection, "constraint_type FROM duckdb_constraints()", table)
     )
 
 
 def verify_alterable(connection: duckdb.DuckDBPyConnection, path: str, table: TableRef) -> None:
-    """DuckDB alters no column or name of a table that has an index (tried, 1.4 and 2.0)."""
-    names = [quote_identifier(name) for name in _of_table(connection, "index_name FROM duckdb_indexes()", table)]
+    """Verify that a table has no index: DuckDB alters no column or name of such a table (tried, 1.4 and 2.0).
+
+    Raises:
+        DestinationConflict: If the table has an index.
+    """
+    names = [quote_identifier(name) for name in _catalog_values(connection, "index_name FROM duckdb_indexes()", table)]
     if not names:
         return
     schema = quote_identifier(table.schema)
     raise DestinationConflict(
-        f"{table} changed in PostgreSQL, and in {path} it has indexes that dbmazz did not make, with which DuckDB does "
-        f"not alter a table: {', '.join(names)}; nothing of this flush was applied",
+        f"{table} changed in PostgreSQL, and in {path} it has indexes that dbmazz did not create: {', '.join(names)}; "
+        "DuckDB does not alter a table with indexes; nothing of this flush was applied",
         object=str(table),
-        remedy="drop them in DuckDB, and make them again afterwards: "
+        remedy="drop the indexes in DuckDB, and create them again afterwards: "
         + " ".join(f"DROP INDEX {schema}.{name};" for name in names)
-        + f" or copy the table anew, without them: dbmazz snapshot --tables '{table}'",
+        + f" or re-snapshot the table, without them: dbmazz snapshot --tables '{table}'",
     )
 
 
-def _of_table(connection: duckdb.DuckDBPyConnection, what: str, table: TableRef) -> list[str]:
-    """A column of one of the functions that tell of all tables."""
+def _catalog_values(connection: duckdb.DuckDBPyConnection, selected: str, table: TableRef) -> list[str]:
+    """Return the values of a table in a catalog function; `selected`: the column and FROM."""
     rows = connection.execute(
-        f"SELECT {what} WHERE database_name = current_database() AND schema_name = ? AND table_name = ?",
+        f"SELECT {selected} WHERE database_name = current_database() AND schema_name = ? AND table_name = ?",
         [table.schema, table.name],
     ).fetchall()
     return [str(row[0]) for row in rows]

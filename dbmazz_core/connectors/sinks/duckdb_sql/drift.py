@@ -1,4 +1,4 @@
-"""Rows that somebody deleted from the destination, or added to it: found by counting what statements change."""
+"""Detect rows that somebody deleted from the destination or added to it, by the row counts of statements."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from dbmazz_core.connectors.sinks.duckdb_sql.sql import MADE, ROW, SOURCE
-from dbmazz_core.connectors.sinks.duckdb_sql.statements import Statements, sent
+from dbmazz_core.connectors.sinks.duckdb_sql.sql import DERIVED, ROW, SOURCE
+from dbmazz_core.connectors.sinks.duckdb_sql.statements import Statements
+from dbmazz_core.connectors.sinks.duckdb_sql.table_sql import frame_value
 from dbmazz_core.errors import DestinationConflict
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.frame_columns import COMMIT_LSN, XID
@@ -16,76 +17,108 @@ from dbmazz_core.table_ref import quote_literal
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
-    """Counts rows of a table that is known to hold exactly the source's: every change finds its row, once.
+class _Mismatch:
+    """A row that the table does not hold the expected number of times.
 
     Attributes:
-        complete: Whether the table is known to; otherwise nothing is checked.
-        untouched: Whether the open transaction has done nothing to the table before, so that what is committed can
-            tell which row it is.
-        live: Which rows of the table count.
+        values: Its columns and values, for messages.
+        commit_lsn: Commit LSN of the change.
+        xid: Transaction id of the change.
+        found: How many times the table holds it.
+        expected: How many times the table should hold it.
+    """
+
+    values: str
+    commit_lsn: int
+    xid: int
+    found: int
+    expected: int
+
+
+@dataclass(frozen=True, slots=True)
+class DriftCheck:
+    """Compares the row count of a statement with the expected count: in a complete table every change finds its row.
+
+    Attributes:
+        complete: Whether the table is known to hold exactly the source's rows; otherwise the check does nothing.
+        unmodified: Whether the open transaction has not modified the table yet. Only then a query on the committed data
+            can find the row that differs.
+        live: Condition for the rows of the table that count.
     """
 
     complete: bool
-    untouched: bool
+    unmodified: bool
     live: str = "true"
 
-    def check(
-        self, found: int, statements: Statements, rows: pl.DataFrame, places: Sequence[int], *, times: str | None = None
+    def verify(
+        self,
+        found: int,
+        statements: Statements,
+        rows: pl.DataFrame,
+        places: Sequence[int],
+        *,
+        count_column: str | None = None,
     ) -> None:
-        """Compare a statement's count with the rows that it was for.
+        """Compare the number of rows that a statement changed with the number that the frame asks for.
 
         Args:
-            found: How many it changed.
-            statements: Of the table.
-            rows: The frame.
-            places: Columns by which rows are found: the key, or all of a table without one.
-            times: Column of the frame that says how often each is expected; None: once.
+            found: How many rows the statement changed.
+            statements: The table.
+            rows: The frame, with `COMMIT_LSN` and `XID`.
+            places: Columns that identify a row: the key, or all columns of a table without a key.
+            count_column: Column of the frame with the expected count of each row; None: each row once.
 
         Raises:
-            DestinationConflict: If they differ.
+            DestinationConflict: If the numbers differ.
         """
-        wanted = len(rows) if times is None else int(rows[times].sum())
-        if not self.complete or found == wanted:
+        expected = len(rows) if count_column is None else int(rows[count_column].sum())
+        if not self.complete or found == expected:
             return
-        table = statements.schema.table
-        which = self._which(statements, rows, places, times) if self.untouched else None
-        if which is None:
+        table = statements.sql.schema.table
+        mismatch = _first_mismatch(statements, rows, places, count_column, self.live) if self.unmodified else None
+        if mismatch is None:
             lsn, xid = (rows[name][0] for name in (COMMIT_LSN, XID))
-            first = f"in transaction {xid}, committed at {Lsn(lsn)}"
-            row = f"of {wanted} rows that this flush changes, the first {first},"
-            have = f"{found} were found"
+            row = (
+                f"of {expected} rows that this flush changes, the first in transaction {xid}, committed at {Lsn(lsn)},"
+            )
+            state = f"{found} were found"
         else:
-            values, lsn, xid, count, expected = which
-            row = f"the row with {values} that transaction {xid} changes, committed at {Lsn(lsn)},"
-            have = "is missing" if not count else f"is there {_times(count)} instead of {_times(expected)}"
+            row = (
+                f"the row with {mismatch.values} that transaction {mismatch.xid} changes, committed at "
+                f"{Lsn(mismatch.commit_lsn)},"
+            )
+            times, instead_of = _times(mismatch.found), _times(mismatch.expected)
+            state = "is missing" if not mismatch.found else f"exists {times} instead of {instead_of}"
         raise DestinationConflict(
-            f"{table} in {statements.path} was changed by hand: {row} {have}; nothing of this flush was applied",
+            f"{table} in {statements.path} was changed by hand: {row} {state}; nothing of this flush was applied",
             object=str(table),
-            remedy=f"undo the change, or copy the table anew: dbmazz snapshot --tables '{table}'",
+            remedy=f"undo the change in DuckDB, or re-snapshot the table: dbmazz snapshot --tables '{table}'",
         )
 
-    def _which(
-        self, do: Statements, rows: pl.DataFrame, places: Sequence[int], times: str | None
-    ) -> tuple[str, int, int, int, int] | None:
-        """The first row whose count does not fit: its values, commit LSN, transaction, count and expected count."""
-        shown = ", ".join(
-            f"{quote_literal(f'{do.schema.names[place]} = ')} || left(coalesce({sent(place)}::VARCHAR, 'NULL'), 80)"
-            for place in places
-        )
-        marks = [COMMIT_LSN, XID, *([] if times is None else [times])]
-        wanted = "1" if times is None else f"{SOURCE}.{times}"
-        count = f"coalesce({MADE}._dbmazz_found, 0)"
-        return do.committed(
-            f"WITH {SOURCE} AS MATERIALIZED (FROM {do.source(places, *marks, numbered=True)}), "
-            f"{MADE} AS (SELECT {SOURCE}.{ROW} AS {ROW}, count(*) AS _dbmazz_found FROM {do.target} "
-            f"JOIN {SOURCE} ON {do.equal(places)} WHERE {self.live} GROUP BY {SOURCE}.{ROW}) "
-            f"SELECT concat_ws(', ', {shown}), {SOURCE}.{COMMIT_LSN}, {SOURCE}.{XID}, {count}, {wanted} "
-            f"FROM {SOURCE} LEFT JOIN {MADE} ON {SOURCE}.{ROW} = {MADE}.{ROW} "
-            f"WHERE {count} {'<>' if times is None else '<'} {wanted} LIMIT 1",
-            rows,
-        )
+
+def _first_mismatch(
+    statements: Statements, rows: pl.DataFrame, places: Sequence[int], count_column: str | None, live: str
+) -> _Mismatch | None:
+    """Return the first row of the frame that the committed table does not hold the expected number of times."""
+    sql = statements.sql
+    shown = ", ".join(
+        f"{quote_literal(f'{sql.schema.names[place]} = ')} || left(coalesce({frame_value(place)}::VARCHAR, 'NULL'), 80)"
+        for place in places
+    )
+    others = [COMMIT_LSN, XID, *([] if count_column is None else [count_column])]
+    expected = "1" if count_column is None else f"{SOURCE}.{count_column}"
+    found = f"coalesce({DERIVED}._dbmazz_found, 0)"
+    row = statements.first_committed_row(
+        f"WITH {SOURCE} AS MATERIALIZED (FROM {sql.source(places, *others, numbered=True)}), "
+        f"{DERIVED} AS (SELECT {SOURCE}.{ROW} AS {ROW}, count(*) AS _dbmazz_found FROM {sql.target} "
+        f"JOIN {SOURCE} ON {sql.identical(places)} WHERE {live} GROUP BY {SOURCE}.{ROW}) "
+        f"SELECT concat_ws(', ', {shown}), {SOURCE}.{COMMIT_LSN}, {SOURCE}.{XID}, {found}, {expected} "
+        f"FROM {SOURCE} LEFT JOIN {DERIVED} ON {SOURCE}.{ROW} = {DERIVED}.{ROW} "
+        f"WHERE {found} {'<>' if count_column is None else '<'} {expected} LIMIT 1",
+        rows,
+    )
+    return None if row is None else _Mismatch(*row)
 
 
 def _times(count: int) -> str:
-    return {0: "not at all", 1: "once"}.get(count, f"{count} times")
+    return "once" if count == 1 else f"{count} times"

@@ -1,4 +1,4 @@
-"""DuckDB's failures as ours."""
+"""Turn DuckDB's exceptions into dbmazz's errors."""
 
 from __future__ import annotations
 
@@ -19,26 +19,32 @@ _HOLDER = re.compile(r"held in (?P<program>.*?) \(PID (?P<pid>\d+)\)")
 
 
 def is_locked(error: duckdb.Error) -> bool:
-    """Whether another process holds the file."""
+    """Return whether DuckDB failed because another process has locked the file."""
     return "Could not set lock on file" in str(error)
 
 
 def locked(path: str, error: duckdb.Error, waited_s: float) -> DestinationLocked:
-    """The error for a file that another process holds, naming it where DuckDB does."""
+    """Return the error for a file that another process has locked.
+
+    Args:
+        path: The file.
+        error: DuckDB's exception; its text can name the process.
+        waited_s: How long dbmazz waited for the lock, in seconds.
+    """
     holder = _HOLDER.search(str(error))
     who = f"process {holder['pid']} ({holder['program']})" if holder else "another process"
-    look = f"look at it with `ps -p {holder['pid']} -o pid,user,args`" if holder else "find it with `fuser`"
+    inspect = f"inspect it with `ps -p {holder['pid']} -o pid,user,args`" if holder else "find it with `fuser`"
     return DestinationLocked(
         f"the DuckDB file {path} is locked by {who}; waited {waited_s:g} s",
         object=path,
-        remedy=f"{look} and close it, or wait: DuckDB lets one process write, or several read "
+        remedy=f"{inspect} and close it, or wait: DuckDB allows one process to write, or several to read "
         "(SINK_LOCK_TIMEOUT_S sets how long to wait)",
     )
 
 
 @contextmanager
 def translated(path: str) -> Iterator[None]:
-    """Turn DuckDB's exceptions into DestinationErrors."""
+    """Raise DestinationError for an exception of DuckDB; see `destination_error`."""
     try:
         yield
     except duckdb.Error as error:
@@ -46,10 +52,16 @@ def translated(path: str) -> Iterator[None]:
 
 
 def destination_error(path: str, error: duckdb.Error, table: TableRef | None = None) -> DestinationError:
-    """The DestinationError for a failure of DuckDB, at a table where that is known."""
+    """Return the DestinationError for an exception of DuckDB.
+
+    Args:
+        path: The file.
+        error: The exception.
+        table: The table that the statement was about, if it is known.
+    """
     text = str(error).strip()
-    which = f"'{table}'" if table else "<table>"
-    copy = f"copy the table anew: dbmazz snapshot --tables {which}"
+    name = f"'{table}'" if table else "<table>"
+    resnapshot = f"re-snapshot the table: dbmazz snapshot --tables {name}"
     if _NO_SPACE.search(text):
         return DiskFull(
             f"no space left for the DuckDB file {path}: {_first_line(text)}",
@@ -65,21 +77,21 @@ def destination_error(path: str, error: duckdb.Error, table: TableRef | None = N
         )
     if isinstance(error, duckdb.CatalogException | duckdb.BinderException):
         return DestinationConflict(
-            f"the DuckDB file {path} does not hold what dbmazz left there: {_first_line(text)}",
+            f"tables in the DuckDB file {path} are not as dbmazz left them: {_first_line(text)}",
             object=path,
-            remedy=f"undo the change made by hand, or {copy}",
+            remedy=f"undo the change in DuckDB, or {resnapshot}",
         )
     if isinstance(error, duckdb.ConstraintException):
-        # The tables have no constraints of ours: the source's own hold for what comes.
+        # dbmazz creates no constraints: the source has already enforced its own.
         return DestinationConflict(
-            f"a constraint that dbmazz did not make refuses rows in {path}: {_first_line(text)}",
+            f"a constraint that dbmazz did not create rejects rows in {path}: {_first_line(text)}",
             object=path,
-            remedy=f"drop the constraint or unique index in DuckDB, or {copy}",
+            remedy=f"drop the constraint or unique index in DuckDB, or {resnapshot}",
         )
     return DestinationError(
         f"DuckDB cannot write {path}: {_first_line(text)}",
         object=path,
-        remedy="look at the file and its directory's permissions; if it was written by a newer DuckDB, upgrade "
+        remedy="check the file and the permissions of its directory; if a newer DuckDB wrote the file, upgrade "
         "(pip install -U duckdb)",
     )
 

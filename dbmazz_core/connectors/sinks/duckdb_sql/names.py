@@ -1,4 +1,4 @@
-"""Names that DuckDB cannot take for others."""
+"""Find names that DuckDB does not distinguish or reserves, and qualify names of tables."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from dbmazz_core.errors import DestinationConflict
 from dbmazz_core.model.frame_columns import PREFIX
 from dbmazz_core.table_ref import TableRef, quote_identifier
 
-#: DuckDB compares names like this (tried, 1.4 and 2.0): other letters than these keep their case.
+#: When DuckDB compares names, it ignores the case of ASCII letters only (tried, 1.4 and 2.0).
 _FOLD = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
-#: Our own, and those that DuckDB lets nobody use.
+#: dbmazz's schema, and the schemas that DuckDB reserves.
 _RESERVED_SCHEMAS = frozenset(("_dbmazz", "information_schema", "pg_catalog"))
 _RENAME_TABLE = "leave one of them out of TABLES, rename it in PostgreSQL, or choose another SINK_URL"
 
 
 def fold(name: str) -> str:
-    """The form in which two names are the same to DuckDB.
+    """Return a name in the form in which DuckDB compares names.
 
     >>> fold("Orders"), fold("É") == fold("é")
     ('orders', False)
@@ -27,70 +27,74 @@ def fold(name: str) -> str:
     return name.translate(_FOLD)
 
 
-def conflicts(tables: Mapping[TableRef, Sequence[str]]) -> Iterator[DestinationConflict]:
-    """Tables and columns that are one to DuckDB, though PostgreSQL tells them apart, and names that are taken.
+def name_conflicts(tables: Mapping[TableRef, Sequence[str]]) -> Iterator[DestinationConflict]:
+    """Yield errors for names that DuckDB does not distinguish but PostgreSQL does, and for reserved names.
 
     Args:
-        tables: Each with its columns.
+        tables: The tables, each with its columns.
     """
     schemas: dict[str, TableRef] = {}
     names: dict[tuple[str, str], TableRef] = {}
     for ref, columns in tables.items():
         if fold(ref.schema) in _RESERVED_SCHEMAS:
-            what = "dbmazz's own" if fold(ref.schema) == "_dbmazz" else "DuckDB's own"
+            owner = "dbmazz" if fold(ref.schema) == "_dbmazz" else "DuckDB"
             yield DestinationConflict(
-                f"{ref} cannot be kept in DuckDB: a schema of the name {quote_identifier(ref.schema)} is {what}",
+                f"{ref} cannot be stored in DuckDB: {owner} reserves the schema name {quote_identifier(ref.schema)}",
                 object=str(ref),
                 remedy=f"leave it out of TABLES, or: ALTER TABLE {ref.sql} SET SCHEMA ...; in PostgreSQL",
             )
         first = schemas.setdefault(fold(ref.schema), ref)
         if first.schema != ref.schema:
             yield DestinationConflict(
-                f"{ref} and {first} are in schemas that are one name to DuckDB", object=str(ref), remedy=_RENAME_TABLE
+                f"{ref} and {first} are in schemas whose names DuckDB does not distinguish",
+                object=str(ref),
+                remedy=_RENAME_TABLE,
             )
             continue
         first = names.setdefault((ref.schema, fold(ref.name)), ref)
         if first != ref:
             yield DestinationConflict(
-                f"{ref} and {first} are one name to DuckDB", object=str(ref), remedy=_RENAME_TABLE
+                f"DuckDB does not distinguish the names of {ref} and {first}", object=str(ref), remedy=_RENAME_TABLE
             )
-        yield from _columns(ref, columns)
+        yield from _column_conflicts(ref, columns)
 
 
-def _columns(table: TableRef, columns: Sequence[str]) -> Iterator[DestinationConflict]:
-    """Names with our prefix are columns beside these."""
+def _column_conflicts(table: TableRef, columns: Sequence[str]) -> Iterator[DestinationConflict]:
+    """Yield errors for columns whose names DuckDB does not distinguish, or that begin with dbmazz's prefix."""
     seen: dict[str, str] = {}
     for name in columns:
         other = seen.setdefault(fold(name), name)
         if fold(name).startswith(PREFIX):
-            what = f"has a column {name!r}; names that begin with {PREFIX} are dbmazz's own"
+            problem = f"has a column {name!r}; dbmazz reserves names that begin with {PREFIX}"
         elif other != name:
-            what = f"has columns {other!r} and {name!r}, which are one name to DuckDB"
+            problem = f"has columns {other!r} and {name!r}, which DuckDB does not distinguish"
         else:
             continue
         yield DestinationConflict(
-            f"{table} {what}",
+            f"{table} {problem}",
             object=f"{table}.{name}",
-            remedy=f"ALTER TABLE {table.sql} RENAME COLUMN {quote_identifier(name)} TO ...; in PostgreSQL, or leave it "
-            f"out (COLUMNS_EXCLUDE); if the table is captured already: dbmazz snapshot --tables '{table}'",
+            remedy=f"ALTER TABLE {table.sql} RENAME COLUMN {quote_identifier(name)} TO ...; in PostgreSQL, or exclude "
+            f"it (COLUMNS_EXCLUDE); if the table is already captured: dbmazz snapshot --tables '{table}'",
         )
 
 
 def qualified(connection: duckdb.DuckDBPyConnection, table: TableRef) -> str:
-    """A table's quoted name with that of its database, which is the file's without its ending.
+    """Return a table's quoted name with its database: DuckDB names a database after its file, without the suffix.
 
-    Without it `shop.orders` could be the table `orders` of the database `shop`, where the file is `shop.duckdb`, and
-    DuckDB refuses to choose; so with schemas called as its own databases `temp` and `system`.
+    Without the database, `shop.orders` is ambiguous in a file `shop.duckdb`: it could be the table `orders` of the
+    database `shop`, and DuckDB raises an error. Schemas with the names of DuckDB's databases `temp` and `system` are
+    ambiguous too.
     """
     return f"{_database(connection)}.{table.sql}"
 
 
 def qualified_schema(connection: duckdb.DuckDBPyConnection, name: str) -> str:
-    """The same for a schema."""
+    """Return a schema's quoted name with its database; see `qualified`."""
     return f"{_database(connection)}.{quote_identifier(name)}"
 
 
 def _database(connection: duckdb.DuckDBPyConnection) -> str:
+    """Return the quoted name of the file's database."""
     row = connection.execute("SELECT current_database()").fetchone()
     assert row is not None
     return quote_identifier(str(row[0]))

@@ -1,4 +1,4 @@
-"""Whose a table of the destination is: this slot's, another's, or not dbmazz's at all."""
+"""Verify that a slot may write a table: no other slot feeds it, and dbmazz created it or its name is free."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from dbmazz_core.table_ref import TableRef, quote_identifier
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
-    """Names that the file has.
+class CatalogNames:
+    """Names of the schemas, tables and views in the file.
 
     Attributes:
-        schemas: By folded name: schemas.
-        tables: By schema and folded name: tables and views, each with its `table_type`.
+        schemas: Schemas by folded name (`names.fold`).
+        tables: Tables and views by schema and folded name, each with its `table_type`.
     """
 
     schemas: Mapping[str, str]
@@ -28,7 +28,7 @@ class Names:
 
     @classmethod
     def read(cls, connection: duckdb.DuckDBPyConnection) -> Self:
-        """All of them, in one read."""
+        """Return all names in the file, from one query."""
         schemas: dict[str, str] = {}
         tables: dict[tuple[str, str], tuple[TableRef, str]] = {}
         for schema, name, kind in connection.execute(
@@ -42,8 +42,8 @@ class Names:
                 tables[schema, fold(name)] = TableRef(schema, name), kind
         return cls(schemas, tables)
 
-    def like(self, table: TableRef) -> str | None:
-        """A schema or table that CREATE OR REPLACE would take for this one."""
+    def colliding(self, table: TableRef) -> str | None:
+        """Return the other schema or table that CREATE OR REPLACE TABLE would use or replace; None if none."""
         schema = self.schemas.get(fold(table.schema), table.schema)
         if schema != table.schema:
             return f"schema {quote_identifier(schema)}"
@@ -52,16 +52,16 @@ class Names:
 
 
 def owner_conflict(
-    table: TableRef, slot: str, owners: Mapping[TableRef, str], names: Names, path: str
+    table: TableRef, slot: str, owners: Mapping[TableRef, str], names: CatalogNames, path: str
 ) -> DestinationConflict | None:
-    """Why a table must not be written for a slot; None if it may be.
+    """Return the error if a slot must not write a table; None if it may.
 
     Args:
         table: The table.
         slot: The slot.
-        owners: By table: the slot that feeds it.
-        names: Names that the file has.
-        path: The file.
+        owners: The slot that feeds each recorded table.
+        names: The names in the file.
+        path: The file, for messages.
     """
     owner = owners.get(table)
     other, kind = names.tables.get((table.schema, fold(table.name)), (None, ""))
@@ -74,20 +74,20 @@ def owner_conflict(
         )
     if owner is not None and other == table and kind == "VIEW":
         return DestinationConflict(
-            f"{path} has a view in the place of the table {table}",
+            f"{path} has a view in place of the table {table}",
             object=str(table),
-            remedy=f"DROP VIEW {table.sql}; in DuckDB, then copy the table anew: dbmazz snapshot --tables '{table}'",
+            remedy=f"DROP VIEW {table.sql}; in DuckDB, then re-snapshot the table: dbmazz snapshot --tables '{table}'",
         )
-    if owner is None and (like := names.like(table)):
+    if owner is None and (colliding := names.colliding(table)):
         return DestinationConflict(
-            f"{path} already has {like}, which is one name with {table} to DuckDB",
+            f"{path} already has {colliding}, whose name DuckDB does not distinguish from {table}",
             object=str(table),
             remedy="leave one of them out of TABLES, rename it in PostgreSQL, or choose another SINK_URL; "
-            f"if nobody needs {like} any more, drop it in DuckDB",
+            f"if nobody needs {colliding} any more, drop it in DuckDB",
         )
     if owner not in (None, slot):
         return DestinationConflict(
-            f"table {table} in {path} is kept by replication slot {owner}, not {slot}",
+            f"replication slot {owner} feeds the table {table} in {path}, not {slot}",
             object=str(table),
             remedy="use that slot (SOURCE_SLOT_NAME), or another file (SINK_URL)",
         )
@@ -101,22 +101,26 @@ def owner_conflicts(
     slot: str,
     path: str,
 ) -> dict[TableRef, DestinationConflict]:
-    """Return the tables that must not be written for a slot, and why.
+    """Return the tables that a slot must not write, each with the error.
 
     Args:
         connection: The file.
         tables: The tables.
-        owners: By table: the slot that feeds it.
+        owners: The slot that feeds each recorded table.
         slot: The slot.
-        path: How errors name the file.
+        path: The file, for messages.
     """
-    names = Names.read(connection)
+    names = CatalogNames.read(connection)
     found = ((table, owner_conflict(table, slot, owners, names, path)) for table in tables)
     return {table: conflict for table, conflict in found if conflict is not None}
 
 
 def verify_owner(connection: duckdb.DuckDBPyConnection, table: TableRef, slot: str, path: str) -> None:
-    """Raise DestinationConflict if a table must not be written for a slot."""
+    """Verify that a slot may write a table.
+
+    Raises:
+        DestinationConflict: If it must not.
+    """
     for conflict in owner_conflicts(connection, [table], read_owners(connection), slot, path).values():
         raise conflict
 
@@ -124,8 +128,18 @@ def verify_owner(connection: duckdb.DuckDBPyConnection, table: TableRef, slot: s
 def verify_renames(
     connection: duckdb.DuckDBPyConnection, names: Mapping[TableRef, TableRef], slot: str, path: str
 ) -> None:
-    """Raise DestinationConflict if a table's new name is taken, and not by a table that is renamed as well."""
-    leaving = {(old.schema, fold(old.name)) for old in names}
+    """Verify that the new names of tables are free, or taken by tables that are renamed too.
+
+    Args:
+        connection: The file.
+        names: New names by old names.
+        slot: The slot.
+        path: The file, for messages.
+
+    Raises:
+        DestinationConflict: If a name is taken.
+    """
+    renamed = {(old.schema, fold(old.name)) for old in names}
     for new in names.values():
-        if (new.schema, fold(new.name)) not in leaving:
+        if (new.schema, fold(new.name)) not in renamed:
             verify_owner(connection, new, slot, path)

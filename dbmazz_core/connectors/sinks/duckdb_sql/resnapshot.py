@@ -1,4 +1,7 @@
-"""Copying a table again in a mode that keeps more than the source's rows: what was kept is carried over."""
+"""Re-snapshot a table in a mode that keeps more than the source's rows: restore the rows that the snapshot lacks.
+
+Mode `soft_delete` keeps rows that are marked as deleted; mode `changelog` keeps changes.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import duckdb
 from dbmazz_core.connectors.sinks.duckdb_sql.names import qualified
 from dbmazz_core.connectors.sinks.duckdb_sql.shapes import CHANGE, MARKS, SYNCED_AT, Columns
 from dbmazz_core.connectors.sinks.duckdb_sql.sql import SOURCE, TARGET
-from dbmazz_core.connectors.sinks.duckdb_sql.statements import Statements, sent
+from dbmazz_core.connectors.sinks.duckdb_sql.statements import Statements
+from dbmazz_core.connectors.sinks.duckdb_sql.table_sql import TableSql, frame_value
 from dbmazz_core.errors import DestinationConflict
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.frame_columns import COMMIT_LSN, COMMIT_TS, DELETED, OLD, value_column
@@ -15,129 +19,165 @@ from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.table_ref import TableRef
 from dbmazz_core.table_ref import quote_identifier as quoted
 
-#: The table as it was before.
-_BEFORE, _B = "temp.main._dbmazz_before", "_dbmazz_b"
+#: The saved copy of the replaced table, and its alias.
+_SAVED, _ALIAS = "temp.main._dbmazz_before", "_dbmazz_b"
 
 
-def set_aside(connection: duckdb.DuckDBPyConnection, table: TableRef) -> None:
-    """Keep a copy of a table that is going to be replaced, until the copy is complete.
+def save_table(connection: duckdb.DuckDBPyConnection, table: TableRef) -> None:
+    """Save the rows of a table that is about to be replaced in a temporary table.
 
-    Not by renaming: that fails where somebody has made an index (tried, 1.4 and 2.0).
+    Not by renaming the table: RENAME fails for a table with an index (tried, 1.4 and 2.0).
     """
-    name, source = _BEFORE.removeprefix("temp.main."), qualified(connection, table)
+    name, source = _SAVED.removeprefix("temp.main."), qualified(connection, table)
     connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS FROM {source}")
 
 
-def forget(connection: duckdb.DuckDBPyConnection) -> None:
-    """Drop what was set aside."""
-    connection.execute(f"DROP TABLE IF EXISTS {_BEFORE}")
+def drop_saved(connection: duckdb.DuckDBPyConnection) -> None:
+    """Drop the saved table."""
+    connection.execute(f"DROP TABLE IF EXISTS {_SAVED}")
 
 
-def carry_marked(statements: Statements, before: Columns, snapshot_lsn: Lsn) -> None:
-    """Add to a table that was copied again the rows that were set aside and are not in the copy, marked as deleted.
+def restore_deleted_rows(statements: Statements, saved: Columns, snapshot_lsn: Lsn) -> None:
+    """Insert saved rows that are not in the snapshot into a table in mode `soft_delete`, marked as deleted.
 
-    Those that had been marked keep their marks; those that went without our seeing it get the snapshot's LSN. Columns
-    are found by name; a value that does not fit its column's new type is NULL.
+    Rows that were marked before keep their marks. Rows that were live get the snapshot's LSN: they were deleted at an
+    unknown position before it. Columns match by name. A value that the column's new type cannot hold becomes NULL.
 
     Args:
-        statements: Of the table, which holds the copied rows.
-        before: The columns it had.
-        snapshot_lsn: The copy's.
+        statements: The table, with the rows of the snapshot.
+        saved: The columns of the saved table.
+        snapshot_lsn: LSN of the snapshot.
     """
-    had, do = dict(before), statements
-    if DELETED not in had:
+    types, sql = dict(saved), statements.sql
+    if DELETED not in types:
         return  # somebody dropped the marks
     for name, type in MARKS:
-        do.run(f"ALTER TABLE {_BEFORE} ADD COLUMN IF NOT EXISTS {name} {type}")
-    names = [name for name, _ in MARKS]
-    values = [*_values(do.schema, had), *(f"{_B}.{name} AS {name}" for name in names)]
-    rows = f"SELECT {', '.join(values)} FROM {_BEFORE} AS {_B}"
-    gone = [f"{DELETED} = true", f"{COMMIT_LSN} = {int(snapshot_lsn)}", f"{COMMIT_TS} = NULL", f"{SYNCED_AT} = now()"]
-    into = f"INSERT INTO {do.table} ({', '.join([do.names(), *names])})"
-    key = [do.schema.names[place] for place in do.key]
-    if key and all(name in had for name in key):
-        types = {name: do.schema.columns[place].type.duckdb for name, place in zip(key, do.key, strict=True)}
-        if any(had[name] != types[name] for name in key):
-            # A key of another type may have been written in another way: DuckDB casts 2.0 to '2.0', PostgreSQL to '2'.
-            old = " AND ".join(f"TRY_CAST({TARGET}.{quoted(n)} AS {had[n]}) = {_B}.{quoted(n)}" for n in key)
-            do.run(f"DELETE FROM {_BEFORE} AS {_B} USING {do.target} WHERE {old}")
-        do.run(f"UPDATE {_BEFORE} AS {_B} SET {', '.join(gone)} WHERE NOT {_B}.{DELETED}")
-        marks = ", ".join(f"{SOURCE}.{name}" for name in names)
-        do.run(f"{into} SELECT {do.values()}, {marks} FROM ({rows}) AS {SOURCE} ANTI JOIN {do.target} ON {do.on_key}")
+        statements.run(f"ALTER TABLE {_SAVED} ADD COLUMN IF NOT EXISTS {name} {type}")
+    marks = [name for name, _ in MARKS]
+    values = [*_select_list(sql.schema, types), *(f"{_ALIAS}.{name} AS {name}" for name in marks)]
+    rows = f"SELECT {', '.join(values)} FROM {_SAVED} AS {_ALIAS}"
+    key = [sql.schema.names[place] for place in sql.key]
+    if key and all(name in types for name in key):
+        _restore_by_key(statements, types, rows, snapshot_lsn)
         return
-    common = [place for place in do.places if do.schema.names[place] in had]
+    common = [place for place in sql.places if sql.schema.names[place] in types]
     if common:
-        had_there, is_there = (", ".join(map(value, common)) for value in (sent, do.stored))
-        lost = (
-            f"SELECT {had_there} FROM ({rows} WHERE NOT {_B}.{DELETED}) AS {SOURCE} "
-            f"EXCEPT ALL SELECT {is_there} FROM {do.target}"
+        saved_values = ", ".join(map(frame_value, common))
+        table_values = ", ".join(map(sql.table_value, common))
+        deleted = (
+            f"SELECT {saved_values} FROM ({rows} WHERE NOT {_ALIAS}.{DELETED}) AS {SOURCE} "
+            f"EXCEPT ALL SELECT {table_values} FROM {sql.target}"
         )
-        do.run(
-            f"INSERT INTO {do.table} ({', '.join([do.names(common), *names])}) "
-            f"SELECT {had_there}, true, {int(snapshot_lsn)}, NULL, now() FROM ({lost}) AS {SOURCE}"
+        statements.run(
+            f"INSERT INTO {sql.table} ({', '.join([sql.names(common), *marks])}) "
+            f"SELECT {saved_values}, true, {int(snapshot_lsn)}, NULL, now() FROM ({deleted}) AS {SOURCE}"
         )
-    do.run(f"{into} {rows} WHERE {_B}.{DELETED}")
+    statements.run(f"{_insert_into(sql)} {rows} WHERE {_ALIAS}.{DELETED}")
 
 
-def carry_history(statements: Statements, before: Columns) -> None:
-    """Bring the changes that were set aside into a changelog that was made anew, since its columns are others.
+def _restore_by_key(statements: Statements, types: dict[str, str], rows: str, snapshot_lsn: Lsn) -> None:
+    """Insert saved rows whose keys are not in the snapshot, marked as deleted.
 
-    Columns are found by name; a value that does not fit its column's new type is NULL.
+    Args:
+        statements: The table.
+        types: Columns of the saved table with their types.
+        rows: Query for the saved rows: the table's columns as `value_column`, and the marks.
+        snapshot_lsn: LSN of the snapshot.
     """
-    had, do = dict(before), statements
-    types = {name: column.type.duckdb for name, column in zip(do.schema.names, do.schema.columns, strict=True)}
-    types |= {OLD + name: type for name, type in types.items()}
-    values = {name: f"{_B}.{name}" for name, _ in CHANGE if name in had}
-    values |= {quoted(name): _value(had[name], type, name) for name, type in types.items() if name in had}
-    if values:
-        do.run(
-            f"INSERT INTO {do.table} ({', '.join(values)}) SELECT {', '.join(values.values())} FROM {_BEFORE} AS {_B}"
-        )
-
-
-def verify_later(statements: Statements, snapshot_lsn: Lsn) -> None:
-    """Make sure that a copy comes behind the changes that a changelog holds.
-
-    Raises:
-        DestinationConflict: If it would not: the server was set back.
-    """
-    do = statements
-    row = do.first(f"SELECT max({TARGET}.{COMMIT_LSN}) FROM {do.target}")
-    if row is None or row[0] is None or row[0] < snapshot_lsn:
-        return
-    table = do.schema.table
-    raise DestinationConflict(
-        f"the changelog {table} in {do.path} holds changes up to {Lsn(row[0])}, and the table would be copied as of "
-        f"{snapshot_lsn}, before them: PostgreSQL was restored from an older state",
-        object=str(table),
-        remedy=f"put the history aside: CREATE TABLE <name> AS FROM {table.sql}; DROP TABLE {table.sql}; in DuckDB, "
-        f"then dbmazz snapshot --tables '{table}'",
+    sql = statements.sql
+    key = {sql.schema.names[place]: sql.types[place].duckdb for place in sql.key}
+    if any(types[name] != type for name, type in key.items()):
+        # The text of a key can depend on its type: DuckDB casts the number 2.0 to '2.0', PostgreSQL to '2'. So compare
+        # the keys in the old type, too.
+        same = " AND ".join(f"TRY_CAST({TARGET}.{quoted(n)} AS {types[n]}) = {_ALIAS}.{quoted(n)}" for n in key)
+        statements.run(f"DELETE FROM {_SAVED} AS {_ALIAS} USING {sql.target} WHERE {same}")
+    deleted = [
+        f"{DELETED} = true",
+        f"{COMMIT_LSN} = {int(snapshot_lsn)}",
+        f"{COMMIT_TS} = NULL",
+        f"{SYNCED_AT} = now()",
+    ]
+    statements.run(f"UPDATE {_SAVED} AS {_ALIAS} SET {', '.join(deleted)} WHERE NOT {_ALIAS}.{DELETED}")
+    marks = ", ".join(f"{SOURCE}.{name}" for name, _ in MARKS)
+    statements.run(
+        f"{_insert_into(sql)} SELECT {sql.values()}, {marks} FROM ({rows}) AS {SOURCE} "
+        f"ANTI JOIN {sql.target} ON {sql.on_key}"
     )
 
 
-def _values(schema: TableSchema, had: dict[str, str]) -> list[str]:
-    """The table's columns, by their places, from what it was before, each in its type of today."""
+def _insert_into(sql: TableSql) -> str:
+    """Return INSERT INTO with the table's columns and the marks."""
+    return f"INSERT INTO {sql.table} ({', '.join([sql.names(), *(name for name, _ in MARKS)])})"
+
+
+def restore_changes(statements: Statements, saved: Columns) -> None:
+    """Insert the saved changes into a changelog that was created again because its columns are different now.
+
+    Columns are matched by name; a value that the column's new type cannot hold becomes NULL.
+
+    Args:
+        statements: The changelog.
+        saved: The columns of the saved table.
+    """
+    saved_types, sql = dict(saved), statements.sql
+    types = {name: type.duckdb for name, type in zip(sql.schema.names, sql.types, strict=True)}
+    types |= {OLD + name: type for name, type in types.items()}
+    values = {name: f"{_ALIAS}.{name}" for name, _ in CHANGE if name in saved_types}
+    values |= {
+        quoted(name): _saved_value(name, saved_types[name], type) for name, type in types.items() if name in saved_types
+    }
+    if values:
+        statements.run(
+            f"INSERT INTO {sql.table} ({', '.join(values)}) "
+            f"SELECT {', '.join(values.values())} FROM {_SAVED} AS {_ALIAS}"
+        )
+
+
+def verify_snapshot_is_later(statements: Statements, snapshot_lsn: Lsn) -> None:
+    """Verify that a snapshot is later than all changes in a changelog.
+
+    Raises:
+        DestinationConflict: If it is not: the server was restored from an older state.
+    """
+    sql = statements.sql
+    row = statements.first_row(f"SELECT max({TARGET}.{COMMIT_LSN}) FROM {sql.target}")
+    if row is None or row[0] is None or row[0] < snapshot_lsn:
+        return
+    table = sql.schema.table
+    raise DestinationConflict(
+        f"the changelog {table} in {statements.path} contains changes up to {Lsn(row[0])}, and the new snapshot at "
+        f"{snapshot_lsn} is before them: PostgreSQL was restored from an older state",
+        object=str(table),
+        remedy=f"move the changes to another table: CREATE TABLE <name> AS FROM {table.sql}; DROP TABLE {table.sql}; "
+        f"in DuckDB, then dbmazz snapshot --tables '{table}'",
+    )
+
+
+def _select_list(schema: TableSchema, saved_types: dict[str, str]) -> list[str]:
+    """Return the SELECT list that reads the table's columns from the saved table, in their types of today."""
     values = []
     for place, column in enumerate(schema.columns):
         name, type = column.name, column.type.duckdb
-        value = _value(had[name], type, name) if name in had else f"NULL::{type}"
+        value = _saved_value(name, saved_types[name], type) if name in saved_types else f"NULL::{type}"
         values.append(f"{value} AS {value_column(place)}")
     return values
 
 
-def _value(had: str, type: str, name: str) -> str:
-    return _cast(f"{_B}.{quoted(name)}", had, type)
+def _saved_value(name: str, saved_type: str, type: str) -> str:
+    """Return a column of the saved table, cast to another type; NULL if the type cannot hold the value."""
+    return _cast(f"{_ALIAS}.{quoted(name)}", saved_type, type)
 
 
-def _cast(value: str, had: str, type: str, level: int = 0) -> str:
-    """A value in another type, NULL if it does not fit."""
-    if had == type:
+def _cast(value: str, saved_type: str, type: str, level: int = 0) -> str:
+    """Return a cast that gives NULL if the type cannot hold the value; `level`: the number of lambdas around it."""
+    if saved_type == type:
         return value
-    if had.endswith("[]") and type.endswith("[]"):
+    if saved_type.endswith("[]") and type.endswith("[]"):
         element = f"_dbmazz_e{level}"
-        return f"list_transform({value}, lambda {element}: {_cast(element, had[:-2], type[:-2], level + 1)})"
+        cast = _cast(element, saved_type[:-2], type[:-2], level + 1)
+        return f"list_transform({value}, lambda {element}: {cast})"
     cast = f"TRY_CAST({value} AS {type})"
-    if had == "VARCHAR" and type in ("FLOAT", "DOUBLE"):
-        # DuckDB reads a number that is too large as infinity (tried, 1.4 and 2.0).
+    if saved_type == "VARCHAR" and type in ("FLOAT", "DOUBLE"):
+        # DuckDB casts a number that is too large to infinity (tried, 1.4 and 2.0).
         return f"CASE WHEN NOT isinf({cast}) OR contains(lower({value}), 'inf') THEN {cast} END"
     return cast

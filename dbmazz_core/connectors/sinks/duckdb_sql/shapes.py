@@ -1,12 +1,12 @@
-"""Which columns a table has in DuckDB, by mode.
+"""Columns of the tables in DuckDB, by mode.
 
-| mode          | columns                                                                            |
-|---------------|------------------------------------------------------------------------------------|
-| `mirror`      | the table's own                                                                    |
-| `soft_delete` | the table's own, then `MARKS`                                                      |
-| `changelog`   | `CHANGE`, the table's own (the row after), the same with the prefix `OLD` (before) |
+| mode          | columns                                                                                     |
+|---------------|---------------------------------------------------------------------------------------------|
+| `mirror`      | the table's own                                                                             |
+| `soft_delete` | the table's own, then `MARKS`                                                               |
+| `changelog`   | `CHANGE`, the table's own (new row), the table's own with the prefix `OLD` (old row)        |
 
-Their names begin with `_dbmazz_`, which the names of a table's own columns must not.
+Names of dbmazz's columns begin with `_dbmazz_`; names of captured columns must not.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ from dbmazz_core.table_ref import TableRef
 
 SYNCED_AT = PREFIX + "synced_at"
 
-#: Column names and DuckDB's types.
+#: Column names and DuckDB's types, in the table's order.
 Columns = list[tuple[str, str]]
 
+#: dbmazz's columns in mode `soft_delete`.
 MARKS: Columns = [(DELETED, "BOOLEAN"), (COMMIT_LSN, "UBIGINT"), (COMMIT_TS, "TIMESTAMPTZ"), (SYNCED_AT, "TIMESTAMPTZ")]
+#: dbmazz's columns in mode `changelog`, in front of the table's own.
 CHANGE: Columns = [
     (OP, "VARCHAR"),
     (COMMIT_LSN, "UBIGINT"),
@@ -48,16 +50,15 @@ CHANGE: Columns = [
     (KNOWN_OLD, "VARCHAR[]"),
 ]
 
-#: Condition on a table, called `sql.TARGET`, for the rows that the source has; of a changelog all rows, for it keeps
-#: changes.
+#: Condition on the table `sql.TARGET` for the rows that the source has. A changelog holds changes; all of them count.
 LIVE = {Mode.MIRROR: "true", Mode.SOFT_DELETE: f"NOT {TARGET}.{DELETED}", Mode.CHANGELOG: "true"}
 
-#: DuckDB's own names of types that it also knows by a shorter one.
-_LONG_NAMES = {"TIMESTAMPTZ": "TIMESTAMP WITH TIME ZONE"}
+#: Names in DuckDB's catalog of types that also have a shorter name.
+_CATALOG_NAMES = {"TIMESTAMPTZ": "TIMESTAMP WITH TIME ZONE"}
 
 
 def columns(schema: TableSchema, mode: Mode) -> Columns:
-    """The columns of a table, in the order in which they are created."""
+    """Return the columns of a table in a mode, in the order in which they are created."""
     own = [(c.name, type_name(c.type)) for c in schema.columns]
     match mode:
         case Mode.MIRROR:
@@ -69,7 +70,7 @@ def columns(schema: TableSchema, mode: Mode) -> Columns:
 
 
 def read_columns(connection: duckdb.DuckDBPyConnection, table: TableRef) -> Columns:
-    """Return the columns that a table has now, in their order; none if it does not exist."""
+    """Return the columns that a table has now, in their order; an empty list if it does not exist."""
     return connection.execute(
         "SELECT column_name, data_type FROM information_schema.columns WHERE table_catalog = current_database() "
         "AND table_schema = ? AND table_name = ? ORDER BY ordinal_position",
@@ -78,7 +79,7 @@ def read_columns(connection: duckdb.DuckDBPyConnection, table: TableRef) -> Colu
 
 
 def read_all_columns(connection: duckdb.DuckDBPyConnection) -> dict[TableRef, Columns]:
-    """Return the columns that every table and view has now, in one read."""
+    """Return the columns that every table and view has now, from one query."""
     found: dict[TableRef, Columns] = {}
     for schema, table, column, type in connection.execute(
         "SELECT table_schema, table_name, column_name, data_type FROM information_schema.columns "
@@ -89,8 +90,12 @@ def read_all_columns(connection: duckdb.DuckDBPyConnection) -> dict[TableRef, Co
 
 
 def comparable(found: Columns) -> tuple[Columns, Columns]:
-    """A table's own columns in their order, and those of dbmazz in any order (a column that was added later comes
-    behind them), with types as `information_schema` spells them."""
-    spelled = [(name, _LONG_NAMES.get(type, type)) for name, type in found]
+    """Return columns in a form in which recorded and found columns are equal if the table did not change.
+
+    Returns:
+        The table's own columns in their order, and dbmazz's columns sorted: an added column comes after dbmazz's, so
+        their positions differ. Types have the names of `information_schema`.
+    """
+    spelled = [(name, _CATALOG_NAMES.get(type, type)) for name, type in found]
     own = [column for column in spelled if not column[0].startswith(PREFIX)]
     return own, sorted(column for column in spelled if column[0].startswith(PREFIX))

@@ -1,18 +1,18 @@
-"""Names in this sink's SQL, and running a statement that reads a frame.
+"""Aliases in this package's SQL, and functions that run a statement over a frame.
 
-No name of ours may stand for a column of the user's, nor the other way round, whatever the user's columns, tables and
-schemas are called. So, in every statement about a user's table:
+A name of dbmazz must never be resolved as a name of the user, nor the other way round, for all names of columns, tables
+and schemas. Every statement about a user's table therefore follows these rules:
 
-- Names of ours begin with `_dbmazz_`, as no column of the user's does (`names.conflicts`): aliases, marks, lambda
-  parameters. Columns of frames, and of what is made of them, are named by their places (`frame_columns`).
-- Every column is qualified by an alias, which is ours: `_dbmazz_t."id"` can be nothing but the table's column `id`, and
-  `_dbmazz_s.c0` nothing but the frame's first. Whether DuckDB takes an unqualified name for a column, an alias of the
-  same SELECT or a pseudo-column, and a qualifier for a table or a column with fields, depends on the columns there are.
-- The user's names are always quoted. There is no `*` beside a join, no USING, no GROUP BY ALL.
+- dbmazz's names begin with `_dbmazz_`, and a captured column must not (`names.name_conflicts`): aliases, marks, lambda
+  parameters. Columns of frames, and columns computed from them, are named by their places (`frame_columns`).
+- Every column is qualified by an alias of dbmazz: `_dbmazz_t."id"` can only be the column `id` of the table, and
+  `_dbmazz_s.c0` only the frame's first column. DuckDB resolves an unqualified name as a column, an alias of the same
+  SELECT or a pseudo-column, and a qualifier as a table or a column with fields, depending on the columns that exist.
+- The user's names are always quoted. Joins have no `*` and no USING; GROUP BY has no ALL.
 - A table is named by database, schema and name (`names.qualified`).
 
-One name breaks through: a column `rowid` hides the pseudo-column of that name, in whatever case it is written, also
-behind an alias (tried, 1.4 and 2.0). `Statements.row_id` knows.
+One name breaks these rules: a column `rowid`, in upper or lower case, hides the pseudo-column of that name, also behind
+an alias (tried, 1.4 and 2.0). `TableSql.row_id` handles it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,18 @@ import duckdb
 import numpy.typing as npt
 import pyarrow as pa
 
-#: Aliases of the user's table; of the frame in DuckDB's types; of the frame as it is; of what is made of them.
-TARGET, SOURCE, RAW, MADE = "_dbmazz_t", "_dbmazz_s", "_dbmazz_f", "_dbmazz_m"
-#: Number of a row of a frame.
+#: Alias of the user's table.
+TARGET = "_dbmazz_t"
+#: Alias of the frame with its values in DuckDB's types.
+SOURCE = "_dbmazz_s"
+#: Alias of the frame with its values in carrier dtypes.
+CARRIER = "_dbmazz_f"
+#: Alias of a derived table (a subquery in FROM) or temporary table that a statement computes from them.
+DERIVED = "_dbmazz_m"
+#: Column with the number of a frame's row.
 ROW = "_dbmazz_row"
-#: How statements read the frame: the name of a local variable of `query`. DuckDB looks for variables where it finds no
-#: table; in its own schema nobody can make one, but `main` may be the user's (tried, 1.4 and 2.0).
+#: The frame in FROM: a local variable of `query`. DuckDB looks for a Python variable if it finds no table of the name.
+#: The schema `system.main` cannot hold a user's table; `main` can be the user's (tried, 1.4 and 2.0).
 FRAME = "system.main._dbmazz_frame"
 
 
@@ -38,15 +44,15 @@ def query(
     frame: pa.Table | None = None,
     parameters: list[object] | None = None,
 ) -> list[tuple[Any, ...]]:
-    """Run a statement that reads `frame` as `FRAME`; all of its rows."""
-    # DuckDB finds it among the variables here. Registered, it would stay in memory until the transaction's end, and
-    # with it all pieces of a large one: dropped views do (tried, 1.4 and 2.0).
+    """Run a statement that reads `frame` as `FRAME`, and return all rows of its result."""
+    # DuckDB reads this local variable. A registered frame would stay in memory until the end of the transaction, with
+    # all frames of a large transaction: dropped views do (tried, 1.4 and 2.0).
     _dbmazz_frame = frame
-    # Read to the end: a result that is not blocks its connection (DuckDB 2.0).
+    # Fetch everything: an unread result blocks its connection (DuckDB 2.0).
     return connection.execute(sql, parameters).fetchall()
 
 
 def query_columns(connection: duckdb.DuckDBPyConnection, sql: str, frame: pa.Table) -> dict[str, npt.NDArray[Any]]:
-    """The same, by columns."""
+    """Run a statement that reads `frame` as `FRAME`, and return its result as one array per column."""
     _dbmazz_frame = frame
     return connection.execute(sql).fetchnumpy()

@@ -1,4 +1,4 @@
-"""A transaction of a DuckDB file: rows, shapes and checkpoint are committed together."""
+"""A transaction of a DuckDB file: it commits rows, schema changes, bookkeeping and checkpoint together."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dbmazz_core.connectors.sinks.duckdb_sql.apply import RowApplier, apply_effe
 from dbmazz_core.connectors.sinks.duckdb_sql.apply_changelog import ChangelogApplier
 from dbmazz_core.connectors.sinks.duckdb_sql.apply_mirror import MirrorApplier
 from dbmazz_core.connectors.sinks.duckdb_sql.apply_soft_delete import SoftDeleteApplier
-from dbmazz_core.connectors.sinks.duckdb_sql.compression import Compression
-from dbmazz_core.connectors.sinks.duckdb_sql.conflicts import has_additions, unknown_table
-from dbmazz_core.connectors.sinks.duckdb_sql.distinct import other_values
-from dbmazz_core.connectors.sinks.duckdb_sql.drift import Expected
+from dbmazz_core.connectors.sinks.duckdb_sql.compression import TextCompression
+from dbmazz_core.connectors.sinks.duckdb_sql.conflicts import has_indexes_or_constraints, unrecorded_table
+from dbmazz_core.connectors.sinks.duckdb_sql.drift import DriftCheck
 from dbmazz_core.connectors.sinks.duckdb_sql.failures import translated
-from dbmazz_core.connectors.sinks.duckdb_sql.names import conflicts, qualified, qualified_schema
+from dbmazz_core.connectors.sinks.duckdb_sql.names import name_conflicts, qualified, qualified_schema
+from dbmazz_core.connectors.sinks.duckdb_sql.other_values import other_values
 from dbmazz_core.connectors.sinks.duckdb_sql.ownership import verify_owner, verify_renames
 from dbmazz_core.connectors.sinks.duckdb_sql.statements import Statements
 from dbmazz_core.connectors.sinks.duckdb_sql.unrepresentable import missing, unrepresentable
@@ -35,43 +35,45 @@ from dbmazz_core.model.table_shape import TableShape
 from dbmazz_core.model.table_state import TableState
 from dbmazz_core.table_ref import TableRef, quote_identifier
 
-#: One checkpoint of the file a window, with the window's last commit, instead of one every 16 MB of WAL.
+#: Let DuckDB checkpoint the file once per window, at the window's last commit, instead of once per 16 MB of WAL.
 CHECKPOINT_SELDOM = "SET checkpoint_threshold = '1GB'"
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """An open DuckDB file, for a feed.
+    """An open DuckDB file with the tables of a feed.
 
     Attributes:
         connection: The connection.
-        path: How errors name the file.
-        feed: The feed whose tables these are (PostgreSQL: the slot).
-        compression: Chooses the compression of long texts.
+        path: The file, for messages.
+        feed: The feed that the tables belong to (PostgreSQL: the slot).
+        compression: Sets the compression of texts.
     """
 
     connection: duckdb.DuckDBPyConnection
     path: str
     feed: str
-    compression: Compression
+    compression: TextCompression
 
 
 class DuckDBTransaction:
     """Implements `dbmazz_core.model.sink.SinkTransaction`.
 
     Args:
-        destination: The file; no transaction is open.
-        create: Whether the bookkeeping has to be created, or brought to this version's layout.
-        ended: Called when the transaction has ended, with whether it was rolled back.
+        destination: The file, without an open transaction.
+        create: Whether to create the bookkeeping, or to migrate it to this version's layout.
+        on_end: Called when the transaction has ended, with whether it was rolled back.
+
+    Raises:
+        DestinationError: If DuckDB fails.
     """
 
-    def __init__(self, destination: Destination, *, create: bool, ended: Callable[[bool], None]) -> None:
+    def __init__(self, destination: Destination, *, create: bool, on_end: Callable[[bool], None]) -> None:
         self._destination = destination
         self._connection = destination.connection
-        self._ended = ended
+        self._on_end = on_end
         self._open = True
-        # Tables that the transaction has written to.
-        self._touched: set[TableRef] = set()
+        self._modified: set[TableRef] = set()
         with self._translated():
             self._connection.execute("BEGIN TRANSACTION")
             if create:
@@ -104,11 +106,9 @@ class DuckDBTransaction:
     def create_table(self, shape: TableShape, *, snapshot_lsn: Lsn, mode: Mode, complete: bool) -> Loader:
         """See `SinkTransaction.create_table`."""
         schema, table = shape.schema, shape.schema.table
-        columns = shapes.columns(schema, mode)
         _verify_names(schema)
-        self._touched.add(table)
-        statements = self._statements(schema)
-        marked: shapes.Columns | None = None
+        self._modified.add(table)
+        saved: shapes.Columns | None = None
         with self._translated():
             verify_owner(self._connection, table, self._destination.feed, self._destination.path)
             before = bookkeeping.read_state(self._connection, table)
@@ -121,35 +121,48 @@ class DuckDBTransaction:
                 mode=mode,
                 complete=complete,
             )
-            # Rows that are still bad come with the copy.
+            # The snapshot contains the rows that are in quarantine.
             bookkeeping.clear_quarantine(self._connection, table)
-            kept = bool(found) and before is not None and before.mode is mode and mode is not Mode.MIRROR
-            history = kept and mode is Mode.CHANGELOG
-            if history:
-                resnapshot.verify_later(statements, snapshot_lsn)
-            stays = history and shapes.comparable(found) == shapes.comparable(columns)
-            if not stays or has_additions(self._connection, table):
-                if kept:
-                    resnapshot.set_aside(self._connection, table)
-                self._replace(table, columns)
-                if history:
-                    resnapshot.carry_history(statements, found)
-                    resnapshot.forget(self._connection)
-            if history:
-                ChangelogApplier(statements, snapshot_lsn).empty()
-            elif kept:
-                marked = found
-        return Loader(self, schema, snapshot_lsn, marked)
+            same_mode = bool(found) and before is not None and before.mode is mode
+            if same_mode and mode is Mode.CHANGELOG:
+                self._continue_changelog(schema, found, snapshot_lsn)
+            else:
+                if same_mode and mode is Mode.SOFT_DELETE:
+                    resnapshot.save_table(self._connection, table)
+                    saved = found
+                self._replace(table, shapes.columns(schema, mode))
+        return Loader(self, schema, snapshot_lsn, saved)
+
+    def _continue_changelog(self, schema: TableSchema, found: shapes.Columns, snapshot_lsn: Lsn) -> None:
+        """Append a TRUNCATE to a changelog that is re-snapshotted; create it again first if its shape differs.
+
+        Args:
+            schema: The table.
+            found: The columns that the changelog has.
+            snapshot_lsn: LSN of the snapshot.
+
+        Raises:
+            DestinationConflict: If the changelog holds changes after the snapshot.
+        """
+        table, statements, columns = schema.table, self._statements(schema), shapes.columns(schema, Mode.CHANGELOG)
+        resnapshot.verify_snapshot_is_later(statements, snapshot_lsn)
+        same_columns = shapes.comparable(found) == shapes.comparable(columns)
+        if not same_columns or has_indexes_or_constraints(self._connection, table):
+            resnapshot.save_table(self._connection, table)
+            self._replace(table, columns)
+            resnapshot.restore_changes(statements, found)
+            resnapshot.drop_saved(self._connection)
+        ChangelogApplier(statements, snapshot_lsn).append_truncate()
 
     def evolve(self, event: SchemaEvent) -> bool:
         """See `SinkTransaction.evolve`."""
         if any(action is SchemaAction.APPLY for _, action in event.steps):
-            if event.table in self._touched and not ALTERS_MODIFIED_TABLES:
+            if event.table in self._modified and not ALTERS_MODIFIED_TABLES:
                 return False
             _verify_names(event.schema)
         with self._translated():
             if alter(self._connection, self._destination.path, event, self._state(event.table).mode):
-                self._touched.add(event.table)
+                self._modified.add(event.table)
             bookkeeping.write_shape(self._connection, event.shape)
             entries = [(step.kind.value, str(step), action.value) for step, action in event.steps]
             self._write_history(event.schema, event.commit_lsn, event.xid, entries)
@@ -168,21 +181,21 @@ class DuckDBTransaction:
         """See `SinkTransaction.apply`."""
         applier, statements = self.applier(effect.schema)
         if isinstance(applier, ChangelogApplier):
-            raise TypeError(f"{effect.schema.table} is a changelog: its changes are appended")
+            raise TypeError(f"{effect.schema.table} is a changelog; use append_changes")
         for frame in (effect.appends, effect.upserts, *(update.frame for update in effect.updates)):
             if frame is not None:
-                self._destination.compression.look(frame)
+                self._destination.compression.observe(frame)
         apply_effect(effect, applier, statements)
-        self._touched.add(effect.schema.table)
+        self._modified.add(effect.schema.table)
 
     def append_changes(self, schema: TableSchema, changes: pl.DataFrame) -> None:
         """See `SinkTransaction.append_changes`."""
         applier, _ = self.applier(schema)
         if not isinstance(applier, ChangelogApplier):
-            raise TypeError(f"{schema.table} is no changelog: the net effect of its changes is applied")
-        self._destination.compression.look(changes)
+            raise TypeError(f"{schema.table} is not a changelog; use apply")
+        self._destination.compression.observe(changes)
         applier.append(changes)
-        self._touched.add(schema.table)
+        self._modified.add(schema.table)
 
     def unrepresentable(self, schema: TableSchema, frame: pl.DataFrame) -> pl.DataFrame:
         """See `SinkTransaction.unrepresentable`."""
@@ -197,7 +210,7 @@ class DuckDBTransaction:
     def missing(self, schema: TableSchema, keys: pl.DataFrame) -> pl.Series:
         """See `SinkTransaction.missing`."""
         with self._translated():
-            return missing(self._connection, self._statements(schema), keys, self._state(schema.table))
+            return missing(self._connection, self._statements(schema).sql, keys, self._state(schema.table))
 
     def quarantine(self, table: TableRef, rows: pl.DataFrame) -> None:
         """See `SinkTransaction.quarantine`."""
@@ -212,13 +225,14 @@ class DuckDBTransaction:
             if checkpoint is not None:
                 bookkeeping.write_checkpoint(self._connection, checkpoint)
             if last:
-                # Closing would write it from the WAL into the file right afterwards: everything twice.
+                # Let COMMIT write the data to the file. Otherwise COMMIT writes it to the WAL, and closing the file
+                # writes it again.
                 self._connection.execute("SET checkpoint_threshold = '0B'")
-            self._open = False  # also if the commit fails
+            self._open = False  # even if COMMIT fails
             try:
                 self._connection.execute("COMMIT")
             finally:
-                self._ended(False)
+                self._on_end(False)
             self._connection.execute(CHECKPOINT_SELDOM)
 
     def rollback(self) -> None:
@@ -226,41 +240,45 @@ class DuckDBTransaction:
         if not self._open:
             return
         self._open = False
-        self._ended(True)
+        self._on_end(True)
         with self._translated():
             try:
                 self._connection.execute("ROLLBACK")
             except duckdb.FatalException:
-                return  # nothing more can be done with the file until it is opened anew, and nothing was committed
+                return  # DuckDB invalidated the database until it is opened again; nothing was committed
 
     # -- parts
 
     def applier(self, schema: TableSchema) -> tuple[RowApplier | ChangelogApplier, Statements]:
-        """Return the writer of a table, by its mode."""
+        """Return the applier of a table for its mode, and the applier's statements."""
+        # Read the state each time: the first row in quarantine makes the table incomplete.
         state = self._state(schema.table)
         statements = self._statements(schema)
-        # Asked each time: the first row that goes to quarantine makes its table incomplete.
-        untouched = schema.table not in self._touched
         lsn = state.snapshot_lsn or Lsn(0)
-        expected = Expected(state.complete, untouched, shapes.LIVE[state.mode])
+        drift = DriftCheck(state.complete, schema.table not in self._modified, shapes.LIVE[state.mode])
         match state.mode:
             case Mode.MIRROR:
-                return MirrorApplier(statements, expected), statements
+                return MirrorApplier(statements, drift), statements
             case Mode.SOFT_DELETE:
-                return SoftDeleteApplier(statements, expected, lsn), statements
+                return SoftDeleteApplier(statements, drift, lsn), statements
             case Mode.CHANGELOG:
                 return ChangelogApplier(statements, lsn), statements
 
     def load(self, schema: TableSchema, rows: pl.DataFrame) -> None:
-        """Append whole rows to a table that is being copied."""
-        self._destination.compression.look(rows)
-        self.applier(schema)[0].copy(rows)
+        """Insert rows of a snapshot into a table.
 
-    def carry_marked(self, schema: TableSchema, before: shapes.Columns, snapshot_lsn: Lsn) -> None:
-        """Carry rows that are marked as deleted over from the table that a copy has replaced."""
+        Raises:
+            BadValue: If DuckDB's type cannot hold a value.
+            DestinationError: If DuckDB fails.
+        """
+        self._destination.compression.observe(rows)
+        self.applier(schema)[0].insert_snapshot(rows)
+
+    def restore_deleted_rows(self, schema: TableSchema, saved: shapes.Columns, snapshot_lsn: Lsn) -> None:
+        """Insert the deleted rows of the table that a re-snapshot replaced; see `resnapshot.restore_deleted_rows`."""
         with self._translated():
-            resnapshot.carry_marked(self._statements(schema), before, snapshot_lsn)
-            resnapshot.forget(self._connection)
+            resnapshot.restore_deleted_rows(self._statements(schema), saved, snapshot_lsn)
+            resnapshot.drop_saved(self._connection)
 
     def _statements(self, schema: TableSchema) -> Statements:
         return Statements(self._connection, self._destination.path, schema)
@@ -269,7 +287,7 @@ class DuckDBTransaction:
         with self._translated():
             state = bookkeeping.read_state(self._connection, table)
         if state is None:
-            raise unknown_table(table, self._destination.path)
+            raise unrecorded_table(table, self._destination.path)
         return state
 
     def _write_history(
@@ -279,9 +297,10 @@ class DuckDBTransaction:
         bookkeeping.write_history(self._connection, schema, slot=slot, commit_lsn=commit_lsn, xid=xid, entries=entries)
 
     def _replace(self, table: TableRef, columns: shapes.Columns) -> None:
-        listed = ", ".join(f"{quote_identifier(name)} {type}" for name, type in columns)
+        """Create a table, or replace it, without rows."""
+        definitions = ", ".join(f"{quote_identifier(name)} {type}" for name, type in columns)
         self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {qualified_schema(self._connection, table.schema)}")
-        self._connection.execute(f"CREATE OR REPLACE TABLE {qualified(self._connection, table)} ({listed})")
+        self._connection.execute(f"CREATE OR REPLACE TABLE {qualified(self._connection, table)} ({definitions})")
 
     def _translated(self) -> AbstractContextManager[None]:
         return translated(self._destination.path)
@@ -293,17 +312,17 @@ class Loader:
     Args:
         transaction: The transaction that has created the table.
         schema: The table.
-        snapshot_lsn: The snapshot's.
-        marked: The columns of the replaced table whose rows that are marked as deleted stay; None: there are none.
+        snapshot_lsn: LSN of the snapshot.
+        saved: Columns of the replaced table whose deleted rows `finish` restores; None: it restores no rows.
     """
 
     def __init__(
-        self, transaction: DuckDBTransaction, schema: TableSchema, snapshot_lsn: Lsn, marked: shapes.Columns | None
+        self, transaction: DuckDBTransaction, schema: TableSchema, snapshot_lsn: Lsn, saved: shapes.Columns | None
     ) -> None:
         self._transaction = transaction
         self._schema = schema
         self._snapshot_lsn = snapshot_lsn
-        self._marked = marked
+        self._saved = saved
 
     def append(self, rows: pl.DataFrame) -> None:
         """See `dbmazz_core.model.sink.Loader.append`."""
@@ -311,10 +330,11 @@ class Loader:
 
     def finish(self) -> None:
         """See `dbmazz_core.model.sink.Loader.finish`."""
-        if self._marked is not None:
-            self._transaction.carry_marked(self._schema, self._marked, self._snapshot_lsn)
+        if self._saved is not None:
+            self._transaction.restore_deleted_rows(self._schema, self._saved, self._snapshot_lsn)
 
 
 def _verify_names(schema: TableSchema) -> None:
-    for conflict in conflicts({schema.table: schema.names}):
+    """Raise DestinationConflict for the first name that DuckDB does not distinguish or reserves."""
+    for conflict in name_conflicts({schema.table: schema.names}):
         raise conflict

@@ -1,7 +1,7 @@
-"""From carrier dtypes to DuckDB's types.
+"""Convert values from carrier dtypes to DuckDB's types.
 
-What carriers hold as text DuckDB casts, inside lists too; the few texts that it would read wrongly, or not at all, are
-written in its own way first.
+DuckDB casts values that their carrier holds as text, also in lists. `arrow_table` first rewrites the few texts that
+DuckDB reads wrongly or not at all.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from dbmazz_core.model.frame_columns import old_column, origin_column, value_col
 from dbmazz_core.model.schema import TableSchema
 
 _DATES = (Kind.DATE, Kind.TIMESTAMP, Kind.TIMESTAMPTZ)
-#: PostgreSQL puts BC at the end, DuckDB in brackets behind the date. Left as it is, DuckDB 1.4 reads the date, and
-#: DuckDB 2.0 the timestamp, as one of our era without a word (tried).
+#: PostgreSQL writes BC at the end, DuckDB "(BC)" after the date. Without the rewrite, DuckDB 1.4 reads such a date, and
+#: DuckDB 2.0 such a timestamp, as AD without an error (tried).
 _BC = r"^(\S+)(.*) BC$"
 _BC_FOR_DUCKDB = "${1} (BC)${2}"
-#: Behind a negative part PostgreSQL writes a plus, which DuckDB does not read; DuckDB 1.4 reads no more than some
-#: million hours of a clock, but any number of hours by that name (tried).
-_LONG_CLOCK = r"(-?)(\d{5,}):(\d\d):(\d\d(?:\.\d+)?)"
-_LONG_CLOCK_FOR_DUCKDB = "${1}${2} hours ${1}${3} minutes ${1}${4} seconds"
+#: PostgreSQL writes a plus sign after a negative part of an interval; DuckDB does not accept it. DuckDB 1.4 accepts at
+#: most some million hours in the form hh:mm:ss, but any number as "N hours" (tried).
+_MANY_HOURS = r"(-?)(\d{5,}):(\d\d):(\d\d(?:\.\d+)?)"
+_MANY_HOURS_FOR_DUCKDB = "${1}${2} hours ${1}${3} minutes ${1}${4} seconds"
 
-#: Types whose carrier is text that DuckDB casts; all others arrive as they are.
+#: Kinds whose carrier is text that DuckDB casts; the carrier of every other kind needs no cast.
 _CAST = (
     Kind.DECIMAL,
     Kind.JSON,
@@ -36,93 +36,113 @@ _CAST = (
     Kind.TIMESTAMPTZ,
     Kind.INTERVAL,
 )
-#: DuckDB's own names of types that it also knows by a shorter one.
-_LONG_NAMES = {Kind.TIMESTAMPTZ: "TIMESTAMP WITH TIME ZONE", Kind.TIMETZ: "TIME WITH TIME ZONE"}
+#: Names in DuckDB's catalog of types that also have a shorter name.
+_CATALOG_NAMES = {Kind.TIMESTAMPTZ: "TIMESTAMP WITH TIME ZONE", Kind.TIMETZ: "TIME WITH TIME ZONE"}
 
 
 def arrow_table(schema: TableSchema, frame: pl.DataFrame) -> pa.Table:
-    """The frame as Arrow, sharing its memory, with dates and intervals written so that DuckDB reads them."""
+    """Return the frame as Arrow with dates and intervals in a form that DuckDB reads.
+
+    Columns without a rewritten value share the frame's memory.
+
+    Args:
+        schema: The table.
+        frame: Columns in carrier dtypes, named by `value_column`, `origin_column` and `old_column`; others stay.
+    """
     types = {
         name(place): column.type
         for name in (value_column, origin_column, old_column)
         for place, column in enumerate(schema.columns)
     }
-    fixed = [
+    rewritten = [
         _rewritten(pl.col(series.name), types[series.name])
         for series in frame
         if series.name in types and _needs_rewriting(series, types[series.name])
     ]
-    return frame.with_columns(fixed).to_arrow(compat_level=pl.CompatLevel.newest())
+    return frame.with_columns(rewritten).to_arrow(compat_level=pl.CompatLevel.newest())
 
 
 def _needs_rewriting(values: pl.Series, type: DataType) -> bool:
+    """Return whether DuckDB would misread a text in the column, or in its lists."""
     if type.leaf.kind not in (*_DATES, Kind.INTERVAL):
         return False
     for _ in range(type.depth):
         values = values.explode()
     if type.leaf.kind is Kind.INTERVAL:
-        return bool((values.str.contains("+", literal=True) | values.str.contains(_LONG_CLOCK)).any())
+        return bool((values.str.contains("+", literal=True) | values.str.contains(_MANY_HOURS)).any())
     return bool(values.str.ends_with(" BC").any())
 
 
 def _rewritten(values: pl.Expr, type: DataType) -> pl.Expr:
+    """Return the column's texts, or the texts in its lists, in a form that DuckDB reads."""
     if type.element is not None:
         return values.list.eval(_rewritten(pl.element(), type.element))
     if type.kind is Kind.INTERVAL:
-        return values.str.replace_all("+", "", literal=True).str.replace(_LONG_CLOCK, _LONG_CLOCK_FOR_DUCKDB)
+        return values.str.replace_all("+", "", literal=True).str.replace(_MANY_HOURS, _MANY_HOURS_FOR_DUCKDB)
     return values.str.replace(_BC, _BC_FOR_DUCKDB)
 
 
 def type_name(type: DataType) -> str:
-    """The type as DuckDB's catalog spells it.
+    """Return the type's name in DuckDB's catalog.
 
     >>> type_name(DataType.list_of(DataType(Kind.TIMESTAMPTZ)))
     'TIMESTAMP WITH TIME ZONE[]'
     """
     if type.element is not None:
         return f"{type_name(type.element)}[]"
-    return _LONG_NAMES.get(type.kind, type.duckdb)
+    return _CATALOG_NAMES.get(type.kind, type.duckdb)
 
 
 def needs_cast(type: DataType) -> bool:
-    """Whether DuckDB casts the carrier's text, or that of a list's elements."""
+    """Return whether DuckDB must cast the carrier's text, or the texts of a list."""
     return type.leaf.kind in _CAST
 
 
-def expression(column: str, type: DataType) -> str:
-    """SQL for the value of a frame's column in DuckDB's type.
+def cast_expression(column: str, type: DataType) -> str:
+    """Return SQL that converts a value from its carrier dtype to DuckDB's type.
 
     Args:
-        column: SQL for the column.
-        type: Of the value.
+        column: SQL for the column of the frame.
+        type: The value's type.
     """
     if type.leaf.kind is Kind.MAP:
-        return _maps(column, type, 0)
+        return _map_expression(column, type, 0)
     return f"CAST({column} AS {type.duckdb})" if needs_cast(type) else column
 
 
-def _maps(value: str, type: DataType, level: int) -> str:
+def _map_expression(value: str, type: DataType, level: int) -> str:
+    """Return SQL that converts a carrier's list of entries, or lists of them, to MAP; `level`: lambdas around it."""
     if type.element is None:
         return f"map_from_entries({value})"
     element = f"_dbmazz_e{level}"
-    return f"list_transform({value}, lambda {element}: {_maps(element, type.element, level + 1)})"
+    return f"list_transform({value}, lambda {element}: {_map_expression(element, type.element, level + 1)})"
 
 
-def misfit(value: str, type: DataType) -> str:
-    """SQL for the text within `value` that DuckDB's type cannot hold, NULL if there is none; for `needs_cast` types."""
+def unrepresentable_text(value: str, type: DataType) -> str:
+    """Return SQL for the first text in `value` that DuckDB's type cannot hold, NULL if it holds all.
+
+    Args:
+        value: SQL for a carrier's text, or lists of texts.
+        type: The value's type; `needs_cast` is true.
+    """
     leaf = type.leaf.duckdb
     if not type.depth:
         return f"CASE WHEN TRY_CAST({value} AS {leaf}) IS NULL THEN {value} END"
     for _ in range(type.depth - 1):
         value = f"flatten({value})"
-    is_misfit = f"_dbmazz_e IS NOT NULL AND TRY_CAST(_dbmazz_e AS {leaf}) IS NULL"
-    return f"list_filter({value}, lambda _dbmazz_e: {is_misfit})[1]"
+    cannot_cast = f"_dbmazz_e IS NOT NULL AND TRY_CAST(_dbmazz_e AS {leaf}) IS NULL"
+    return f"list_filter({value}, lambda _dbmazz_e: {cannot_cast})[1]"
 
 
-def alike(left: str, right: str, type: DataType) -> str | None:
-    """SQL for whether two equal values are the same in writing, too; None where they always are.
+def same_text(left: str, right: str, type: DataType) -> str | None:
+    """Return SQL for whether two equal values also have the same text; None if equal values of the type always have.
 
-    To DuckDB, as to PostgreSQL, 0 equals -0 and a month equals 30 days.
+    In DuckDB, as in PostgreSQL, 0 equals -0 and a month equals 30 days.
+
+    Args:
+        left: SQL for a value.
+        right: SQL for the value to compare.
+        type: The type of both.
     """
     kind = type.leaf.kind
     if kind not in (Kind.FLOAT32, Kind.FLOAT64, Kind.INTERVAL):

@@ -1,4 +1,4 @@
-"""Which texts a column holds besides the ones that are known."""
+"""Find texts in a column that are not among known texts, such as labels of an enum."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import duckdb
 
 from dbmazz_core.connectors.sinks.duckdb_sql.names import qualified
 from dbmazz_core.connectors.sinks.duckdb_sql.shapes import LIVE
-from dbmazz_core.connectors.sinks.duckdb_sql.sql import MADE, TARGET, query
+from dbmazz_core.connectors.sinks.duckdb_sql.sql import DERIVED, TARGET, query
 from dbmazz_core.model.frame_columns import COMMIT_LSN, OLD, value_column
 from dbmazz_core.model.policies import Mode
 from dbmazz_core.model.schema import TableSchema
@@ -31,10 +31,10 @@ def other_values(
             value = f"flatten({value})"
         value = f"unnest({value})" if type.depth else value
         parts.append(f"SELECT {value} AS {value_column(0)} FROM {table} AS {TARGET} WHERE {where}")
-    held = f"{MADE}.{value_column(0)}"
+    held = f"{DERIVED}.{value_column(0)}"
     rows = query(
         connection,
-        f"SELECT DISTINCT {held} FROM ({' UNION ALL '.join(parts)}) AS {MADE} "
+        f"SELECT DISTINCT {held} FROM ({' UNION ALL '.join(parts)}) AS {DERIVED} "
         f"WHERE {held} IS NOT NULL AND NOT list_contains(?::VARCHAR[], {held})",
         parameters=[list(known)],
     )
