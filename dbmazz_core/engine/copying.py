@@ -179,7 +179,7 @@ class Copying:
                 self._verify_not_stopped()
                 frame, count = copied.frame, 0
                 if quarantine is not None:
-                    frame, count = quarantine.copied(table.schema, copied, snapshot.lsn)
+                    frame, count = quarantine.separate_copied_rows(table.schema, copied, snapshot.lsn)
                 bad += count
                 loader.append(frame)
                 rows += len(frame)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from dbmazz_core.engine.destination_schema import conform
+from dbmazz_core.engine.destination_schema import with_destination_columns
 from dbmazz_core.errors import SchemaChanged
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.batch import ChangeBatch
@@ -69,7 +69,7 @@ class SchemaFollower:
             explained = self.source.explain(self.shapes[event.table], event)
             return self._follow(event.table, explained, event.commit_lsn, event.xid)
         if isinstance(event, ChangeBatch):
-            return [conform(event, self.shapes[event.table])]
+            return [with_destination_columns(event, self.shapes[event.table])]
         self.truncated[event.table] = event.position.xid
         return [event]
 

@@ -156,7 +156,7 @@ class SchemaEvent:
         table: The table.
         steps: Changes of the destination's columns, in this order, each with the action that the policy chose.
         shape: The destination's table from here on.
-        copy_anew: Why the table must be re-snapshotted instead; None if it need not.
+        resnapshot: Why the table must be re-snapshotted instead; None if it need not.
         commit_lsn, xid: Of the transaction; 0 where it is not known.
         labels: Enums that got labels. If the destination's values leave doubt, the table must be re-snapshotted.
     """
@@ -164,7 +164,7 @@ class SchemaEvent:
     table: TableRef
     steps: tuple[tuple[SchemaStep, SchemaAction], ...]
     shape: TableShape
-    copy_anew: str | None
+    resnapshot: str | None
     commit_lsn: Lsn
     xid: int
     labels: tuple[NewLabels, ...] = ()
