@@ -1,4 +1,4 @@
-"""From the checkpoint to the server's position: a window over one stream, or over several where the source needs it."""
+"""Follow the source from the checkpoint to its current position, with as many streams as the source needs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dbmazz_core.table_ref import TableRef
 
 @dataclass(slots=True)
 class Capture:
-    """Follows the stream into tables that are all copied.
+    """Captures changes of tables whose copies are complete.
 
     Attributes:
         settings: All settings.
@@ -46,21 +46,21 @@ class Capture:
         """Apply the transactions that committed since the checkpoint.
 
         Raises:
-            DbmazzError: Flushes that were committed before stay; later changes come again.
+            DbmazzError: Committed flushes stay. Later changes come again in the next window.
         """
         result, more = self._window(checkpoint, self.sink.read(), self.limits)
         while more and result.stop_reason is StopReason.CAUGHT_UP and not result.copy_anew:
             recorded = self.sink.read()
             assert recorded.checkpoint is not None
-            later, more = self._window(recorded.checkpoint, recorded, _left(self.limits, result))
+            later, more = self._window(recorded.checkpoint, recorded, _remaining(self.limits, result))
             result.extend(later)
         return result
 
     def _window(self, checkpoint: Checkpoint, recorded: Recorded, limits: WindowLimits) -> tuple[WindowResult, bool]:
-        """Run one window; return its result, and whether another stream follows behind its bound."""
+        """Run one window; return its result, and whether another stream follows after its bound."""
         settings, source = self.settings, self.source
         states = recorded.states
-        # The window passes over the changes of tables that are not configured any more.
+        # The window does not apply changes of tables that are no longer configured.
         left_out = [ref for ref, state in states.items() if ref not in self.tables and state.state != "snapshotting"]
         if left_out:
             with self.sink.begin() as transaction:
@@ -101,15 +101,15 @@ class Capture:
 
 
 def quarantined_tables(settings: Settings) -> Callable[[TableRef], bool] | None:
-    """Return which tables' rows with bad values go to quarantine; None: bad values stop everything."""
+    """Return a function that tells whether rows of a table with bad values go to quarantine; None if no table's do."""
     policy = settings.tables.on_bad_value
     if BadValuePolicy.QUARANTINE not in (policy.default, *(value for _, value in policy.exceptions)):
         return None
     return lambda table: policy.of(table) is BadValuePolicy.QUARANTINE
 
 
-def _left(limits: WindowLimits, result: WindowResult) -> WindowLimits:
-    """Return what a window leaves of the limits to the next one."""
+def _remaining(limits: WindowLimits, result: WindowResult) -> WindowLimits:
+    """Return the limits of the next window, after a window with this result."""
     changes, size, seconds = limits.max_changes, limits.max_bytes, limits.max_seconds
     return WindowLimits(
         max_changes=None if changes is None else max(changes - result.changes, 0),
