@@ -172,8 +172,7 @@ class ChangeBatch:
         return pl.DataFrame([series.alias(name) for name, series in parts.items()])
 
     def typed(self) -> pl.DataFrame:
-        """Return the new images of inserts and updates, in order, with the natural dtypes of polars (`Datetime`,
-        `Decimal`).
+        """Return the new images of inserts and updates, in order, with natural dtypes (`Datetime`, `Decimal`).
 
         Raises:
             BadValue: A value does not fit the natural dtype: infinite or very distant dates, `24:00:00`, NaN decimals.

@@ -99,9 +99,8 @@ def _boolean(text: str) -> bool:
 
 def _float(text: str) -> float:
     value = float(text)
-    if isinf(value) and not text.endswith(
-        "y"
-    ):  # not `Infinity` or `-Infinity`: the number is beyond the range of a double
+    if isinf(value) and not text.endswith("y"):
+        # The text is neither `Infinity` nor `-Infinity`: its number is beyond the range of a double.
         raise ValueError(text)
     return value
 
