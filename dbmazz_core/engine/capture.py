@@ -80,7 +80,7 @@ class Capture:
         )
         bound = source.bound(checkpoint.lsn, followed)
         quarantined = quarantined_tables(settings)
-        stream = source.stream(checkpoint.lsn, bound, followed, lenient=quarantined)
+        stream = source.stream(checkpoint.lsn, bound, followed, keep_unreadable=quarantined)
         window = Window(
             stream,
             self.sink,

@@ -170,13 +170,13 @@ class Copying:
         ref = table.table
         reported, rows, bad = time.monotonic(), 0, 0
         applies_to = quarantined_tables(self.settings)
-        lenient = applies_to is not None and applies_to(ref)
+        keep_unreadable = applies_to is not None and applies_to(ref)
         total = max(self.tables[ref].estimated_rows, 0)
         self.progress(Progress("snapshot", ref, 0, total))
         with self.sink.begin() as transaction:
             loader = self._create(transaction, table, snapshot.lsn)
-            quarantine = Quarantine(transaction, applies_to) if applies_to is not None and lenient else None
-            for copied in snapshot.rows(ref, lenient=lenient):
+            quarantine = Quarantine(transaction, applies_to) if applies_to is not None and keep_unreadable else None
+            for copied in snapshot.rows(ref, keep_unreadable=keep_unreadable):
                 self._verify_not_stopped()
                 frame, count = copied.frame, 0
                 if quarantine is not None:

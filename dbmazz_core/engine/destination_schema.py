@@ -66,7 +66,7 @@ class _DestinationImages:
     def values(self, column: int) -> pl.Series:
         """See `RowImages.values`."""
         values, failed = self._cast(column)
-        if failed is not None and not self.lenient:
+        if failed is not None and not self.keep_unreadable:
             at = int(failed.argmax())
             raise UnreadableText(column, at, str(self.images.values(self.places[column] or 0)[at]))
         return values
@@ -98,9 +98,9 @@ class _DestinationImages:
         return self.unknown_if_dropped if self.unknown_if_dropped.any() else None
 
     @property
-    def lenient(self) -> bool:
-        """See `RowImages.lenient`."""
-        return self.images.lenient
+    def keep_unreadable(self) -> bool:
+        """See `RowImages.keep_unreadable`."""
+        return self.images.keep_unreadable
 
     def unreadable(self, column: int) -> Mask | None:
         """See `RowImages.unreadable`."""

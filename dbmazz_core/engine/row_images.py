@@ -42,9 +42,9 @@ class GatheredImages:
         return self._gathered_mask(lambda part: part.unknown(column))
 
     @property
-    def lenient(self) -> bool:
-        """See `RowImages.lenient`."""
-        return all(part.lenient for part in self._parts)
+    def keep_unreadable(self) -> bool:
+        """See `RowImages.keep_unreadable`."""
+        return all(part.keep_unreadable for part in self._parts)
 
     def unreadable(self, column: int) -> Mask | None:
         """See `RowImages.unreadable`."""
@@ -105,9 +105,9 @@ class KeyOnlyImages:
         return self._mask_of_whole_images(column, self._images.unknown(column))
 
     @property
-    def lenient(self) -> bool:
-        """See `RowImages.lenient`."""
-        return self._images.lenient
+    def keep_unreadable(self) -> bool:
+        """See `RowImages.keep_unreadable`."""
+        return self._images.keep_unreadable
 
     def unreadable(self, column: int) -> Mask | None:
         """See `RowImages.unreadable`."""
@@ -166,9 +166,9 @@ class FilledImages:
         return rest if rest.any() else None
 
     @property
-    def lenient(self) -> bool:
-        """See `RowImages.lenient`."""
-        return self._images.lenient and self._old.lenient
+    def keep_unreadable(self) -> bool:
+        """See `RowImages.keep_unreadable`."""
+        return self._images.keep_unreadable and self._old.keep_unreadable
 
     def unreadable(self, column: int) -> Mask | None:
         """See `RowImages.unreadable`."""

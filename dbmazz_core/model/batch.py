@@ -57,8 +57,8 @@ class RowImages(Protocol):
         Unknown values are null; `unknown` distinguishes them from NULL.
 
         Raises:
-            UnreadableText: A text is no value of the column's type, and `lenient` is false. If it is true, the value is
-                null, and `unreadable` tells where.
+            UnreadableText: A text is no value of the column's type, and `keep_unreadable` is false. If it is true, the
+                value is null, and `unreadable` tells where.
         """
 
     def take(self, places: Indexes) -> RowImages:
@@ -68,7 +68,7 @@ class RowImages(Protocol):
         """Return whether a value was not sent, shape (k,); None if all values were sent."""
 
     @property
-    def lenient(self) -> bool:
+    def keep_unreadable(self) -> bool:
         """Whether unreadable texts are kept (`ON_BAD_VALUE=quarantine`) instead of raising UnreadableText."""
 
     def unreadable(self, column: int) -> Mask | None:
@@ -77,7 +77,7 @@ class RowImages(Protocol):
     def texts(self, column: int) -> pl.Series:
         """Return PostgreSQL's texts of a column (String), masked like the values; null for NULL and unsent values.
 
-        Only if `lenient`. Bytes that are not UTF-8 are written as `\\xff`.
+        Only if `keep_unreadable`. Bytes that are not UTF-8 are written as `\\xff`.
         """
 
 

@@ -128,13 +128,13 @@ class Snapshot(Protocol):
     def table(self, table: TableRef) -> SourceTable | None:
         """Return a table; None if the table was dropped, or its publication changed, since `Source.snapshot`."""
 
-    def rows(self, table: TableRef, *, lenient: bool) -> Iterator[CopiedRows]:
+    def rows(self, table: TableRef, *, keep_unreadable: bool) -> Iterator[CopiedRows]:
         """Yield all rows of a table that are captured, in any order.
 
         Args:
             table: The table.
-            lenient: Whether texts that are no values of their column's type are yielded (`CopiedRows.unreadable`);
-                otherwise they raise BadValue.
+            keep_unreadable: Whether texts that are no values of their column's type are yielded
+                (`CopiedRows.unreadable`); otherwise they raise BadValue.
         """
 
     def is_unaltered(self, table: TableRef) -> bool:
@@ -236,7 +236,7 @@ class Source(Protocol):
         bound: Bound,
         followed: Mapping[TableRef, FollowedTable],
         *,
-        lenient: Callable[[TableRef], bool] | None,
+        keep_unreadable: Callable[[TableRef], bool] | None,
     ) -> ChangeStream:
         """Stream transactions that committed at or after `start`.
 
@@ -244,8 +244,8 @@ class Source(Protocol):
             start: The checkpoint.
             bound: The end of the stream.
             followed: The captured tables.
-            lenient: Returns whether change batches of a table are lenient, see `RowImages.lenient`; None: no table's
-                are.
+            keep_unreadable: Returns whether change batches of a table are keep_unreadable, see
+                `RowImages.keep_unreadable`; None: no table's are.
 
         Raises:
             SlotAheadOfCheckpoint: The feed was confirmed beyond `start`: changes in between are gone.
