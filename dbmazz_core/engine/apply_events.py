@@ -223,5 +223,5 @@ class EventApplier:
 
 
 def _identification(change: ChangeBatch | Truncation) -> tuple[object, ...] | None:
-    """Return what changes that are compacted together have in common: key and columns; None for a TRUNCATE."""
+    """Return key and columns, which are equal for changes that are compacted together; None for a TRUNCATE."""
     return (change.schema.key, change.schema.columns) if isinstance(change, ChangeBatch) else None

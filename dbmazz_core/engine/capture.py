@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from threading import Event
 
@@ -16,6 +16,7 @@ from dbmazz_core.model.policies import BadValuePolicy, Mode
 from dbmazz_core.model.recorded import Recorded
 from dbmazz_core.model.sink import Sink
 from dbmazz_core.model.source import FollowedTable, Source
+from dbmazz_core.model.table_state import TableState
 from dbmazz_core.settings.config import Settings, WindowLimits
 from dbmazz_core.table_ref import TableRef
 
@@ -60,12 +61,7 @@ class Capture:
         """Run one window; return its result, and whether another stream follows after its bound."""
         settings, source = self.settings, self.source
         states = recorded.states
-        # The window does not apply changes of tables that are no longer configured.
-        left_out = [ref for ref, state in states.items() if ref not in self.tables and state.state != "snapshotting"]
-        if left_out:
-            with self.sink.begin() as transaction:
-                transaction.mark_incomplete(left_out)
-                transaction.commit()
+        self._mark_left_out(states)
         captured = {ref: recorded.tables[ref] for ref in self.tables if ref in states}
         for table in captured.values():
             table.verify_unaltered()
@@ -98,6 +94,14 @@ class Capture:
         source.end_stream()
         result.phases["receive"] = stream.receive_cpu_s
         return result, bound.more
+
+    def _mark_left_out(self, states: Mapping[TableRef, TableState]) -> None:
+        """Record that tables that are no longer configured are incomplete: the window does not apply their changes."""
+        left_out = [ref for ref, state in states.items() if ref not in self.tables and state.state != "snapshotting"]
+        if left_out:
+            with self.sink.begin() as transaction:
+                transaction.mark_incomplete(left_out)
+                transaction.commit()
 
 
 def quarantined_tables(settings: Settings) -> Callable[[TableRef], bool] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event
 
@@ -17,7 +17,7 @@ from dbmazz_core.model.source import Look
 from dbmazz_core.settings.config import Settings
 from dbmazz_core.table_ref import TableRef
 
-_REPLACED = "was dropped and created again, or another took its name"
+_REPLACED = "was dropped and created again, or another table took its name"
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class Preparation:
         settings: All settings.
         source: Connected, with nothing streaming.
         sink: Open, so that no other capture can run, without a transaction.
-        progress: Called as rows are copied.
+        progress: Called after rows were loaded.
         stop: Set from elsewhere to end early.
         replaced: Tables that are copied because another table has their name now, with the reason.
     """
@@ -70,10 +70,7 @@ class Preparation:
         followed = [] if point.restart else [ref for ref in recorded.streaming if ref not in resnapshot]
         names = checks.name_changes(tables, followed)
         if names.renamed:
-            with self.sink.begin() as transaction:
-                transaction.rename_tables(names.renamed)
-                transaction.commit()
-            recorded = self.sink.read()
+            recorded = self._rename_tables(names.renamed)
             checks = self._checks(recorded)
             followed = [ref for ref in recorded.streaming if ref not in resnapshot]
         followed = [ref for ref in followed if ref not in names.replaced]
@@ -126,6 +123,13 @@ class Preparation:
 
     def _checks(self, recorded: Recorded) -> ResumeChecks:
         return ResumeChecks(self.settings, self.source, self.sink, recorded)
+
+    def _rename_tables(self, renamed: Mapping[TableRef, TableRef]) -> Recorded:
+        """Rename tables in the destination, by old name; return the bookkeeping afterwards."""
+        with self.sink.begin() as transaction:
+            transaction.rename_tables(renamed)
+            transaction.commit()
+        return self.sink.read()
 
     def _mark_all_incomplete(self, recorded: Recorded) -> Recorded:
         """Record that every table must be re-snapshotted; return the bookkeeping without its checkpoint."""

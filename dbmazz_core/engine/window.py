@@ -287,7 +287,7 @@ class Window:
             self._apply_open_transaction()
 
     def _apply_open_transaction(self) -> None:
-        """Apply what was received of a transaction that is too large for memory, in a flush of its own."""
+        """Apply the received part of a transaction that is too large for memory, in a flush of its own."""
         if self._pending.has_complete:
             self._commit_pending(at_bound=False)
         self._flusher.submit(self._pending.open_events)

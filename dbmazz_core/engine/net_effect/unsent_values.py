@@ -17,7 +17,7 @@ from dbmazz_core.model.records import SourcePosition
 
 
 def find_unsent_values(rows: BatchRows, touches: Touches, chosen: Indexes) -> UnsentValues | None:
-    """Find where the unsent values of changes are; None if there are none.
+    """Find the unsent values of changes; return None if every value was sent.
 
     Args:
         rows: The changes.
@@ -56,7 +56,7 @@ def follow_pointers(pointers: Indexes) -> Indexes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UnsentValues:
-    """Where the unsent values of changes are.
+    """The places of unsent values: in earlier changes, or in the destination.
 
     Attributes:
         rows: The changes.
@@ -81,7 +81,7 @@ class UnsentValues:
         Args:
             truncated: The position of the TRUNCATE that empties the table first.
             appends: Rows to append, also those with values that only the destination knows.
-            upserts: Rows to upsert, likewise also those with values that only the destination knows.
+            upserts: Rows to upsert, also those with values that only the destination knows.
             deletes: The keys to delete.
         """
         count = len(self.rows)
