@@ -103,6 +103,7 @@ class EventApplier:
         self._uncommitted_quarantine.clear()
 
     def _apply_changes(self, table: TableRef, changes: _Changes) -> None:
+        """Apply changes of rows to a table in its mode, unless the table was abandoned."""
         if not changes or table in self._abandoned:
             return
         self._verify_not_canceled()
@@ -218,6 +219,7 @@ class EventApplier:
         return None
 
     def _add_durations(self, started: float, compacted: float) -> None:
+        """Add the seconds of compaction and of applying, which ends now, to the phases."""
         self._result.phases["compact"] += compacted - started
         self._result.phases["merge"] += time.perf_counter() - compacted
 

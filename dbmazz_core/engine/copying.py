@@ -139,6 +139,11 @@ class Copying:
         return copied
 
     def _copy(self, copied: dict[TableRef, int]) -> None:
+        """Copy the needed tables, from a new snapshot for tables that were altered meanwhile.
+
+        Args:
+            copied: Takes the number of rows by copied table.
+        """
         for _ in range(_ATTEMPTS):
             left = [ref for ref in self.needed if ref not in copied]
             with self.source.snapshot(left, new_feed=self.position is None) as snapshot:
@@ -200,6 +205,7 @@ class Copying:
             raise StopRequested
 
     def _create(self, transaction: SinkTransaction, table: SourceTable, lsn: Lsn) -> Loader:
+        """Create a table in the destination, as of the LSN, after verifying its redacted columns."""
         self.source.verify_redacted_in(table, self.redacted)
         return transaction.create_table(
             TableShape.of(table.schema, table.token),

@@ -147,6 +147,7 @@ class Flusher:
             self._transaction = None
 
     def _apply(self, events: Sequence[WindowEvent], begin: bool, flush: Flush | None) -> Flush | None:
+        """Apply events, in the flusher's thread, and commit if the flush ends with them."""
         if begin:
             self._transaction = self._sink.begin()
         assert self._transaction is not None

@@ -93,6 +93,7 @@ class SchemaFollower:
         return found
 
     def _follow(self, table: TableRef, explained: Reshape | Resnapshot, commit_lsn: Lsn, xid: int) -> list[WindowEvent]:
+        """Return the event for an explained change, under the policy; nothing if the shape stays the same."""
         known = self.shapes[table]
         if isinstance(explained, Resnapshot):
             return self._abandon(table, explained, commit_lsn, xid)
@@ -118,10 +119,12 @@ class SchemaFollower:
         return [SchemaEvent(table, (), shape, None, Lsn(0), 0)]
 
     def _with_policy(self, table: TableRef, labels: Sequence[NewLabels]) -> tuple[NewLabels, ...]:
+        """Return new labels of enums with the policy for the case that values leave doubt."""
         stop = self.policy.of(table, SchemaChangeKind.CHANGE_TYPE) is SchemaAction.STOP
         return tuple(replace(some, stop=stop) for some in labels)
 
     def _abandon(self, table: TableRef, why: Resnapshot, commit_lsn: Lsn, xid: int) -> list[WindowEvent]:
+        """Leave out the table's events from here on; return the event that records the re-snapshot."""
         if self.policy.of(table, why.kind) is SchemaAction.STOP:
             raise stopped(table, why.reason, commit_lsn, xid)
         self.abandoned[table] = why.reason
@@ -130,6 +133,7 @@ class SchemaFollower:
     def _chosen(
         self, have: TableSchema, steps: Sequence[SchemaStep], commit_lsn: Lsn, xid: int
     ) -> tuple[tuple[SchemaStep, SchemaAction], ...]:
+        """Return the steps with the action that the policy chooses for each step."""
         chosen: list[tuple[SchemaStep, SchemaAction]] = []
         for step in steps:
             action = self.policy.of(have.table, step.kind)

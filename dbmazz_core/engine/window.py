@@ -200,6 +200,7 @@ class Window:
         return self.result
 
     def _read(self) -> StopReason:
+        """Read and flush until the bound or a limit is reached, or a stop is requested."""
         while True:
             if self._stop.is_set():
                 return StopReason.STOP_REQUESTED
@@ -224,6 +225,7 @@ class Window:
         return max(self._pending.end_lsn or Lsn(0), self._checkpoint.lsn)
 
     def _take(self, part: StreamPart) -> None:
+        """Add a part of the stream to the pending flush, and count it."""
         events = [event for received in part.events for event in self._follower.events(received)]
         if self._pending.has_complete and any(isinstance(event, SchemaEvent) for event in events):
             # Some destinations cannot alter a table whose rows the same transaction has changed.
@@ -240,6 +242,7 @@ class Window:
             self._open_counts.clear()
 
     def _count(self, event: WindowEvent) -> None:
+        """Count an event of the open transaction."""
         counts = self._open_counts.setdefault(event.table, TableCounts())
         if isinstance(event, ChangeBatch):
             counts.inserts += event.count(INSERT)
@@ -250,6 +253,7 @@ class Window:
             counts.truncates += 1
 
     def _limit_reached(self) -> StopReason | None:
+        """Return the reason to end early if a limit of the window is reached."""
         limits, result = self._limits, self.result
         if limits.max_changes is not None and result.changes >= limits.max_changes:
             return StopReason.MAX_CHANGES
@@ -273,6 +277,7 @@ class Window:
         return max(rows, 1), max(size, 1)
 
     def _flush_if_due(self) -> None:
+        """Commit the pending flush, or apply a piece of it, if size or time require it."""
         pending, limit = self._pending, self._flush.max_bytes
         max_age = self._flush.interval_ms / 1000
         is_old = pending.first_event_at is not None and time.monotonic() - pending.first_event_at >= max_age
