@@ -19,7 +19,7 @@ from dbmazz_core.connectors.sources.postgres.parser.decoder import Decoder
 from dbmazz_core.connectors.sources.postgres.parser.framing import frame
 from dbmazz_core.connectors.sources.postgres.parser.relations import Relations
 from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
-from dbmazz_core.engine.compact import compact
+from dbmazz_core.engine.net_effect import compact
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.batch import ChangeBatch
 from dbmazz_core.model.checkpoint import Checkpoint

@@ -1,4 +1,4 @@
-"""One source and one destination: everything the command line and Dagster do."""
+"""Join one source, the engine and one destination: all operations of the command line and of Dagster."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ ProgressCallback = Callable[[Progress], None]
 
 
 class Pipeline:
-    """Tables of one source, kept in one destination.
+    """Keeps tables of one source in one destination.
 
-    A pipeline is cheap to make. It connects when used, and closes all connections again.
+    A pipeline is cheap to create. Each method connects, and closes all connections at its end.
 
     >>> pipeline = Pipeline(Settings.from_env({"SOURCE_URL": "postgres://localhost/shop", "TABLES": "orders"}))
     >>> pipeline.capture().stop_reason  # doctest: +SKIP
@@ -48,13 +48,13 @@ class Pipeline:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
-    # -- looking
+    # -- checks and status
 
     def check(self) -> CheckReport:
-        """Check everything that capturing needs, and change nothing.
+        """Check everything that a capture window needs. Nothing is changed.
 
-        The report says what is wrong with the source, and whether the destination opens, holds the tables of this
-        source as the settings want them, and can hold tables of these names.
+        The report has the problems of the source. It also says whether the destination opens, holds the tables of this
+        source as the settings require, and can hold tables with these names.
         """
         recorded = Recorded()
         findings: list[Finding] = []
@@ -72,9 +72,9 @@ class Pipeline:
             report = source.check_look(captured=recorded.streaming)
             if sink is not None:
                 findings += map(Finding.of, sink.name_conflicts(source.column_names()))
-                feed_is_good = not any(isinstance(e, SlotError) for e in report.errors)
+                feed_is_usable = not any(isinstance(e, SlotError) for e in report.errors)
                 checks = ResumeChecks(self.settings, source, sink, recorded)
-                problems = checks.problems([table.ref for table in look.tables], and_feed=feed_is_good)
+                problems = checks.problems([table.ref for table in look.tables], and_feed=feed_is_usable)
                 findings += map(Finding.of, problems)
         return replace(report, findings=(*report.findings, *findings))
 
@@ -86,7 +86,7 @@ class Pipeline:
         """
         source = self.source_status()
         try:
-            # No waiting: status is for looking while others work.
+            # Status must answer while another process works, so it does not wait for the destination.
             with self._sink(read_only=True, lock_timeout_s=0) as sink:
                 recorded = sink.read()
                 checkpoint, states = recorded.checkpoint, recorded.states
@@ -123,7 +123,7 @@ class Pipeline:
         """Return whether a transaction with changes waits at the source. Consumes nothing.
 
         Args:
-            timeout_s: If the server needs longer to look, the answer is True.
+            timeout_s: If the server needs longer to answer, the result is True.
         """
         with closing(self._source()) as source:
             return source.has_changes(timeout_s=timeout_s)
@@ -133,13 +133,13 @@ class Pipeline:
         with closing(self._source()) as source:
             yield from source.peek(limit)
 
-    # -- setting up and tearing down
+    # -- set-up and teardown
 
     def setup(self) -> SetupReport:
         """Set up the source: replica identities, publication and slot. Idempotent.
 
-        The destination is read only. Tables that it follows must not be published anew meanwhile: changes between would
-        be missing.
+        The destination is only read: it knows which tables it follows. These must not be published again, because
+        changes made in between would be missing.
         """
         with closing(self._source()) as source:
             read_look(source)
@@ -155,23 +155,23 @@ class Pipeline:
         with closing(self._source()) as source:
             return source.teardown()
 
-    # -- capturing
+    # -- copies and capture windows
 
     def snapshot(
         self, tables: Sequence[TableRef] | None = None, *, progress: ProgressCallback | None = None
     ) -> SnapshotResult:
-        """Copy tables whatever the destination holds; readers see the old rows until each copy is complete.
+        """Copy or re-snapshot tables. Readers see the old rows of a table until its copy is complete.
 
         Args:
-            tables: The tables; None: all, and a new position for the slot. This repairs a slot that is gone, lost or
-                ahead of the checkpoint.
-            progress: Called as rows come.
+            tables: The tables; None: all tables, with a new position of the slot. This repairs a slot that is gone,
+                lost or ahead of the checkpoint.
+            progress: Called after rows were loaded.
         """
         started = time.monotonic()
         with closing(self._source(_waiting(progress))) as source, self._opened(source) as sink:
             preparation = Preparation(self.settings, source, sink, progress)
-            copying = preparation.of_new_beginning() if tables is None else preparation.of_window(tables)
-            copying.with_rows = True  # copying was asked for
+            copying = preparation.for_new_feed() if tables is None else preparation.for_window(tables)
+            copying.with_rows = True  # a snapshot on request copies rows, whatever DO_SNAPSHOT says
             counts = copying.copy()
         return SnapshotResult(copying.checkpoint.lsn, counts, time.monotonic() - started, copying.quarantined)
 
@@ -183,14 +183,14 @@ class Pipeline:
         stop: threading.Event | None = None,
         progress: ProgressCallback | None = None,
     ) -> WindowResult:
-        """Run one capture window; the first window sets up and copies the tables.
+        """Run one capture window. The first window sets up the source and copies the tables.
 
         Args:
-            limits: When to end early; by default those of the settings.
+            limits: When to end early; None: the limits of the settings.
             resnapshot: Tables to re-snapshot first.
-            stop: Set it to end at the next flush, or before the next rows are copied: the next window copies the rest;
-                a table of `resnapshot` keeps its old rows.
-            progress: Called as rows are copied and after each flush.
+            stop: Set it to end at the next flush, or before the next rows are copied. The next window copies the rest;
+                tables of `resnapshot` that are not yet copied keep their old rows.
+            progress: Called after rows were loaded, and after each flush.
         """
         started = time.monotonic()
         copies = _Copies()
@@ -221,7 +221,7 @@ class Pipeline:
         result.duration_s = time.monotonic() - started
         return result
 
-    # -- parts
+    # -- source and destination
 
     def _source(self, on_wait: Callable[[str], None] | None = None) -> ManagedSource:
         return create_source(self.settings.source, snapshot=self.settings.snapshot, on_slot_wait=on_wait)
@@ -234,14 +234,20 @@ class Pipeline:
 
     @contextmanager
     def _opened(self, source: ManagedSource) -> Iterator[Sink]:
-        """Connect to the source and open the destination, in this order: nobody waits for the file meanwhile."""
+        """Connect to the source, then open the destination, so that it is not locked while the connection is made."""
         source.connect()
         with self._sink() as sink:
             yield sink
 
 
 class _Copies:
-    """The copies of a window, before its stream and behind it."""
+    """The copies of a window, before and after its stream.
+
+    Attributes:
+        rows: By copied table: the number of its rows.
+        quarantined: By copied table: the number of rows that went to quarantine.
+        replaced: Tables that were copied because another table has their name now, with the reason.
+    """
 
     def __init__(self) -> None:
         self.rows: dict[TableRef, int] = {}
@@ -249,12 +255,12 @@ class _Copies:
         self.replaced: dict[TableRef, str] = {}
 
     def run(self, preparation: Preparation, resnapshot: Sequence[TableRef]) -> Copying:
-        """Prepare, and copy what needs it.
+        """Prepare the source and the destination, and copy the tables that need a copy.
 
         Raises:
             StopRequested: The window was asked to stop before it copied.
         """
-        copying = preparation.of_window(resnapshot)
+        copying = preparation.for_window(resnapshot)
         if copying.needed:
             self.rows |= copying.copy()
         self.quarantined |= copying.quarantined
@@ -262,7 +268,7 @@ class _Copies:
         return copying
 
     def complete(self, preparation: Preparation) -> bool:
-        """Copy what a window has found to need it; return False if asked to stop before all was copied."""
+        """Copy the tables that a window has abandoned; return False if stopped before all were copied."""
         try:
             return not self.run(preparation, ()).stopped
         except StopRequested:
@@ -279,7 +285,7 @@ class _Copies:
 
 
 def _waiting(progress: ProgressCallback | None, stop: threading.Event | None = None) -> Callable[[str], None]:
-    """Return the callback for a source that waits."""
+    """Return the callback for a source that waits: it reports the wait, and raises StopRequested if `stop` is set."""
 
     def report(message: str) -> None:
         if stop is not None and stop.is_set():

@@ -1,4 +1,4 @@
-"""What happened to each table, in order, into the destination's open transaction."""
+"""Apply the events of tables in the destination's open transaction."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from dbmazz_core.engine.changelog import changelog
-from dbmazz_core.engine.compact import compact
+from dbmazz_core.engine.net_effect import compact
 from dbmazz_core.engine.quarantine import Quarantine
 from dbmazz_core.engine.result import WindowResult
 from dbmazz_core.engine.schema_following import WindowEvent, stopped
@@ -28,47 +28,47 @@ _Changes = list[ChangeBatch | Truncation]
 
 
 class Canceled(Exception):
-    """The window does not want what is being applied any more; it rolls it back. No error of anybody's."""
+    """`EventApplier.apply` was canceled: the window rolls back. It is not an error that a user sees."""
 
 
 class EventApplier:
-    """Applies events of tables; of each in stream order, the tables one after the other.
+    """Applies events table by table, the events of each table in stream order.
 
     Args:
         shapes: The tables as the sink has them.
-        modes: How each is kept; `mirror` where nothing is said.
-        wanted: The tables whose rows with bad values go to quarantine; None: bad values stop the window.
-        result: Takes the phases' seconds, and what became of tables' shapes.
+        modes: The mode of each table; tables without an entry are in mode `mirror`.
+        quarantined: Returns whether rows of a table with bad values go to quarantine; None: bad values stop the window.
+        result: Takes the seconds of the phases, and the schema changes.
     """
 
     def __init__(
         self,
         shapes: Mapping[TableRef, TableSchema],
         modes: Mapping[TableRef, Mode],
-        wanted: Callable[[TableRef], bool] | None,
+        quarantined: Callable[[TableRef], bool] | None,
         result: WindowResult,
     ) -> None:
         self._shapes = dict(shapes)
         self._modes = modes
-        self._wanted = wanted
+        self._quarantined = quarantined
         self._sink: SinkTransaction
         self._quarantine: Quarantine | None = None
         self._result = result
         self._canceled = threading.Event()
-        # Tables that have to be copied anew: the window passes over the rest of their events.
-        self._given_up: set[TableRef] = set()
-        # Of the destination's open transaction: counted when it is committed.
-        self._quarantined: dict[TableRef, int] = {}
+        # Tables that must be re-snapshotted: the rest of their events in this window is left out.
+        self._abandoned: set[TableRef] = set()
+        # Rows that the destination's open transaction put in quarantine, by table; they count once it is committed.
+        self._uncommitted_quarantine: dict[TableRef, int] = {}
 
     def apply(self, events: Sequence[WindowEvent], sink: SinkTransaction) -> None:
         """Apply events in a transaction of the destination.
 
         Raises:
-            DbmazzError: What was applied since the transaction began has to be rolled back.
-            Canceled: Likewise.
+            DbmazzError: The transaction must be rolled back.
+            Canceled: `cancel` was called. The transaction must be rolled back.
         """
         self._sink = sink
-        self._quarantine = None if self._wanted is None else Quarantine(sink, self._wanted)
+        self._quarantine = None if self._quarantined is None else Quarantine(sink, self._quarantined)
         by_table: dict[TableRef, list[WindowEvent]] = {}
         for event in events:
             by_table.setdefault(event.table, []).append(event)
@@ -82,46 +82,47 @@ class EventApplier:
                 elif isinstance(event, ChangeBatch | Truncation):
                     changes.append(event)
             self._apply_changes(table, changes)
-        self._go_on()
+        self._verify_not_canceled()
 
     def cancel(self) -> None:
-        """Have `apply` end before its next statement; for good, and from any thread."""
+        """Make `apply` end before its next statement, for good. May be called from any thread."""
         self._canceled.set()
 
-    def _go_on(self) -> None:
+    def _verify_not_canceled(self) -> None:
         if self._canceled.is_set():
             raise Canceled
 
     def committed(self) -> None:
-        """The destination's transaction is durable."""
-        for table, count in self._quarantined.items():
+        """Count the rows in quarantine: the destination's transaction is durable."""
+        for table, count in self._uncommitted_quarantine.items():
             self._result.tables[table].quarantined += count
-        self._quarantined.clear()
+        self._uncommitted_quarantine.clear()
 
     def rolled_back(self) -> None:
-        """It is not, and never will be."""
-        self._quarantined.clear()
+        """Forget the rows in quarantine: the destination's transaction was rolled back."""
+        self._uncommitted_quarantine.clear()
 
     def _apply_changes(self, table: TableRef, changes: _Changes) -> None:
-        if not changes or table in self._given_up:
+        """Apply changes of rows to a table in its mode, unless the table was abandoned."""
+        if not changes or table in self._abandoned:
             return
-        self._go_on()
+        self._verify_not_canceled()
         if self._modes.get(table) is Mode.CHANGELOG:
             self._append(table, changes)
         else:
             self._merge(table, changes)
 
     def _merge(self, table: TableRef, changes: _Changes) -> None:
-        """The net effect, on a table that holds the source's rows."""
+        """Apply the net effect of changes to a table in mode `mirror` or `soft_delete`."""
         soft_delete = self._modes.get(table) is Mode.SOFT_DELETE
         if not soft_delete:
-            # Whatever happened before the last TRUNCATE is gone.
+            # Changes before the last TRUNCATE have no effect.
             last = max((at for at, change in enumerate(changes) if isinstance(change, Truncation)), default=0)
             changes = changes[last:]
         truncated: SourcePosition | None = None
-        # Where the replica identity changes, so does what rows are found by.
-        for _, run in itertools.groupby(changes, _found_by):
-            self._go_on()
+        # Rows are found by other columns once the replica identity has changed.
+        for _, run in itertools.groupby(changes, _identification):
+            self._verify_not_canceled()
             batches: list[ChangeBatch] = []
             for change in run:
                 if isinstance(change, Truncation):
@@ -130,74 +131,82 @@ class EventApplier:
                     batches.append(change)
             if not batches:
                 continue
-            clock = time.perf_counter()
-            left = self._held(batches, emptied=truncated is not None)
+            started = time.perf_counter()
+            kept = self._without_quarantined(batches, emptied=truncated is not None)
             effect = (
-                compact(left, truncated=truncated, soft_delete=soft_delete)
-                if left
+                compact(kept, truncated=truncated, soft_delete=soft_delete)
+                if kept
                 else NetEffect(batches[0].schema, truncated)
             )
             truncated = None
             compacted = time.perf_counter()
             self._sink.apply(effect)
-            self._count(clock, compacted)
+            self._add_durations(started, compacted)
         if truncated:
             self._sink.apply(NetEffect(self._shapes[table], truncated))
 
     def _append(self, table: TableRef, changes: _Changes) -> None:
-        """Every change, to a changelog."""
+        """Append every change to a table in mode `changelog`."""
         schema = self._shapes[table]
-        # With a quarantine, what came before has to be in the changelog already: it tells which rows are there.
+        # For a quarantine, earlier changes must be in the changelog already: it tells which rows exist.
         runs = (
-            [changes] if self._quarantine is None else [list(run) for _, run in itertools.groupby(changes, _found_by)]
+            [changes]
+            if self._quarantine is None
+            else [list(run) for _, run in itertools.groupby(changes, _identification)]
         )
         for run in runs:
-            self._go_on()
-            clock, held = time.perf_counter(), run
+            self._verify_not_canceled()
+            started, kept = time.perf_counter(), run
             batches = [change for change in run if isinstance(change, ChangeBatch)]
             if len(batches) == len(run):
-                held = [*self._held(batches, emptied=False, history=True)]
-            if not held:
+                kept = [*self._without_quarantined(batches, emptied=False, history=True)]
+            if not kept:
                 continue
-            rows = changelog(schema, held)
-            made = time.perf_counter()
+            rows = changelog(schema, kept)
+            compacted = time.perf_counter()
             self._sink.append_changes(schema, rows)
-            self._count(clock, made)
+            self._add_durations(started, compacted)
 
-    def _held(self, batches: list[ChangeBatch], *, emptied: bool, history: bool = False) -> list[ChangeBatch]:
-        """What of a table's changes the destination can hold; the rest goes to quarantine, where that is wanted."""
+    def _without_quarantined(
+        self, batches: list[ChangeBatch], *, emptied: bool, history: bool = False
+    ) -> list[ChangeBatch]:
+        """Return the changes that the destination can hold. If a quarantine is configured, the others go there."""
         if self._quarantine is None:
             return batches
-        left, count = self._quarantine.separate(batches, emptied=emptied, history=history)
+        kept, count = self._quarantine.separate_changes(batches, emptied=emptied, history=history)
         table = batches[0].table
-        self._quarantined[table] = self._quarantined.get(table, 0) + count
-        return left
+        self._uncommitted_quarantine[table] = self._uncommitted_quarantine.get(table, 0) + count
+        return kept
 
     def _reshape(self, event: SchemaEvent) -> None:
-        """Change a table's shape, or give it up for this window where that has to be done by copying it anew."""
-        if event.table in self._given_up:
+        """Change a table's shape, or abandon the table in this window if it must be re-snapshotted."""
+        if event.table in self._abandoned:
             return
-        self._go_on()
-        if event.copy_anew is None and self._quarantine and (column := self._quarantine.unheld_default(event)):
-            event = replace(event, copy_anew=Resnapshot.for_default(column).reason)
-        if event.copy_anew is None and (reason := self._labels_tell(event)) is not None:
-            event = replace(event, copy_anew=reason)
-        if event.copy_anew is None and not self._sink.evolve(event):
+        self._verify_not_canceled()
+        if (
+            event.resnapshot is None
+            and self._quarantine
+            and (column := self._quarantine.unrepresentable_default(event))
+        ):
+            event = replace(event, resnapshot=Resnapshot.for_default(column).reason)
+        if event.resnapshot is None and (reason := self._doubtful_labels(event)) is not None:
+            event = replace(event, resnapshot=reason)
+        if event.resnapshot is None and not self._sink.evolve(event):
             steps = "; ".join(str(step) for step, _ in event.steps)
-            event = replace(event, copy_anew=f"changed in a transaction that had changed its rows: {steps}")
-        if event.copy_anew is not None:
+            event = replace(event, resnapshot=f"changed in a transaction that had changed its rows: {steps}")
+        if event.resnapshot is not None:
             self._sink.abandon(event)
-            self._given_up.add(event.table)
-            self._result.copy_anew[event.table] = event.copy_anew
+            self._abandoned.add(event.table)
+            self._result.copy_anew[event.table] = event.resnapshot
             return
         self._shapes[event.table] = event.schema
         self._result.schema_changes += [f"{event.table}: {step} ({action.value})" for step, action in event.steps]
 
-    def _labels_tell(self, event: SchemaEvent) -> str | None:
-        """Why a table has to be copied anew whose enums got labels, if its values leave doubt.
+    def _doubtful_labels(self, event: SchemaEvent) -> str | None:
+        """Return why a table must be re-snapshotted whose enums got labels; None if its values leave no doubt.
 
         Raises:
-            SchemaChanged: If the policy is to stop then.
+            SchemaChanged: The policy is to stop.
         """
         for labels in event.labels:
             held = self._sink.other_values(self._shapes[event.table], labels.column, labels.known)
@@ -209,11 +218,12 @@ class EventApplier:
             return reason
         return None
 
-    def _count(self, started: float, compacted: float) -> None:
+    def _add_durations(self, started: float, compacted: float) -> None:
+        """Add the seconds of compaction and of applying, which ends now, to the phases."""
         self._result.phases["compact"] += compacted - started
         self._result.phases["merge"] += time.perf_counter() - compacted
 
 
-def _found_by(change: ChangeBatch | Truncation) -> tuple[object, ...] | None:
-    """What changes that are compacted together have in common; None for what is not compacted."""
+def _identification(change: ChangeBatch | Truncation) -> tuple[object, ...] | None:
+    """Return key and columns, which are equal for changes that are compacted together; None for a TRUNCATE."""
     return (change.schema.key, change.schema.columns) if isinstance(change, ChangeBatch) else None

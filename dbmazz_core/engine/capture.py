@@ -1,8 +1,8 @@
-"""From the checkpoint to the server's position: a window over one stream, or over several where the source needs it."""
+"""Follow the source from the checkpoint to its current position, with as many streams as the source needs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from threading import Event
 
@@ -16,13 +16,14 @@ from dbmazz_core.model.policies import BadValuePolicy, Mode
 from dbmazz_core.model.recorded import Recorded
 from dbmazz_core.model.sink import Sink
 from dbmazz_core.model.source import FollowedTable, Source
+from dbmazz_core.model.table_state import TableState
 from dbmazz_core.settings.config import Settings, WindowLimits
 from dbmazz_core.table_ref import TableRef
 
 
 @dataclass(slots=True)
 class Capture:
-    """Follows the stream into tables that are all copied.
+    """Captures changes of tables whose copies are complete.
 
     Attributes:
         settings: All settings.
@@ -46,26 +47,21 @@ class Capture:
         """Apply the transactions that committed since the checkpoint.
 
         Raises:
-            DbmazzError: Flushes that were committed before stay; later changes come again.
+            DbmazzError: Committed flushes stay. Later changes come again in the next window.
         """
         result, more = self._window(checkpoint, self.sink.read(), self.limits)
         while more and result.stop_reason is StopReason.CAUGHT_UP and not result.copy_anew:
             recorded = self.sink.read()
             assert recorded.checkpoint is not None
-            later, more = self._window(recorded.checkpoint, recorded, _left(self.limits, result))
+            later, more = self._window(recorded.checkpoint, recorded, _remaining(self.limits, result))
             result.extend(later)
         return result
 
     def _window(self, checkpoint: Checkpoint, recorded: Recorded, limits: WindowLimits) -> tuple[WindowResult, bool]:
-        """Run one window; return its result, and whether another stream follows behind its bound."""
+        """Run one window; return its result, and whether another stream follows after its bound."""
         settings, source = self.settings, self.source
         states = recorded.states
-        # The window passes over the changes of tables that are not configured any more.
-        left_out = [ref for ref, state in states.items() if ref not in self.tables and state.state != "snapshotting"]
-        if left_out:
-            with self.sink.begin() as transaction:
-                transaction.mark_incomplete(left_out)
-                transaction.commit()
+        self._mark_left_out(states)
         captured = {ref: recorded.tables[ref] for ref in self.tables if ref in states}
         for table in captured.values():
             table.verify_unaltered()
@@ -80,7 +76,7 @@ class Capture:
         )
         bound = source.bound(checkpoint.lsn, followed)
         quarantined = quarantined_tables(settings)
-        stream = source.stream(checkpoint.lsn, bound, followed, lenient=quarantined)
+        stream = source.stream(checkpoint.lsn, bound, followed, keep_unreadable=quarantined)
         window = Window(
             stream,
             self.sink,
@@ -99,17 +95,25 @@ class Capture:
         result.phases["receive"] = stream.receive_cpu_s
         return result, bound.more
 
+    def _mark_left_out(self, states: Mapping[TableRef, TableState]) -> None:
+        """Record that tables that are no longer configured are incomplete: the window does not apply their changes."""
+        left_out = [ref for ref, state in states.items() if ref not in self.tables and state.state != "snapshotting"]
+        if left_out:
+            with self.sink.begin() as transaction:
+                transaction.mark_incomplete(left_out)
+                transaction.commit()
+
 
 def quarantined_tables(settings: Settings) -> Callable[[TableRef], bool] | None:
-    """Return which tables' rows with bad values go to quarantine; None: bad values stop everything."""
+    """Return a function that tells whether rows of a table with bad values go to quarantine; None if no table's do."""
     policy = settings.tables.on_bad_value
     if BadValuePolicy.QUARANTINE not in (policy.default, *(value for _, value in policy.exceptions)):
         return None
     return lambda table: policy.of(table) is BadValuePolicy.QUARANTINE
 
 
-def _left(limits: WindowLimits, result: WindowResult) -> WindowLimits:
-    """Return what a window leaves of the limits to the next one."""
+def _remaining(limits: WindowLimits, result: WindowResult) -> WindowLimits:
+    """Return the limits of the next window, after a window with this result."""
     changes, size, seconds = limits.max_changes, limits.max_bytes, limits.max_seconds
     return WindowLimits(
         max_changes=None if changes is None else max(changes - result.changes, 0),

@@ -1,8 +1,8 @@
-"""Copying tables: which tables, from which snapshot, and where the checkpoint is meanwhile.
+"""Copy tables: choose the tables, read them from a snapshot, and keep the checkpoint meanwhile.
 
-A table is copied in one transaction of the destination, together with its snapshot LSN; the stream leaves out what
-committed before that LSN, for this table only. So tables may be copied at different times. If a copy breaks, tables
-that were complete stay, and the next run copies the others from a newer snapshot.
+A table is copied in one transaction of the destination, together with the LSN of its snapshot. The stream leaves out
+transactions that committed before that LSN, for this table only, so tables may be copied at different times. If a copy
+fails, complete tables stay, and the next run copies the other tables from a newer snapshot.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from dbmazz_core.model.table_shape import TableShape, TableToken
 from dbmazz_core.settings.config import Settings
 from dbmazz_core.table_ref import TableRef
 
-#: Least seconds between two progress reports of a table.
+#: Shortest time, in seconds, between two progress reports of a table.
 _REPORT_S = 0.1
-#: How often a table that is altered while it is copied is copied again.
+#: How often copying is tried if tables are altered while they are copied.
 _ATTEMPTS = 5
 
 
@@ -42,14 +42,15 @@ class Copying:
         sink: Open, without a transaction.
         tables: The captured tables.
         needed: The tables to copy.
-        checkpoint: The checkpoint when streaming starts. If there was none, it is known once `copy` has run.
+        checkpoint: The checkpoint at which streaming starts. If the destination had none, it is known after `copy`.
         position: The feed's confirmed position; None: the feed has to be created.
-        first: Whether there was no checkpoint.
-        with_rows: Whether rows are copied, or tables begin empty.
-        redacted: Tables that must not show columns that were redacted when they were copied, with their tokens.
-        progress: Called as rows come.
+        first: Whether the destination had no checkpoint.
+        with_rows: Whether rows are copied; otherwise tables begin empty.
+        redacted: Tables of the destination, with their tokens: the copy must not show columns that were redacted when
+            such a table was copied.
+        progress: Called after rows were loaded.
         stop: Set from elsewhere to end before the next rows.
-        quarantined: Rows that went to quarantine, by table.
+        quarantined: By table: the number of rows that went to quarantine.
         stopped: Whether `stop` was set before all tables were copied.
     """
 
@@ -83,7 +84,7 @@ class Copying:
         progress: Callable[[Progress], None] | None = None,
         stop: Event | None = None,
     ) -> Copying:
-        """Find out which tables have to be copied: those asked for, new ones, and those whose copy is not complete.
+        """Choose the tables to copy: requested tables, new tables, and tables whose copies are not complete.
 
         Args:
             settings: All settings.
@@ -92,9 +93,9 @@ class Copying:
             tables: The captured tables.
             recorded: The destination's bookkeeping.
             position: The feed's confirmed position; None: the feed has to be created.
-            again: Tables that are copied whatever the destination holds.
+            again: Tables that are copied even if their copies are complete.
             redacted: See `Copying.redacted`.
-            progress: Called as rows come.
+            progress: Called after rows were loaded.
             stop: Set from elsewhere to end before the next rows.
         """
         identity, states = source.identity, recorded.states
@@ -102,7 +103,7 @@ class Copying:
             settings.source.slot, Lsn(0), identity.system_identifier, identity.timeline, identity.database
         )
         needed = [ref for ref in tables if ref in again or ref not in states or states[ref].state != "streaming"]
-        # A table that was followed until its shape changed is wanted with its rows.
+        # A table that was followed until its shape changed is copied with its rows, whatever `DO_SNAPSHOT` says.
         changed = any(states[ref].state == "changed" for ref in needed if ref in states)
         return cls(
             settings=settings,
@@ -120,12 +121,12 @@ class Copying:
         )
 
     def copy(self) -> dict[TableRef, int]:
-        """Copy the tables that need it; return the rows by table.
+        """Copy the tables that need a copy; return the number of rows by table.
 
-        Asked to stop, it copies no more: the table in progress stays as it was, complete tables are new.
+        If `stop` is set, the table in progress keeps its old rows, and tables copied before have their new rows.
 
         Raises:
-            DbmazzError: Tables that were complete stay.
+            DbmazzError: Tables copied before have their new rows.
         """
         copied: dict[TableRef, int] = {}
         try:
@@ -138,6 +139,11 @@ class Copying:
         return copied
 
     def _copy(self, copied: dict[TableRef, int]) -> None:
+        """Copy the needed tables, from a new snapshot for tables that were altered meanwhile.
+
+        Args:
+            copied: Takes the number of rows by copied table.
+        """
         for _ in range(_ATTEMPTS):
             left = [ref for ref in self.needed if ref not in copied]
             with self.source.snapshot(left, new_feed=self.position is None) as snapshot:
@@ -152,7 +158,7 @@ class Copying:
                         copied[ref] = rows
             if len(copied) == len(self.needed):
                 return
-            # A table, or what is published of it, changed meanwhile.
+            # A table was altered, or the publication was, during the copy.
             look = self.source.look()
             look.verify_tables()
             self.tables = {found.ref: found for found in look.tables if found.ref in self.tables}
@@ -165,21 +171,21 @@ class Copying:
         )
 
     def _copy_table(self, snapshot: Snapshot, table: SourceTable) -> int | None:
-        """Copy a table; return its rows, or None if it was altered meanwhile."""
+        """Copy a table; return the number of its rows, or None if it was altered during the copy."""
         ref = table.table
         reported, rows, bad = time.monotonic(), 0, 0
-        wanted = quarantined_tables(self.settings)
-        lenient = wanted is not None and wanted(ref)
+        applies_to = quarantined_tables(self.settings)
+        keep_unreadable = applies_to is not None and applies_to(ref)
         total = max(self.tables[ref].estimated_rows, 0)
         self.progress(Progress("snapshot", ref, 0, total))
         with self.sink.begin() as transaction:
             loader = self._create(transaction, table, snapshot.lsn)
-            quarantine = Quarantine(transaction, wanted) if wanted is not None and lenient else None
-            for copied in snapshot.rows(ref, lenient=lenient):
+            quarantine = Quarantine(transaction, applies_to) if applies_to is not None and keep_unreadable else None
+            for copied in snapshot.rows(ref, keep_unreadable=keep_unreadable):
                 self._verify_not_stopped()
                 frame, count = copied.frame, 0
                 if quarantine is not None:
-                    frame, count = quarantine.copied(table.schema, copied, snapshot.lsn)
+                    frame, count = quarantine.separate_copied_rows(table.schema, copied, snapshot.lsn)
                 bad += count
                 loader.append(frame)
                 rows += len(frame)
@@ -199,6 +205,7 @@ class Copying:
             raise StopRequested
 
     def _create(self, transaction: SinkTransaction, table: SourceTable, lsn: Lsn) -> Loader:
+        """Create a table in the destination, as of the LSN, after verifying its redacted columns."""
         self.source.verify_redacted_in(table, self.redacted)
         return transaction.create_table(
             TableShape.of(table.schema, table.token),
@@ -208,7 +215,7 @@ class Copying:
         )
 
     def _begin_empty(self) -> None:
-        """Create the tables without rows: they get only what changes from the feed's position on."""
+        """Create the tables without rows: they get only the changes from the feed's position on."""
         lsn = self.checkpoint.lsn
         if self.position is None:
             with self.source.snapshot((), new_feed=True) as snapshot:

@@ -1,4 +1,4 @@
-"""Batches for a destination that does not have the source's columns: where schema changes are ignored."""
+"""Change batches with the destination's columns, which differ from the source's if schema changes are ignored."""
 
 from __future__ import annotations
 
@@ -12,49 +12,51 @@ from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.model.table_shape import TableShape
 
 
-def conform(batch: ChangeBatch, shape: TableShape) -> ChangeBatch:
+def with_destination_columns(batch: ChangeBatch, shape: TableShape) -> ChangeBatch:
     """Return a batch with the destination's columns instead of the source's.
 
-    A column that the source lost keeps its value where a row is updated, and is NULL in new rows. A column that the
-    destination ignores is left out. A column whose type changed is cast.
+    - A column that the source has dropped is unchanged in updates, and NULL in inserts.
+    - A column that the destination ignores is left out.
+    - A column whose type changed is cast.
 
     Args:
         batch: Changes with the source's columns.
-        shape: The destination's table; without a token the columns are the same.
+        shape: The destination's table; without a token it has the source's columns.
     """
     if shape.token is None:
         return batch
-    have = shape.schema
-    sources = {target: place for place, target in enumerate(shape.targets.values()) if target is not None}
-    theirs = [(c.name, c.type) for c in batch.schema.columns]
-    if [(c.name, c.type) for c in have.columns] == theirs and list(sources) == [name for name, _ in theirs]:
+    schema = shape.schema
+    source_places = {target: place for place, target in enumerate(shape.targets.values()) if target is not None}
+    source_columns = [(c.name, c.type) for c in batch.schema.columns]
+    same_columns = [(c.name, c.type) for c in schema.columns] == source_columns
+    if same_columns and list(source_places) == [name for name, _ in source_columns]:
         return batch
-    places = tuple(sources.get(name) for name in have.names)
+    places = tuple(source_places.get(name) for name in schema.names)
     key = tuple(shape.targets[name] or "" for name in batch.schema.key)
     new_is_update = batch.ops[batch.new.index] == UPDATE
     return replace(
         batch,
-        schema=replace(have, table=batch.table, key=key),
-        new=_Conformed(batch.new, places, have, new_is_update),
-        old=_Conformed(batch.old, places, have, np.ones(len(batch.old.index), dtype=np.bool_)),
+        schema=replace(schema, table=batch.table, key=key),
+        new=_DestinationImages(batch.new, places, schema, new_is_update),
+        old=_DestinationImages(batch.old, places, schema, np.ones(len(batch.old.index), dtype=np.bool_)),
     )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Conformed:
-    """Implements `dbmazz_core.model.batch.RowImages`.
+class _DestinationImages:
+    """Row images with the destination's columns. Implements `dbmazz_core.model.batch.RowImages`.
 
     Attributes:
-        images: The source's.
-        places: By column of the destination: which of the source's it is, None for one that the source lost.
+        images: The images with the source's columns.
+        places: By column of the destination: the place of the source's column; None if the source has dropped it.
         schema: The destination's columns.
-        keeps: Images in which a lost column is not known, rather than NULL.
+        unknown_if_dropped: Whether an image's values of columns that the source has dropped are unknown, not NULL.
     """
 
     images: RowImages
     places: tuple[int | None, ...]
     schema: TableSchema
-    keeps: Mask
+    unknown_if_dropped: Mask
 
     @property
     def index(self) -> Indexes:
@@ -63,14 +65,14 @@ class _Conformed:
 
     def values(self, column: int) -> pl.Series:
         """See `RowImages.values`."""
-        values, wrong = self._cast(column)
-        if wrong is not None and not self.lenient:
-            at = int(wrong.argmax())
+        values, failed = self._cast(column)
+        if failed is not None and not self.keep_unreadable:
+            at = int(failed.argmax())
             raise UnreadableText(column, at, str(self.images.values(self.places[column] or 0)[at]))
         return values
 
     def _cast(self, column: int) -> tuple[pl.Series, Mask | None]:
-        """Values in the destination's type, and where they have none there."""
+        """Return values in the destination's type, and where the cast failed; None if it failed nowhere."""
         place, dtype = self.places[column], self.schema.columns[column].type.carrier
         if place is None:
             return pl.repeat(None, len(self.index), dtype=dtype, eager=True), None
@@ -81,24 +83,24 @@ class _Conformed:
         if values.dtype == dtype:
             return values, None
         cast = values.cast(dtype, strict=False)
-        wrong: Mask = (cast.is_null() & values.is_not_null()).to_numpy()
-        return cast, wrong if wrong.any() else None
+        failed: Mask = (cast.is_null() & values.is_not_null()).to_numpy()
+        return cast, failed if failed.any() else None
 
     def take(self, places: Indexes) -> RowImages:
         """See `RowImages.take`."""
-        return _Conformed(self.images.take(places), self.places, self.schema, self.keeps[places])
+        return _DestinationImages(self.images.take(places), self.places, self.schema, self.unknown_if_dropped[places])
 
     def unknown(self, column: int) -> Mask | None:
         """See `RowImages.unknown`."""
         place = self.places[column]
         if place is not None:
             return self.images.unknown(place)
-        return self.keeps if self.keeps.any() else None
+        return self.unknown_if_dropped if self.unknown_if_dropped.any() else None
 
     @property
-    def lenient(self) -> bool:
-        """See `RowImages.lenient`."""
-        return self.images.lenient
+    def keep_unreadable(self) -> bool:
+        """See `RowImages.keep_unreadable`."""
+        return self.images.keep_unreadable
 
     def unreadable(self, column: int) -> Mask | None:
         """See `RowImages.unreadable`."""

@@ -1,8 +1,8 @@
-"""Applying to the destination in a thread of its own, while the window reads and decodes what comes next.
+"""Apply changes to the destination in a separate thread, while the window reads and decodes the next changes.
 
 The destination's connection belongs to that thread from the first `submit` until `settle` or `abandon` has returned.
-One flush, or one piece of a large transaction, is under way at a time: what waits is bounded by what the window reads
-meanwhile.
+Only one flush, or one piece of a flush, is in progress at a time. Memory is therefore bounded by that piece and the
+changes that the window reads meanwhile.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from dbmazz_core.errors import DbmazzError
 from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.sink import Sink, SinkTransaction
 
-#: An interrupt between two statements is lost: again after so many seconds.
+#: An interrupt between two statements has no effect: it is repeated after this time, in seconds.
 _INTERRUPT_S = 0.05
-#: How long Ctrl-C may go unnoticed while the destination is waited for.
+#: Longest time, in seconds, until Ctrl-C is noticed while the window waits for the destination.
 _LOOK_UP_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Flush:
-    """What a flush commits.
+    """The end of a flush: the checkpoint to commit, and facts to report once the commit is durable.
 
     Attributes:
-        checkpoint: Committed with it.
-        commit_time: Of the window's last source transaction up to there, None if there was none since the flush before.
-        changes: The window's row changes up to there.
-        last: Whether the window ends with it.
+        checkpoint: The checkpoint that is committed with the changes.
+        commit_time: Commit time of the last source transaction of this flush; None if the flush has none.
+        changes: Row changes of the window up to this flush.
+        last: Whether the window ends with this flush.
     """
 
     checkpoint: Checkpoint
@@ -47,13 +47,16 @@ class Flush:
 
 
 class Flusher:
-    """Applies events in order, and commits where it is told to. Use as a context manager, from one thread.
+    """Applies events in order, and commits flushes. Use as a context manager, from one thread.
 
     Args:
-        sink: Where to; no transaction is begun.
-        applier: Applies to it.
-        result: Takes the seconds of committing.
-        committed: Called for each flush that has become durable, in the thread that calls the methods here.
+        sink: The destination, without an open transaction.
+        applier: Applies the events.
+        result: Takes the seconds spent on commits.
+        committed: Called for each flush that has become durable, in the thread that calls the flusher's methods.
+
+    Attributes:
+        begun: Whether the destination's transaction is open, or will be open once the submitted events are applied.
     """
 
     def __init__(
@@ -67,14 +70,13 @@ class Flusher:
         self._transaction: SinkTransaction | None = None
         self._running: Future[Flush | None] | None = None
         self._committing = threading.Event()
-        #: Whether the destination's transaction is open, or will be once what was submitted has run.
         self.begun = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Without an error, everything is settled before. The error stays what it is if the rollback fails as well."""
+        """After an error, roll back. If the rollback fails too, the first error gets a note; it is not replaced."""
         try:
             if error is not None:
                 self.abandon(interrupt=not isinstance(error, Exception))
@@ -85,45 +87,46 @@ class Flusher:
             self._thread.shutdown()
 
     def submit(self, events: Sequence[WindowEvent], flush: Flush | None = None) -> None:
-        """Apply events, once what was submitted before is done.
+        """Apply events once the events submitted before are applied.
 
         Args:
-            events: What to apply.
-            flush: Commit with it; None: there is more to come in this transaction.
+            events: The events.
+            flush: The end of the flush; None: the flush has more pieces.
 
         Raises:
-            DbmazzError: From what was submitted before.
+            DbmazzError: The events submitted before could not be applied.
         """
         self.settle()
         begin, self.begun = not self.begun, flush is None
         self._running = self._thread.submit(self._apply, events, begin, flush)
 
     def settle(self, *, block: bool = True) -> None:
-        """Take note of what has been done.
+        """Report a flush that has become durable.
 
         Args:
-            block: Wait for it.
+            block: Whether to wait until the submitted events are applied.
 
         Raises:
-            DbmazzError: From what was submitted; it is not applied then.
+            DbmazzError: The submitted events could not be applied.
         """
         running = self._running
         if running is None or not (block or running.done()):
             return
-        # Polars' handler of SIGINT has system calls go on (SA_RESTART): a wait without limit would not see Ctrl-C.
+        # The SIGINT handler of polars restarts system calls (SA_RESTART): a wait without limit would not see Ctrl-C.
         while not wait([running], _LOOK_UP_S).done:
             pass
-        done = running.result()  # interrupted, it stays what is running
+        flush = running.result()  # if Ctrl-C interrupts this line, `_running` is still set for `abandon`
         self._running = None
-        if done is not None:
+        if flush is not None:
             self._applier.committed()
-            self._committed(done)
+            self._committed(flush)
 
     def abandon(self, *, interrupt: bool = False) -> None:
-        """Roll back what is not committed. A commit that is under way is not broken off.
+        """Roll back everything that is not committed. A commit in progress is completed.
 
         Args:
-            interrupt: Break off what is being applied, at the next table at the latest; nothing can be submitted after.
+            interrupt: Whether to cancel the events in progress, at the next table at the latest. After that, nothing
+                can be submitted.
 
         Raises:
             DbmazzError: If the rollback fails.
@@ -144,6 +147,7 @@ class Flusher:
             self._transaction = None
 
     def _apply(self, events: Sequence[WindowEvent], begin: bool, flush: Flush | None) -> Flush | None:
+        """Apply events, in the flusher's thread, and commit if the flush ends with them."""
         if begin:
             self._transaction = self._sink.begin()
         assert self._transaction is not None

@@ -1,8 +1,8 @@
-"""What happens between opening source and destination and the first row: verify, rename, set up, plan the copies."""
+"""The steps before the first row of a window or a copy: verify, rename, set up the source, plan the copies."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event
 
@@ -17,7 +17,7 @@ from dbmazz_core.model.source import Look
 from dbmazz_core.settings.config import Settings
 from dbmazz_core.table_ref import TableRef
 
-_REPLACED = "was dropped and created again, or another took its name"
+_REPLACED = "was dropped and created again, or another table took its name"
 
 
 @dataclass(slots=True)
@@ -27,10 +27,10 @@ class Preparation:
     Attributes:
         settings: All settings.
         source: Connected, with nothing streaming.
-        sink: Open, without a transaction: no other capture comes in between.
-        progress: Called as rows are copied.
+        sink: Open, so that no other capture can run, without a transaction.
+        progress: Called after rows were loaded.
         stop: Set from elsewhere to end early.
-        replaced: Tables that are copied because another table has their name now, and why.
+        replaced: Tables that are copied because another table has their name now, with the reason.
     """
 
     settings: Settings
@@ -40,18 +40,18 @@ class Preparation:
     stop: Event | None = None
     replaced: dict[TableRef, str] = field(default_factory=dict)
 
-    def of_window(self, resnapshot: Collection[TableRef] = ()) -> Copying:
-        """Prepare a window that goes on from the checkpoint. The order of the steps matters:
+    def for_window(self, resnapshot: Collection[TableRef] = ()) -> Copying:
+        """Prepare a window that continues at the checkpoint. The order of the steps matters:
 
-        1. Server, history and feed are verified before anything is changed, at the source too.
-        2. Redacted columns are verified before tables are renamed in the destination: errors give both names.
+        1. Server, history and feed are verified before anything is changed, also at the source.
+        2. Redacted columns are verified before tables are renamed in the destination: the errors give both names.
         3. Renames are made before tables are compared by name.
         4. Names, owners, modes and rules are verified before the source is set up.
-        5. The source is set up. It is told which tables are followed: publishing these anew would lose changes.
+        5. The source is set up. It knows which tables are followed: publishing these again would lose changes.
         6. Copies are planned.
 
         Args:
-            resnapshot: Tables to copy whatever the destination holds. They are copied under the rules of today.
+            resnapshot: Tables to re-snapshot. They are copied under today's rules.
 
         Raises:
             StopRequested: `stop` was set.
@@ -66,14 +66,11 @@ class Preparation:
         names_today = self.source.names_today(checks.tokens())
         redacted = {ref: token for ref, token in checks.tokens().items() if names_today.get(ref) not in resnapshot}
 
-        # What is copied anew may look as it likes, and may have been missing from the publication.
+        # A table that is re-snapshotted may have any shape, and may have been missing from the publication.
         followed = [] if point.restart else [ref for ref in recorded.streaming if ref not in resnapshot]
         names = checks.name_changes(tables, followed)
         if names.renamed:
-            with self.sink.begin() as transaction:
-                transaction.rename_tables(names.renamed)
-                transaction.commit()
-            recorded = self.sink.read()
+            recorded = self._rename_tables(names.renamed)
             checks = self._checks(recorded)
             followed = [ref for ref in recorded.streaming if ref not in resnapshot]
         followed = [ref for ref in followed if ref not in names.replaced]
@@ -100,8 +97,8 @@ class Preparation:
             stop=self.stop,
         )
 
-    def of_new_beginning(self) -> Copying:
-        """Prepare a copy of all tables, and a new position of the feed, whatever the destination holds."""
+    def for_new_feed(self) -> Copying:
+        """Prepare a re-snapshot of all tables, with a new position of the feed."""
         look = read_look(self.source)
         recorded = self.sink.read()
         checks = self._checks(recorded)
@@ -127,6 +124,13 @@ class Preparation:
     def _checks(self, recorded: Recorded) -> ResumeChecks:
         return ResumeChecks(self.settings, self.source, self.sink, recorded)
 
+    def _rename_tables(self, renamed: Mapping[TableRef, TableRef]) -> Recorded:
+        """Rename tables in the destination, by old name; return the bookkeeping afterwards."""
+        with self.sink.begin() as transaction:
+            transaction.rename_tables(renamed)
+            transaction.commit()
+        return self.sink.read()
+
     def _mark_all_incomplete(self, recorded: Recorded) -> Recorded:
         """Record that every table must be re-snapshotted; return the bookkeeping without its checkpoint."""
         if recorded.tables:
@@ -140,7 +144,7 @@ class Preparation:
 
 
 def read_look(source: ManagedSource) -> Look:
-    """Look at the source and raise the first problem, but for problems of the feed, which depend on the checkpoint."""
+    """Look at the source; raise its first problem, except for problems of the feed, which depend on the checkpoint."""
     look = source.look()
     for error in source.check_look().errors:
         if not isinstance(error, SlotError):
@@ -154,5 +158,5 @@ def _verify_configured(tables: Sequence[TableRef], chosen: Collection[TableRef])
             raise TableNotFound(
                 f"{ref} is not one of the configured tables",
                 object=str(ref),
-                remedy=f"add it to TABLES, or choose of: {', '.join(map(str, tables))}",
+                remedy=f"add it to TABLES, or choose from: {', '.join(map(str, tables))}",
             )

@@ -1,4 +1,4 @@
-"""Progress of long work, for a progress bar or a log."""
+"""Progress of a window or a copy, for a progress bar or a log."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from dbmazz_core.table_ref import TableRef
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far it is.
+    """The progress of a window or a copy.
 
     Attributes:
-        phase: `snapshot`, `stream`, or `wait` (then `message` says for what).
+        phase: `snapshot`, `stream`, or `wait` (`message` says what the run waits for).
         table: The table that is being copied.
-        rows: Rows copied of it, or changes applied so far.
-        total_rows: Rows that PostgreSQL estimates for the table, None if it does not know.
+        rows: Rows of the table that are copied, or changes that are applied, so far.
+        total_rows: Rows that the source estimates for the table; None if it has no estimate.
         lsn: The checkpoint.
-        upper_lsn: The window's bound.
-        message: For people.
+        upper_lsn: The upper LSN of the window.
+        message: A text for people.
     """
 
     phase: str
@@ -34,5 +34,10 @@ class Progress:
 
     @classmethod
     def of_window(cls, result: WindowResult, changes: int) -> Self:
-        """Progress of a window after a flush, with so many changes applied."""
+        """Return the progress of a window after a flush.
+
+        Args:
+            result: The result so far.
+            changes: Row changes that are applied.
+        """
         return cls("stream", rows=changes, lsn=result.end_lsn, upper_lsn=result.upper_lsn)

@@ -1,4 +1,4 @@
-"""Tables that were renamed at the source, or replaced by another table of their name."""
+"""Find tables that were renamed at the source, or replaced by another table with their name."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dbmazz_core.table_ref import TableRef
 
 @dataclass(frozen=True, slots=True)
 class NameChanges:
-    """How names changed.
+    """How the names of tables changed.
 
     Attributes:
-        renamed: Old name to new name, of tables that are followed.
-        replaced: Names that belong to another table now than to the one that was copied.
+        renamed: By old name: the new name of a followed table.
+        replaced: Names that now belong to another table than the copied table.
     """
 
     renamed: Mapping[TableRef, TableRef]
@@ -35,16 +35,16 @@ def name_changes(
 
     Args:
         configured: The configured tables.
-        names_today: Followed tables by the name under which they were copied, with their names of today.
+        names_today: By the name under which a followed table was copied: its name today.
         followed: The destination's tables that are captured, and whose tokens are known.
-        kept: All tables of the destination, also those that are not captured any more.
+        kept: All tables of the destination, also tables that are no longer captured.
         policy: The action for a renamed table.
 
     Raises:
-        SchemaChanged: The policy is not to apply a rename.
+        SchemaChanged: A table was renamed, and the policy is not to apply renames.
     """
     renamed = {old: new for old, new in names_today.items() if new != old}
-    # A table that is not captured any more, but still in the destination, keeps its name there: it is not free.
+    # A table that is no longer captured keeps its name in the destination: no other table can get this name.
     while taken := {old for old, new in renamed.items() if new in kept and new not in renamed}:
         renamed = {old: new for old, new in renamed.items() if old not in taken}
     before = {new: old for old, new in renamed.items()}
@@ -58,6 +58,7 @@ def name_changes(
             raise SchemaChanged(
                 f"{old} was renamed to {new} at the source; nothing was applied",
                 object=str(old),
-                remedy=f"rename it back: ALTER TABLE {new.sql} RENAME TO ...; or have it follow: SCHEMA_CHANGES=apply",
+                remedy=f"rename it back: ALTER TABLE {new.sql} RENAME TO ...; or let the destination follow: "
+                "SCHEMA_CHANGES=apply",
             )
     return NameChanges(renamed, frozenset(replaced))

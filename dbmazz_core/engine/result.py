@@ -1,4 +1,4 @@
-"""What a window, a snapshot and a look at the state report."""
+"""Results of a capture window, of a snapshot and of a status request."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from dbmazz_core.table_ref import TableRef
 
 
 class StopReason(StrEnum):
-    """Why a window ended."""
+    """The reason why a window ended."""
 
     CAUGHT_UP = "caught_up"  #: everything up to the upper LSN is in the destination
     MAX_CHANGES = "max_changes"
     MAX_BYTES = "max_bytes"
     MAX_SECONDS = "max_seconds"
-    STOP_REQUESTED = "stop_requested"  #: SIGTERM, Ctrl-C or Dagster's terminate
+    STOP_REQUESTED = "stop_requested"  #: SIGTERM, Ctrl-C, or a termination in Dagster
 
 
 @dataclass(slots=True)
 class TableCounts:
-    """What happened to one table in a window, counted as PostgreSQL sent it, before compaction.
+    """Changes of one table in a window, counted as the source sent them, before compaction.
 
     Attributes:
         inserts, updates, deletes, truncates: Changes received.
-        snapshot_rows: Rows copied by a snapshot in this window, None where there was none.
-        quarantined: Changes and copied rows that went to quarantine, for a value that the destination cannot hold.
+        snapshot_rows: Rows that a snapshot in this window copied; None if there was no snapshot.
+        quarantined: Changes and copied rows in quarantine, because of a value that the destination cannot hold.
     """
 
     inserts: int = 0
@@ -44,18 +44,18 @@ class TableCounts:
 
     @property
     def changes(self) -> int:
-        """Row changes in all."""
+        """The number of row changes."""
         return self.inserts + self.updates + self.deletes
 
     def add(self, other: TableCounts) -> None:
-        """Add changes."""
+        """Add the changes of another count. Copied rows and rows in quarantine are not added."""
         self.inserts += other.inserts
         self.updates += other.updates
         self.deletes += other.deletes
         self.truncates += other.truncates
 
     def to_dict(self) -> dict[str, int | None]:
-        """As `--json` prints it."""
+        """Return the counts as `--json` prints them."""
         return {
             "inserts": self.inserts,
             "updates": self.updates,
@@ -68,25 +68,25 @@ class TableCounts:
 
 @dataclass(slots=True)
 class WindowResult:
-    """What one bounded window did.
+    """The result of one capture window.
 
     Attributes:
-        start_lsn: Checkpoint at its start.
-        end_lsn: Checkpoint at its end: the confirmed LSN; 0/0 if it was stopped before there was one.
-            Past `upper_lsn`, where the WAL in between holds nothing for the captured tables.
-        upper_lsn: The server's flush LSN at its start, the bound.
+        start_lsn: The checkpoint at the start of the window.
+        end_lsn: The checkpoint at the end, which is also the confirmed LSN; 0/0 if the window was stopped before there
+            was a checkpoint. It is past `upper_lsn` if the WAL in between holds no changes of the captured tables.
+        upper_lsn: The bound: the server's flush LSN at the start of the window.
         changes: Row changes received for the captured tables.
-        transactions: Source transactions applied that held any message for the publication.
+        transactions: Source transactions that were applied and had a message for the publication.
         bytes: Bytes of replication messages received.
-        flushes: Destination transactions.
-        stop_reason: Why it ended.
-        duration_s: Seconds, whole.
-        lag_bytes: WAL bytes between the checkpoint and the server's flush LSN at the end.
-        commit_time: Commit time of the last applied source transaction, None if there was none.
-        tables: By table; every captured table has an entry, after a stop while tables were copied only those that were.
-        schema_changes: What became of tables' shapes, one sentence each.
-        copy_anew: Tables that had to be copied anew, and why; `Pipeline.capture` has done so.
-        phases: Seconds spent by phase (`receive`, `decode`, `compact`, `merge`, `snapshot`), for benchmarks.
+        flushes: Transactions of the destination.
+        stop_reason: Why the window ended.
+        duration_s: Seconds from start to end.
+        lag_bytes: Bytes of WAL between the checkpoint and the server's flush LSN at the end.
+        commit_time: Commit time of the last applied source transaction; None if there was none.
+        tables: Counts by captured table. If the window was stopped while it copied tables, only by copied table.
+        schema_changes: The schema changes of tables, one sentence each.
+        copy_anew: Tables that had to be re-snapshotted, with the reason; `Pipeline.capture` has re-snapshotted them.
+        phases: Seconds by phase (`receive`, `decode`, `compact`, `merge`, `snapshot`), for benchmarks.
     """
 
     start_lsn: Lsn
@@ -106,7 +106,7 @@ class WindowResult:
     phases: dict[str, float] = field(default_factory=dict)
 
     def extend(self, later: WindowResult) -> None:
-        """Take in the window that began where this one ended."""
+        """Add the result of the window that began at the end of this window."""
         self.end_lsn, self.upper_lsn, self.stop_reason = later.end_lsn, later.upper_lsn, later.stop_reason
         self.changes += later.changes
         self.transactions += later.transactions
@@ -124,7 +124,7 @@ class WindowResult:
             self.phases[phase] = self.phases.get(phase, 0.0) + seconds
 
     def to_dict(self) -> dict[str, Any]:
-        """As `capture --json` prints it: LSNs as text, tables by `schema.table`."""
+        """Return the result as `capture --json` prints it: LSNs as text, tables by `schema.table`."""
         return {
             "start_lsn": str(self.start_lsn),
             "end_lsn": str(self.end_lsn),
@@ -146,13 +146,13 @@ class WindowResult:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotResult:
-    """What copying tables did.
+    """The result of copying tables.
 
     Attributes:
-        lsn: The checkpoint afterwards.
-        rows: Rows copied, by table.
-        duration_s: Seconds.
-        quarantined: Rows that went to quarantine instead, by table.
+        lsn: The checkpoint after the copy.
+        rows: By table: the number of copied rows.
+        duration_s: Seconds from start to end.
+        quarantined: By table: the number of rows that went to quarantine.
     """
 
     lsn: Lsn
@@ -161,7 +161,7 @@ class SnapshotResult:
     quarantined: Mapping[TableRef, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """As `snapshot --json` prints it."""
+        """Return the result as `snapshot --json` prints it."""
         return {
             "checkpoint_lsn": str(self.lsn),
             "tables": {
@@ -177,12 +177,11 @@ class PipelineStatus:
     """The state of source and destination.
 
     Attributes:
-        source: The source's.
-        checkpoint: The destination's; None where there is none (or the destination could not be opened, see
-            `destination_error`).
+        source: The state of the source.
+        checkpoint: The checkpoint of the destination; None if it has none, or could not be read (`destination_error`).
         lag_bytes: Bytes of WAL between the checkpoint (or the confirmed LSN, without a checkpoint) and the server.
         tables: The captured tables.
-        destination_error: Why the destination could not be read, None if it could.
+        destination_error: Why the destination could not be read; None if it was read.
     """
 
     source: SourceStatus

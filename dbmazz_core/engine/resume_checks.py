@@ -1,4 +1,4 @@
-"""Whether source and destination fit each other under the settings of today. Nothing is changed."""
+"""Verify that source and destination fit each other, and today's settings. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ from dbmazz_core.table_ref import TableRef
 
 
 class ResumeChecks:
-    """Checks of a source and a sink, both open. Every method raises the first problem, with a remedy."""
+    """Verifies a source and a sink, both open. Every method raises the first problem, with a remedy.
+
+    Args:
+        settings: All settings.
+        source: The source.
+        sink: The destination.
+        recorded: The destination's bookkeeping.
+    """
 
     def __init__(self, settings: Settings, source: Source, sink: Sink, recorded: Recorded) -> None:
         self.settings = settings
@@ -54,47 +61,47 @@ class ResumeChecks:
                 yield error
 
     def checkpoint(self) -> Checkpoint | None:
-        """Return the destination's checkpoint, after verifying that it is of this server."""
+        """Return the destination's checkpoint after verifying that it belongs to this server."""
         checkpoint = self._recorded.checkpoint
         if checkpoint is not None:
             self._source.verify_origin(checkpoint, destination=self.settings.sink.url)
         return checkpoint
 
     def verify_position(self, *, and_feed: bool) -> None:
-        """Verify that the checkpoint is of this server, and that the stream can go on from there."""
+        """Verify that the checkpoint belongs to this server, and that the stream can continue at it."""
         checkpoint = self.checkpoint()
         if checkpoint is not None:
             self._source.verify_position(checkpoint, and_feed=and_feed)
 
     def name_changes(self, tables: Collection[TableRef], followed: Collection[TableRef]) -> NameChanges:
-        """Return how tables were renamed or replaced.
+        """Return which tables were renamed or replaced.
 
         Args:
             tables: The configured tables.
-            followed: The destination's tables that the stream goes on with.
+            followed: The destination's tables that the stream continues to follow.
         """
         tokens = {ref: token for ref, token in self.tokens().items() if ref in followed}
         names_today = self._source.names_today(tokens)
         return name_changes(tables, names_today, tokens, self._recorded.tables, self.settings.tables.schema_changes)
 
     def tokens(self) -> dict[TableRef, TableToken]:
-        """Return the tokens of the destination's tables, as far as they are recorded."""
+        """Return the recorded tokens of the destination's tables. Older versions recorded none."""
         tokens = ((ref, table.shape.token) for ref, table in self._recorded.tables.items())
         return {ref: token for ref, token in tokens if token is not None}
 
     def verify_redacted(self, tables: Collection[TableRef]) -> None:
-        """Verify that columns that were redacted when a table was copied are redacted under their names of today."""
+        """Verify that columns that were redacted when a table was copied are redacted under today's names."""
         self._source.verify_redacted(tables, self.tokens())
 
     def verify_tables(
         self, tables: Sequence[tuple[TableRef, TableState | None]], followed: Collection[TableRef]
     ) -> None:
-        """Verify that tables of the destination are this feed's, unchanged, and fit the settings of today.
+        """Verify that tables of the destination belong to this feed, are unaltered, and fit today's settings.
 
         Args:
-            tables: The configured tables, each with the state of the destination's, which has another name if it was
-                renamed; None if it is going to be made anew.
-            followed: The destination's tables that the stream goes on with.
+            tables: The configured tables, each with the state of the destination's table, which has another name if the
+                table was renamed; None if the table is going to be created or re-snapshotted.
+            followed: The destination's tables that the stream continues to follow.
         """
         refs = [state.table if state else table for table, state in tables]
         conflicts = self._sink.owner_conflicts(refs)
@@ -110,19 +117,19 @@ class ResumeChecks:
                 self._source.verify_rules(name, table.schema)
 
     def _verify_mode(self, state: TableState) -> None:
-        """Verify the mode: another mode needs a re-snapshot that is asked for, since a history might be lost."""
+        """Verify the mode. A new mode needs a re-snapshot on request, because a history might be lost."""
         ref, wanted = state.table, self.settings.tables.mode.of(state.table)
         if state.mode is wanted:
             return
-        gone = {Mode.MIRROR: "", Mode.SOFT_DELETE: " without the deleted rows", Mode.CHANGELOG: " without its history"}
+        lost = {Mode.MIRROR: "", Mode.SOFT_DELETE: " without the deleted rows", Mode.CHANGELOG: " without its history"}
         raise ConfigError(
             f"{ref} is kept in mode {state.mode} in {self.settings.sink.url}, and MODE asks for {wanted}",
             object="MODE",
-            remedy=f"make the table anew{gone[state.mode]}: dbmazz snapshot --tables '{ref}'; "
+            remedy=f"re-snapshot the table{lost[state.mode]}: dbmazz snapshot --tables '{ref}'; "
             f'or leave it as it is: MODE="{ref}={state.mode}"',
         )
 
     def verify_names(self) -> None:
-        """Verify that the destination can tell all names apart."""
+        """Verify that the destination can hold all names, and distinguish them."""
         for conflict in self._sink.name_conflicts(self._source.column_names()):
             raise conflict

@@ -1,4 +1,4 @@
-"""Images of rows put together from others': what is left of a batch when some of its changes are taken out."""
+"""Row images that are assembled from other row images: of a batch without some of its changes, for example."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import polars as pl
 from dbmazz_core.model.batch import Indexes, Mask, RowImages
 
 
-class JoinedImages:
-    """Images of several others, in another order and as those of other rows. Implements `RowImages`.
+class GatheredImages:
+    """Row images gathered from a concatenation of others, as images of other rows. Implements `RowImages`.
 
     Args:
-        index: Which rows these are the images of, ascending, shape (k,).
-        parts: Where the images are.
-        back: Places of the images in the parts, laid one behind the other, shape (k,).
+        index: The rows that have these images, ascending, shape (k,).
+        parts: The other images.
+        gather: By image: its place in the concatenation of `parts`, shape (k,).
     """
 
-    def __init__(self, index: Indexes, parts: Sequence[RowImages], back: Indexes) -> None:
+    def __init__(self, index: Indexes, parts: Sequence[RowImages], gather: Indexes) -> None:
         self._index = index
         self._parts = parts
-        self._back = back
+        self._gather = gather
 
     @property
     def index(self) -> Indexes:
@@ -31,54 +31,57 @@ class JoinedImages:
 
     def values(self, column: int) -> pl.Series:
         """See `RowImages.values`."""
-        return pl.concat([part.values(column) for part in self._parts], rechunk=False).gather(self._back)
+        return pl.concat([part.values(column) for part in self._parts], rechunk=False).gather(self._gather)
 
-    def take(self, places: Indexes) -> JoinedImages:
+    def take(self, places: Indexes) -> GatheredImages:
         """See `RowImages.take`."""
-        return JoinedImages(self._index[places], self._parts, self._back[places])
+        return GatheredImages(self._index[places], self._parts, self._gather[places])
 
     def unknown(self, column: int) -> Mask | None:
         """See `RowImages.unknown`."""
-        return self._mask(lambda part: part.unknown(column))
+        return self._gathered_mask(lambda part: part.unknown(column))
 
     @property
-    def lenient(self) -> bool:
-        """See `RowImages.lenient`."""
-        return all(part.lenient for part in self._parts)
+    def keep_unreadable(self) -> bool:
+        """See `RowImages.keep_unreadable`."""
+        return all(part.keep_unreadable for part in self._parts)
 
     def unreadable(self, column: int) -> Mask | None:
         """See `RowImages.unreadable`."""
-        return self._mask(lambda part: part.unreadable(column))
+        return self._gathered_mask(lambda part: part.unreadable(column))
 
     def texts(self, column: int) -> pl.Series:
         """See `RowImages.texts`."""
-        return pl.concat([part.texts(column) for part in self._parts], rechunk=False).gather(self._back)
+        return pl.concat([part.texts(column) for part in self._parts], rechunk=False).gather(self._gather)
 
-    def _mask(self, of: Callable[[RowImages], Mask | None]) -> Mask | None:
-        masks = [of(part) for part in self._parts]
+    def _gathered_mask(self, mask_of: Callable[[RowImages], Mask | None]) -> Mask | None:
+        """Return the masks of all parts, gathered; None if no image of these is marked."""
+        masks = [mask_of(part) for part in self._parts]
         if all(mask is None for mask in masks):
             return None
         whole = [
             np.zeros(len(part.index), dtype=np.bool_) if mask is None else mask
             for part, mask in zip(self._parts, masks, strict=True)
         ]
-        found: Mask = np.concatenate(whole)[self._back]
-        return found if found.any() else None
+        gathered: Mask = np.concatenate(whole)[self._gather]
+        return gathered if gathered.any() else None
 
 
-class KeyImages:
-    """Images of which some are the key alone, as PostgreSQL sends them: other columns are NULL. Implements `RowImages`.
+class KeyOnlyImages:
+    """Row images, some of them reduced to the key; their other columns are NULL. Implements `RowImages`.
+
+    A source sends the key alone as the old image if the replica identity is not FULL.
 
     Args:
         images: The images.
-        keys: Numbers of the key columns.
-        alone: Which of the images are so, shape (k,).
+        key_columns: Numbers of the key columns.
+        key_only: Whether an image is reduced, shape (k,).
     """
 
-    def __init__(self, images: RowImages, keys: Sequence[int], alone: Mask) -> None:
+    def __init__(self, images: RowImages, key_columns: Sequence[int], key_only: Mask) -> None:
         self._images = images
-        self._keys = keys
-        self._alone = alone
+        self._key_columns = key_columns
+        self._key_only = key_only
 
     @property
     def index(self) -> Indexes:
@@ -88,56 +91,57 @@ class KeyImages:
     def values(self, column: int) -> pl.Series:
         """See `RowImages.values`."""
         values = self._images.values(column)
-        if column in self._keys:
+        if column in self._key_columns:
             return values
-        none = pl.repeat(None, len(values), dtype=values.dtype, eager=True)
-        return values.zip_with(pl.Series(~self._alone), none)
+        nulls = pl.repeat(None, len(values), dtype=values.dtype, eager=True)
+        return values.zip_with(pl.Series(~self._key_only), nulls)
 
-    def take(self, places: Indexes) -> KeyImages:
+    def take(self, places: Indexes) -> KeyOnlyImages:
         """See `RowImages.take`."""
-        return KeyImages(self._images.take(places), self._keys, self._alone[places])
+        return KeyOnlyImages(self._images.take(places), self._key_columns, self._key_only[places])
 
     def unknown(self, column: int) -> Mask | None:
         """See `RowImages.unknown`."""
-        return self._rest(column, self._images.unknown(column))
+        return self._mask_of_whole_images(column, self._images.unknown(column))
 
     @property
-    def lenient(self) -> bool:
-        """See `RowImages.lenient`."""
-        return self._images.lenient
+    def keep_unreadable(self) -> bool:
+        """See `RowImages.keep_unreadable`."""
+        return self._images.keep_unreadable
 
     def unreadable(self, column: int) -> Mask | None:
         """See `RowImages.unreadable`."""
-        return self._rest(column, self._images.unreadable(column))
+        return self._mask_of_whole_images(column, self._images.unreadable(column))
 
     def texts(self, column: int) -> pl.Series:
         """See `RowImages.texts`."""
         return self._images.texts(column)
 
-    def _rest(self, column: int, mask: Mask | None) -> Mask | None:
-        if mask is None or column in self._keys:
+    def _mask_of_whole_images(self, column: int, mask: Mask | None) -> Mask | None:
+        """Return a column's mask without the images that do not have the column."""
+        if mask is None or column in self._key_columns:
             return mask
-        rest: Mask = mask & ~self._alone
-        return rest if rest.any() else None
+        of_whole_images: Mask = mask & ~self._key_only
+        return of_whole_images if of_whole_images.any() else None
 
 
-class CompletedImages:
-    """New images with the values that were not sent taken from the old images of their rows. Implements `RowImages`.
+class FilledImages:
+    """New row images whose unsent values are filled from the old images of their rows. Implements `RowImages`.
 
     Args:
         images: The new images.
-        old: The old ones.
-        whole: Which of the old ones are whole rows, shape (number of old images,).
+        old: The old images.
+        whole: Whether an old image is a whole row, shape (number of old images,).
     """
 
     def __init__(self, images: RowImages, old: RowImages, whole: Mask) -> None:
         self._images = images
         self._old = old
-        # Places of new images that have such an old one, and where that is.
-        _, self._places, self._from = np.intersect1d(
+        # Places of the new images whose rows have a whole old image, and the places of these old images.
+        _, self._places, self._old_places = np.intersect1d(
             images.index, old.index[whole], assume_unique=True, return_indices=True
         )
-        self._from = np.flatnonzero(whole)[self._from]
+        self._old_places = np.flatnonzero(whole)[self._old_places]
 
     @property
     def index(self) -> Indexes:
@@ -146,11 +150,11 @@ class CompletedImages:
 
     def values(self, column: int) -> pl.Series:
         """See `RowImages.values`."""
-        return self._completed(column, self._images.values(column), self._old.values)
+        return self._fill(column, self._images.values(column), self._old.values)
 
-    def take(self, places: Indexes) -> JoinedImages:
+    def take(self, places: Indexes) -> GatheredImages:
         """See `RowImages.take`."""
-        return JoinedImages(self.index[places], [self], places)
+        return GatheredImages(self.index[places], [self], places)
 
     def unknown(self, column: int) -> Mask | None:
         """See `RowImages.unknown`."""
@@ -158,45 +162,48 @@ class CompletedImages:
         if unsent is None:
             return None
         rest: Mask = unsent.copy()
-        rest[self._filled(column, unsent)[0]] = False
+        rest[self._filled_places(column, unsent)[0]] = False
         return rest if rest.any() else None
 
     @property
-    def lenient(self) -> bool:
-        """See `RowImages.lenient`."""
-        return self._images.lenient and self._old.lenient
+    def keep_unreadable(self) -> bool:
+        """See `RowImages.keep_unreadable`."""
+        return self._images.keep_unreadable and self._old.keep_unreadable
 
     def unreadable(self, column: int) -> Mask | None:
         """See `RowImages.unreadable`."""
-        here, there = self._images.unreadable(column), self._old.unreadable(column)
-        places, sources = self._filled(column, self._images.unknown(column))
-        mask: Mask = np.zeros(len(self.index), dtype=np.bool_) if here is None else here.copy()
-        mask[places] = False if there is None else there[sources]
+        of_new, of_old = self._images.unreadable(column), self._old.unreadable(column)
+        places, old_places = self._filled_places(column, self._images.unknown(column))
+        mask: Mask = np.zeros(len(self.index), dtype=np.bool_) if of_new is None else of_new.copy()
+        mask[places] = False if of_old is None else of_old[old_places]
         return mask if mask.any() else None
 
     def texts(self, column: int) -> pl.Series:
         """See `RowImages.texts`."""
-        return self._completed(column, self._images.texts(column), self._old.texts)
+        return self._fill(column, self._images.texts(column), self._old.texts)
 
-    def _completed(self, column: int, values: pl.Series, old: Callable[[int], pl.Series]) -> pl.Series:
-        places, sources = self._filled(column, self._images.unknown(column))
-        return replaced(values, places, old(column).gather(sources)) if len(places) else values
+    def _fill(self, column: int, values: pl.Series, old: Callable[[int], pl.Series]) -> pl.Series:
+        places, old_places = self._filled_places(column, self._images.unknown(column))
+        return scatter(values, places, old(column).gather(old_places)) if len(places) else values
 
-    def _filled(self, column: int, unsent: Mask | None) -> tuple[Indexes, Indexes]:
-        """Places whose value comes from an old image, and where that is."""
+    def _filled_places(self, column: int, unsent: Mask | None) -> tuple[Indexes, Indexes]:
+        """Return the places whose value comes from an old image, and the places of these old images."""
         if unsent is None:
-            return self._places[:0], self._from[:0]
-        held = unsent[self._places]
-        missing = self._old.unknown(column)  # a column that the source has no more
-        if missing is not None:
-            held &= ~missing[self._from]
-        return self._places[held], self._from[held]
+            return self._places[:0], self._old_places[:0]
+        filled = unsent[self._places]
+        unknown_in_old = self._old.unknown(column)  # of a column that the source has dropped
+        if unknown_in_old is not None:
+            filled &= ~unknown_in_old[self._old_places]
+        return self._places[filled], self._old_places[filled]
 
 
-def replaced(values: pl.Series, places: Indexes, by: pl.Series) -> pl.Series:
-    """The series with other values at these places. Polars scatters no lists, so they are gathered."""
+def scatter(values: pl.Series, places: Indexes, replacements: pl.Series) -> pl.Series:
+    """Return a series with other values at some places.
+
+    `Series.scatter` of polars does not support nested dtypes: these are gathered from a concatenation.
+    """
     if not values.dtype.is_nested():
-        return values.scatter(places, by)
+        return values.scatter(places, replacements)
     index = np.arange(len(values))
     index[places] = len(values) + np.arange(len(places))
-    return pl.concat([values, by]).gather(index)
+    return pl.concat([values, replacements]).gather(index)

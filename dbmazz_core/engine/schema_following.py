@@ -1,7 +1,7 @@
-"""Keeping the destination's tables in the source's shape while a window runs.
+"""Follow schema changes during a window: change the destination's tables as the source's tables change.
 
-The source explains how a table changed (`Source.explain`); this module decides: policy, order, and the shape that the
-destination's table has afterwards.
+The source explains how a table changed (`Source.explain`). This module applies the policy, orders the changes, and
+computes the shape that the destination's table has afterwards.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from dbmazz_core.engine.destination_schema import conform
+from dbmazz_core.engine.destination_schema import with_destination_columns
 from dbmazz_core.errors import SchemaChanged
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.batch import ChangeBatch
@@ -32,7 +32,7 @@ from dbmazz_core.model.table_shape import TableShape
 from dbmazz_core.settings.by_table import SchemaPolicy
 from dbmazz_core.table_ref import TableRef, quote_identifier
 
-#: What a window applies.
+#: An event that a window applies.
 WindowEvent = TableEvent | SchemaEvent
 
 
@@ -42,11 +42,11 @@ class SchemaFollower:
 
     Attributes:
         source: Explains how tables changed.
-        shapes: The destination's tables, as they are behind the events that went through here.
+        shapes: The destination's tables, as they are after all events that `events` and `finish` have returned.
         policy: The action for each kind of schema change.
         histories: Tables that are kept as changelogs.
-        abandoned: Tables that must be re-snapshotted, and why: their events are left out.
-        truncated: Tables that were truncated, and the transaction of the last TRUNCATE.
+        abandoned: Tables that must be re-snapshotted, with the reason. Their events are left out.
+        truncated: By truncated table: the transaction of the last TRUNCATE.
     """
 
     source: Source
@@ -61,7 +61,7 @@ class SchemaFollower:
 
         Raises:
             SchemaChanged: The policy is to stop at a change.
-            ConfigError: A column that is redacted got a name under which it is not.
+            ConfigError: A redacted column got a name under which the rules do not redact it.
         """
         if event.table in self.abandoned:
             return []
@@ -69,14 +69,14 @@ class SchemaFollower:
             explained = self.source.explain(self.shapes[event.table], event)
             return self._follow(event.table, explained, event.commit_lsn, event.xid)
         if isinstance(event, ChangeBatch):
-            return [conform(event, self.shapes[event.table])]
+            return [with_destination_columns(event, self.shapes[event.table])]
         self.truncated[event.table] = event.position.xid
         return [event]
 
     def finish(self, tables: Mapping[TableRef, SourceTable]) -> list[WindowEvent]:
-        """Return the events to apply once everything up to the window's bound is in.
+        """Return the events to apply after all events up to the window's bound.
 
-        They come from changes that no row followed, and from changes of keys.
+        They are schema changes that no row change followed, and changes of keys.
 
         Args:
             tables: The tables as they are at the bound.
@@ -93,6 +93,7 @@ class SchemaFollower:
         return found
 
     def _follow(self, table: TableRef, explained: Reshape | Resnapshot, commit_lsn: Lsn, xid: int) -> list[WindowEvent]:
+        """Return the event for an explained change, under the policy; nothing if the shape stays the same."""
         known = self.shapes[table]
         if isinstance(explained, Resnapshot):
             return self._abandon(table, explained, commit_lsn, xid)
@@ -105,7 +106,7 @@ class SchemaFollower:
         return [] if shape == known else [SchemaEvent(table, chosen, shape, None, commit_lsn, xid, labels)]
 
     def _key(self, table: TableRef, explained: Reshape) -> list[WindowEvent]:
-        """Return the event after which rows are found by the key of today."""
+        """Return the event after which rows are found by today's key; nothing if the key is the same."""
         known = self.shapes[table]
         if explained.token_by_key is None:
             return []
@@ -118,10 +119,12 @@ class SchemaFollower:
         return [SchemaEvent(table, (), shape, None, Lsn(0), 0)]
 
     def _with_policy(self, table: TableRef, labels: Sequence[NewLabels]) -> tuple[NewLabels, ...]:
+        """Return new labels of enums with the policy for the case that values leave doubt."""
         stop = self.policy.of(table, SchemaChangeKind.CHANGE_TYPE) is SchemaAction.STOP
         return tuple(replace(some, stop=stop) for some in labels)
 
     def _abandon(self, table: TableRef, why: Resnapshot, commit_lsn: Lsn, xid: int) -> list[WindowEvent]:
+        """Leave out the table's events from here on; return the event that records the re-snapshot."""
         if self.policy.of(table, why.kind) is SchemaAction.STOP:
             raise stopped(table, why.reason, commit_lsn, xid)
         self.abandoned[table] = why.reason
@@ -130,13 +133,14 @@ class SchemaFollower:
     def _chosen(
         self, have: TableSchema, steps: Sequence[SchemaStep], commit_lsn: Lsn, xid: int
     ) -> tuple[tuple[SchemaStep, SchemaAction], ...]:
+        """Return the steps with the action that the policy chooses for each step."""
         chosen: list[tuple[SchemaStep, SchemaAction]] = []
         for step in steps:
             action = self.policy.of(have.table, step.kind)
             if action is SchemaAction.STOP:
                 raise stopped(have.table, str(step), commit_lsn, xid)
             in_key = isinstance(step, DropColumn) and (step.name in have.key or not have.key)
-            # A policy cannot ignore that a column of the key is gone: rows could not be found any more.
+            # No policy can ignore a dropped key column: without it, rows cannot be found.
             chosen.append((step, SchemaAction.APPLY if in_key else action))
         return tuple(chosen)
 
@@ -149,8 +153,8 @@ def _found_by(seen: TableSchema, shape: TableShape) -> tuple[str, ...]:
 def _other_key(key: Collection[str]) -> Resnapshot:
     """Return why a changelog is re-snapshotted when its key changes.
 
-    A changelog does not record by which columns a change finds its row. After a copy at the change, one key holds for
-    all changes that come behind the copy.
+    A changelog does not record by which columns a change finds its row. After a copy at the schema change, the same key
+    applies to all changes behind the copy.
     """
     names = ", ".join(sorted(quote_identifier(name) for name in key if name))
     return Resnapshot(f"has its rows found by {names or 'all columns'} from here on", SchemaChangeKind.CHANGE_TYPE)
@@ -194,7 +198,7 @@ def reshaped(known: TableShape, explained: Reshape, chosen: Sequence[tuple[Schem
 
 
 def _with_source_types(columns: Sequence[ColumnDef], seen: TableSchema) -> tuple[ColumnDef, ...]:
-    """Return the columns with the source's own names of their types, which may change where our types do not."""
+    """Return the columns with the source's names of their types, which may change although our types do not."""
     definitions = {column.name: column for column in seen.columns}
     return tuple(
         replace(column, source_type=definitions[column.name].source_type)
@@ -205,10 +209,11 @@ def _with_source_types(columns: Sequence[ColumnDef], seen: TableSchema) -> tuple
 
 
 def stopped(table: TableRef, what: str, commit_lsn: Lsn, xid: int) -> SchemaChanged:
-    """Return the error where the policy is to stop at a change."""
+    """Return the error for a change at which the policy is to stop."""
     where = f" (transaction {xid}, committed at {commit_lsn})" if xid else ""
     return SchemaChanged(
         f"{table} changed at the source: {what}{where}; nothing of this flush was applied",
         object=str(table),
-        remedy=f"copy the table anew: dbmazz snapshot --tables '{table}'; or have it follow: SCHEMA_CHANGES=apply",
+        remedy=f"re-snapshot the table: dbmazz snapshot --tables '{table}'; or let the destination follow: "
+        "SCHEMA_CHANGES=apply",
     )

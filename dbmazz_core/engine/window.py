@@ -1,11 +1,11 @@
-"""One bounded window: read, accumulate, compact, flush, acknowledge.
+"""One capture window: read the stream, accumulate changes, flush, acknowledge.
 
-A flush is one destination transaction: the changes of all tables, and the checkpoint. It ends at a source transaction's
-end, and only after it has been committed is anything acknowledged to PostgreSQL. What is too large for memory is
-applied in pieces within one destination transaction: several source transactions together, or one that is large by
-itself.
+A flush is one transaction of the destination: the changes of all tables, and the checkpoint. It ends at the end of a
+source transaction. The source gets an acknowledgement only after the flush was committed. Changes that are too large
+for memory are applied in pieces within one flush. A piece holds complete source transactions, or a part of one large
+source transaction.
 
-While a flush, or a piece of one, is applied (`flusher.py`), the window reads on, up to the next.
+The window reads ahead to the next flush or piece while a flush or piece is applied (`flusher.py`).
 """
 
 from __future__ import annotations
@@ -32,88 +32,117 @@ from dbmazz_core.model.stream import ChangeStream, StreamPart, Truncation
 from dbmazz_core.settings.config import FlushConfig, WindowLimits
 from dbmazz_core.table_ref import TableRef
 
-_EVERYTHING = 1 << 62
-#: Longest wait for news before limits and stop requests are looked at again.
+#: Longest wait for messages, in seconds, before limits and stop requests are looked at again.
 _POLL_S = 0.2
-#: Pieces of complete transactions in a flush at most. Each commit costs: what one holds goes to DuckDB's WAL, and from
-#: there into the file (docs/benchmarks.md: what was tried).
-_PIECES = 16
+#: Most pieces of complete transactions in a flush. Each commit costs: the destination writes the rows of a flush to a
+#: log of its own, and from there into the file (docs/benchmarks.md has the measurements).
+_MAX_PIECES = 16
 
 
 @dataclass(slots=True)
-class _Pending:
-    """What is not yet committed.
+class _PendingFlush:
+    """The next flush: changes that were received and are not yet committed.
+
+    A flush holds complete transactions, or one transaction that is too large for memory; never both.
 
     Attributes:
-        complete: Events of complete transactions that are not yet applied.
-        open: Those of the transaction behind them, which is not yet complete.
-        complete_bytes, open_bytes: Bytes of their messages.
-        rows: Row changes among them, and among what is applied of complete transactions.
-        pieces: How often complete transactions have been applied.
-        large: Whether a part of one transaction that is too large for memory has been applied; nothing else has then.
-        ended: Whether its COMMIT has come since.
-        since: When the first of it came (`time.monotonic`).
-        end_lsn: Of the last complete transaction.
-        last: That transaction.
+        complete_events: Events of complete transactions that are not yet applied.
+        complete_bytes: Bytes of their messages.
+        open_events: Events of the transaction behind them, whose COMMIT has not come, that are not yet applied.
+        open_bytes: Bytes of their messages.
+        rows: Row changes among these events, and among the applied pieces of complete transactions.
+        pieces_applied: Number of applied pieces of complete transactions.
+        large_applied: Whether a piece of a large transaction has been applied.
+        large_complete: Whether the COMMIT of this large transaction has come.
+        first_event_at: When the first event was received (`time.monotonic`); None: there is none.
+        end_lsn: The flush contains all transactions that committed before this LSN; None: no complete transaction.
+        last_transaction: The last complete transaction.
     """
 
-    complete: list[WindowEvent] = field(default_factory=list)
-    open: list[WindowEvent] = field(default_factory=list)
+    complete_events: list[WindowEvent] = field(default_factory=list)
     complete_bytes: int = 0
+    open_events: list[WindowEvent] = field(default_factory=list)
     open_bytes: int = 0
     rows: int = 0
-    pieces: int = 0
-    large: bool = False
-    ended: bool = False
-    since: float | None = None
+    pieces_applied: int = 0
+    large_applied: bool = False
+    large_complete: bool = False
+    first_event_at: float | None = None
     end_lsn: Lsn | None = None
-    last: CommittedTransaction | None = None
+    last_transaction: CommittedTransaction | None = None
 
     @property
     def bytes(self) -> int:
-        """Of what is not yet applied."""
+        """Bytes of the messages whose events are not yet applied."""
         return self.complete_bytes + self.open_bytes
 
     @property
     def in_transaction(self) -> bool:
-        """Whether there is a part of a transaction that is not complete."""
-        return bool(self.open_bytes) or (self.large and not self.ended)
+        """Whether a part of a transaction was received, but not its COMMIT."""
+        return bool(self.open_bytes) or (self.large_applied and not self.large_complete)
 
     @property
-    def ready(self) -> bool:
-        """Whether there are complete transactions to commit."""
-        return bool(self.complete or self.pieces)
+    def has_complete(self) -> bool:
+        """Whether complete transactions wait for their commit. A large transaction does not count."""
+        return bool(self.complete_events or self.pieces_applied)
 
     def add(self, part: StreamPart, events: list[WindowEvent]) -> None:
-        if self.since is None and events:
-            self.since = time.monotonic()
-        self.open += events
+        """Add a part of the stream.
+
+        Args:
+            part: The part.
+            events: Its events, as they are applied.
+        """
+        if self.first_event_at is None and events:
+            self.first_event_at = time.monotonic()
+        self.open_events += events
         self.open_bytes += part.bytes
         if part.complete:
-            self.complete += self.open
+            self.complete_events += self.open_events
             self.complete_bytes += self.open_bytes
-            self.open, self.open_bytes = [], 0
-            self.ended = self.large
+            self.open_events, self.open_bytes = [], 0
+            self.large_complete = self.large_applied
         if part.end_lsn is not None:
             self.end_lsn = part.end_lsn
-            self.last = part.last or self.last
+            self.last_transaction = part.last or self.last_transaction
+
+    def complete_piece_applied(self) -> None:
+        """Record that the events of complete transactions were handed over as a piece."""
+        self.complete_events, self.complete_bytes = [], 0
+        self.pieces_applied += 1
+
+    def large_piece_applied(self) -> None:
+        """Record that the events of the open transaction were handed over as a piece of a large transaction."""
+        self.open_events, self.open_bytes, self.large_applied = [], 0, True
+        self.rows, self.first_event_at = 0, None
+
+    def following(self) -> _PendingFlush:
+        """Return the flush after this one: it begins with the open transaction."""
+        rows = sum(len(event) for event in self.open_events if isinstance(event, ChangeBatch))
+        first_event_at = time.monotonic() if self.open_events else None
+        return _PendingFlush(
+            open_events=self.open_events, open_bytes=self.open_bytes, rows=rows, first_event_at=first_event_at
+        )
 
 
 class Window:
     """Runs one window over a stream that starts at the checkpoint.
 
     Args:
-        stream: Starts at the checkpoint, with the upper LSN as its bound.
+        stream: Starts at the checkpoint, and ends at the bound.
         sink: Holds the tables.
-        checkpoint: The sink's.
-        bound: Where the stream ends, and the tables that are certain to be so there.
-        follower: Keeps the shape of the captured tables; it has them as the sink has them.
-        modes: How each is kept; `mirror` where nothing is said.
+        checkpoint: The sink's checkpoint.
+        bound: The position at which the stream ends, and the tables as they are there.
+        follower: Turns descriptions of tables into schema changes; it has the tables as the sink has them.
+        modes: The mode of each table; tables without an entry are in mode `mirror`.
         flush: When to flush.
         limits: When to end early.
         stop: Set from elsewhere to end at the next flush.
         progress: Called after each flush.
-        quarantined: The tables whose rows with bad values go to quarantine; None: bad values stop the window.
+        quarantined: Returns whether rows of a table with bad values go to quarantine; None: bad values stop the window.
+
+    Attributes:
+        result: What the window has done so far.
     """
 
     def __init__(
@@ -139,37 +168,39 @@ class Window:
         self._limits = limits
         self._stop = stop or Event()
         self._progress = progress or (lambda _: None)
-        self._pending = _Pending()
-        # Of the open transaction: it may be stopped in, and then it comes again.
-        self._uncounted: dict[TableRef, TableCounts] = {}
+        self._pending = _PendingFlush()
+        # Counts of the open transaction. They count once it is complete: if the window ends before, it comes again.
+        self._open_counts: dict[TableRef, TableCounts] = {}
         self._started = time.monotonic()
         self.result = WindowResult(checkpoint.lsn, checkpoint.lsn, bound.lsn)
         self.result.tables = {table: TableCounts() for table in follower.shapes}
         self.result.phases = {"decode": 0.0, "compact": 0.0, "merge": 0.0}
         schemas = {table: shape.schema for table, shape in follower.shapes.items()}
         applier = EventApplier(schemas, modes or {}, quarantined, self.result)
-        self._flusher = Flusher(sink, applier, self.result, self._committed)
+        self._flusher = Flusher(sink, applier, self.result, self._acknowledge)
 
     def run(self) -> WindowResult:
-        """Read until the bound or a limit is reached; the result's LSNs, counts and phases are filled in.
+        """Read until the bound or a limit; return the result with LSNs, counts and phases.
 
         Raises:
-            DbmazzError: What was flushed before stays, what came after is forgotten and comes again.
+            DbmazzError: Committed flushes stay. Later changes are forgotten, and come again in the next window.
         """
         with self._flusher:
             self.result.stop_reason = self._read()
-            if self._pending.large and not self._pending.ended:
+            if self._pending.large_applied and not self._pending.large_complete:
+                # The window was stopped in the middle of a large transaction.
                 self._flusher.settle()
-                self._flusher.abandon()  # stopped in the middle of it
+                self._flusher.abandon()
             caught_up = self.result.stop_reason is StopReason.CAUGHT_UP
             if caught_up:
-                self._pending.complete += self._follower.finish(self._bound.tables)
-            self._commit_pending(final=caught_up, last=True)
+                self._pending.complete_events += self._follower.finish(self._bound.tables)
+            self._commit_pending(at_bound=caught_up, last=True)
             self._flusher.settle()
         self.result.duration_s = time.monotonic() - self._started
         return self.result
 
     def _read(self) -> StopReason:
+        """Read and flush until the bound or a limit is reached, or a stop is requested."""
         while True:
             if self._stop.is_set():
                 return StopReason.STOP_REQUESTED
@@ -183,52 +214,59 @@ class Window:
                 if part.bytes:
                     self.result.phases["decode"] += time.perf_counter() - clock
                 self._take(part)
-                if part.at_bound or (part.complete and self._reached >= self.result.upper_lsn):
+                if part.at_bound or (part.complete and self._reached_lsn >= self.result.upper_lsn):
                     return StopReason.CAUGHT_UP
             self._flusher.settle(block=False)
             self._flush_if_due()
 
     @property
-    def _reached(self) -> Lsn:
+    def _reached_lsn(self) -> Lsn:
+        """The window has received all transactions that committed before this LSN."""
         return max(self._pending.end_lsn or Lsn(0), self._checkpoint.lsn)
 
     def _take(self, part: StreamPart) -> None:
+        """Add a part of the stream to the pending flush, and count it."""
         events = [event for received in part.events for event in self._follower.events(received)]
-        if self._pending.ready and any(isinstance(event, SchemaEvent) for event in events):
-            # A destination that cannot alter what the transaction has changed has it untouched then.
-            self._commit_pending(final=False)
+        if self._pending.has_complete and any(isinstance(event, SchemaEvent) for event in events):
+            # Some destinations cannot alter a table whose rows the same transaction has changed.
+            self._commit_pending(at_bound=False)
         self._pending.add(part, events)
         self.result.bytes += part.bytes
         self.result.transactions += part.transactions
         for event in events:
-            counts = self._uncounted.setdefault(event.table, TableCounts())
-            if isinstance(event, ChangeBatch):
-                counts.inserts += event.count(INSERT)
-                counts.updates += event.count(UPDATE)
-                counts.deletes += event.count(DELETE)
-                self._pending.rows += len(event)
-            elif isinstance(event, Truncation):
-                counts.truncates += 1
+            self._count(event)
         if part.complete:
-            for table, counts in self._uncounted.items():
+            for table, counts in self._open_counts.items():
                 self.result.tables[table].add(counts)
                 self.result.changes += counts.changes
-            self._uncounted.clear()
+            self._open_counts.clear()
+
+    def _count(self, event: WindowEvent) -> None:
+        """Count an event of the open transaction."""
+        counts = self._open_counts.setdefault(event.table, TableCounts())
+        if isinstance(event, ChangeBatch):
+            counts.inserts += event.count(INSERT)
+            counts.updates += event.count(UPDATE)
+            counts.deletes += event.count(DELETE)
+            self._pending.rows += len(event)
+        elif isinstance(event, Truncation):
+            counts.truncates += 1
 
     def _limit_reached(self) -> StopReason | None:
+        """Return the reason to end early if a limit of the window is reached."""
         limits, result = self._limits, self.result
         if limits.max_changes is not None and result.changes >= limits.max_changes:
             return StopReason.MAX_CHANGES
         if limits.max_bytes is not None and result.bytes >= limits.max_bytes:
             return StopReason.MAX_BYTES
-        # Not before something has come: the next window would begin where this one did, and wait as long.
-        moved = self._reached > result.start_lsn
+        # A window that ended without progress would make the next window start at the same position and wait as long.
+        moved = self._reached_lsn > result.start_lsn
         if limits.max_seconds is not None and moved and time.monotonic() - self._started >= limits.max_seconds:
             return StopReason.MAX_SECONDS
         return None
 
     def _room(self) -> tuple[int, int]:
-        """Rows and bytes until the next flush or limit, whichever comes first."""
+        """Return the rows and bytes until the next flush or limit, whichever comes first."""
         pending, limits = self._pending, self._limits
         rows = self._flush.size - pending.rows
         size = self._flush.max_bytes - pending.bytes
@@ -239,49 +277,48 @@ class Window:
         return max(rows, 1), max(size, 1)
 
     def _flush_if_due(self) -> None:
+        """Commit the pending flush, or apply a piece of it, if size or time require it."""
         pending, limit = self._pending, self._flush.max_bytes
-        old = pending.since is not None and time.monotonic() - pending.since >= self._flush.interval_ms / 1000
-        full = pending.pieces + 1 >= _PIECES and pending.bytes >= limit
-        if pending.ended or (pending.ready and (pending.rows >= self._flush.size or old or full)):
-            self._commit_pending(final=False)
-        elif pending.complete and pending.bytes >= limit:
-            self._flusher.submit(pending.complete)
-            pending.complete, pending.complete_bytes = [], 0
-            pending.pieces += 1
+        max_age = self._flush.interval_ms / 1000
+        is_old = pending.first_event_at is not None and time.monotonic() - pending.first_event_at >= max_age
+        is_full = pending.pieces_applied + 1 >= _MAX_PIECES and pending.bytes >= limit
+        is_due = pending.has_complete and (pending.rows >= self._flush.size or is_old or is_full)
+        if pending.large_complete or is_due:
+            self._commit_pending(at_bound=False)
+        elif pending.complete_events and pending.bytes >= limit:
+            self._flusher.submit(pending.complete_events)
+            pending.complete_piece_applied()
         if self._pending.open_bytes >= limit:
-            self._apply_open()
+            self._apply_open_transaction()
 
-    def _apply_open(self) -> None:
-        """Apply what has come of a transaction too large for memory, alone, without committing."""
-        if self._pending.ready:
-            self._commit_pending(final=False)
-        pending = self._pending
-        self._flusher.submit(pending.open)
-        pending.open, pending.open_bytes, pending.large = [], 0, True
-        pending.rows, pending.since = 0, None
+    def _apply_open_transaction(self) -> None:
+        """Apply the received part of a transaction that is too large for memory, in a flush of its own."""
+        if self._pending.has_complete:
+            self._commit_pending(at_bound=False)
+        self._flusher.submit(self._pending.open_events)
+        self._pending.large_piece_applied()
 
-    def _commit_pending(self, *, final: bool, last: bool = False) -> None:
-        """Have everything complete applied and committed with the checkpoint.
+    def _commit_pending(self, *, at_bound: bool, last: bool = False) -> None:
+        """Submit the pending flush: apply the complete transactions, and commit with the checkpoint.
 
         Args:
-            final: All there is up to the upper LSN is in, so the checkpoint moves there.
-            last: The window ends with it.
+            at_bound: Whether everything up to the upper LSN was received, so that the checkpoint moves there.
+            last: Whether the window ends with this flush.
         """
         pending = self._pending
-        lsn = max(self._reached, self.result.upper_lsn) if final else self._reached
-        if pending.complete or self._flusher.begun or lsn > self._checkpoint.lsn:
+        lsn = max(self._reached_lsn, self.result.upper_lsn) if at_bound else self._reached_lsn
+        if pending.complete_events or self._flusher.begun or lsn > self._checkpoint.lsn:
             self._checkpoint = replace(self._checkpoint, lsn=lsn)
-            if pending.last is not None:
-                self._checkpoint = replace(self._checkpoint, commit_time=pending.last.commit_time, last=pending.last)
-            commit_time = None if pending.last is None else pending.last.commit_time
+            transaction = pending.last_transaction
+            if transaction is not None:
+                self._checkpoint = replace(self._checkpoint, commit_time=transaction.commit_time, last=transaction)
+            commit_time = None if transaction is None else transaction.commit_time
             flush = Flush(self._checkpoint, commit_time, self.result.changes, last)
-            self._flusher.submit(pending.complete, flush)
-        rows = sum(len(event) for event in pending.open if isinstance(event, ChangeBatch))
-        since = time.monotonic() if pending.open else None
-        self._pending = _Pending(open=pending.open, open_bytes=pending.open_bytes, rows=rows, since=since)
+            self._flusher.submit(pending.complete_events, flush)
+        self._pending = pending.following()
 
-    def _committed(self, flush: Flush) -> None:
-        """Acknowledge a flush: only now."""
+    def _acknowledge(self, flush: Flush) -> None:
+        """Acknowledge a flush that is durable, and report it."""
         self._stream.confirm(flush.checkpoint.lsn)
         self.result.flushes += 1
         self.result.end_lsn = flush.checkpoint.lsn

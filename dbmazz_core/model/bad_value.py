@@ -1,4 +1,4 @@
-"""The error for a value that its column's type cannot hold: which, of which row, and what to do."""
+"""Build the error for a bad value: it names the value, the row and what to do."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def bad_value(
     row: Callable[[int], object],
     copied: bool = False,
 ) -> BadValue:
-    """The error for a value that its column's type cannot hold.
+    """Return the error for a value that its column's type cannot hold.
 
     Args:
-        schema: Its table.
-        column: Its column, by place.
+        schema: The table.
+        column: Place of the column.
         text: The value as PostgreSQL writes it.
-        lsn: Commit LSN of its transaction.
-        xid: The transaction; 0 where it came in none.
-        row: The row's value of another column, by place; None where it is not known.
+        lsn: Commit LSN of the transaction.
+        xid: The transaction; 0 if the value did not come in a transaction of the stream.
+        row: Returns the row's value of a column, by its place; None if it is not known.
         copied: Whether the table was being copied.
     """
     definition = schema.columns[column]
@@ -47,16 +47,16 @@ def bad_value(
         f"{shown!r}{where} cannot be held by {definition.type}; nothing of this "
         f"{'table was copied' if copied else 'flush was applied'}",
         object=f"{schema.table}.{definition.name}",
-        remedy=f"change the value in PostgreSQL and copy the table anew: dbmazz snapshot --tables '{schema.table}'; or "
-        f"have such rows kept apart: ON_BAD_VALUE='{schema.table}=quarantine'; or keep the column as PostgreSQL's "
-        f"text: COLUMNS_AS_TEXT='{schema.table}.{quoted_if_needed(definition.name)}', and copy the table anew",
+        remedy=f"change the value in PostgreSQL and re-snapshot the table: dbmazz snapshot --tables '{schema.table}'; "
+        f"or keep such rows apart: ON_BAD_VALUE='{schema.table}=quarantine'; or keep the column as PostgreSQL's "
+        f"text: COLUMNS_AS_TEXT='{schema.table}.{quoted_if_needed(definition.name)}', and re-snapshot the table",
     )
 
 
 def _of_row(schema: TableSchema, bad: int, value: Callable[[int], object]) -> str:
-    """The row by its key, as a condition for PostgreSQL; what is masked is not told.
+    """Return the row's key as an SQL condition; masked columns are left out.
 
-    Values that are long or nested are only shown: PostgreSQL does not read them.
+    PostgreSQL accepts the condition unless a value is long (it is shortened) or nested.
     """
     numbers = [n for n, c in enumerate(schema.columns) if c.name in schema.key and n != bad and not c.mask]
     known = [(schema.columns[number], value(number)) for number in numbers]

@@ -1,4 +1,4 @@
-"""Change batches: many row changes of one table as columns."""
+"""Change batches: row changes of one table, as columns."""
 
 from __future__ import annotations
 
@@ -29,7 +29,13 @@ Mask = npt.NDArray[np.bool_]
 
 
 class UnreadableText(Exception):
-    """Raised by `RowImages.values`: a text is no value of its column's type."""
+    """Raised by `RowImages.values`: a text is no value of its column's type.
+
+    Attributes:
+        column: Number of the column.
+        place: Place of the image.
+        text: The text.
+    """
 
     def __init__(self, column: int, place: int, text: str) -> None:
         super().__init__(column, place, text)
@@ -39,36 +45,39 @@ class UnreadableText(Exception):
 
 
 class RowImages(Protocol):
-    """The new, or the old, images of some rows of a batch; values are made when asked for."""
+    """The new images, or the old images, of changes of a batch. Values are decoded on request."""
 
     @property
     def index(self) -> Indexes:
-        """Which rows of the batch have this image, ascending, shape (k,)."""
+        """The numbers of the changes that have such an image, ascending, shape (k,)."""
 
     def values(self, column: int) -> pl.Series:
-        """Values of a column in its carrier dtype.
+        """Return the values of a column in its carrier dtype.
 
-        Unknown values are null here; `unknown` tells them from NULL. Raises UnreadableText, or, where bad values are
-        kept apart (`ON_BAD_VALUE=quarantine`), is null there and `unreadable` tells.
+        Unknown values are null; `unknown` distinguishes them from NULL.
+
+        Raises:
+            UnreadableText: A text is no value of the column's type, and `keep_unreadable` is false. If it is true, the
+                value is null, and `unreadable` tells where.
         """
 
     def take(self, places: Indexes) -> RowImages:
-        """Only the images at these places (not rows), in this order."""
+        """Return only the images at these places (not rows), in this order."""
 
     def unknown(self, column: int) -> Mask | None:
-        """True where the value was not sent, shape (k,); None where all were."""
+        """Return whether a value was not sent, shape (k,); None if all values were sent."""
 
     @property
-    def lenient(self) -> bool:
-        """Whether bad values are kept apart."""
+    def keep_unreadable(self) -> bool:
+        """Whether unreadable texts are kept (`ON_BAD_VALUE=quarantine`) instead of raising UnreadableText."""
 
     def unreadable(self, column: int) -> Mask | None:
-        """True where the text is no value of the column's type, shape (k,); None where all are."""
+        """Return whether a text is no value of the column's type, shape (k,); None if all are values."""
 
     def texts(self, column: int) -> pl.Series:
-        """PostgreSQL's texts of a column, String, masked as the values are; null for NULL and what was not sent.
+        """Return PostgreSQL's texts of a column (String), masked like the values; null for NULL and unsent values.
 
-        Only where bad values are kept apart. Bytes that are not UTF-8 are written `\\xff`.
+        Only if `keep_unreadable`. Bytes that are not UTF-8 are written as `\\xff`.
         """
 
 
@@ -77,15 +86,15 @@ class ChangeBatch:
     """Row changes of one table under one schema, in stream order: the columnar form of `CdcRecord`s.
 
     Attributes:
-        schema: The table as the source described it ahead of these changes.
+        schema: The table as the source described it before these changes.
         ops: `ord("I")`, `ord("U")` or `ord("D")` of each change, uint8, shape (n,).
-        commit_lsn: Commit LSN of each change's transaction, uint64, shape (n,).
+        commit_lsn: Commit LSN of the transaction of each change, uint64, shape (n,).
         xid: Transaction id, uint32, shape (n,).
-        ordinal: Place of the change in its transaction, counted from 1, int64, shape (n,).
-        commit_time: Microseconds since 2000-01-01 UTC, int64, shape (n,).
-        new: New images: of all inserts and updates.
-        old: Old images: of deletes, and of updates that came with one.
-        old_is_key: True where the old image holds key columns only, shape of `old.index`.
+        ordinal: Number of the change in its transaction, from 1, int64, shape (n,).
+        commit_time: Commit time in microseconds since 2000-01-01 UTC, int64, shape (n,).
+        new: The new images of inserts and updates.
+        old: The old images of deletes, and of updates that came with an old image.
+        old_is_key: Whether an old image has only the key columns, shape of `old.index`.
     """
 
     schema: TableSchema
@@ -107,14 +116,14 @@ class ChangeBatch:
         return self.schema.table
 
     def count(self, op: int) -> int:
-        """How many changes are `INSERT`, `UPDATE` or `DELETE`."""
+        """Return the number of changes with an operation: `INSERT`, `UPDATE` or `DELETE`."""
         return int(np.count_nonzero(self.ops == op))
 
     def values(self, images: RowImages, column: int) -> pl.Series:
-        """A column of `new` or `old` in its carrier dtype.
+        """Return a column of `new` or `old` in its carrier dtype.
 
         Raises:
-            BadValue: If some text is no such value; it names table, column, LSN and transaction.
+            BadValue: A text is no value of the column's type. The error names table, column, LSN and transaction.
         """
         try:
             return images.values(column)
@@ -122,24 +131,28 @@ class ChangeBatch:
             raise self.unreadable(images, error) from None
 
     def unreadable(self, images: RowImages, error: UnreadableText) -> BadValue:
-        """The error for a text that is no value of its column's type."""
+        """Return the error for a text that is no value of its column's type."""
         change = int(images.index[error.place])
 
         def value(column: int) -> object:
             try:
                 return images.values(column)[error.place]
-            except UnreadableText:  # the value that the error is about, or one beside it: that names no row
+            except UnreadableText:  # of this value, or of another value of the row, which then cannot identify the row
                 return None
 
         lsn, xid = Lsn(int(self.commit_lsn[change])), int(self.xid[change])
         return bad_value(self.schema, error.column, error.text, lsn, xid, row=value)
 
     def frame(self) -> pl.DataFrame:
-        """All changes as one polars frame, one row a change, in stream order.
+        """Return all changes as one polars frame, one row per change, in stream order.
 
-        Columns: `op` (String: insert, update, delete), `commit_lsn` (UInt64), `xid` (UInt32), `ordinal` (Int64),
-        `commit_time` (Datetime us UTC), `new` and `old` (Struct of the table's columns in their carrier dtypes; null
-        where the change has no such image), `unchanged` (List of String: columns whose new value was not sent).
+        Returns:
+            Columns `op` (String: insert, update, delete), `commit_lsn` (UInt64), `xid` (UInt32), `ordinal` (Int64),
+            `commit_time` (Datetime us UTC), `new` and `old` (Struct of the table's columns in their carrier dtypes;
+            null if the change has no such image), `unchanged` (List of String: columns whose new value was not sent).
+
+        Raises:
+            BadValue: A text is no value of its column's type.
         """
         count = len(self)
         parts: dict[str, pl.Series] = {
@@ -159,10 +172,10 @@ class ChangeBatch:
         return pl.DataFrame([series.alias(name) for name, series in parts.items()])
 
     def typed(self) -> pl.DataFrame:
-        """The new images with polars' natural dtypes (`Datetime`, `Decimal`), of inserts and updates, in order.
+        """Return the new images of inserts and updates, in order, with natural dtypes (`Datetime`, `Decimal`).
 
         Raises:
-            BadValue: If a value has no place in polars' dtype: infinite and far-away dates, `24:00:00`, NaN decimals.
+            BadValue: A value does not fit the natural dtype: infinite or very distant dates, `24:00:00`, NaN decimals.
         """
         columns = []
         for number, column in enumerate(self.schema.columns):
@@ -174,7 +187,7 @@ class ChangeBatch:
         return pl.DataFrame(columns)
 
     def records(self) -> Iterator[CdcRecord]:
-        """The changes one by one, in order, as `Insert`, `Update` and `Delete`."""
+        """Yield the changes one by one, in order, as `Insert`, `Update` and `Delete`."""
         new, old = self._columns_by_row(self.new), self._columns_by_row(self.old)
         keys = set(self.schema.key)
         key_only = iter(self.old_is_key.tolist())
@@ -228,5 +241,9 @@ _EPOCH_OFFSET_US = int(_POSTGRES_EPOCH.timestamp()) * 1_000_000
 
 
 def commit_times(microseconds: Indexes) -> pl.Series:
-    """Commit times as PostgreSQL counts them, from 2000-01-01 UTC, as Datetime."""
+    """Return commit times as Datetime.
+
+    Args:
+        microseconds: Microseconds since 2000-01-01 UTC, the epoch of PostgreSQL.
+    """
     return pl.Series(microseconds + _EPOCH_OFFSET_US).cast(pl.Datetime("us", "UTC"))

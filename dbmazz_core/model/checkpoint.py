@@ -1,4 +1,4 @@
-"""Positions and where they count: a server, and how far the destination is in what it sends."""
+"""The checkpoint of a destination, and the identity of the server that it belongs to."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from dbmazz_core.model.records import CommittedTransaction
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """How far the destination is.
+    """The progress of the destination.
 
     Attributes:
-        slot: The replication slot it belongs to.
+        slot: The replication slot that the checkpoint belongs to.
         lsn: The destination holds exactly the transactions whose commit record lies before this LSN.
         system_identifier: PostgreSQL's cluster identifier.
-        timeline: The cluster's timeline when it was written.
+        timeline: The cluster's timeline when the checkpoint was written.
         database: The source database.
         commit_time: Commit time of the last applied transaction.
-        last: That transaction. If the slot is behind it, it has to come again, or the server has another history. None
-            where none was applied since all tables were copied, or by an older version.
+        last: The last applied transaction. If the slot is behind it, the server must send it again; otherwise the
+            server has another history. None if no transaction was applied since all tables were copied, or if an older
+            version wrote the checkpoint.
     """
 
     slot: str
@@ -35,7 +36,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class SystemIdentity:
-    """What `IDENTIFY_SYSTEM` says.
+    """The identity of a server, as `IDENTIFY_SYSTEM` returns it.
 
     Attributes:
         system_identifier: Unique to the cluster; standbys share it.

@@ -1,8 +1,9 @@
-"""The core type system: what a column's values are, and their polars and DuckDB forms.
+"""The core types: the values of a column, with the polars dtypes and the DuckDB type that hold them.
 
-Two polars dtypes belong to each type. The *carrier* is what frames of changes hold: every PostgreSQL value fits, so
-`infinity`, `0044-03-15 BC` or `24:00:00` travel as their text. The *natural* dtype is polars' own for the type
-(`Datetime`, `Decimal`); `ChangeBatch.typed()` casts to it and refuses what does not fit.
+Two polars dtypes belong to each type. The *carrier* dtype is that of frames of changes. Every PostgreSQL value fits:
+`infinity`, `0044-03-15 BC` or `24:00:00` are carried as text. The *natural* dtype is polars' own dtype for the type
+(`Datetime`, `Decimal`). `ChangeBatch.typed()` casts to the natural dtype and raises an error for values that do not
+fit.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import polars as pl
 
 
 class Kind(StrEnum):
-    """The kinds of value, named as the connector's type table names them."""
+    """The kinds of values, with the names of the connector's type table."""
 
     BOOLEAN = "Boolean"
     INT16 = "Int16"
@@ -41,12 +42,12 @@ class Kind(StrEnum):
     MAP = "Map"
 
 
-#: Both dtypes of a `Kind.MAP`: what polars has for it.
+#: Carrier and natural dtype of a `Kind.MAP`; polars has no maps.
 _PAIRS = pl.List(pl.Struct({"key": pl.String(), "value": pl.String()}))
 
 
-#: Kind -> (carrier dtype, natural dtype, DuckDB type). Decimals name precision and scale besides; lists have those of
-#: their elements. Polars has no times with a zone and no intervals with months: their natural form is text.
+#: Kind -> (carrier dtype, natural dtype, DuckDB type). Decimals add precision and scale. Lists have the types of their
+#: elements. polars has no times with a time zone and no intervals with months: their natural dtype is String.
 _FORMS: dict[Kind, tuple[pl.DataType, pl.DataType, str]] = {
     Kind.BOOLEAN: (pl.Boolean(), pl.Boolean(), "BOOLEAN"),
     Kind.INT16: (pl.Int16(), pl.Int16(), "SMALLINT"),
@@ -73,7 +74,7 @@ _FORMS: dict[Kind, tuple[pl.DataType, pl.DataType, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class DataType:
-    """A column's type.
+    """The type of a column.
 
     >>> str(DataType(Kind.DECIMAL, 12, 2)), DataType(Kind.DECIMAL, 12, 2).duckdb
     ('Decimal{12,2}', 'DECIMAL(12,2)')
@@ -84,11 +85,11 @@ class DataType:
     True
 
     Attributes:
-        kind: What the values are.
-        precision: Digits in all, of a decimal.
-        scale: Digits after the point, of a decimal.
-        element: Type of the elements, of a list.
-        delimiter: What stands between the elements in a list's text: a comma, but for a few types.
+        kind: The kind of values.
+        precision: Of a decimal: the number of digits.
+        scale: Of a decimal: the number of digits after the decimal point.
+        element: Of a list: the type of the elements.
+        delimiter: Of a list: the separator of elements in its text, a comma for almost all types.
     """
 
     kind: Kind
@@ -99,7 +100,7 @@ class DataType:
 
     @classmethod
     def list_of(cls, element: DataType, *, depth: int = 1, delimiter: str = ",") -> DataType:
-        """Lists of `element`, nested `depth` times: an array with that many dimensions."""
+        """Return the type of an array with `depth` dimensions: lists of `element`, nested `depth` times."""
         nested = element
         for _ in range(depth):
             nested = DataType(Kind.LIST, element=nested, delimiter=delimiter)
@@ -107,14 +108,14 @@ class DataType:
 
     @property
     def carrier(self) -> pl.DataType:
-        """The dtype in frames of changes; every value fits."""
+        """The dtype in frames of changes. Every value fits."""
         if self.element is not None:
             return pl.List(self.element.carrier)
         return _FORMS[self.kind][0]
 
     @property
     def natural(self) -> pl.DataType:
-        """Polars' own dtype for the type; dates far away, infinities and NaN decimals do not fit."""
+        """The dtype that polars has for the type. Infinite and very distant dates, and NaN decimals, do not fit."""
         if self.element is not None:
             return pl.List(self.element.natural)
         if self.kind is Kind.DECIMAL:
@@ -123,7 +124,7 @@ class DataType:
 
     @property
     def duckdb(self) -> str:
-        """The column's type in DuckDB."""
+        """The type of the column in DuckDB."""
         if self.element is not None:
             return f"{self.element.duckdb}[]"
         if self.kind is Kind.DECIMAL:
@@ -132,17 +133,17 @@ class DataType:
 
     @property
     def is_nested(self) -> bool:
-        """Whether a value holds others: a list or a map."""
+        """Whether values are lists or maps."""
         return self.kind in (Kind.LIST, Kind.MAP)
 
     @property
     def leaf(self) -> DataType:
-        """What lists are made of in the end; the type itself where it is no list."""
+        """The type of the innermost elements of a list; the type itself if it is not a list."""
         return self if self.element is None else self.element.leaf
 
     @property
     def depth(self) -> int:
-        """How many lists are around a leaf."""
+        """The number of dimensions of a list; 0 if the type is not a list."""
         return 0 if self.element is None else 1 + self.element.depth
 
     def __str__(self) -> str:
@@ -153,7 +154,7 @@ class DataType:
         return "Map{String,String}" if self.kind is Kind.MAP else self.kind.value
 
     def to_dict(self) -> dict[str, Any]:
-        """The type in JSON's own types, for `from_dict`."""
+        """Return the type as JSON values, for `from_dict`."""
         found: dict[str, Any] = {"kind": self.kind.value, "precision": self.precision, "scale": self.scale}
         if self.element is not None:
             found |= {"element": self.element.to_dict(), "delimiter": self.delimiter}
@@ -161,7 +162,7 @@ class DataType:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
-        """The type that `to_dict` described. Lists came later: their keys may be missing."""
+        """Return the type that `to_dict` has stored. Older versions stored no keys of lists."""
         element = stored.get("element")
         return cls(
             Kind(stored["kind"]),

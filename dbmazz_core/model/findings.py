@@ -1,4 +1,4 @@
-"""What a check has found, and what set-up did."""
+"""Findings of a check, and the report of a set-up."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Level = Literal["ok", "warning", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        level: `error` prevents capturing, `warning` does not.
-        what: What is so, one sentence.
-        object: The object it is so of.
-        error: With its remedy; always there for an error, sometimes for a warning.
+        level: `error` prevents capturing; `ok` and `warning` do not.
+        what: The fact that was found, one sentence.
+        object: The object that the fact is about.
+        error: The error with its remedy. Errors always have one, warnings sometimes.
     """
 
     level: Level
@@ -29,11 +29,11 @@ class Finding:
 
     @classmethod
     def of(cls, error: DbmazzError, level: Level = "error") -> Finding:
-        """A finding that something is wrong."""
+        """Return the finding for an error."""
         return cls(level, error.what, error.object, error)
 
     def to_dict(self) -> dict[str, str]:
-        """Keys `level`, `what`, `object`; where something is wrong also `error` (its kind) and `remedy`."""
+        """Return the finding as `--json` prints it: `level`, `what`, `object`; for an error also `error`, `remedy`."""
         found = {"level": str(self.level), "what": self.what, "object": self.object}
         if self.error is not None:
             found |= {"error": type(self.error).__name__, "remedy": self.error.remedy}
@@ -42,23 +42,23 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """All findings, in the order in which they are to be mended."""
+    """All findings, in the order in which problems should be solved."""
 
     findings: tuple[Finding, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether nothing prevents capturing."""
+        """Whether there are no errors."""
         return not self.errors
 
     @property
     def errors(self) -> list[DbmazzError]:
-        """What prevents capturing."""
+        """The errors: they prevent capturing."""
         return [f.error for f in self.findings if f.level == "error" and f.error is not None]
 
     @property
     def warnings(self) -> list[Finding]:
-        """What does not prevent it, but should be known."""
+        """The warnings: they do not prevent capturing."""
         return [f for f in self.findings if f.level == "warning"]
 
     def raise_first(self) -> None:
@@ -67,17 +67,17 @@ class CheckReport:
             raise error
 
     def to_dict(self) -> dict[str, Any]:
-        """As `--json` prints it: `ok` and `findings`."""
+        """Return the report as `--json` prints it: `ok` and `findings`."""
         return {"ok": self.ok, "findings": [f.to_dict() for f in self.findings]}
 
 
 @dataclass(frozen=True, slots=True)
 class SetupReport:
-    """What set-up did.
+    """The result of a set-up.
 
     Attributes:
         tables: The configured tables.
-        done: What was changed, one sentence each; empty where everything was in place.
+        done: The changes that were made, one sentence each; empty if none was needed.
         check: All findings before the changes.
     """
 
@@ -86,7 +86,7 @@ class SetupReport:
     check: CheckReport
 
     def to_dict(self) -> dict[str, Any]:
-        """As `--json` prints it: `tables`, `done`, `warnings`."""
+        """Return the report as `--json` prints it: `tables`, `done`, `warnings`."""
         return {
             "tables": [str(table) for table in self.tables],
             "done": list(self.done),

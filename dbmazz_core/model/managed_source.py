@@ -1,4 +1,4 @@
-"""`ManagedSource`: a source with what a pipeline needs to check it, set it up and look after it."""
+"""`ManagedSource`: the protocol between the pipeline and a source, which adds checks, set-up and status to `Source`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dbmazz_core.table_ref import TableRef
 
 
 class ManagedSource(Source, Protocol):
-    """A source that a pipeline manages. It connects when first used."""
+    """A source that a pipeline checks, sets up and tears down. It connects when it is first used."""
 
     def connect(self) -> None:
         """Connect, if no connection is open.
@@ -25,20 +25,20 @@ class ManagedSource(Source, Protocol):
         """
 
     def check_look(self, *, captured: Collection[TableRef] = ()) -> CheckReport:
-        """Return what is wrong with the last look.
+        """Return the problems of the last look.
 
         Args:
             captured: Tables that the destination holds and follows.
         """
 
     def prepare(self, *, captured: Collection[TableRef] = ()) -> tuple[SetupReport, Look]:
-        """Set the source up, but for the feed; idempotent. Return what was done, and a look at the result."""
+        """Set up the source without the feed; idempotent. Return a report, and a look at the source afterwards."""
 
     def create_feed(self) -> str | None:
-        """Create the feed where it does not exist; return a sentence that says so, None if it exists."""
+        """Create the feed if it does not exist. Return a sentence that says so; None if the feed existed."""
 
     def verify_feed(self) -> Lsn | None:
-        """Return the feed's confirmed position, None if it has to be created; raise SlotError if it is unusable."""
+        """Return the feed's confirmed position; None if the feed must be created. Raise SlotError if it is unusable."""
 
     def table_descriptions(self) -> list[TableDescription]:
         """Return the configured tables, each with its captured columns."""
@@ -56,10 +56,10 @@ class ManagedSource(Source, Protocol):
         """Yield the next changes, at most `limit`, with the records around them. Consumes nothing."""
 
     def teardown(self) -> list[str]:
-        """Drop the feed and what set-up made; return sentences that say what was done."""
+        """Drop the feed and everything that set-up created; return sentences that say what was dropped."""
 
     def stop(self) -> None:
         """End the stream gracefully and close all connections."""
 
     def close(self) -> None:
-        """Close all connections at once. Changes that were not confirmed come again."""
+        """Close all connections without waiting. Unconfirmed changes are sent again later."""

@@ -1,8 +1,11 @@
-"""Masking: what a column's values become before anybody behind the source sees them.
+"""Masks: they replace the values of a column inside the source, before any other part of the program gets them.
 
-`hash` is HMAC-SHA-256 (RFC 2104) of PostgreSQL's text of the value under `MASK_KEY`, in lower-case hexadecimal: what
-pgcrypto's `encode(hmac(v::text, key, 'sha256'), 'hex')` gives. Equal texts have equal hashes, so hashed keys still
-identify rows and hashed columns still join. `truncate` leaves the first characters of the text, `null` leaves nothing.
+- `hash` is HMAC-SHA-256 (RFC 2104) of PostgreSQL's text of the value under `MASK_KEY`, in lower-case hexadecimal. It is
+  the result of pgcrypto's `encode(hmac(v::text, key, 'sha256'), 'hex')`. Equal texts have equal hashes, so hashed keys
+  still identify rows and hashed columns still join.
+- `truncate` keeps the first characters of the text.
+- `null` keeps nothing.
+
 NULL stays NULL.
 """
 
@@ -20,13 +23,13 @@ from dbmazz_core.model.datatypes import DataType, Kind
 from dbmazz_core.model.policies import Mask
 
 _BLOCK_BYTES = 64
-#: What stands for a masked value in messages.
+#: The text in messages in place of a masked value.
 HIDDEN = "***"
 
 
 @dataclass(frozen=True, slots=True)
 class Masker:
-    """A mask, and what it needs to be applied.
+    """A mask with its key.
 
     >>> Masker(Mask("truncate", 3)).text("Zürich".encode())
     'Zür'
@@ -34,28 +37,28 @@ class Masker:
     64
 
     Attributes:
-        mask: Which.
-        key: Secret of hashes; never shown.
+        mask: The mask.
+        key: The secret key of hashes; it is never shown.
     """
 
     mask: Mask
     key: str = field(default="", repr=False)
 
     def __str__(self) -> str:
-        """What is recorded of it: `null`, `truncate:3`, or `hash:` and eight digits that tell one key from another."""
+        """Return the recorded text: `null`, `truncate:3`, or `hash:` with eight digits that depend on the key."""
         if self.mask.kind != "hash":
             return str(self.mask)
         return f"hash:{hmac.digest(self.key.encode(), b'dbmazz mask key', 'sha256').hex()[:8]}"
 
     def type(self, type: DataType) -> DataType:
-        """The masked column's type."""
+        """Return the type of the masked column."""
         return type if self.mask.kind == "null" else DataType(Kind.STRING)
 
     def text(self, raw: bytes) -> str | None:
-        """One value: the mask of PostgreSQL's text, None for `null`.
+        """Return the masked value for PostgreSQL's text of a value; None for `null`.
 
         Raises:
-            UnicodeDecodeError: If it is to be truncated and is not UTF-8.
+            UnicodeDecodeError: The text is to be truncated and is not UTF-8.
         """
         match self.mask.kind:
             case "null":
@@ -66,14 +69,14 @@ class Masker:
                 return raw.decode()[: self.mask.length]
 
     def column(self, values: pl.Series, type: DataType) -> pl.Series:
-        """The mask of every value of a column.
+        """Return the masked values of a column.
 
         Args:
-            values: PostgreSQL's texts, `String`; or `Binary`, which need not be UTF-8 to be hashed. Null stays null.
+            values: PostgreSQL's texts, `String` or `Binary`. `Binary` need not be UTF-8 to be hashed. Null stays null.
             type: The masked column's type (`Masker.type`).
 
         Returns:
-            The column in the carrier dtype of `type`; when truncating, what is not UTF-8 becomes null.
+            The column in the carrier dtype of `type`. `truncate` makes texts null that are not UTF-8.
         """
         match self.mask.kind:
             case "null":
@@ -85,13 +88,13 @@ class Masker:
 
 
 def utf8(values: pl.Series) -> pl.Series:
-    """A `Binary` series as `String`; what is not UTF-8 becomes null."""
+    """Return a `Binary` series as `String`; texts that are not UTF-8 become null."""
     if values.dtype == pl.String:
         return values
     try:
         return values.cast(pl.String)
     except pl.exceptions.PolarsError:
-        # Rare: from a database in SQL_ASCII. polars tells that there is one, not which.
+        # Only from a database in SQL_ASCII. The error of polars does not say which value is not UTF-8.
         return pl.Series(values.name, [_decoded(raw) for raw in values.to_list()], dtype=pl.String)
 
 
@@ -103,9 +106,10 @@ def _decoded(raw: bytes | None) -> str | None:
 
 
 def _hashed(values: pl.Series, key: str) -> pl.Series:
-    """HMAC by its definition, over a whole column in DuckDB: no Python per value, and other threads go on.
+    """Return the HMAC of every value, computed by its definition in DuckDB.
 
-    250,000 e-mail addresses: 0.35 s; hmac.digest one by one: 0.55 s, all of it under the interpreter's lock.
+    DuckDB hashes a whole column without the interpreter's lock, so other threads run meanwhile. 250,000 e-mail
+    addresses take 0.35 s; `hmac.digest` for each value takes 0.55 s, all of it under the lock.
     """
     secret = key.encode()
     secret = hashlib.sha256(secret).digest() if len(secret) > _BLOCK_BYTES else secret
@@ -123,5 +127,5 @@ def _hashed(values: pl.Series, key: str) -> pl.Series:
 
 @cache
 def _calculator() -> duckdb.DuckDBPyConnection:
-    """A database without data, for its functions; each use has a cursor of its own."""
+    """Return an empty in-memory database, for its functions. Each caller uses its own cursor."""
     return duckdb.connect(":memory:")

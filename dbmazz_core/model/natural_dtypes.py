@@ -1,4 +1,4 @@
-"""From carriers, the dtypes that values travel in, to polars' own dtypes of the same types."""
+"""Cast carrier dtypes, in which frames hold values, to natural dtypes, which polars has for the same types."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dbmazz_core.model.datatypes import DataType
 
 
 def to_natural(values: pl.Series, type: DataType) -> tuple[pl.Series, int | None]:
-    """Carriers in the natural dtype, and the place of the first that has none, None if all have."""
+    """Return values in the natural dtype, and the place of the first value that does not fit; None if all fit."""
     if type.carrier == type.natural:
         return values, None
     cast = pl.select(_in_lists(pl.lit(values), type.depth, type.leaf.natural)).to_series()
@@ -25,7 +25,7 @@ def _in_lists(values: pl.Expr, depth: int, dtype: pl.DataType) -> pl.Expr:
 
 def _natural(values: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     if isinstance(dtype, pl.Datetime):
-        # A time zone in the text makes it UTC; without one it stays naive.
+        # A text with a time zone is converted to UTC; a text without a time zone stays naive.
         form = "%Y-%m-%d %H:%M:%S%.f%#z" if dtype.time_zone else "%Y-%m-%d %H:%M:%S%.f"
         return values.str.to_datetime(form, time_unit="us", time_zone=dtype.time_zone, strict=False)
     if dtype == pl.Date:

@@ -1,4 +1,4 @@
-"""Array and hstore text, one value at a time: the plain way, beside the columnar one of the connector's `types`.
+"""Read the text of single arrays and hstore values. The connector's `types` reads whole columns.
 
 Source: PostgreSQL's `array_out` (arrayfuncs.c) and `hstore_out` (contrib/hstore/hstore_io.c).
 """
@@ -15,13 +15,13 @@ _PAIR = re.compile(r'"((?:[^"\\]|\\.)*)"=>(?:"((?:[^"\\]|\\.)*)"|NULL)(, (?=")|$
 
 
 def array_elements(text: str, *, depth: int, delimiter: str) -> list[Any]:
-    r"""Texts of an array's elements, in lists `depth` deep; None for NULL.
+    r"""Return the texts of an array's elements, in lists nested `depth` times; None for NULL.
 
     >>> array_elements(r'{{1,NULL},{"a \"b\"","NULL"}}', depth=2, delimiter=",")
     [['1', None], ['a "b"', 'NULL']]
 
     Raises:
-        ValueError: If the text is no array with that many dimensions.
+        ValueError: The text is not an array with that many dimensions.
     """
     if text.startswith("["):
         bounds = _LOWER_BOUNDS.match(text)
@@ -35,12 +35,12 @@ def array_elements(text: str, *, depth: int, delimiter: str) -> list[Any]:
 
 
 def _level(text: str, place: int, depth: int, delimiter: str) -> tuple[list[Any], int]:
-    """One pair of braces that begins at `place`, and the place behind it."""
+    """Return the elements in the braces that open at `place`, and the place after the closing brace."""
     if text[place : place + 1] != "{":
         raise ValueError(text)
     found: list[Any] = []
     while True:
-        place += 1  # behind the brace or a delimiter
+        place += 1  # after the brace or a delimiter
         one, place = _level(text, place, depth - 1, delimiter) if depth > 1 else _element(text, place, delimiter)
         found.append(one)
         sign = text[place : place + 1]
@@ -63,13 +63,13 @@ def _element(text: str, place: int, delimiter: str) -> tuple[str | None, int]:
 
 
 def hstore_pairs(text: str) -> dict[str, str | None]:
-    r"""An hstore's pairs.
+    r"""Return the pairs of an hstore value.
 
     >>> hstore_pairs(r'"a"=>"1", "b \"c\""=>NULL')
     {'a': '1', 'b "c"': None}
 
     Raises:
-        ValueError: If the text is no hstore.
+        ValueError: The text is not an hstore value.
     """
     found: dict[str, str | None] = {}
     place = 0
@@ -83,5 +83,5 @@ def hstore_pairs(text: str) -> dict[str, str | None]:
 
 
 def unescaped(text: str) -> str:
-    """What stands between quotes, without the backslashes that escape."""
+    """Return a text from between quotes without the escaping backslashes."""
     return _ESCAPED.sub(r"\1", text)

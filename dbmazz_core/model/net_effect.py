@@ -1,6 +1,6 @@
-"""The net effect of changes on one table: what a sink has to do, each row at most once.
+"""The net effect of changes on one table: the changes that a sink applies, at most one per row.
 
-In its frames the table's columns are named by their places (`frame_columns`): `c3` is the fourth.
+Its frames name the table's columns by their places (`frame_columns`): `c3` is the fourth column.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from dbmazz_core.model.schema import TableSchema
 
 @dataclass(frozen=True, slots=True)
 class PartialUpdate:
-    """Rows of which some values were not sent (unchanged TOAST) and are still in the destination's row.
+    """Updated rows with unsent values (unchanged TOAST), which only the destination's row has.
 
     Attributes:
-        frame: One row a key: the key columns, the known columns, `COMMIT_LSN`, `XID`.
-        known: Places of the columns to set; all others keep what the destination has.
+        frame: One row per key: the key columns, the known columns, `COMMIT_LSN`, `XID`.
+        known: Places of the columns to set. All other columns keep the destination's values.
     """
 
     frame: pl.DataFrame
@@ -28,10 +28,11 @@ class PartialUpdate:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Rows whose key changed and of which some values are still in the destination's row under the old key.
+    """Rows whose key changed, with unsent values, which only the destination's row under the old key has.
 
     Attributes:
-        frame: All columns (unknown ones null), those of the old key (`k0` is the first column's), `COMMIT_LSN`, `XID`.
+        frame: All columns (unknown values are null), the old key (`k0` if the first column is in it), `COMMIT_LSN`,
+            `XID`.
         unknown: Places of the columns to fetch from the row under the old key.
     """
 
@@ -41,24 +42,24 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class NetEffect:
-    """What happened to a table, reduced to one effect a key.
+    """The changes of a table, reduced to at most one effect per key.
 
-    To apply, in this order: empty the table if it was `truncated`; fetch what `moves` lack; delete `deletes`; set
-    `updates`; merge `upserts`; append `appends` and the completed `moves`. Tables without a key have `removals` (each
-    removes exactly `COUNT` of equal rows) and `appends` only.
+    A sink applies them in this order: empty the table if it was `truncated`; fetch the unknown values of `moves`;
+    delete `deletes`; set `updates`; merge `upserts`; append `appends` and the completed `moves`. Tables without a key
+    have only `removals` (each removes exactly `COUNT` equal rows) and `appends`.
 
-    For mode `soft_delete` rows that came, or changed, and went are among the frames too, with `DELETED` true: what went
-    keeps the values that it had in the end, wherever flushes end.
+    For mode `soft_delete` the frames also contain rows that were inserted or updated and then deleted, with `DELETED`
+    true. A deleted row therefore has its last values, wherever flushes end.
 
     Attributes:
         schema: The table.
-        truncated: Where the last TRUNCATE came from if the table was emptied first.
-        appends: Whole rows whose keys the destination cannot hold.
+        truncated: The position of the TRUNCATE that empties the table first; None: there was none.
+        appends: Whole rows whose keys the destination does not hold.
         upserts: Whole rows whose keys the destination holds (or, without a snapshot, may hold).
-        updates: Rows with unknown values, same key.
-        moves: Rows with unknown values, other key.
+        updates: Rows with unknown values and the same key.
+        moves: Rows with unknown values and another key.
         deletes: Key columns of rows to delete, `COMMIT_LSN`, `XID`.
-        removals: Whole rows to remove, with `COUNT`.
+        removals: Whole rows to remove, with `COUNT`; only of tables without a key.
     """
 
     schema: TableSchema

@@ -1,4 +1,4 @@
-"""What can be chosen for tables: how they are kept, and what becomes of changes and values that do not fit."""
+"""Choices for tables: the mode, and the policies for schema changes and bad values."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class Mode(StrEnum):
 
 
 class BadValuePolicy(StrEnum):
-    """What becomes of a row with a value that the destination's type cannot hold."""
+    """The policy for a row with a value that the destination's type cannot hold."""
 
-    ERROR = "error"  #: the flush stops, nothing of it is applied
-    QUARANTINE = "quarantine"  #: the row goes to `_dbmazz.quarantine`, raw
+    ERROR = "error"  #: the window stops; nothing of the flush is applied
+    QUARANTINE = "quarantine"  #: the row goes to `_dbmazz.quarantine`, as text
 
 
 class SchemaChangeKind(StrEnum):
-    """Changes of a table's shape in the source."""
+    """Kinds of schema changes of a table in the source."""
 
     ADD_COLUMN = "add_column"
     DROP_COLUMN = "drop_column"
@@ -32,27 +32,27 @@ class SchemaChangeKind(StrEnum):
 
 
 class SchemaAction(StrEnum):
-    """What is done about one."""
+    """The action for a schema change."""
 
-    APPLY = "apply"  #: the destination changes alike, in place or by copying the table anew
+    APPLY = "apply"  #: the destination follows, in place or by a re-snapshot
     IGNORE = "ignore"  #: the destination keeps its shape
-    STOP = "stop"  #: the run stops with the command to run
+    STOP = "stop"  #: the run stops with an error that gives the command to run
 
 
 class NumericForm(StrEnum):
-    """What `numeric` without precision, or with more than DuckDB's 38 digits, becomes."""
+    """The type for `numeric` without a precision, or with more than the 38 digits of DuckDB."""
 
-    TEXT = "text"  #: its text, lossless
+    TEXT = "text"  #: text, exact
     DOUBLE = "double"  #: DOUBLE, rounded to 15 to 17 digits
 
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """What a column's values become before they reach the destination.
+    """How the values of a column are replaced before they reach the destination.
 
     Attributes:
         kind: `hash` (SHA-256 of the text, in hexadecimal, keyed by `MASK_KEY`), `null`, or `truncate`.
-        length: Characters that `truncate` leaves.
+        length: Number of characters that `truncate` keeps.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""What a destination remembers of a source: one read of its bookkeeping, as a value."""
+"""One read of the destination's bookkeeping, as a value."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from dbmazz_core.table_ref import TableRef
 
 @dataclass(frozen=True, slots=True)
 class RecordedTable:
-    """A table as the destination's bookkeeping has it.
+    """A table in the destination's bookkeeping.
 
     Attributes:
-        state: How far it is, and how it is kept.
-        shape: Its shape when it was created or last changed by us.
-        altered: The error if the table in the destination has another shape now, else None.
+        state: The progress of the table, and its mode.
+        shape: The shape that dbmazz gave the table.
+        altered: The error if the table has another shape now, because somebody else altered it; otherwise None.
     """
 
     state: TableState
@@ -33,18 +33,18 @@ class RecordedTable:
         return self.shape.schema
 
     def verify_unaltered(self) -> None:
-        """Raise `altered`, if there is one."""
+        """Raise `altered` unless it is None."""
         if self.altered is not None:
             raise self.altered
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """The bookkeeping of one slot.
+    """The bookkeeping of one feed.
 
     Attributes:
-        checkpoint: None if there is none.
-        tables: The tables that the slot feeds.
+        checkpoint: The checkpoint; None if there is none.
+        tables: The tables of the feed.
     """
 
     checkpoint: Checkpoint | None = None
@@ -52,10 +52,10 @@ class Recorded:
 
     @property
     def states(self) -> dict[TableRef, TableState]:
-        """By table: its state."""
+        """The states of the tables."""
         return {ref: table.state for ref, table in self.tables.items()}
 
     @property
     def streaming(self) -> list[TableRef]:
-        """Tables whose copy is complete: they follow the stream."""
+        """The tables that follow the stream: their copies are complete."""
         return [ref for ref, table in self.tables.items() if table.state.state == "streaming"]

@@ -23,9 +23,9 @@ from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.model.unchanged import UNCHANGED, Unchanged
 from dbmazz_core.table_ref import TableRef
 
-#: A value of a record. What Python's own types cannot hold (`infinity`, `24:00:00`, dates BC, `NaN` where a decimal is
-#: finite by declaration, intervals of months) is its text. Arrays are lists, of lists where they have more dimensions;
-#: hstore is a dict. An unchanged TOAST value that PostgreSQL left out is `UNCHANGED`, never None.
+#: A value of a record. Values that Python's own types cannot hold are texts: `infinity`, `24:00:00`, dates BC, `NaN` of
+#: a decimal with a declared precision, intervals of months. Arrays are lists, nested for each dimension; hstore is a
+#: dict. An unchanged TOAST value that PostgreSQL did not send is `UNCHANGED`, never None.
 ColumnValue = (
     None
     | bool
@@ -49,12 +49,12 @@ Columns = Mapping[str, ColumnValue]
 
 @dataclass(frozen=True, slots=True)
 class CommittedTransaction:
-    """A transaction of the source, by what no other history has alike.
+    """A committed transaction of the source. The attributes together identify the server's history.
 
     Attributes:
         commit_lsn: LSN of its commit record.
-        xid: Its id.
-        commit_time: When it was committed.
+        xid: Transaction id.
+        commit_time: Commit time.
     """
 
     commit_lsn: Lsn
@@ -64,17 +64,17 @@ class CommittedTransaction:
 
 @dataclass(frozen=True, slots=True, order=True)
 class SourcePosition:
-    """Where a change stands in the source's order: by its transaction's commit, then within the transaction.
+    """The position of a change in the source's order: by the commit of its transaction, then within the transaction.
 
-    Never by the record's own WAL position: concurrent transactions interleave in the WAL but arrive in commit order,
-    and the rows of one COPY share one position.
+    The WAL position of the change itself does not give the order: concurrent transactions interleave in the WAL but
+    arrive in commit order, and the rows of one COPY share one position.
 
     Attributes:
         commit_lsn: LSN of the transaction's commit record. A checkpoint at P holds exactly the transactions with
             `commit_lsn < P`.
-        ordinal: Counts the transaction's changes from 1; 0 is its BEGIN.
+        ordinal: Number of the change in its transaction, from 1; 0 is the BEGIN.
         xid: Transaction id; 0 outside a transaction.
-        commit_time: When it committed, UTC.
+        commit_time: Commit time of the transaction, UTC.
     """
 
     commit_lsn: Lsn
@@ -84,13 +84,13 @@ class SourcePosition:
 
     @property
     def lsn(self) -> Lsn:
-        """The commit's LSN; what `SourcePosition::Lsn` was in the Rust connector."""
+        """The commit LSN. The Rust connector calls it `SourcePosition::Lsn`."""
         return self.commit_lsn
 
 
 @dataclass(frozen=True, slots=True)
 class Insert:
-    """A row came."""
+    """A row was inserted."""
 
     table: TableRef
     columns: Columns
@@ -99,11 +99,11 @@ class Insert:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """A row changed.
+    """A row was updated.
 
     Attributes:
-        old_columns: The old row under REPLICA IDENTITY FULL, the old key where the key changed, else None.
-        new_columns: The new row; a value that was not changed and not sent is `UNCHANGED`.
+        old_columns: The old row under REPLICA IDENTITY FULL; otherwise the old key if the key changed, else None.
+        new_columns: The new row. An unchanged TOAST value that was not sent is `UNCHANGED`.
     """
 
     table: TableRef
@@ -114,7 +114,7 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """A row went. `columns` is the old row under REPLICA IDENTITY FULL, else its key."""
+    """A row was deleted. `columns` is the old row under REPLICA IDENTITY FULL, otherwise its key."""
 
     table: TableRef
     columns: Columns
@@ -123,7 +123,7 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class Truncate:
-    """Tables were emptied by one TRUNCATE."""
+    """A TRUNCATE emptied tables."""
 
     tables: tuple[TableRef, ...]
     cascade: bool
@@ -133,7 +133,7 @@ class Truncate:
 
 @dataclass(frozen=True, slots=True)
 class SchemaChange:
-    """A table's columns, first seen in this stream (`old` is None) or different from now on."""
+    """The columns of a table: the first description in this stream (`old` is None), or a change."""
 
     table: TableRef
     old: TableSchema | None
@@ -143,7 +143,7 @@ class SchemaChange:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """A transaction starts; its changes follow, then its `Commit`."""
+    """A transaction begins. Its changes follow, then its `Commit`."""
 
     position: SourcePosition
 
@@ -153,7 +153,7 @@ class Commit:
     """A transaction is complete.
 
     Attributes:
-        end_lsn: End of the commit record: confirm this LSN once the transaction's changes are durable.
+        end_lsn: End of the commit record. Confirm this LSN once the changes of the transaction are durable.
     """
 
     position: SourcePosition
@@ -174,7 +174,7 @@ class Message:
 class Heartbeat:
     """The server is alive and has sent everything up to `wal_end`.
 
-    Outside a transaction, with all earlier changes durable, `wal_end` may be confirmed.
+    If all earlier changes are durable and no transaction is open, `wal_end` may be confirmed.
     """
 
     wal_end: Lsn

@@ -1,4 +1,4 @@
-"""What a table looks like: its columns, their types and the key that identifies a row."""
+"""The schema of a table: its columns, their types, and the key that identifies a row."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class ColumnDef:
     """A column.
 
     Attributes:
-        name: As the catalog spells it.
-        type: Its core type.
-        source_type: PostgreSQL's name for its type, such as `numeric(12,2)`.
-        mask: What its values have become on the way here: empty where they are the source's own, else `null`,
-            `truncate:3`, or `hash:` and a fingerprint of the key (see `dbmazz_core.model.masks`).
+        name: The name in the catalog.
+        type: The core type.
+        source_type: PostgreSQL's name of the type, such as `numeric(12,2)`.
+        mask: The mask of the values: `null`, `truncate:3`, or `hash:` with a fingerprint of the key (see
+            `dbmazz_core.model.masks`). Empty if the values are not masked.
     """
 
     name: str
@@ -28,32 +28,32 @@ class ColumnDef:
     mask: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """The column in JSON's own types, for `from_dict`."""
+        """Return the column as JSON values, for `from_dict`."""
         return {"name": self.name, **self.type.to_dict(), "source_type": self.source_type, "mask": self.mask}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Self:
-        """The column that `to_dict` described."""
+        """Return the column that `to_dict` has stored."""
         return cls(stored["name"], DataType.from_dict(stored), stored["source_type"], stored.get("mask", ""))
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnChoice:
-    """Which of a table's columns are captured; the others do not exist for anybody behind the source.
+    """The columns of a table that are captured. The source hides all other columns from the rest of the program.
 
     >>> ColumnChoice(exclude=("password",)).keeps("email")
     True
 
     Attributes:
-        include: Only these; None: all.
-        exclude: And of them not these.
+        include: The captured columns; None: all columns.
+        exclude: Columns that are not captured, even if `include` has them.
     """
 
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
 
     def keeps(self, name: str) -> bool:
-        """Whether the column is captured."""
+        """Return whether a column is captured."""
         return (self.include is None or name in self.include) and name not in self.exclude
 
 
@@ -62,10 +62,10 @@ class TableSchema:
     """The columns of a table, in order, and its key.
 
     Attributes:
-        table: Which table.
-        columns: In the source's order.
-        key: Names of the columns that identify a row; empty where nothing does, and rows are a multiset.
-        choice: Which of the source's columns these are. Not compared by `differences`: what it keeps is.
+        table: The table.
+        columns: The columns, in the source's order.
+        key: Names of the columns that identify a row; empty if none do, and rows are a multiset.
+        choice: The rule that chose these columns from the source's.
     """
 
     table: TableRef
@@ -75,11 +75,11 @@ class TableSchema:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Column names, in order."""
+        """The names of the columns, in order."""
         return tuple(c.name for c in self.columns)
 
     @property
     def key_places(self) -> tuple[int, ...]:
-        """Places of the key's columns, in the key's order."""
+        """The places of the key columns, in the order of the key."""
         names = self.names
         return tuple(names.index(name) for name in self.key)

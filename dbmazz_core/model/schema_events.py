@@ -16,7 +16,7 @@ from dbmazz_core.table_ref import TableRef, quote_identifier
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AddColumn:
-    """A column is new. Rows that were there before have the value `missing`, of its carrier dtype; None: NULL."""
+    """A column was added. Older rows have the value `missing`, in the carrier dtype; None: NULL."""
 
     column: ColumnDef
     missing: pl.Series | None
@@ -30,7 +30,7 @@ class AddColumn:
 
 @dataclass(frozen=True, slots=True)
 class DropColumn:
-    """A column is gone."""
+    """A column was dropped."""
 
     name: str
 
@@ -42,7 +42,7 @@ class DropColumn:
 
 @dataclass(frozen=True, slots=True)
 class RenameColumn:
-    """A column has another name."""
+    """A column was renamed."""
 
     old: str
     new: str
@@ -55,7 +55,7 @@ class RenameColumn:
 
 @dataclass(frozen=True, slots=True)
 class ChangeType:
-    """A column has another type, and no value had to be rewritten for it."""
+    """The type of a column was changed, and no value had to be rewritten."""
 
     name: str
     old: ColumnDef
@@ -72,12 +72,12 @@ SchemaStep = AddColumn | DropColumn | RenameColumn | ChangeType
 
 @dataclass(frozen=True, slots=True)
 class NewLabels:
-    """An enum got labels. Rows that came since may hold them under other names than those of today.
+    """An enum got labels. Rows that came since then may hold these labels under other names than today's.
 
     Attributes:
         column: The destination's column.
         known: The labels that the enum had before.
-        new: The labels that the enum got, under their names of today.
+        new: The labels that the enum got, under today's names.
         stop: Whether the policy is to stop where the table must be re-snapshotted.
     """
 
@@ -156,7 +156,7 @@ class SchemaEvent:
         table: The table.
         steps: Changes of the destination's columns, in this order, each with the action that the policy chose.
         shape: The destination's table from here on.
-        copy_anew: Why the table must be re-snapshotted instead; None if it need not.
+        resnapshot: Why the table must be re-snapshotted instead; None if it need not.
         commit_lsn, xid: Of the transaction; 0 where it is not known.
         labels: Enums that got labels. If the destination's values leave doubt, the table must be re-snapshotted.
     """
@@ -164,7 +164,7 @@ class SchemaEvent:
     table: TableRef
     steps: tuple[tuple[SchemaStep, SchemaAction], ...]
     shape: TableShape
-    copy_anew: str | None
+    resnapshot: str | None
     commit_lsn: Lsn
     xid: int
     labels: tuple[NewLabels, ...] = ()

@@ -30,7 +30,7 @@ class Loader(Protocol):
 
 
 class SinkTransaction(Protocol):
-    """One transaction of a destination: what it does becomes durable together with the checkpoint, or not at all.
+    """One transaction of a destination: all its changes become durable together with the checkpoint, or none.
 
     Use as a context manager: leaving it without `commit` rolls back. Every method raises DestinationError or DataError
     with a remedy; after an error only `rollback` may be called.
@@ -44,25 +44,26 @@ class SinkTransaction(Protocol):
         """Record that tables of this feed must be re-snapshotted."""
 
     def rename_tables(self, names: Mapping[TableRef, TableRef]) -> None:
-        """Give tables other names, all at once."""
+        """Rename tables, by old name, all at once."""
 
     def create_table(self, shape: TableShape, *, snapshot_lsn: Lsn, mode: Mode, complete: bool) -> Loader:
-        """Create a table, or begin to copy it again; readers see the old rows until `commit`.
+        """Create a table, or begin its re-snapshot. Readers see the old rows until `commit`.
 
         Args:
             shape: The table.
-            snapshot_lsn: The rows that are loaded contain the transactions that committed before this LSN.
-            mode: How the table is kept. In the mode that it had, what the mode keeps is carried over: rows that are
-                marked as deleted, changes. In another mode the table is made anew.
+            snapshot_lsn: The loaded rows contain exactly the transactions that committed before this LSN.
+            mode: The mode of the table. A re-snapshot in the same mode keeps the rows that are marked as deleted
+                (`soft_delete`), or the changes (`changelog`). In another mode the table is replaced.
             complete: Whether the table is going to hold exactly the source's rows. If so, a change that does not find
                 its row is an error from then on.
         """
 
     def evolve(self, event: SchemaEvent) -> bool:
-        """Give a table another shape, and record the shape.
+        """Change the shape of a table, and record the new shape.
 
         Returns:
-            False if that cannot be done after what the transaction has done to the table; nothing has happened then.
+            False if the destination cannot change the shape after earlier changes of the table in this transaction.
+            Then the table was not altered.
         """
 
     def abandon(self, event: SchemaEvent) -> None:
@@ -86,44 +87,45 @@ class SinkTransaction(Protocol):
             frame: Some of its columns, in carrier dtypes, named by their places.
 
         Returns:
-            Columns `row` and `column` (Int64): numbers of rows of the frame, ascending, and the first such column of
-            each, as its place in the frame.
+            Columns `row` and `column` (Int64): the numbers of the frame's rows with such values, ascending, and the
+                place
+            in the frame of the first such column of the row.
         """
 
     def other_values(self, schema: TableSchema, column: str, known: Collection[str]) -> Collection[str]:
-        """Return the texts in a column, or in its lists, that are none of the known ones.
+        """Return the texts in a column, or in its lists, that are not among the known texts.
 
-        Of the rows that the source has; in a changelog, of all changes since the table was copied last.
+        Only rows that the source has are read; in a changelog, all changes since the last copy of the table.
 
         Args:
             schema: The table.
             column: A column of text, or of lists of text.
-            known: Texts.
+            known: The known texts.
         """
 
     def missing(self, schema: TableSchema, keys: pl.DataFrame) -> pl.Series:
-        """Return the numbers (Int64, ascending) of the keys under which the table holds no row.
+        """Return the numbers (Int64, ascending) of keys under which the table has no row.
 
-        In a changelog: of the keys whose last change has deleted the row.
+        In a changelog, a key has no row if its last change deleted the row.
 
         Args:
             schema: The table.
-            keys: Its key columns in carrier dtypes, named by their places.
+            keys: Keys of the table, in carrier dtypes, with columns named by their places.
         """
 
     def quarantine(self, table: TableRef, rows: pl.DataFrame) -> None:
-        """Keep rows that the table cannot hold; `rows` has the columns of `engine.quarantine.rows.ROWS`."""
+        """Add rows to the quarantine of a table. They have the columns of `engine.quarantine.rows.ROWS`."""
 
     def commit(self, checkpoint: Checkpoint | None = None, *, last: bool = False) -> None:
         """Make everything since `Sink.begin` durable.
 
         Args:
-            checkpoint: The new checkpoint; None: it stays.
-            last: No commit is expected to follow: move the data to where closing would move it.
+            checkpoint: The new checkpoint; None: the checkpoint is not changed.
+            last: Whether no other commit is expected: data is moved to the place where closing the sink would move it.
         """
 
     def rollback(self) -> None:
-        """Undo everything since `Sink.begin`; after `commit` nothing happens."""
+        """Undo everything since `Sink.begin`. After `commit` this has no effect."""
 
 
 class Sink(Protocol):
@@ -137,13 +139,13 @@ class Sink(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
     def read(self) -> Recorded:
-        """Read everything that is remembered of the feed: the checkpoint, and the tables."""
+        """Read the bookkeeping of the feed: the checkpoint, and the tables."""
 
     def owner_conflicts(self, tables: Collection[TableRef]) -> Mapping[TableRef, DestinationError]:
-        """Return the tables that `create_table` must not replace, and why: they are not ours, or another feed's."""
+        """Return an error for each table that `create_table` must not replace: dbmazz or this feed does not own it."""
 
     def name_conflicts(self, tables: Mapping[TableRef, Sequence[str]]) -> Sequence[DestinationError]:
-        """Return what the destination cannot hold because of its name, or not beside another name.
+        """Return an error for each name that the destination cannot hold, or not together with another name.
 
         Args:
             tables: The source's tables, each with its columns.
@@ -156,13 +158,13 @@ class Sink(Protocol):
         """Cancel the statement that another thread runs, if there is one; it raises DestinationError there."""
 
     def count_rows(self, tables: Iterable[TableRef]) -> Mapping[TableRef, int]:
-        """Return the rows that tables hold: in `soft_delete` those not marked as deleted, in `changelog` changes."""
+        """Return the numbers of rows by table: in `soft_delete` without deleted rows, in `changelog` of changes."""
 
     def count_duplicated_keys(self, schema: TableSchema) -> int:
-        """Return how many keys occur more than once among the rows that the source has."""
+        """Return the number of keys that occur more than once among the rows that the source has."""
 
     def quarantined(self) -> Mapping[TableRef, int]:
-        """Return the rows of each table in quarantine; tables without any are left out."""
+        """Return the number of rows in quarantine by table. Tables without such rows are left out."""
 
     def quarantine_reasons(self, table: TableRef) -> Mapping[str, int]:
-        """Return the reasons why rows of a table are in quarantine, with their numbers, the most frequent first."""
+        """Return the number of a table's rows in quarantine by reason, the most frequent reason first."""

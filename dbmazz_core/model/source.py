@@ -18,7 +18,7 @@ from dbmazz_core.table_ref import TableRef
 
 
 class FoundTable(Protocol):
-    """A configured table that a look at the source has found."""
+    """A configured table that exists in the source."""
 
     @property
     def ref(self) -> TableRef:
@@ -26,11 +26,11 @@ class FoundTable(Protocol):
 
     @property
     def estimated_rows(self) -> int:
-        """Rows, as the source estimates them; negative where it does not know."""
+        """The number of rows, as the source estimates it; negative if the source has no estimate."""
 
 
 class Look(Protocol):
-    """One read of everything that check, set-up and resume have to know of the source."""
+    """One read of all facts about the source that check, set-up and resume need."""
 
     @property
     def tables(self) -> Sequence[FoundTable]:
@@ -41,7 +41,7 @@ class Look(Protocol):
 
 
 class SourceTable(Protocol):
-    """A table as the source has it at some position."""
+    """A table of the source at some position."""
 
     @property
     def table(self) -> TableRef:
@@ -53,7 +53,7 @@ class SourceTable(Protocol):
 
     @property
     def token(self) -> TableToken:
-        """What the table is, see `TableShape.token`."""
+        """The identity of the table, see `TableShape.token`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +71,13 @@ class FollowedTable:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """Where a stream ends.
+    """The end of a stream.
 
     Attributes:
-        lsn: The upper LSN: transactions that commit at or after it are left for later.
-        tables: Tables that are certain to be so at `lsn`.
-        same_keys: Tables whose key has been the same columns, under the same names, since their shape was recorded.
-        more: Whether the window goes on behind `lsn` with another stream.
+        lsn: The upper LSN. Transactions that commit at or after it are left to the next stream.
+        tables: The tables as they are at `lsn`, as far as that is certain.
+        same_keys: Tables whose key has had the same columns, under the same names, since their shape was recorded.
+        more: Whether the window continues after `lsn` with another stream.
     """
 
     lsn: Lsn
@@ -88,11 +88,12 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class ResumePoint:
-    """What the source still has of the feed.
+    """The state of the feed when a window starts.
 
     Attributes:
-        position: The position that was confirmed last; None: the feed has to be created.
-        restart: Whether the feed was dropped on purpose when the last run stopped: every table is copied again.
+        position: The confirmed position; None: the feed must be created.
+        restart: Whether every table must be re-snapshotted, because the last run dropped the feed on purpose at its
+            end.
     """
 
     position: Lsn | None
@@ -104,9 +105,9 @@ class CopiedRows:
     """Rows of a table as of a snapshot.
 
     Attributes:
-        frame: The schema's columns in carrier dtypes, named by their places (`frame_columns`); null where a text is no
-            value of its column's type.
-        unreadable: By number of a column that has such texts: the texts (String), null in all other rows.
+        frame: The schema's columns in carrier dtypes, named by their places (`frame_columns`). Texts that are no values
+            of their column's type are null.
+        unreadable: By number of a column with such texts: the texts (String), null in all other rows.
     """
 
     frame: pl.DataFrame
@@ -114,7 +115,7 @@ class CopiedRows:
 
 
 class Snapshot(Protocol):
-    """Tables as of one position. Use as a context manager; the snapshot ends with it."""
+    """Tables as of one position. Use as a context manager, which releases the snapshot at its end."""
 
     def __enter__(self) -> Self: ...
 
@@ -122,21 +123,22 @@ class Snapshot(Protocol):
 
     @property
     def lsn(self) -> Lsn:
-        """Its position: the snapshot contains exactly the transactions whose commit record lies before it."""
+        """The position of the snapshot: it contains exactly the transactions whose commit record lies before."""
 
     def table(self, table: TableRef) -> SourceTable | None:
-        """Return a table; None if it was dropped, or published in another way, since the snapshot was asked for."""
+        """Return a table; None if the table was dropped, or its publication changed, since `Source.snapshot`."""
 
-    def rows(self, table: TableRef, *, lenient: bool) -> Iterator[CopiedRows]:
+    def rows(self, table: TableRef, *, keep_unreadable: bool) -> Iterator[CopiedRows]:
         """Yield all rows of a table that are captured, in any order.
 
         Args:
             table: The table.
-            lenient: Whether texts that are no values of their column's type are yielded rather than raised.
+            keep_unreadable: Whether texts that are no values of their column's type are yielded
+                (`CopiedRows.unreadable`); otherwise they raise BadValue.
         """
 
     def is_unaltered(self, table: TableRef) -> bool:
-        """Return whether the table is still the one of the snapshot, with the same columns and storage.
+        """Return whether the table is the table of the snapshot, with the same columns and storage.
 
         ALTER TABLE and TRUNCATE are not MVCC-safe: after them a snapshot shows other columns, or no rows at all
         (PostgreSQL manual, "Caveats" of MVCC). So a copy is valid only if the table is unaltered at its end.
@@ -144,23 +146,23 @@ class Snapshot(Protocol):
 
 
 class Source(Protocol):
-    """A source of changes, as the engine uses it. Names of tables are those of the last look."""
+    """A source of changes, as the engine uses it. Tables have their names of the last look."""
 
     @property
     def identity(self) -> SystemIdentity:
         """The server and its database."""
 
     def look(self) -> Look:
-        """Read everything that check, set-up and resume have to know."""
+        """Read all facts that check, set-up and resume need."""
 
     def column_names(self) -> Mapping[TableRef, tuple[str, ...]]:
-        """Return the columns of each configured table that are captured, or will be once the source is set up."""
+        """Return the columns of each configured table that are captured, or will be after set-up."""
 
     def verify_rules(self, table: TableRef, recorded: TableSchema) -> None:
-        """Raise ConfigError if the table was copied under other rules for its columns than those of today."""
+        """Raise ConfigError if the table was copied under other rules for its columns than today's."""
 
     def verify_redacted(self, tables: Collection[TableRef], recorded: Mapping[TableRef, TableToken]) -> None:
-        """Raise ConfigError if the rules of today show a column that was redacted when its table was copied.
+        """Raise ConfigError if today's rules show a column that was redacted when its table was copied.
 
         Args:
             tables: Configured tables.
@@ -168,45 +170,45 @@ class Source(Protocol):
         """
 
     def verify_redacted_in(self, table: SourceTable, recorded: Mapping[TableRef, TableToken]) -> None:
-        """Raise ConfigError like `verify_redacted`, for one table as it is about to be copied."""
+        """Raise ConfigError if a table that is about to be copied would show a column that was redacted before."""
 
     def names_today(self, recorded: Mapping[TableRef, TableToken]) -> Mapping[TableRef, TableRef]:
-        """Return the names that the destination's tables have at the source today.
+        """Return today's names of the destination's tables at the source.
 
         Args:
             recorded: Tables of the destination, by the name under which they were copied.
 
         Returns:
-            By that name, the name of today; without tables that are not configured (any more).
+            By the name under which a table was copied: its name today. Tables that are not configured are left out.
         """
 
     def verify_origin(self, checkpoint: Checkpoint, *, destination: str) -> None:
-        """Raise WrongServer if the checkpoint is of another server or database.
+        """Raise WrongServer if the checkpoint belongs to another server or database.
 
         Args:
-            checkpoint: The destination's.
-            destination: How the error names the destination.
+            checkpoint: The destination's checkpoint.
+            destination: The destination's name for the error.
         """
 
     def verify_position(self, checkpoint: Checkpoint, *, and_feed: bool) -> None:
-        """Raise ServerBehindCheckpoint, or SlotError, if the stream cannot go on from the checkpoint.
+        """Raise ServerBehindCheckpoint, or SlotError, if the stream cannot continue at the checkpoint.
 
         Args:
-            checkpoint: The destination's.
+            checkpoint: The destination's checkpoint.
             and_feed: Whether the feed is verified too.
         """
 
     def resume(self, checkpoint: Checkpoint | None, *, stopped: Callable[[], bool]) -> ResumePoint:
-        """Verify that the stream can go on from the checkpoint, and that it is the stream of the same history.
+        """Verify that the stream can continue at the checkpoint, and that the server has the same history.
 
         Args:
-            checkpoint: The destination's; None: it has none.
-            stopped: Whether to give up.
+            checkpoint: The destination's checkpoint; None: it has none.
+            stopped: Returns whether the run was asked to stop.
 
         Raises:
-            ServerBehindCheckpoint, HistoryDiverged: The server's history is not that of the checkpoint.
+            ServerBehindCheckpoint, HistoryDiverged: The server does not have the history of the checkpoint.
             SlotError: The feed is gone, ahead of the checkpoint, or in use.
-            StopRequested: `stopped` said so.
+            StopRequested: `stopped` returned true.
         """
 
     def snapshot(self, tables: Collection[TableRef], *, new_feed: bool) -> Snapshot:
@@ -218,14 +220,14 @@ class Source(Protocol):
         """
 
     def describe_tables(self, tables: Collection[TableRef]) -> Mapping[TableRef, SourceTable]:
-        """Return tables as they are now. A table that was dropped, or cannot be captured, is left out."""
+        """Return tables as they are now. Tables that were dropped, or cannot be captured, are left out."""
 
     def bound(self, start: Lsn, followed: Mapping[TableRef, FollowedTable]) -> Bound:
-        """Return where a stream from `start` ends: at the server's current position, or before.
+        """Return the end of a stream from `start`: the server's current position, or an earlier position.
 
         Args:
-            start: Where the stream begins.
-            followed: The tables that it follows.
+            start: The start of the stream.
+            followed: The tables that the stream follows.
         """
 
     def stream(
@@ -234,20 +236,21 @@ class Source(Protocol):
         bound: Bound,
         followed: Mapping[TableRef, FollowedTable],
         *,
-        lenient: Callable[[TableRef], bool] | None,
+        keep_unreadable: Callable[[TableRef], bool] | None,
     ) -> ChangeStream:
         """Stream transactions that committed at or after `start`.
 
         Args:
             start: The checkpoint.
-            bound: Where the stream ends.
+            bound: The end of the stream.
             followed: The captured tables.
-            lenient: Tables whose change batches keep unreadable values apart, see `RowImages.unreadable`; None: none.
+            keep_unreadable: Returns whether change batches of a table are keep_unreadable, see
+                `RowImages.keep_unreadable`; None: no table's are.
 
         Raises:
-            SlotAheadOfCheckpoint: The feed was confirmed beyond `start`: changes between are gone.
+            SlotAheadOfCheckpoint: The feed was confirmed beyond `start`: changes in between are gone.
             SlotActive: Another process consumes the feed.
-            ConfigError: The rules for columns do not fit the tables.
+            ConfigError: The rules for columns do not match the tables.
         """
 
     def explain(
@@ -261,7 +264,7 @@ class Source(Protocol):
             truncated_by: The transaction of the last TRUNCATE of the table in the stream; 0: there was none.
 
         Raises:
-            ConfigError: A column that was redacted has a name today under which the rules show it.
+            ConfigError: A redacted column has a name today under which the rules do not redact it.
         """
 
     def end_stream(self) -> None:

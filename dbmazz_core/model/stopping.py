@@ -1,7 +1,7 @@
-"""Stopping from outside."""
+"""Requests to stop."""
 
 from __future__ import annotations
 
 
 class StopRequested(Exception):
-    """A source, or a copy, was asked to stop while it waited or copied. It is not an error."""
+    """A source that waited, or a copy, was asked to stop. It is not an error."""

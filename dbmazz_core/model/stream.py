@@ -14,7 +14,7 @@ from dbmazz_core.table_ref import TableRef
 
 @dataclass(frozen=True, slots=True)
 class Truncation:
-    """A captured table was emptied at this position."""
+    """A TRUNCATE emptied a captured table at this position."""
 
     table: TableRef
     position: SourcePosition
@@ -22,7 +22,7 @@ class Truncation:
 
 @dataclass(frozen=True, slots=True)
 class NewSchema:
-    """The stream describes a captured table: for the first time, or again because something about it changed.
+    """The stream describes a captured table, for the first time or because its description changed.
 
     Attributes:
         schema: The captured columns of the rows that follow.
@@ -50,14 +50,14 @@ class StreamPart:
     """Consecutive messages of the stream, decoded.
 
     Attributes:
-        events: Of the captured tables.
+        events: Events of the captured tables.
         complete: Whether the part ends at a transaction's end. A part that is not complete holds changes of one
             transaction whose COMMIT has not come; a later part completes it.
-        end_lsn: This part and those before it contain all transactions that committed before this LSN. None if the part
-            does not tell.
-        transactions: Transactions that end in this part.
-        bytes: Bytes of messages.
-        last: The last of these transactions.
+        end_lsn: This part and the parts before it contain all transactions that committed before this LSN. None if no
+            such position is known.
+        transactions: Number of transactions that end in this part.
+        bytes: Bytes of the messages.
+        last: The last transaction that ends in this part.
         at_bound: Whether the next transaction commits at or after the stream's upper LSN.
     """
 

@@ -1,4 +1,4 @@
-"""A configured table as people want to see it described: its captured columns, in the source's words."""
+"""The description of a configured table for people: its captured columns, with the source's names of types."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class ColumnDescription:
     """A captured column.
 
     Attributes:
-        name: Its name.
-        type: The source's type as SQL writes it, such as `numeric(12,2)`.
-        nullable: Whether it may be NULL.
-        mask: What its values become before they reach the destination; None: they stay.
+        name: The name.
+        type: The source's type in SQL, such as `numeric(12,2)`.
+        nullable: Whether the column may be NULL.
+        mask: The mask of the values; None: they are not masked.
     """
 
     name: str
@@ -30,9 +30,9 @@ class TableDescription:
     """A configured table.
 
     Attributes:
-        table: Its name.
-        columns: Those that are captured, in order.
-        key: Names of the columns that identify a row; empty where nothing does.
+        table: The name.
+        columns: The captured columns, in order.
+        key: Names of the columns that identify a row; empty if none do.
     """
 
     table: TableRef

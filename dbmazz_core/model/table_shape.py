@@ -1,4 +1,4 @@
-"""The shape of a table in the destination, and which columns of the source feed it."""
+"""The shape of a table in the destination, and the source's columns that its columns come from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NewType
 
 from dbmazz_core.model.schema import TableSchema
 
-#: What a table is in the source, as JSON text. Only the source that wrote it reads it; everybody else stores it.
+#: The identity of a table in the source, as JSON text. Only the source reads it; engine and sink store it.
 TableToken = NewType("TableToken", str)
 
 
@@ -20,8 +20,8 @@ class TableShape:
         schema: The destination's columns, and the key.
         targets: By captured column of the source, in the source's order: the destination's column that takes its
             values; None: the destination ignores the column.
-        token: What the source's table was when the destination had this shape; None: an older version copied the table
-            and recorded no token.
+        token: The identity of the source's table when the destination got this shape; None: an older version copied the
+            table and recorded no token.
     """
 
     schema: TableSchema

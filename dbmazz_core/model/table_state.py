@@ -11,18 +11,19 @@ from dbmazz_core.table_ref import TableRef
 
 @dataclass(frozen=True, slots=True)
 class TableState:
-    """A table as the destination's bookkeeping has it.
+    """The state of a table in the destination.
 
     Attributes:
-        table: Which.
-        state: `streaming` once its snapshot is in; `snapshotting` before, and again once a window has passed over its
-            changes because it was not configured; `changed` while it has to be copied anew, since its shape changed.
+        table: The table.
+        state: `streaming` once the snapshot is complete; `snapshotting` before, and again after a window without this
+            table in its settings; `changed` while the table must be re-snapshotted because of a schema change.
         snapshot_lsn: Changes of transactions committed before this LSN are in the snapshot.
-        rows: Rows now, None if the destination was not opened: live ones in soft_delete, changes in changelog.
-        quarantined: Rows of it in `_dbmazz.quarantine`.
-        mode: How it is kept.
-        complete: Whether it is known to hold exactly the source's rows: it was copied with them, and none of them is in
-            quarantine.
+        rows: Number of rows, in `soft_delete` without deleted rows, in `changelog` of changes; None if they were not
+            counted.
+        quarantined: Rows of the table in `_dbmazz.quarantine`.
+        mode: The mode of the table.
+        complete: Whether the table is known to hold exactly the source's rows: it was copied with its rows, and none of
+            them is in quarantine.
     """
 
     table: TableRef

@@ -1,4 +1,4 @@
-"""The value that is not known: an unchanged TOAST value that PostgreSQL did not send."""
+"""`UNCHANGED`: stands for an unchanged TOAST value that PostgreSQL did not send."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Final
 class Unchanged(Enum):
     """The type of `UNCHANGED`, its only member.
 
-    An enum, so that there is exactly one (it survives pickling and copying) and type checkers narrow
-    `value is UNCHANGED`.
+    It is an enum so that exactly one such object exists, also after pickling and copying, and so that type checkers
+    narrow `value is UNCHANGED`.
 
     >>> Unchanged.UNCHANGED is UNCHANGED
     True
@@ -24,7 +24,7 @@ class Unchanged(Enum):
     __str__ = __repr__
 
 
-#: Stands where an update left a TOASTed value as it was and PostgreSQL sent none: unknown, not NULL.
+#: Stands for a TOASTed value that an update did not change and PostgreSQL did not send: unknown, not NULL.
 #: Source: PostgreSQL manual, "Logical Replication Message Formats", TupleData, kind 'u'
 #: (protocol-logicalrep-message-formats).
 UNCHANGED: Final = Unchanged.UNCHANGED

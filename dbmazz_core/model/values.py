@@ -1,4 +1,4 @@
-"""Single values as Python's own types."""
+"""Convert single values to Python's own types."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dbmazz_core.model.records import ColumnValue
 
 
 def escaped(raw: bytes) -> str:
-    r"""A text of any encoding as UTF-8; bytes that are none are written `\xff`.
+    r"""Return a text of any encoding as UTF-8; bytes that are not UTF-8 are written as `\xff`.
 
     >>> escaped(b"caf\xe9")
     'caf\\xe9'
@@ -28,11 +28,11 @@ def escaped(raw: bytes) -> str:
 
 
 def python_value(text: str, type: DataType) -> ColumnValue:
-    """PostgreSQL's text as Python's own type; the text itself where Python has no such value.
+    """Return the Python value for PostgreSQL's text of a value; the text itself if Python has no such value.
 
-    That is so for `infinity`, dates BC and beyond the year 9999, `24:00:00`, NaN where a decimal is finite by
-    declaration, and intervals that are more than days and hours. A `real` is the value that it has in 32 bits, as in
-    frames. Arrays are lists, hstore is a dict. A text that is no value of the type stays text as well.
+    Python has no value for `infinity`, dates BC or beyond the year 9999, `24:00:00`, NaN of a decimal with a declared
+    precision, and intervals of more than days and hours. A `real` has the value of its 32 bits, as in frames. Arrays
+    are lists, hstore is a dict. A text that is not a value of the type is returned as it is.
 
     >>> python_value("12.50", DataType(Kind.DECIMAL, 12, 2)), python_value("infinity", DataType(Kind.DATE))
     (Decimal('12.50'), 'infinity')
@@ -54,7 +54,7 @@ def python_value(text: str, type: DataType) -> ColumnValue:
 
 
 def carried_value(value: Any, type: DataType) -> ColumnValue:
-    """The same from a value of the carrier dtype, as polars gives it to Python.
+    """Return the Python value for a value of the carrier dtype, as polars converts it to Python.
 
     >>> carried_value(["2024-02-29", None], DataType.list_of(DataType(Kind.DATE)))
     [datetime.date(2024, 2, 29), None]
@@ -84,7 +84,7 @@ def _elements(found: list[Any], leaf: DataType) -> list[Any]:
             values.append(None)
         else:
             value = python_value(one, leaf)
-            # Text stands for values that Python lacks; of these types it has them all.
+            # A text is allowed only for types of which Python lacks some values; their carrier dtype is String.
             if isinstance(value, str) and leaf.carrier != pl.String:
                 raise ValueError(one)
             values.append(value)
@@ -99,7 +99,8 @@ def _boolean(text: str) -> bool:
 
 def _float(text: str) -> float:
     value = float(text)
-    if isinf(value) and not text.endswith("y"):  # neither `Infinity` nor `-Infinity`: beyond a double's range
+    if isinf(value) and not text.endswith("y"):
+        # The text is neither `Infinity` nor `-Infinity`: its number is beyond the range of a double.
         raise ValueError(text)
     return value
 
@@ -123,9 +124,9 @@ _INTERVAL = re.compile(r"(?:([+-]?\d+) days?)? ?(?:([+-]?)(\d\d):(\d\d):(\d\d)(?
 
 
 def _interval(text: str) -> timedelta:
-    """Days and a clock as a timedelta, where its days and seconds tell them apart again.
+    """Return an interval of days and a time as a timedelta, if the timedelta determines the days and the time.
 
-    That is where the clock stays below a day and goes the same way as the days. Months have no length in days.
+    It does if the time is shorter than a day and has the sign of the days. Months have no fixed length in days.
     """
     parts = _INTERVAL.fullmatch(text)
     if not text or parts is None:

@@ -40,7 +40,7 @@ class Images:
 
     index: Any
     rows: list[tuple[Any, ...]]
-    lenient: bool = False
+    keep_unreadable: bool = False
 
     def values(self, column: int) -> pl.Series:
         dtype = pl.Int64() if column == 0 else pl.String()
@@ -132,7 +132,7 @@ class ListSource:
     def lsn(self) -> Lsn:
         return Lsn(10 * len(self.transactions))
 
-    def rows(self, table: TableRef, *, lenient: bool) -> Iterator[CopiedRows]:
+    def rows(self, table: TableRef, *, keep_unreadable: bool) -> Iterator[CopiedRows]:
         names, rows = self.state(len(self.transactions))
         images = Images(None, list(rows.values()))
         columns = {value_column(place): images.values(place) for place in range(len(names))}

@@ -170,7 +170,7 @@ class DuckDBTransaction:
 
     def abandon(self, event: SchemaEvent) -> None:
         """See `SinkTransaction.abandon`."""
-        entry = ("copy_anew", f"{event.table} {event.copy_anew}", "apply")
+        entry = ("copy_anew", f"{event.table} {event.resnapshot}", "apply")
         with self._translated():
             bookkeeping.write_states(self._connection, [event.table], "changed", slot=self._destination.feed)
             self._write_history(event.schema, event.commit_lsn, event.xid, [entry])

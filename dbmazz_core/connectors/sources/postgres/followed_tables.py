@@ -21,7 +21,7 @@ def start_stream(
     start: Lsn,
     *,
     upper_lsn: Lsn | None = None,
-    lenient: Callable[[TableRef], bool] | None = None,
+    keep_unreadable: Callable[[TableRef], bool] | None = None,
     messages: bool = True,
 ) -> tuple[PostgresStream, RecordStream]:
     """Stream all configured tables as they are now, for a program without a destination."""
@@ -38,7 +38,7 @@ def start_stream(
         names=names,
         rules=session.rules,
         columns={table.ref: [column.name for column in table.columns] for table in infos},
-        lenient=lenient,
+        keep_unreadable=keep_unreadable,
         partitions={table.oid: () for table in infos if table.is_partitioned},
     )
     session.names = names
@@ -51,7 +51,7 @@ def follow(
     bound: Bound,
     followed: Mapping[TableRef, FollowedTable],
     *,
-    lenient: Callable[[TableRef], bool] | None = None,
+    keep_unreadable: Callable[[TableRef], bool] | None = None,
     messages: bool = True,
 ) -> tuple[PostgresStream, RecordStream]:
     """Stream tables that a destination holds, see `Source.stream`."""
@@ -79,7 +79,7 @@ def follow(
         rules=session.rules,
         recorded=schemas,
         columns={table.ref: [column.name for column in table.columns] for table in infos},
-        lenient=lenient,
+        keep_unreadable=keep_unreadable,
         partitions={table.oid: () for table in infos if table.is_partitioned}
         | {identity.oid: identity.partitions for identity in known.values() if identity.partitions},
     )

@@ -343,14 +343,14 @@ class PostgresSource:
         bound: Bound,
         followed: Mapping[TableRef, FollowedTable],
         *,
-        lenient: Callable[[TableRef], bool] | None = None,
+        keep_unreadable: Callable[[TableRef], bool] | None = None,
     ) -> PostgresStream:
         """See `Source.stream`.
 
         Raises:
             ServerChanged: The stream comes from another server than everything else.
         """
-        opened = follow(self._session, start, bound, followed, lenient=lenient, messages=self._messages)
+        opened = follow(self._session, start, bound, followed, keep_unreadable=keep_unreadable, messages=self._messages)
         return self._begun(*opened)
 
     def _begun(self, stream: PostgresStream, records: RecordStream) -> PostgresStream:

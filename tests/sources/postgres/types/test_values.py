@@ -382,7 +382,7 @@ def test_an_array_of_other_dimensions_than_declared_stops_and_says_where(lab: La
     assert info.value.object == "public.t.v"
     with pytest.raises(BadValue, match=re.escape(f"the value '{value}' cannot be held by List")):
         lab.capture(resnapshot=[lab.ref("t")])
-    # As it says: change the value, and copy the table anew.
+    # As the remedy says: change the value, and re-snapshot the table.
     lab.execute("UPDATE t SET v = NULL WHERE id = 2")
     lab.capture(resnapshot=[lab.ref("t")])
     lab.assert_equal("t")

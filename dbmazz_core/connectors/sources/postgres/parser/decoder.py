@@ -255,15 +255,17 @@ def _build_batch(framed: FramedBlock, messages: pl.Series, rows: Int64s, known: 
 
     old_index = np.flatnonzero(has_old)
     projection = known.projection
-    lenient = known.lenient
-    old = walk(block, messages, rows[old_index], marker_at[old_index] + 1, types, projection, old_index, lenient)
+    keep_unreadable = known.keep_unreadable
+    old = walk(
+        block, messages, rows[old_index], marker_at[old_index] + 1, types, projection, old_index, keep_unreadable
+    )
     new_at = marker_at.copy()
     new_at[old_index] = old.end
     new_index = np.flatnonzero(ops != DELETE)
     new_rows, new_at = rows[new_index], new_at[new_index]
     if (new_at >= block.ends[new_rows]).any() or (octets[new_at] != _NEW).any():
         raise MalformedTuple
-    new = walk(block, messages, new_rows, new_at + 1, types, projection, new_index, lenient)
+    new = walk(block, messages, new_rows, new_at + 1, types, projection, new_index, keep_unreadable)
     deleted = ops[old_index] == DELETE
     if (new.end != block.ends[new_rows]).any() or (old.end != block.ends[rows[old_index]])[deleted].any():
         raise MalformedTuple

@@ -23,7 +23,7 @@ class KnownRelation:
         schema: The captured columns with their core types, and the key.
         projection: Positions of the captured columns in a tuple, and their masks.
         captured: Whether the relation's changes are wanted.
-        lenient: Whether bad values are kept apart, instead of stopping the stream.
+        keep_unreadable: Whether bad values are kept apart, instead of stopping the stream.
         rules_error: Why the rules for columns do not fit the relation, or None. Raised only for changes that are not in
             a snapshot.
         old_tuples: Which columns old tuples hold, where changes come from partitions.
@@ -34,7 +34,7 @@ class KnownRelation:
     schema: TableSchema
     projection: Projection
     captured: bool
-    lenient: bool = False
+    keep_unreadable: bool = False
     rules_error: ConfigError | None = None
     old_tuples: OldTupleCoverage = FULL_COVERAGE
     key_in_doubt: bool = False
@@ -79,7 +79,7 @@ class Relations:
         rules: Which columns are captured, and how they are masked; None: all columns, not masked.
         recorded: Schemas of tables as they were copied; the same rules must have applied.
         columns: Column names of tables as in the catalog, for tables that are not in `recorded`.
-        lenient: Returns whether a table's bad values are kept apart; None: of no table.
+        keep_unreadable: Returns whether a table's bad values are kept apart; None: of no table.
         partitions: OIDs of captured partitioned tables, each with the OIDs of its partitions when the stream began.
     """
 
@@ -94,7 +94,7 @@ class Relations:
         rules: ColumnRules | None = None,
         recorded: Mapping[TableRef, TableSchema] | None = None,
         columns: Mapping[TableRef, Collection[str]] | None = None,
-        lenient: Callable[[TableRef], bool] | None = None,
+        keep_unreadable: Callable[[TableRef], bool] | None = None,
         partitions: Mapping[int, Collection[int]] | None = None,
     ) -> None:
         self._captured = captured
@@ -108,7 +108,7 @@ class Relations:
         self._rules = rules
         self._recorded = recorded or {}
         self._columns = columns or {}
-        self._lenient = lenient or (lambda _: False)
+        self._keep_unreadable = keep_unreadable or (lambda _: False)
         self._partitions = Partitions(partitions or {})
         self._by_oid: dict[int, KnownRelation] = {}
 
@@ -164,9 +164,11 @@ class Relations:
         schema, projection = TableSchema(table, columns, key), Projection.whole(len(columns))
         if not captured:
             return KnownRelation(message, schema, projection, captured=False)
-        lenient = self._lenient(catalog_name)
+        keep_unreadable = self._keep_unreadable(catalog_name)
         if self._rules is None:
-            return KnownRelation(message, schema, projection, captured=True, lenient=lenient, key_in_doubt=key_in_doubt)
+            return KnownRelation(
+                message, schema, projection, captured=True, keep_unreadable=keep_unreadable, key_in_doubt=key_in_doubt
+            )
         # The rules apply to the name in the catalog: a table that is renamed keeps its redacted columns.
         rules_error = self._rules_error(self._rules, message, catalog_name, old)
         schema, projection = self._rules.apply(schema, catalog_name)
@@ -175,7 +177,7 @@ class Relations:
             schema,
             projection,
             captured=True,
-            lenient=lenient,
+            keep_unreadable=keep_unreadable,
             rules_error=rules_error,
             key_in_doubt=key_in_doubt,
         )

@@ -55,9 +55,9 @@ class TupleColumns:
         types: Types of the captured columns.
         maskers: Mask of each column, or None.
         kinds: Kind bytes of each column.
-        texts: Texts by column; a column's are dropped once its values are read, unless `lenient`.
+        texts: Texts by column; a column's are dropped once its values are read, unless `keep_unreadable`.
         end: Offset behind each tuple, int64, shape (k,).
-        lenient: Whether bad values are kept apart (`unreadable`, `texts`) instead of raising UnreadableText.
+        keep_unreadable: Whether bad values are kept apart (`unreadable`, `texts`) instead of raising UnreadableText.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class TupleColumns:
         kinds: list[_Kinds],
         texts: dict[int, _Texts],
         end: Int64s,
-        lenient: bool = False,
+        keep_unreadable: bool = False,
     ) -> None:
         self._index = index
         self._messages = messages
@@ -79,7 +79,7 @@ class TupleColumns:
         self._maskers = maskers
         self._kinds = kinds
         self._texts = texts
-        self._lenient = lenient
+        self._keep_unreadable = keep_unreadable
         self._values: dict[int, pl.Series] = {}
         self._unreadable: dict[int, Mask] = {}
         self.end = end
@@ -104,9 +104,9 @@ class TupleColumns:
         return mask if mask.any() else None
 
     @property
-    def lenient(self) -> bool:
-        """See `RowImages.lenient`."""
-        return self._lenient
+    def keep_unreadable(self) -> bool:
+        """See `RowImages.keep_unreadable`."""
+        return self._keep_unreadable
 
     def unreadable(self, column: int) -> Mask | None:
         """See `RowImages.unreadable`."""
@@ -115,7 +115,7 @@ class TupleColumns:
 
     def texts(self, column: int) -> pl.Series:
         """See `RowImages.texts`."""
-        if not self._lenient:
+        if not self._keep_unreadable:
             raise RuntimeError("texts are kept only where bad values are kept apart")
         raw, masker = self._raw_values(column), self._maskers[column]
         if masker is not None:
@@ -154,7 +154,7 @@ class TupleColumns:
             [None if kinds is None else kinds[places] for kinds in self._kinds],
             {n: _Texts(where.offsets[places], where.lengths[places]) for n, where in self._texts.items()},
             self.end[places],
-            self._lenient,
+            self._keep_unreadable,
         )
         some._values = {number: chosen(values) for number, values in self._values.items()}
         some._unreadable = {number: mask[places] for number, mask in self._unreadable.items()}
@@ -166,7 +166,7 @@ class TupleColumns:
         Texts are not copied: they point into the block's buffer. Lists and maps are read from their texts afterwards.
 
         Raises:
-            UnreadableText: A text is no value of its column's type, and `lenient` is false.
+            UnreadableText: A text is no value of its column's type, and `keep_unreadable` is false.
         """
         if not len(self._index):
             for number in numbers:
@@ -199,12 +199,12 @@ class TupleColumns:
         nulled = masker is not None and masker.mask.kind == "null"
         if not nulled and series.null_count() != nulls:
             wrong: Mask = series.is_null().to_numpy() & (True if kinds is None else kinds == _TEXT)
-            if not self._lenient:
+            if not self._keep_unreadable:
                 place = int(wrong.argmax())
                 raise UnreadableText(number, place, self._shown_text(number, place))
             self._unreadable[number] = wrong
         self._values[number] = series
-        if not self._lenient:
+        if not self._keep_unreadable:
             del self._texts[number]
 
     def _nested_values(self, texts: dict[int, pl.Series]) -> dict[int, pl.Series]:
@@ -223,7 +223,7 @@ class TupleColumns:
 
     def _nested_values_one_by_one(self, number: int, texts: pl.Series) -> pl.Series:
         values, wrong = read_each(texts, self._types[number])
-        if not self._lenient and wrong.any():
+        if not self._keep_unreadable and wrong.any():
             place = int(wrong.arg_max() or 0)
             raise UnreadableText(number, place, self._shown_text(number, place))
         return values
@@ -286,7 +286,7 @@ def walk(
     types: tuple[DataType, ...],
     projection: Projection,
     index: Indexes,
-    lenient: bool = False,
+    keep_unreadable: bool = False,
 ) -> TupleColumns:
     """Walk the tuples that begin at `positions`, one in each message of `rows`.
 
@@ -298,7 +298,7 @@ def walk(
         types: Types of the captured columns.
         projection: Positions of the captured columns in a tuple, and their masks.
         index: `TupleColumns.index` of the result, shape (k,).
-        lenient: See `TupleColumns`.
+        keep_unreadable: See `TupleColumns`.
 
     Raises:
         MalformedTuple: A tuple runs past its message, has an unknown kind of value, or another number of columns.
@@ -310,7 +310,7 @@ def walk(
         texts = {place: _Texts(starts, starts) for place in range(len(types))}
         none = messages.clear()
         return TupleColumns(
-            index, none, starts, types, projection.maskers, [None] * len(types), texts, positions, lenient
+            index, none, starts, types, projection.maskers, [None] * len(types), texts, positions, keep_unreadable
         )
     # One read per value: kind byte and length are the upper five of eight bytes.
     eight = unaligned(block.buffer, ">u8")
@@ -344,5 +344,13 @@ def walk(
     if (position > ends).any():
         raise MalformedTuple
     return TupleColumns(
-        index, messages.gather(pl.Series(rows)), starts, types, projection.maskers, kinds, texts, position, lenient
+        index,
+        messages.gather(pl.Series(rows)),
+        starts,
+        types,
+        projection.maskers,
+        kinds,
+        texts,
+        position,
+        keep_unreadable,
     )

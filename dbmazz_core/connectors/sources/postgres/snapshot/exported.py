@@ -133,7 +133,7 @@ class ExportedSnapshot:
             return read_fingerprints(connection, oids)
 
     def rows(
-        self, table: TableInfo, schema: TableSchema, config: SnapshotConfig, *, lenient: bool
+        self, table: TableInfo, schema: TableSchema, config: SnapshotConfig, *, keep_unreadable: bool
     ) -> Iterator[CopiedRows]:
         """All rows that are published of a table, in any order.
 
@@ -141,7 +141,7 @@ class ExportedSnapshot:
             table: The table.
             schema: The columns that are wanted.
             config: How it is read.
-            lenient: Whether texts that are no values are let through.
+            keep_unreadable: Whether texts that are no values are let through.
 
         Raises:
             SourceError: If reading fails.
@@ -177,5 +177,5 @@ class ExportedSnapshot:
             ranges,
             maskers,
             row_filter=published.row_filter if published else None,
-            lenient=lenient,
+            keep_unreadable=keep_unreadable,
         )

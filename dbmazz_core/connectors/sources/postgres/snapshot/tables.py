@@ -65,9 +65,11 @@ class TableSnapshot:
         """See `Snapshot.table`."""
         return self._found.get(table)
 
-    def rows(self, table: TableRef, *, lenient: bool) -> Iterator[CopiedRows]:
+    def rows(self, table: TableRef, *, keep_unreadable: bool) -> Iterator[CopiedRows]:
         """See `Snapshot.rows`."""
-        return self._exported.rows(self._tables[table], self._found[table].schema, self._config, lenient=lenient)
+        return self._exported.rows(
+            self._tables[table], self._found[table].schema, self._config, keep_unreadable=keep_unreadable
+        )
 
     def is_unaltered(self, table: TableRef) -> bool:
         """See `Snapshot.is_unaltered`."""

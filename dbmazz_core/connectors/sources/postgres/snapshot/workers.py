@@ -180,7 +180,7 @@ class SnapshotWorkers:
         maskers: Mapping[str, Masker],
         *,
         row_filter: str | None = None,
-        lenient: bool = False,
+        keep_unreadable: bool = False,
     ) -> Iterator[CopiedRows]:
         """Read the ranges of a table; yields their rows, in any order.
 
@@ -190,7 +190,7 @@ class SnapshotWorkers:
             ranges: Of its pages.
             maskers: Masks by column.
             row_filter: Only rows for which this expression is true, as in PostgreSQL's own initial copy.
-            lenient: Whether texts that are no values are let through, instead of raising BadValue.
+            keep_unreadable: Whether texts that are no values are let through, instead of raising BadValue.
         """
         todo: queue.SimpleQueue[PageRange] = queue.SimpleQueue()
         for pages in ranges:
@@ -207,7 +207,9 @@ class SnapshotWorkers:
                     todo,
                     done,
                     stopping,
-                    lambda frame: _in_carriers(_unread(frame) if self._raw else frame, schema, maskers, lenient),
+                    lambda frame: _in_carriers(
+                        _unread(frame) if self._raw else frame, schema, maskers, keep_unreadable
+                    ),
                 ),
                 name="dbmazz-snapshot",
             )
@@ -304,7 +306,9 @@ def _unread(frame: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame([series.cast(pl.Binary) if series.dtype == pl.String else series for series in frame])
 
 
-def _in_carriers(frame: pl.DataFrame, schema: TableSchema, maskers: Mapping[str, Masker], lenient: bool) -> CopiedRows:
+def _in_carriers(
+    frame: pl.DataFrame, schema: TableSchema, maskers: Mapping[str, Masker], keep_unreadable: bool
+) -> CopiedRows:
     """Name the columns by their places, mask those that are to be, and read those that came as text.
 
     Raises:
@@ -325,7 +329,7 @@ def _in_carriers(frame: pl.DataFrame, schema: TableSchema, maskers: Mapping[str,
         if wrong is not None and wrong.any():
             places = wrong.arg_true()
             texts = [escaped(raw) for raw in series.gather(places).cast(pl.Binary)]
-            if not lenient:
+            if not keep_unreadable:
                 raise bad_value(schema, number, texts[0], row=partial(frame.item, places[0]), copied=True)
             none = pl.repeat(None, len(series), dtype=pl.String, eager=True)
             unreadable[number] = none.scatter(places, texts)
