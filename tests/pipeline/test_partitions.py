@@ -232,7 +232,7 @@ def test_a_partition_whose_identity_says_nothing_to_the_root(
     with lab.nothing_changes("public.r"), pytest.raises(ReplicaIdentityInsufficient) as second:
         lab.capture()
     assert "its partition public.r" in second.value.what
-    statement, command = second.value.remedy.split(" then copy the table anew: ")
+    statement, command = second.value.remedy.split(" then re-snapshot the table: ")
     lab.execute(statement)
     assert command == "dbmazz snapshot --tables 'public.r'"
     lab.pipeline.snapshot([R])

@@ -149,7 +149,7 @@ def test_a_row_moved_into_the_filter_without_its_toast_value(lab: Lab) -> None:
         pytest.raises(UnknownValue, match="into the publication's row filter") as info,
     ):
         lab.capture()
-    statement, command = info.value.remedy.split(" then copy it anew: ")
+    statement, command = info.value.remedy.split(" then re-snapshot the table: ")
     assert command == "dbmazz snapshot --tables 'public.t'"
     lab.execute(statement)
     lab.pipeline.snapshot([T])

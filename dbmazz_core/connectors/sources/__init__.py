@@ -1,4 +1,4 @@
-"""Sources. `create_source` chooses one by configuration."""
+"""Sources of changes. `create_source` returns the source that the settings name."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def create_source(
     snapshot: SnapshotConfig | None = None,
     on_slot_wait: Callable[[str], None] | None = None,
 ) -> PostgresSource:
-    """The source that `config.type` names; it connects when first used.
+    """Return the source that `config.type` names. The source connects when it is first used.
 
     Args:
-        config: What to capture.
-        snapshot: How tables are copied.
-        on_slot_wait: Called with a sentence while a slot's creation waits for open transactions.
+        config: Settings of the source.
+        snapshot: Settings of copies; None: the defaults.
+        on_slot_wait: Called with a sentence while the creation of a slot waits for open transactions.
 
     >>> from dbmazz_core.settings.config import Settings
     >>> create_source(Settings.from_env({"SOURCE_URL": "postgres://db/shop", "TABLES": "orders"}).source).config.slot
@@ -33,7 +33,7 @@ def create_source(
 
 
 def prestart() -> None:
-    """Start the process that receivers are forked from, so that it imports its modules while the caller does."""
+    """Start the process that receivers are forked from; it imports its modules while the caller continues."""
     from dbmazz_core.connectors.sources.postgres.replication.launcher import prestart
 
     prestart()
@@ -43,7 +43,7 @@ __all__ = ["PostgresSource", "create_source", "prestart"]
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when asked for: the receiver process needs this package, but neither polars nor DuckDB.
+    # Imported on demand: the receiver process imports this package, but needs neither polars nor DuckDB.
     if name == "PostgresSource":
         from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 

@@ -15,7 +15,7 @@ _HOMES = {"PostgresSource": "source", "build_standby_status_update": "parser.par
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded when asked for: the receiver process needs this package, but neither polars nor DuckDB.
+    # Imported on demand: the receiver process imports this package, but needs neither polars nor DuckDB.
     if name in _HOMES:
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Where a stream ends, and what the catalog is certain to be there."""
+"""The upper LSN of a stream, and the tables that the catalog proves to be unchanged at this LSN."""
 
 from __future__ import annotations
 
@@ -13,45 +13,57 @@ from dbmazz_core.table_ref import TableRef
 
 
 def find_bound(session: Session, start: Lsn, followed: Mapping[TableRef, FollowedTable]) -> Bound:
-    """Return the server's position, and the tables that are certain to be so there, see `Source.bound`."""
-    known = identities(followed)
-    oids = [table.oid for table in session.infos(followed)]
-    lsn, now = session.reachable_lsn(), session.catalog(oids)
-    if not all(known.get(ref) == table.identity for ref, table in now.items()):
-        # A table changed since it was recorded. A table that is alike before and behind the bound is so at the bound.
-        before = now
-        lsn, now = session.reachable_lsn(), session.catalog(oids)
-        now = {ref: table for ref, table in now.items() if ref in before and table.identity == before[ref].identity}
-    same_keys = frozenset(ref for ref, table in now.items() if ref in known and _same_key(known[ref], table))
-    earlier = _session_end(session, start, followed)
-    return Bound(lsn, now, same_keys) if earlier is None else Bound(earlier, {}, same_keys, more=True)
+    """Return the upper LSN of a stream, and the tables as they are at this LSN.
+
+    Args:
+        session: The server.
+        start: LSN at which the stream starts.
+        followed: The tables that the stream follows.
+    """
+    recorded = recorded_identities(followed)
+    oids = [table.oid for table in session.table_infos(followed)]
+    lsn, tables = session.reachable_lsn(), session.catalog(oids)
+    if not all(recorded.get(ref) == table.identity for ref, table in tables.items()):
+        # A table changed since its identity was recorded. A table that the catalog shows alike before and after the
+        # upper LSN was like that at the upper LSN.
+        before = tables
+        lsn, tables = session.reachable_lsn(), session.catalog(oids)
+        tables = {
+            ref: table for ref, table in tables.items() if ref in before and table.identity == before[ref].identity
+        }
+    same_keys = frozenset(
+        ref for ref, table in tables.items() if ref in recorded and _has_same_key(recorded[ref], table)
+    )
+    session_end = _session_end(session, start, followed)
+    return Bound(lsn, tables, same_keys) if session_end is None else Bound(session_end, {}, same_keys, more=True)
 
 
-def identities(followed: Mapping[TableRef, FollowedTable]) -> dict[TableRef, TableIdentity]:
-    """Return what followed tables were when their shape was recorded, as far as that is known."""
+def recorded_identities(followed: Mapping[TableRef, FollowedTable]) -> dict[TableRef, TableIdentity]:
+    """Return the recorded identities of followed tables. Tables without a recorded identity are left out."""
     tokens = {ref: table.shape.token for ref, table in followed.items()}
     return {ref: TableIdentity.from_token(token) for ref, token in tokens.items() if token is not None}
 
 
 def _session_end(session: Session, start: Lsn, followed: Mapping[TableRef, FollowedTable]) -> Lsn | None:
-    """Return where a replication session that begins at `start` has to end, and another one to begin; None: nowhere.
+    """Return the LSN at which a replication session that starts at `start` must end and a new one start, or None.
 
-    Up to PostgreSQL 14, a session that has decoded a table while it was not published never publishes it, also when the
-    table becomes a partition of a published one (pgoutput.c, rel_sync_cache_relation_cb). At the end of a window the
-    new partition shows, and the root is re-snapshotted; not if the copy has seen the partition already. So no session
-    that begins before a copy goes on behind it.
+    Up to PostgreSQL 14, a session that has decoded a table while it was not published never publishes this table, not
+    even when it becomes a partition of a published table (pgoutput.c, rel_sync_cache_relation_cb). At the end of a
+    window the catalog shows the new partition, and the root is re-snapshotted; but not if the copy of the root has
+    already seen the partition. Therefore no session that starts before the copy of a partitioned table continues
+    after it.
     """
     if session.connection.info.server_version >= 150000:
         return None
-    roots = (table.ref for table in session.infos(followed) if table.is_partitioned)
+    roots = (table.ref for table in session.table_infos(followed) if table.is_partitioned)
     return max((lsn for ref in roots if (lsn := followed[ref].start) > start), default=None)
 
 
-def _same_key(known: TableIdentity, now: CatalogTable) -> bool:
-    """Return whether a table's key has had the same index, and its columns their names, since it was recorded."""
-    versions = {(column.number, column.name, column.version) for column in known.columns}
-    return known.key_index == now.identity.key_index and all(
+def _has_same_key(recorded: TableIdentity, table: CatalogTable) -> bool:
+    """Return whether the key has the recorded index, and its columns the recorded names and versions."""
+    versions = {(column.number, column.name, column.version) for column in recorded.columns}
+    return recorded.key_index == table.identity.key_index and all(
         (column.number, column.name, column.version) in versions
-        for column in now.identity.columns
-        if column.name in now.schema.key
+        for column in table.identity.columns
+        if column.name in table.schema.key
     )

@@ -1,10 +1,10 @@
-"""Which tables a stream follows: under which names, keys and rules their relations are decoded."""
+"""Stream the tables that a destination holds, each with its recorded columns, key and rules."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from dbmazz_core.connectors.sources.postgres.bounds import identities
+from dbmazz_core.connectors.sources.postgres.bounds import recorded_identities
 from dbmazz_core.connectors.sources.postgres.parser.records import RecordStream
 from dbmazz_core.connectors.sources.postgres.parser.relations import Relations
 from dbmazz_core.connectors.sources.postgres.session import Session
@@ -16,36 +16,7 @@ from dbmazz_core.model.source import Bound, FollowedTable
 from dbmazz_core.table_ref import TableRef
 
 
-def start_stream(
-    session: Session,
-    start: Lsn,
-    *,
-    upper_lsn: Lsn | None = None,
-    keep_unreadable: Callable[[TableRef], bool] | None = None,
-    messages: bool = True,
-) -> tuple[PostgresStream, RecordStream]:
-    """Stream all configured tables as they are now, for a program without a destination."""
-    verify_slot_exists(session, start)
-    infos = session.tables()
-    names = {table.oid: table.ref for table in infos}
-    keys: Mapping[TableRef, tuple[str, ...] | None] = {table.ref: table.key for table in infos}
-    for problem in session.rules.problems(infos):
-        raise problem
-    relations = Relations(
-        captured=keys.__contains__,
-        keys=keys,
-        types=session.types,
-        names=names,
-        rules=session.rules,
-        columns={table.ref: [column.name for column in table.columns] for table in infos},
-        keep_unreadable=keep_unreadable,
-        partitions={table.oid: () for table in infos if table.is_partitioned},
-    )
-    session.names = names
-    return _open(session, relations, start, {}, upper_lsn, messages=messages)
-
-
-def follow(
+def stream_followed_tables(
     session: Session,
     start: Lsn,
     bound: Bound,
@@ -54,22 +25,37 @@ def follow(
     keep_unreadable: Callable[[TableRef], bool] | None = None,
     messages: bool = True,
 ) -> tuple[PostgresStream, RecordStream]:
-    """Stream tables that a destination holds, see `Source.stream`."""
+    """Start the stream of tables that a destination holds.
+
+    Args:
+        session: The server.
+        start: LSN of the checkpoint.
+        bound: Where the stream ends.
+        followed: The tables, by their names of the last look.
+        keep_unreadable: Tables whose batches keep unreadable values apart, see `RowImages.unreadable`; None: none.
+        messages: Whether the server sends logical messages.
+
+    Raises:
+        SlotNotFound: The slot does not exist.
+        SlotAheadOfCheckpoint: The slot is past `start`, so that changes are missing.
+        ConfigError: The rules for columns do not fit the tables.
+    """
     verify_slot_exists(session, start)
-    infos = session.infos(followed)
+    infos = session.table_infos(followed)
     for problem in session.rules.problems(infos):
         raise problem
-    known = identities(followed)
+    recorded = recorded_identities(followed)
     schemas = {ref: table.shape.schema for ref, table in followed.items()}
-    # The catalog has the key of today. Where a table had another key, or none, changes of that time may still be to
-    # come, and under REPLICA IDENTITY FULL they do not name it; without a key they are right whatever it was.
+    # The catalog has the current key. If a table had another key, or none, changes of that time may still be in the
+    # stream, and under REPLICA IDENTITY FULL the stream does not name the key. Without a key such changes are applied
+    # correctly whatever the key was.
     keys = {
         table.ref: table.key
-        if table.key == schemas[table.ref].key and (table.ref not in known or table.ref in bound.same_keys)
+        if table.key == schemas[table.ref].key and (table.ref not in recorded or table.ref in bound.same_keys)
         else None
         for table in infos
     }
-    names = {identity.oid: ref for ref, identity in known.items()}
+    names = {identity.oid: ref for ref, identity in recorded.items()}
     relations = Relations(
         captured=keys.__contains__,
         keys=keys,
@@ -81,14 +67,14 @@ def follow(
         columns={table.ref: [column.name for column in table.columns] for table in infos},
         keep_unreadable=keep_unreadable,
         partitions={table.oid: () for table in infos if table.is_partitioned}
-        | {identity.oid: identity.partitions for identity in known.values() if identity.partitions},
+        | {identity.oid: identity.partitions for identity in recorded.values() if identity.partitions},
     )
     session.names = names
     starts = {ref: table.start for ref, table in followed.items()}
-    return _open(session, relations, start, starts, bound.lsn, messages=messages)
+    return open_stream(session, relations, start, starts, bound.lsn, messages=messages)
 
 
-def _open(
+def open_stream(
     session: Session,
     relations: Relations,
     start: Lsn,
@@ -97,6 +83,19 @@ def _open(
     *,
     messages: bool,
 ) -> tuple[PostgresStream, RecordStream]:
+    """Start a stream at `start` that decodes the given relations.
+
+    Args:
+        session: The server.
+        relations: The relations.
+        start: LSN at which the stream starts.
+        table_start: Later start LSNs, of tables whose snapshot is newer.
+        upper_lsn: Transactions that commit at or after it are left for the next stream; None: no bound.
+        messages: Whether the server sends logical messages, if its version can (PostgreSQL 14).
+
+    Returns:
+        The stream as change batches, and as records.
+    """
     records = RecordStream(relations, start, dict(table_start))
     with session.translated():
         reader, _ = start_verified_stream(
@@ -124,7 +123,12 @@ def _open(
 
 
 def verify_slot_exists(session: Session, start: Lsn) -> None:
-    """Raise if the slot does not exist, or cannot begin a stream at `start`."""
+    """Verify that the slot exists and that a stream from `start` misses no changes.
+
+    Raises:
+        SlotNotFound: The slot does not exist.
+        SlotError: The slot is past `start`, in use, or unusable (see `setup.slots.verify_slot`).
+    """
     if session.verify_slot(start) is None:
         raise SlotNotFound(
             f"replication slot {session.config.slot} does not exist",

@@ -1,4 +1,4 @@
-"""Whether the stream can go on from a checkpoint: same server, same history, and a slot that still has what follows."""
+"""Verify that a stream can resume at a checkpoint: same server, same history, and a slot with all later changes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ from dbmazz_core.model.stopping import StopRequested
 
 
 def verify_origin(session: Session, checkpoint: Checkpoint, *, destination: str) -> None:
-    """Raise WrongServer if the checkpoint is of another cluster or database, see `Source.verify_origin`."""
+    """Verify that a checkpoint was recorded for this cluster and database, see `Source.verify_origin`.
+
+    Raises:
+        WrongServer: The checkpoint is of another cluster or database.
+    """
     identity = session.identity
     if (checkpoint.system_identifier, checkpoint.database) == (identity.system_identifier, identity.database):
         return
@@ -32,14 +36,24 @@ def verify_origin(session: Session, checkpoint: Checkpoint, *, destination: str)
 
 
 def verify_position(session: Session, checkpoint: Checkpoint, *, and_slot: bool) -> None:
-    """Raise if the server's WAL does not lead on from the checkpoint, or the slot does not, see `Source`."""
+    """Verify that the server's WAL continues after the checkpoint, see `Source.verify_position`.
+
+    Args:
+        session: The server.
+        checkpoint: The destination's checkpoint.
+        and_slot: Whether the slot is verified too. A missing slot is no error with `cleanup_on_stop`.
+
+    Raises:
+        ServerBehindCheckpoint: The destination holds changes that the server does not have.
+        SlotError: The slot is missing, past the checkpoint, in use, or unusable.
+    """
     verify_timeline(session, checkpoint.lsn, checkpoint.timeline)
     if and_slot and not (session.config.cleanup_on_stop and session.slot() is None):
         session.verify_slot(checkpoint.lsn)
 
 
 def resume(session: Session, checkpoint: Checkpoint | None, *, stopped: Callable[[], bool]) -> ResumePoint:
-    """Verify slot and history, see `Source.resume`."""
+    """Verify the slot and the server's history, and return where the stream resumes, see `Source.resume`."""
     if checkpoint is None:
         return ResumePoint(confirmed_lsn(session.verify_slot(None)))
     verify_timeline(session, checkpoint.lsn, checkpoint.timeline)
@@ -51,26 +65,34 @@ def resume(session: Session, checkpoint: Checkpoint | None, *, stopped: Callable
     return ResumePoint(confirmed_lsn(slot))
 
 
-def verify_usable(session: Session) -> Lsn | None:
-    """Return the slot's confirmed LSN, None without a slot, see `ManagedSource.verify_feed`."""
+def verify_slot_usable(session: Session) -> Lsn | None:
+    """Return the confirmed LSN of the slot, None if there is no slot, see `ManagedSource.verify_feed`.
+
+    Raises:
+        SlotError: The slot is invalidated, in use, or unusable.
+    """
     slot = session.slot()
     if slot is not None and slot.is_lost:
         raise SlotLost(
             f"replication slot {slot.name} lost WAL that it needed and cannot be used again",
             object=f"replication slot {slot.name}",
-            remedy="drop it, then copy all tables anew: dbmazz teardown && dbmazz snapshot",
+            remedy="drop it, then re-snapshot all tables: dbmazz teardown && dbmazz snapshot",
         )
     return confirmed_lsn(session.verify_slot(None))
 
 
 def verify_timeline(session: Session, lsn: Lsn, timeline: int) -> None:
-    """Raise ServerBehindCheckpoint unless the server's WAL leads to this position and on from there."""
+    """Verify that the server's WAL contains a position of a timeline and continues after it.
+
+    Raises:
+        ServerBehindCheckpoint: The server's WAL ends, or left the timeline, before the position.
+    """
     identity = session.identity
-    left: dict[int, Lsn] = {}
+    timeline_ends: dict[int, Lsn] = {}
     if identity.timeline > max(timeline, 1):
         with session.replication("dbmazz identify") as connection:
-            left = connection.timeline_history(identity.timeline)
-    verify_history(lsn, timeline, session.server_lsn(), identity.timeline, left)
+            timeline_ends = connection.timeline_history(identity.timeline)
+    verify_history(lsn, timeline, session.server_lsn(), identity.timeline, timeline_ends)
 
 
 def _verify_replay(
@@ -78,11 +100,12 @@ def _verify_replay(
 ) -> None:
     """Verify that the server's history contains the last transaction that was applied.
 
-    It costs a replay only where the slot is not past that transaction: after a crash, or on a restored server.
+    A slot that is past this transaction proves it. Otherwise, after a crash or on a restored server, the server must
+    send the transaction again.
 
     Raises:
-        HistoryDiverged: The history does not contain it.
-        StopRequested: `stopped` said so.
+        HistoryDiverged: The server's history does not contain the transaction.
+        StopRequested: `stopped` returned True.
     """
     if (slot.confirmed_flush_lsn or INVALID_LSN) > last.commit_lsn:
         return
@@ -97,7 +120,7 @@ def _verify_replay(
         )
     try:
         if (slot.confirmed_flush_lsn or INVALID_LSN) > last.commit_lsn:
-            return  # it moved past the transaction just now, and not past the checkpoint
+            return  # the slot moved past the transaction just now, and not past the checkpoint
         if not wait_for_replay(reader, last, slot=session.config.slot, stopped=stopped):
             raise StopRequested
     finally:

@@ -1,4 +1,4 @@
-"""`Session`: the one server that a source speaks with, and what was last read from it."""
+"""`Session`: the connection of a source to one server, and the last look at its catalog."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from dbmazz_core.connectors.sources.postgres.catalog.catalog_table import CatalogTable
 from dbmazz_core.connectors.sources.postgres.catalog.column_choice import ColumnRules
+from dbmazz_core.connectors.sources.postgres.catalog.column_facts import read_layouts
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
-from dbmazz_core.connectors.sources.postgres.catalog.fingerprint import Fingerprint, read_fingerprints, read_layouts
+from dbmazz_core.connectors.sources.postgres.catalog.fingerprint import Fingerprint, read_fingerprints
 from dbmazz_core.connectors.sources.postgres.catalog.resolution import find_tables
 from dbmazz_core.connectors.sources.postgres.catalog.source_table import read_tables
 from dbmazz_core.connectors.sources.postgres.connection import Connection, Server, connect_to
@@ -28,26 +29,30 @@ from dbmazz_core.model.checkpoint import SystemIdentity
 from dbmazz_core.settings.config import SnapshotConfig, SourceConfig
 from dbmazz_core.table_ref import TableRef
 
-#: A walsender that lost its client holds its slot for a moment; a run that follows another waits so many seconds.
+#: Seconds to wait for the release of the slot: a walsender that lost its client holds its slot for a moment.
 SLOT_RELEASE_WAIT_S = 5.0
+#: Seconds to wait until the server has processed the last acknowledgement.
+CONFIRM_WAIT_S = 3.0
 
 
 class Session:
-    """An ordinary connection to one server, opened when first used, and reads of that server's catalog and slot.
+    """An ordinary connection to one server, opened when first used, with queries of the server's catalog and slot.
 
-    All methods raise DbmazzError where the server cannot be reached or refuses.
+    All methods raise DbmazzError if the server cannot be reached or refuses.
 
     Args:
-        config: What is captured.
-        snapshot: How rows are copied.
-        types: Which types the user has a choice of.
+        config: Settings of the source.
+        snapshot: Settings of copies; None: the defaults.
+        types: The user's choices of types; None: those of `config`.
         on_wait: Called with a sentence while the session waits for open transactions.
 
     Attributes:
-        config: Like the argument; its URL names the one server, once a connection was made.
-        types: Tells the types of columns.
-        rules: Which columns are captured, and how they are masked.
-        names: By OID: the names that the rules know streamed tables by, if they are renamed meanwhile.
+        config: The argument; once connected, its URL names the one server.
+        snapshot_config: Settings of copies.
+        on_wait: The argument.
+        types: Resolves the types of columns.
+        rules: The rules for columns.
+        names: By OID, the names under which the rules know the streamed tables, which may be renamed meanwhile.
     """
 
     def __init__(
@@ -72,23 +77,23 @@ class Session:
 
     @property
     def connection(self) -> Connection:
-        """An ordinary connection, for catalog queries."""
+        """The ordinary connection, for catalog queries; opened if it is not open."""
         if self._connection is None or self._connection.closed:
             self._connection, self._server = connect_to(self._server, self.config.url, text_form=True)
-            # The URL may name several servers: everything else connects to the same one.
+            # The URL may name several servers. All other connections must lead to the same one.
             self.config = replace(self.config, url=self._server.url)
         return self._connection
 
     @property
     def server(self) -> Server:
-        """The one server that the first connection led to."""
+        """The server that the first connection led to."""
         if self._server is None:
-            self.connection  # noqa: B018 - it settles the server
+            self.connection  # noqa: B018 - connecting chooses the server
         assert self._server is not None
         return self._server
 
     def close(self) -> None:
-        """Close the connection. A session that is used again may speak with another server."""
+        """Close the connection. A session that is used again may connect to another server."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -97,45 +102,45 @@ class Session:
 
     # -- the last look
 
-    def take_look(self) -> Look:
-        """Read everything that check, set-up and resume have to know."""
-        self._look = setup.look_at(self.connection, self.config)
+    def read_look(self) -> Look:
+        """Read everything that check, setup and resume need from the catalog, and keep it."""
+        self._look = setup.read_look(self.connection, self.config)
         return self._look
 
     @property
     def look(self) -> Look:
-        """The last look; the first one, if there is none yet."""
-        return self._look or self.take_look()
+        """The last look at the catalog; read now if there is none yet."""
+        return self._look or self.read_look()
 
     @look.setter
     def look(self, look: Look) -> None:
         self._look = look
 
-    def infos(self, tables: Collection[TableRef]) -> list[TableInfo]:
-        """Return tables of the last look."""
+    def table_infos(self, tables: Collection[TableRef]) -> list[TableInfo]:
+        """Return tables of the last look by name. Tables that it did not find are left out."""
         found = {table.ref: table for table in self.look.tables}
         return [found[ref] for ref in tables if ref in found]
 
     # -- the catalog now
 
     def tables(self) -> list[TableInfo]:
-        """Return the configured tables as the catalog has them."""
+        """Return the configured tables as the catalog has them now."""
         with self.translated():
             return find_tables(self.connection, self.config.tables)
 
     def catalog(self, tables: Collection[int]) -> dict[TableRef, CatalogTable]:
-        """Return tables as the catalog has them, all as of one moment.
+        """Return tables as the catalog has them now, all as of one catalog snapshot.
 
         A table that was dropped, or cannot be captured, is left out.
 
         Args:
-            tables: Their OIDs, whatever they are called.
+            tables: OIDs of the tables.
         """
         with self.translated():
             return read_tables(self.connection, self.config.publication, tables, self.types, self.rules, self.names)
 
-    def describe(self, oid: int) -> CatalogTable | None:
-        """Return a table by its OID; None if it was dropped, or cannot be captured any more."""
+    def catalog_table(self, oid: int) -> CatalogTable | None:
+        """Return a table by its OID; None if it was dropped, or can no longer be captured."""
         return next(iter(self.catalog([oid]).values()), None)
 
     def fingerprints(self, oids: Collection[int]) -> dict[int, Fingerprint]:
@@ -144,7 +149,7 @@ class Session:
             return read_fingerprints(self.connection, oids)
 
     def layouts(self, types: Collection[int]) -> dict[int, str]:
-        """Return layouts of types by OID, see `CatalogTable.layouts`."""
+        """Return the layouts of types by OID, see `CatalogTable.layouts`."""
         with self.translated():
             return read_layouts(self.connection, types)
 
@@ -152,7 +157,7 @@ class Session:
 
     @functools.cached_property
     def identity(self) -> SystemIdentity:
-        """Cluster, timeline and database, and the flush LSN when first asked."""
+        """The cluster, its timeline, the database, and the flush LSN when this was first read."""
         with self.replication("dbmazz identify") as connection:
             return connection.identify_system()
 
@@ -162,7 +167,14 @@ class Session:
             return slot_state(self.connection, self.config.slot)
 
     def verify_slot(self, checkpoint_lsn: Lsn | None) -> SlotState | None:
-        """Return the slot, verified against the checkpoint; wait a moment for a slot that is just being released."""
+        """Return the slot, verified against the checkpoint. Wait up to `SLOT_RELEASE_WAIT_S` for its release.
+
+        Args:
+            checkpoint_lsn: LSN of the checkpoint; None: there is none, and a missing slot is no error.
+
+        Raises:
+            SlotError: The slot is missing, past the checkpoint, in use, or unusable (see `setup.slots.verify_slot`).
+        """
         deadline = time.monotonic() + SLOT_RELEASE_WAIT_S
         while True:
             state = self.slot()
@@ -181,11 +193,23 @@ class Session:
             return flush_lsn(self.connection)
 
     def reachable_lsn(self) -> Lsn:
-        """Return the server's WAL flush position now, as a bound that the stream reaches at once on an idle server."""
+        """Return the server's WAL flush position now, as a bound that the stream reaches without new writes."""
         with self.translated():
             lsn = flush_lsn(self.connection)
             flush_partial_record(self.connection)
             return lsn
+
+    def wait_until_confirmed(self, lsn: Lsn) -> None:
+        """Wait up to `CONFIRM_WAIT_S` until the server has processed the acknowledgement of `lsn`.
+
+        A lost acknowledgement loses no changes: the checkpoint has the position.
+        """
+        deadline = time.monotonic() + CONFIRM_WAIT_S
+        while time.monotonic() < deadline:
+            slot = self.slot()
+            if slot is None or not slot.active or (slot.confirmed_flush_lsn or INVALID_LSN) >= lsn:
+                return
+            time.sleep(0.02)
 
     def replication(self, application_name: str) -> ReplicationConnection:
         """Return a replication connection to the same server."""
@@ -198,10 +222,10 @@ class Session:
         )
 
     def translated(self) -> AbstractContextManager[None]:
-        """Return a context in which the server's errors become ours."""
+        """Return a context that raises the server's errors as errors of this package."""
         return translate_errors(self.config.url, slot=self.config.slot, publication=self.config.publication)
 
 
 def confirmed_lsn(slot: SlotState | None) -> Lsn | None:
-    """Return the confirmed LSN of a slot; None if there is no slot."""
+    """Return the confirmed LSN of a slot, `INVALID_LSN` if nothing was confirmed, None if there is no slot."""
     return None if slot is None else slot.confirmed_flush_lsn or INVALID_LSN

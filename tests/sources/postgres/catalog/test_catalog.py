@@ -8,14 +8,10 @@ from contextlib import closing
 import pytest
 from psycopg.errors import ObjectNotInPrerequisiteState
 
-from dbmazz_core.connectors.sources.postgres.catalog.description import (
-    TableInfo,
-    flush_lsn,
-    server_facts,
-    slot_state,
-)
+from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
 from dbmazz_core.connectors.sources.postgres.catalog.resolution import find_tables, resolve_tables
 from dbmazz_core.connectors.sources.postgres.connection import Connection, connect, connect_replication
+from dbmazz_core.connectors.sources.postgres.server.state import flush_lsn, server_facts, slot_state
 from dbmazz_core.errors import TableNotFound, TableNotSupported
 from dbmazz_core.settings.secret_url import SecretUrl
 from dbmazz_core.settings.tables import parse_tables

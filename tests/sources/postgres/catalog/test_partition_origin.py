@@ -87,7 +87,7 @@ def test_how_a_partition_came(matrix_database: SourceDatabase, born: bool) -> No
         with connect(SecretUrl(matrix_database.url, variable="SOURCE_URL"), text_form=True) as connection:
             found = read_fingerprints(connection, [root])[root]
         assert set(found.partitions) == {leaf}
-        assert set(found.empty_partitions) == ({leaf} if born else set()), name
+        assert set(found.created_partitions) == ({leaf} if born else set()), name
 
 
 @pytest.mark.matrix
@@ -95,4 +95,4 @@ def test_a_partition_with_defaults_everywhere_counts_as_attached(matrix_database
     matrix_database.execute(f"{DEFAULTS}; {CREATE}")
     ((root,),) = matrix_database.fetch("SELECT 'r'::regclass::oid::bigint")
     with connect(SecretUrl(matrix_database.url, variable="SOURCE_URL"), text_form=True) as connection:
-        assert not read_fingerprints(connection, [root])[root].empty_partitions
+        assert not read_fingerprints(connection, [root])[root].created_partitions

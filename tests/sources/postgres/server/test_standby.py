@@ -132,8 +132,8 @@ def test_a_standby_is_captured(captured: Pair) -> None:
 
 def test_a_slot_on_a_standby_waits_for_the_primary(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """A primary at rest does not log its open transactions by itself."""
-    monkeypatch.setattr("dbmazz_core.connectors.sources.postgres.snapshot.exported.SAY_AFTER_S", 0.1)
-    monkeypatch.setattr("dbmazz_core.connectors.sources.postgres.snapshot.exported.GIVE_UP_AFTER_S", 1.0)
+    monkeypatch.setattr("dbmazz_core.connectors.sources.postgres.snapshot.exported.REPORT_WAIT_AFTER_S", 0.1)
+    monkeypatch.setattr("dbmazz_core.connectors.sources.postgres.snapshot.exported.MAX_WAIT_S", 1.0)
     said: list[Progress] = []
     with pytest.raises(SlotCreationBlocked, match="on a standby waited") as info:
         pair.standby.capture(progress=said.append)

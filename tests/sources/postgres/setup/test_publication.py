@@ -163,7 +163,7 @@ def test_partitioned_tables_are_published_as_one_table(
     )
     (table,) = prepare(conn, configure("public.*"))[1].tables
     assert str(table.ref) == "public.orders"
-    assert [(str(p.ref), p.replica_identity) for p in table.identities] == [
+    assert [(str(p.ref), p.replica_identity) for p in table.replica_identities] == [
         ("public.orders", "f"),
         ("public.orders_1", "f"),
         ("public.orders_21", "f"),

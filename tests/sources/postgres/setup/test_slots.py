@@ -6,12 +6,12 @@ from contextlib import closing
 
 import pytest
 
-from dbmazz_core.connectors.sources.postgres.catalog.description import slot_state
 from dbmazz_core.connectors.sources.postgres.connection import Connection, connect, connect_replication
 from dbmazz_core.connectors.sources.postgres.server.blockers import (
     slot_creation_blocked,
     slot_creation_blockers,
 )
+from dbmazz_core.connectors.sources.postgres.server.state import slot_state
 from dbmazz_core.connectors.sources.postgres.setup.prepare import check, prepare, teardown
 from dbmazz_core.connectors.sources.postgres.setup.slots import verify_slot
 from dbmazz_core.demo.postgres import EmbeddedPostgres

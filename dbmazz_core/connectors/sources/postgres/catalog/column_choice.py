@@ -1,7 +1,8 @@
-"""Column choice: which columns of a table are captured, and how they are masked.
+"""The rules for columns: which columns of a table are captured, and how they are masked.
 
-What is left out is not read by the snapshot and not decoded from the stream; what is masked is masked where it is
-decoded. A rule that does not fit the table is an error, never ignored: a typo would let through what it should hide.
+The snapshot does not read excluded columns, and the stream's decoder skips them. Masks are applied when values are
+decoded. A rule that does not fit its table is an error: if a rule with a typo were ignored, its column would arrive
+unmasked.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from dbmazz_core.table_ref import ColumnRef, TableRef
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """Which values of a relation's tuples are wanted.
+    """The captured columns of a relation's tuples.
 
     Attributes:
-        width: Columns on the wire.
-        numbers: Numbers of the wanted ones, ascending.
-        maskers: How each of these is masked, None where it is not.
+        width: Number of columns in a tuple.
+        numbers: Places of the captured columns in a tuple, ascending.
+        maskers: Mask of each captured column; None: not masked.
     """
 
     width: int
@@ -35,12 +36,12 @@ class Projection:
 
     @classmethod
     def whole(cls, width: int) -> Projection:
-        """Every column as it is."""
+        """Return the projection that captures all columns without masks."""
         return cls(width, tuple(range(width)), (None,) * width)
 
 
 class ColumnRules:
-    """What the settings say about columns.
+    """The settings for columns: which are captured, and how they are masked.
 
     >>> from dbmazz_core.settings.config import Settings
     >>> settings = Settings.from_env({"SOURCE_URL": "postgres://localhost/shop", "TABLES": "users",
@@ -59,16 +60,21 @@ class ColumnRules:
         }
 
     def choice(self, table: TableRef) -> ColumnChoice:
-        """Which columns of a table are captured."""
+        """Return the choice of a table's columns that are captured."""
         included, excluded = self._config.include.of(table), self._config.exclude.of(table)
         return ColumnChoice(tuple(sorted(included)) or None, tuple(sorted(excluded)))
 
     def maskers(self, table: TableRef) -> dict[str, Masker]:
-        """The masks of a table's columns, by name."""
+        """Return the masks of a table's columns, by name of the column."""
         return {name: Masker(mask, self._config.mask_key) for name, mask in self._config.masks.of(table).items()}
 
     def redacted(self, table: TableRef, columns: Mapping[str, int]) -> tuple[RedactedColumn, ...]:
-        """Those of a table's columns, given by name with their numbers, whose values are left out or masked."""
+        """Return the redacted columns of a table.
+
+        Args:
+            table: The table's name in the rules.
+            columns: Numbers of the table's columns, by name.
+        """
         choice, maskers = self.choice(table), self.maskers(table)
         return tuple(
             RedactedColumn(name, number, str(maskers[name]) if choice.keeps(name) else None)
@@ -76,14 +82,15 @@ class ColumnRules:
             if name in maskers or not choice.keeps(name)
         )
 
-    def apply(self, schema: TableSchema, known_as: TableRef | None = None) -> tuple[TableSchema, Projection]:
-        """What is left of a table, and how its tuples are read.
+    def apply(self, schema: TableSchema, name_in_rules: TableRef | None = None) -> tuple[TableSchema, Projection]:
+        """Return the schema of the captured columns, and their projection.
 
         Args:
-            schema: The table, whole.
-            known_as: Its name in the rules, if it is called otherwise now.
+            schema: The table with all columns.
+            name_in_rules: The table's name in the rules, if it has another name now.
         """
-        choice, maskers = self.choice(known_as or schema.table), self.maskers(known_as or schema.table)
+        table = name_in_rules or schema.table
+        choice, maskers = self.choice(table), self.maskers(table)
         numbers = tuple(number for number, name in enumerate(schema.names) if choice.keeps(name))
         columns = tuple(_masked(schema.columns[number], maskers) for number in numbers)
         kept = {column.name for column in columns}
@@ -92,9 +99,10 @@ class ColumnRules:
         return TableSchema(schema.table, columns, key, choice), projection
 
     def problems(self, tables: Sequence[TableInfo]) -> Iterator[ConfigError]:
-        """Rules that do not fit the captured tables.
+        """Yield errors for rules that do not fit the captured tables.
 
-        They name a table or column that is not there, take from a key what it needs, or hash without a secret.
+        Such a rule names a table or column that does not exist, excludes or masks a column of a key, excludes all
+        columns of a table, or hashes without a secret.
         """
         by_ref = {table.ref: table for table in tables}
         for variable, columns in self._named.items():
@@ -111,63 +119,71 @@ class ColumnRules:
                 yield _problem("COLUMNS_EXCLUDE", f"leaves no column of {table.ref}", "leave the table out of TABLES")
         if not self._config.mask_key and any(mask.kind == "hash" for mask in self._config.masks.masks.values()):
             yield ConfigError(
-                "COLUMNS_MASK has hashes and MASK_KEY is not set: without a secret, anybody finds short texts again "
+                "COLUMNS_MASK has hashes and MASK_KEY is not set: without a secret, anybody can find short texts "
                 "by trying",
                 object="MASK_KEY",
-                remedy="set MASK_KEY in the environment to a long random text, such as that of: openssl rand -hex 32",
+                remedy="set MASK_KEY in the environment to a long random text, such as the output of: "
+                "openssl rand -hex 32",
             )
 
     def verify_recorded(self, recorded: TableSchema, names: Collection[str]) -> None:
-        """Raise ConfigError if a table was copied under other rules than today's.
+        """Verify that a table was copied under the current rules.
 
         Args:
-            recorded: The table as the destination has it.
-            names: The source's columns. For those that came since, today's rules are the only ones.
+            recorded: Schema of the destination's table.
+            names: The source's columns. Columns that were added since the copy follow the current rules.
+
+        Raises:
+            ConfigError: The table was copied under other rules.
         """
-        table, today, then = recorded.table, self.choice(recorded.table), recorded.choice
+        table, now, before = recorded.table, self.choice(recorded.table), recorded.choice
         for name in recorded.names:
-            if not today.keeps(name):
+            if not now.keeps(name):
                 raise _changed(ColumnRef(table, name), "was captured and is left out now")
         for name in names:
-            if today.keeps(name) and not then.keeps(name):
+            if now.keeps(name) and not before.keeps(name):
                 raise _changed(ColumnRef(table, name), "was left out and is captured now")
         maskers = self.maskers(table)
         for column in recorded.columns:
             masker = maskers.get(column.name)
             if (str(masker) if masker else "") != column.mask:
-                was, now = _described(column.mask), _described(str(masker) if masker else "")
-                now = "under another MASK_KEY" if was == now else now
-                raise _changed(ColumnRef(table, column.name), f"{was} and is {now} now")
+                was, is_now = _mask_state(column.mask), _mask_state(str(masker) if masker else "")
+                is_now = "under another MASK_KEY" if was == is_now else is_now
+                raise _changed(ColumnRef(table, column.name), f"{was} and is {is_now} now")
 
     def verify_described(
         self, table: TableRef, names: Sequence[str], key: Sequence[str], known: Collection[str] | None
     ) -> None:
-        """Raise ConfigError if a table as the stream describes it does not fit the rules.
+        """Verify that a table as the stream describes it fits the rules.
 
         Args:
-            table: The table.
-            names: Its columns.
-            key: Those by which the stream finds rows; none if rows come whole.
-            known: Columns that the table had until here, as far as they are captured; None: nothing is known.
+            table: The table's name in the rules.
+            names: Names of the table's columns.
+            key: Names of the columns by which the stream identifies rows; empty if rows come whole.
+            known: The captured columns that the table had before the description; None: not known.
+
+        Raises:
+            ConfigError: A column of the rules may have been renamed, or a rule excludes or masks a column of the key.
         """
-        hidden = {*self._config.exclude.of(table), *self._config.masks.of(table)} - set(names)
+        gone = {*self._config.exclude.of(table), *self._config.masks.of(table)} - set(names)
         choice = self.choice(table)
         new = [name for name in names if choice.keeps(name) and known is not None and name not in known]
-        if hidden and new:
-            # A column of the rules that is to be added later, or was dropped, harms nobody. But one that is renamed
-            # would come under its new name as it is.
-            gone = ", ".join(str(ColumnRef(table, name)) for name in sorted(hidden))
+        if gone and new:
+            # A column of the rules may be dropped, or added later. But a column that was renamed would arrive under its
+            # new name, unmasked.
+            columns = ", ".join(str(ColumnRef(table, name)) for name in sorted(gone))
             raise ConfigError(
-                f"{gone}, which COLUMNS_MASK or COLUMNS_EXCLUDE names, is not among the columns of {table} in the "
+                f"{columns}, which COLUMNS_MASK or COLUMNS_EXCLUDE names, is not among the columns of {table} in the "
                 f"stream, and {', '.join(new)} is new: if it was renamed, its values would arrive as they are",
                 object="COLUMNS_MASK",
-                remedy=f"put the columns' names of today into COLUMNS_MASK and COLUMNS_EXCLUDE, then copy the table "
-                f"anew: dbmazz snapshot --tables '{table}'",
+                remedy="put the columns' current names into COLUMNS_MASK and COLUMNS_EXCLUDE, then re-snapshot the "
+                f"table: dbmazz snapshot --tables '{table}'",
             )
         for problem in self._key_problems(table, key):
             raise problem
 
     def _key_problems(self, table: TableRef, key: Sequence[str]) -> Iterator[ConfigError]:
+        """Yield errors for rules that exclude a column of the key, or mask it by anything but a hash."""
         choice, maskers = self.choice(table), self._config.masks.of(table)
         for name in key:
             column = ColumnRef(table, name)
@@ -205,7 +221,8 @@ def _problem(variable: str, what: str, remedy: str) -> ConfigError:
     return ConfigError(f"{variable} {what}", object=variable, remedy=remedy)
 
 
-def _described(mask: str) -> str:
+def _mask_state(mask: str) -> str:
+    """Return the words for a mask in an error. The digits of a hash, which depend on MASK_KEY, are left out."""
     return f"masked ({mask.partition(':')[0] if mask.startswith('hash') else mask})" if mask else "not masked"
 
 
@@ -213,5 +230,5 @@ def _changed(column: ColumnRef, change: str) -> ConfigError:
     return ConfigError(
         f"the settings for columns have changed since {column.table} was copied: {column} {change}",
         object=str(column),
-        remedy=f"copy the table anew: dbmazz snapshot --tables '{column.table}'; or undo the change",
+        remedy=f"re-snapshot the table: dbmazz snapshot --tables '{column.table}'; or undo the change",
     )

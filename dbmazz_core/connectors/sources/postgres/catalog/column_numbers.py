@@ -1,29 +1,39 @@
-"""Which columns a description in the stream means, by their numbers.
+"""Find the numbers (`attnum`) of the columns that a Relation message describes.
 
-A Relation message lists the live, published columns of its time by name and type, in the order of their numbers
-(`attnum`; pgoutput.c, send_relation_and_attrs). It has no numbers, and names prove nothing: they may have been other
-columns' since the last look at the catalog, or have passed on since then. What is certain is how a table's columns come
-and go (manual, "pg_attribute"):
+A Relation message lists the names and types of the columns that are in the stream at that time, ordered by number
+(pgoutput.c, send_relation_and_attrs). It has no numbers. A name proves no number: since the last read of the catalog,
+the name may have belonged to another column, and it may belong to another column again now.
 
-- A column that was live at the last look and is live today was live all the while.
-- One that was live then and is gone today went at some time in between.
-- A new column has a number above all that were given before. Numbers are given in order, and never again; of one that
-  is gone again nothing is left but the number.
+The catalog is read before the message (the recorded identity) and after it. PostgreSQL guarantees (manual,
+"pg_attribute"):
 
-So a description of n columns means those that were live all the while, and enough of the others to make n. Where only
-one choice of these is possible, their places give each its number, whatever the names. Choices are ruled out by
+- A column that both reads show existed all the time between them.
+- A column that only the earlier read shows was dropped at some time between them.
+- A new column gets a number above all earlier numbers of the table, and a number is never used again. A column that was
+  added and dropped between the reads leaves only its number.
 
-- the name of a column whose row in the catalog is the recorded one: it was called so all the while;
-- the layout of a type: as long as the table's storage is the same, a column's values have kept theirs;
-- order: a new column that is live today was there before every column with a higher number. (A generated column is
-  not in the stream before its expression is dropped; but adding one that can lose it rewrites the table.)
+So a message of n columns describes all columns that existed all the time, and as many other candidates as make n. If
+only one selection of candidates is possible, the places in the message give the numbers, whatever the names are. A
+selection is impossible if
 
-Where more than one choice is left nobody can tell which columns were meant.
+- a candidate has another name than the message, although the row version of its definition is the same in both reads,
+  so that it had this name all the time;
+- a candidate's values have another layout than the described type, although the storage of the table is the same in
+  both reads: without a rewrite, values keep their layout;
+- it leaves out a new column that still exists, but contains a column with a higher number, which was added later. (A
+  generated column is not in the stream until its expression is dropped. But adding a column whose expression can be
+  dropped rewrites the table.)
 
->>> live, gone, new = Seen(1, "a", always=True), Seen(2), Seen(3, lasts=True)  # b was dropped, and c was added
->>> columns_described([live, gone, new], [("a", ""), ("b", ""), ("c", "")])
+If several selections are possible, the numbers are unknown.
+
+Example: the reads show columns 1 and 2 before, 1 and 3 after. A message of three columns describes all of them. A
+message of two columns describes 1 and 2 (before 3 was added), or 1 and 3 (after 2 was dropped).
+
+>>> kept = Candidate(1, "a", always_exists=True)
+>>> dropped, added = Candidate(2), Candidate(3, exists_now=True)
+>>> possible_numbers([kept, dropped, added], [("a", ""), ("b", ""), ("c", "")])
 [(1, 2, 3)]
->>> columns_described([live, gone, new], [("a", ""), ("x", "")])
+>>> possible_numbers([kept, dropped, added], [("a", ""), ("x", "")])
 [(1, 2), (1, 3)]
 """
 
@@ -33,61 +43,65 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-#: More columns than these that came or went between two looks: nobody tries to tell.
-_MOST = 16
+#: Columns that came or went between two reads; if there are more, the numbers are unknown. 16 candidates have at most
+#: 12,870 selections.
+_MAX_CANDIDATES = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """A column that may have been live between two looks at the catalog.
+class Candidate:
+    """A column that a description can contain: it existed at some time between two reads of the catalog.
 
     Attributes:
-        number: Its number.
-        name: What it was called all the while; None where that is not known.
-        layout: Of its values (`SourceTable.layouts`); empty where that is not known.
-        always: Whether it was live all the while.
-        lasts: Whether it is live today.
+        number: Number of the column.
+        name: Name that the column had all the time; None: not known.
+        layout: Layout of the column's values (`CatalogTable.layouts`); empty: not known.
+        always_exists: Whether the column existed, and was in the stream, at both reads.
+        exists_now: Whether the column is new and is in the stream at the later read.
     """
 
     number: int
     name: str | None = None
     layout: str = ""
-    always: bool = False
-    lasts: bool = False
+    always_exists: bool = False
+    exists_now: bool = False
 
 
-def columns_described(columns: Sequence[Seen], described: Sequence[tuple[str, str]]) -> list[tuple[int, ...]]:
-    """The choices of columns that a description can mean, by number: two at most, for any two prove nothing.
+def possible_numbers(columns: Sequence[Candidate], described: Sequence[tuple[str, str]]) -> list[tuple[int, ...]]:
+    """Return the selections of column numbers that a description can mean; the first two if there are more.
 
     Args:
-        columns: All that may have been live, by ascending number.
-        described: Of each column described, the name and its type's layout (empty where that is not known).
+        columns: All candidates, by ascending number.
+        described: Name of each described column, and the layout of its type (empty: not known).
     """
     found: list[tuple[int, ...]] = []
-    for choice in _choices(columns, len(described)):
-        if all(_may_be(column, *named) for column, named in zip(choice, described, strict=True)):
-            found.append(tuple(column.number for column in choice))
+    for selection in _selections(columns, len(described)):
+        if all(_can_be(column, *seen) for column, seen in zip(selection, described, strict=True)):
+            found.append(tuple(column.number for column in selection))
         if len(found) == 2:
             break
     return found
 
 
-def _choices(columns: Sequence[Seen], count: int) -> Iterator[list[Seen]]:
-    """Of the columns, all that were live all the while, and others to make up the count."""
-    others = [column for column in columns if not column.always]
+def _selections(columns: Sequence[Candidate], count: int) -> Iterator[list[Candidate]]:
+    """Yield the selections of `count` columns that contain all columns that existed all the time."""
+    others = [column for column in columns if not column.always_exists]
     wanted = count - (len(columns) - len(others))
-    if not 0 <= wanted <= len(others) <= _MOST:
+    if not 0 <= wanted <= len(others) <= _MAX_CANDIDATES:
         return
-    for some in combinations(others, wanted):
-        chosen = {column.number for column in some}
-        # A new column that is live today was there before any with a higher number.
+    for combination in combinations(others, wanted):
+        chosen = {column.number for column in combination}
+        # A new column that still exists was there before any column with a higher number.
         if any(
-            column.lasts and column.number < max(chosen) and column.number not in chosen for column in others if some
+            column.exists_now and column.number < max(chosen) and column.number not in chosen
+            for column in others
+            if combination
         ):
             continue
-        yield [column for column in columns if column.always or column.number in chosen]
+        yield [column for column in columns if column.always_exists or column.number in chosen]
 
 
-def _may_be(column: Seen, name: str, layout: str) -> bool:
-    named = column.name in (None, name)
-    return named and (not layout or not column.layout or layout == column.layout)
+def _can_be(column: Candidate, name: str, layout: str) -> bool:
+    """Return whether name and layout of a described column allow that it is a candidate."""
+    same_name = column.name in (None, name)
+    return same_name and (not layout or not column.layout or layout == column.layout)

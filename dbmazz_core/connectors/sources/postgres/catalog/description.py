@@ -1,4 +1,4 @@
-"""What the catalog says about tables: columns, keys, replica identity, sizes."""
+"""Tables in the catalog: columns, keys, replica identities and sizes."""
 
 from __future__ import annotations
 
@@ -11,41 +11,23 @@ import psycopg
 from psycopg.rows import dict_row
 
 from dbmazz_core.connectors.sources.postgres.connection import Connection
-from dbmazz_core.connectors.sources.postgres.server.state import (
-    ServerFacts,
-    SlotState,
-    flush_lsn,
-    server_facts,
-    slot_state,
-)
 from dbmazz_core.table_ref import TableRef
-
-__all__ = [
-    "CatalogColumn",
-    "Partition",
-    "ServerFacts",
-    "SlotState",
-    "TableInfo",
-    "flush_lsn",
-    "server_facts",
-    "slot_state",
-]
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogColumn:
-    """A column as `pg_attribute` has it.
+    """A column in `pg_attribute`.
 
     Attributes:
-        name: Its name.
-        type_oid: OID of its type.
+        name: Name of the column.
+        type_oid: OID of the type.
         type_modifier: `atttypmod`: length, or precision and scale; -1 for none.
-        type_name: As SQL writes the type, such as `numeric(12,2)`; qualified unless it is pg_catalog's.
-        not_null: Declared NOT NULL.
-        generated: Of GENERATED ALWAYS AS (expression): `s` stored, `v` virtual; else empty. The stream leaves
-            these out, except stored ones where the publication of a PostgreSQL 18 server says
+        type_name: The type in SQL, such as `numeric(12,2)`; qualified unless it is in pg_catalog.
+        not_null: Whether the column is declared NOT NULL.
+        generated: `s` for a stored and `v` for a virtual generated column, else empty. Generated columns are not in the
+            stream, except stored ones if the publication of a PostgreSQL 18 server has
             `publish_generated_columns = stored`.
-        number: Never given to another column of the table (`attnum`).
+        number: Number of the column (`attnum`), which no other column of the table ever gets.
     """
 
     name: str
@@ -59,7 +41,7 @@ class CatalogColumn:
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """A partition that holds rows, at any depth. Its own replica identity counts for the changes in it."""
+    """A leaf partition, at any depth. Its own replica identity applies to changes of its rows."""
 
     ref: TableRef
     replica_identity: str
@@ -70,25 +52,25 @@ class TableInfo:
     """A table that can be captured.
 
     Attributes:
-        ref: Its name.
+        ref: Name of the table.
         oid: `pg_class.oid`.
-        relkind: `r` table, `p` partitioned table.
+        relkind: `r` for a table, `p` for a partitioned table.
         persistence: Always `p`, permanent.
         replica_identity: `d` default, `n` nothing, `f` full, `i` an index.
         columns: All columns, in order.
-        key: Columns to merge by; empty where nothing identifies a row and rows are a multiset.
-        key_index: OID of the index that they are of, 0 for none.
-        has_usable_identity: Updates and deletes in the stream carry what finds the row, and PostgreSQL lets
-            them happen while the table is published.
-        estimated_rows: `reltuples`, over all partitions; -1 where never analyzed.
+        key: Columns by which rows are merged; empty if no key identifies a row, so that the rows are a multiset.
+        key_index: OID of the key's index, 0 for none.
+        has_usable_identity: Whether updates and deletes in the stream identify their row, and PostgreSQL permits them
+            while the table is published.
+        estimated_rows: `reltuples`, over all partitions; -1 if never analyzed.
         pages: `relpages`, blocks of 8 kB, over all partitions.
-        ancestors: Of a partition: the partitioned tables that it is part of, the nearest first.
-        partitions: Of a partitioned table, those that hold rows.
-        has_children: Other tables inherit from it. Their rows are not captured with it.
+        ancestors: Of a partition: the partitioned tables above it, the nearest first.
+        partitions: Of a partitioned table: its leaf partitions.
+        has_children: Whether other tables inherit from the table. Their rows are not captured with it.
         owner: The owning role.
-        owned: Whether the current role owns it, as itself, as a member of the owner or as superuser.
-        readable: Whether the current role may SELECT from it.
-        hides_rows: Whether row-level security keeps rows from the current role.
+        owned: Whether the current role is the owner, a member of the owner, or a superuser.
+        readable: Whether the current role may SELECT from the table.
+        hides_rows: Whether row-level security hides rows from the current role.
     """
 
     ref: TableRef
@@ -112,41 +94,48 @@ class TableInfo:
 
     @property
     def is_partitioned(self) -> bool:
-        """Whether its rows are in partitions."""
+        """Whether the table is partitioned."""
         return self.relkind == "p"
 
     @property
     def is_partition(self) -> bool:
-        """Whether it is part of a partitioned table."""
+        """Whether the table is a partition of another table."""
         return bool(self.ancestors)
 
     @property
-    def refuses_full(self) -> bool:
-        """Whether the server refuses updates and deletes once it is published with REPLICA IDENTITY FULL: a virtual
-        generated column (PostgreSQL 18) is in that identity and is never published."""
+    def full_identity_fails(self) -> bool:
+        """Whether the server refuses updates and deletes of the table while it is published with REPLICA IDENTITY FULL.
+
+        A virtual generated column (PostgreSQL 18) is part of that identity and is never published.
+        """
         return any(c.generated == "v" for c in self.columns)
 
     @property
-    def identities(self) -> tuple[Partition, ...]:
-        """The table itself and its partitions, each with its replica identity."""
+    def replica_identities(self) -> tuple[Partition, ...]:
+        """The table itself and its leaf partitions, each with its replica identity."""
         return (Partition(self.ref, self.replica_identity), *self.partitions)
 
 
 @contextlib.contextmanager
-def one_snapshot(conn: Connection) -> Iterator[None]:
-    """Queries within see the catalog as of one moment; functions of the server still see the present."""
+def catalog_snapshot(conn: Connection) -> Iterator[None]:
+    """Run the queries within in one snapshot of the catalog. Functions of the server still read the current state."""
     conn.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
     try:
         yield
     except BaseException:
-        with contextlib.suppress(psycopg.Error):  # the connection may be the thing that failed
+        with contextlib.suppress(psycopg.Error):  # the connection may have failed
             conn.execute("ROLLBACK")
         raise
     conn.execute("COMMIT")
 
 
 def describe(conn: Connection, relations: Sequence[Mapping[str, Any]]) -> tuple[TableInfo, ...]:
-    """What the catalog says of relations that `resolution.py` has found."""
+    """Return tables with their columns, keys and sizes.
+
+    Args:
+        conn: An ordinary connection.
+        relations: Rows of the query in `resolution`.
+    """
     oids = [r["oid"] for r in relations]
     columns = _columns(conn, oids)
     indexes = _indexes(conn, oids)
@@ -185,9 +174,10 @@ def describe(conn: Connection, relations: Sequence[Mapping[str, Any]]) -> tuple[
 
 
 def _identity_index(replica_identity: str, indexes: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The index whose columns identify a row in the stream. A deferrable one is not among `indexes`.
+    """Return the index whose columns identify a row in the stream, or None.
 
-    With FULL the old row is complete, so any key will do: the primary key, else the smallest without NULLs.
+    With REPLICA IDENTITY FULL the old row is complete, so any key identifies it: the primary key, or else the unique
+    index of NOT NULL columns with the fewest columns.
     """
     primary = next((i for i in indexes if i["primary"]), None)
     match replica_identity:
@@ -203,7 +193,14 @@ def _identity_index(replica_identity: str, indexes: Sequence[dict[str, Any]]) ->
 
 
 def _partition_is_usable(partition: Partition, indexes: Sequence[dict[str, Any]]) -> bool:
-    """A partitioned table's primary key is its partitions' as well; its replica identity is not."""
+    """Return whether the replica identity of a partition identifies rows of its root.
+
+    The partitions of a table have its primary key, but not its replica identity.
+
+    Args:
+        partition: The partition.
+        indexes: Usable indexes of the root.
+    """
     return partition.replica_identity == "f" or (
         partition.replica_identity == "d" and any(i["primary"] for i in indexes)
     )
@@ -226,10 +223,10 @@ def _columns(conn: Connection, oids: Sequence[int]) -> dict[int, list[CatalogCol
 
 
 def _indexes(conn: Connection, oids: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
-    """Indexes that can identify a row: valid, unique, immediate, over all rows, of plain columns.
+    """Return the indexes that can identify a row by table: valid, unique, immediate, over all rows, of plain columns.
 
-    Immediate, because with a deferrable one two rows of one transaction can hold, or swap, a key; PostgreSQL
-    takes none as replica identity either (relcache.c, RelationGetIndexList).
+    Under a deferrable index, two rows can have the same key within a transaction, or swap their keys. PostgreSQL
+    accepts no deferrable index as replica identity either (relcache.c, RelationGetIndexList).
     """
     with conn.cursor(row_factory=dict_row) as cursor:
         cursor.execute(
@@ -256,7 +253,7 @@ def _indexes(conn: Connection, oids: Sequence[int]) -> dict[int, list[dict[str, 
 
 
 def _sizes(conn: Connection, oids: Sequence[int]) -> dict[int, tuple[int, int, bool]]:
-    """Estimated rows, pages and whether other tables inherit, of each table."""
+    """Return estimated rows, pages, and whether other tables inherit from the table, by OID."""
     return {
         oid: (int(rows), int(pages), has_children)
         for oid, rows, pages, has_children in conn.execute(

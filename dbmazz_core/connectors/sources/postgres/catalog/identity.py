@@ -1,8 +1,8 @@
-"""What a table *is* in the catalog, behind its names: two tables or columns that look alike in the stream differ here.
+"""The identity of a table: the catalog facts that identify a table independent of its names.
 
-A relation's description in the stream has names and types only. A column that was dropped and a column that was added
-under its name look the same there; so do a table and the table that was created after it, or a column before and after
-its values were rewritten. The catalog numbers them (PostgreSQL manual, "pg_attribute", "pg_class").
+The stream describes a relation by names and types only. In the stream, a column that was dropped and a column that was
+added under its name look the same; so do a table and its successor of the same name, and a column before and after its
+values were rewritten. The catalog distinguishes them (PostgreSQL manual, "pg_attribute", "pg_class").
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from dbmazz_core.model.table_shape import TableToken
 
 @dataclass(frozen=True, slots=True)
 class SourceColumn:
-    """A column of the source.
+    """A column of a source table.
 
     Attributes:
-        name: Its name.
-        number: Never given to another column of the table (`attnum`).
-        version: Differs once the column's definition was changed (`xmin` of its row in `pg_attribute`). Empty where
-            the column is known from a description in the stream only: then its row of today proves nothing.
+        name: Name of the column.
+        number: Number of the column (`attnum`), which no other column of the table ever gets.
+        version: Row version of the column's definition (`xmin` of its row in `pg_attribute`). It differs once the
+            definition was changed. Empty if only the stream has described the column: its current row proves nothing
+            about that time.
     """
 
     name: str
@@ -34,30 +35,31 @@ class SourceColumn:
 
 @dataclass(frozen=True, slots=True)
 class TableIdentity:
-    """A table of the source. The destination's bookkeeping keeps it as a token (`to_token`).
+    """The identity of a source table. The destination's bookkeeping keeps it as a token (`to_token`).
 
     Attributes:
-        oid: Never another table's while this one lives.
-        storage: Differs once the rows were written anew as a whole (`relfilenode`): by TRUNCATE, VACUUM FULL, or an
-            ALTER TABLE that rewrites values. Empty for a partitioned table.
-        partitions: Of a partitioned table: each leaf's OID, and its storage and since when it is a leaf.
-        top: Highest number that a column ever had.
+        oid: OID of the table, which no other table has while this one exists.
+        storage: File number of the table (`relfilenode`). It differs once all rows were rewritten: by TRUNCATE, VACUUM
+            FULL, or an ALTER TABLE that rewrites values. Empty for a partitioned table.
+        partitions: Of a partitioned table: by OID of each leaf partition, its storage and the row versions of its
+            attachment, see `partition_facts`.
+        max_attnum: Highest number that a column of the table ever had (`relnatts`).
         key_index: OID of the index that the key belongs to, 0 for none.
-        published: The publication's entries that publish the table, and its row filter: another text once any of these
-            changed.
+        published: The catalog entries that publish the table, and its row filter. The text differs once any of these
+            was changed.
         columns: The captured columns, in order.
-        types: Definitions that the text of the values depends on: by OID of an enum its labels, oldest first, of a
-            composite its attributes as one text. They change without any row being written.
-        type_versions: By OID of these types: `xmin` of each label's row, oldest label first; of a composite those of
-            all attributes, also dropped ones, as one text. They differ where a definition was changed and changed back.
+        types: Definitions that the text of values depends on. By OID: the labels of an enum, oldest first; the
+            attributes of a composite, as one text. These change without any row being written.
+        type_versions: By OID of these types: `xmin` of each label's row, oldest label first; of a composite, `xmin` of
+            all attributes, also dropped ones, as one text. They differ if a definition was changed and changed back.
         redacted: Columns that rules exclude or mask, in order; None: an older version did not record them.
-        unpublished: Numbers of live columns that are not in the stream: generated, or not in the column list.
+        unpublished: Numbers of existing columns that are not in the stream: generated, or not in the column list.
     """
 
     oid: int
     storage: str
     partitions: Mapping[int, str]
-    top: int
+    max_attnum: int
     key_index: int
     published: str
     columns: tuple[SourceColumn, ...]
@@ -68,7 +70,7 @@ class TableIdentity:
 
     @property
     def excluded(self) -> tuple[RedactedColumn, ...]:
-        """Columns of the stream that rules exclude."""
+        """Columns that are in the stream and that rules exclude."""
         return tuple(column for column in self.redacted or () if column.mask is None)
 
     @property
@@ -84,7 +86,7 @@ class TableIdentity:
                     "oid": self.oid,
                     "storage": self.storage,
                     "partitions": {str(oid): storage for oid, storage in self.partitions.items()},
-                    "top": self.top,
+                    "top": self.max_attnum,
                     "key_index": self.key_index,
                     "published": self.published,
                     "columns": [[c.name, c.number, c.version] for c in self.columns],
@@ -98,19 +100,19 @@ class TableIdentity:
 
     @classmethod
     def from_token(cls, token: TableToken) -> TableIdentity:
-        """Return the identity that `to_token`, of this version or an older one, has written."""
+        """Return the identity from a token that `to_token` of this version or an older one has written."""
         kept: Mapping[str, Any] = json.loads(token)
         redacted = kept.get("hidden")
         return cls(
             oid=kept["oid"],
             storage=kept["storage"],
             partitions={int(oid): storage for oid, storage in kept["partitions"].items()},
-            top=kept["top"],
+            max_attnum=kept["top"],
             key_index=kept["key_index"],
             published=kept["published"],
-            # Older versions kept the destination's column behind these.
+            # Older versions wrote the destination's column as a fourth element.
             columns=tuple(SourceColumn(name, number, version) for name, number, version, *_ in kept["columns"]),
-            # Older versions did not record the rest.
+            # Older versions did not record the following facts.
             types={int(oid): tuple(parts) for oid, parts in kept.get("types", {}).items()},
             type_versions={int(oid): tuple(versions) for oid, versions in kept.get("type_versions", {}).items()},
             redacted=None if redacted is None else tuple(RedactedColumn(*column) for column in redacted),

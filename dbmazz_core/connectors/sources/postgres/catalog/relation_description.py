@@ -1,4 +1,4 @@
-"""A Relation message, as far as it tells what became of a captured table."""
+"""The contents of a Relation message that explain how a captured table changed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dbmazz_core.table_ref import TableRef
 
 @dataclass(frozen=True, slots=True)
 class DescribedColumn:
-    """A column of the stream, by its name and its type's OID."""
+    """A column in the stream, with its name and the OID of its type."""
 
     name: str
     type_oid: int
@@ -17,13 +17,13 @@ class DescribedColumn:
 
 @dataclass(frozen=True, slots=True)
 class RelationDescription:
-    """A captured table as the stream describes it: `NewSchema.description`.
+    """A captured table as the stream describes it, the value of `NewSchema.description`.
 
     Attributes:
         relation: OID of the table.
-        columns: All columns of the stream, also those that are not captured, in its order.
-        partition: OID of a partition that appears here for the first time; 0: none does.
-        root: Another table under whose name the table's changes come here, since it is a partition of that table.
+        columns: All columns in the stream, captured or not, in the stream's order.
+        partition: OID of a partition whose changes follow for the first time; 0: none.
+        root: The partitioned table under whose name the table's changes come here; None: under the table's own name.
         key_in_doubt: Whether rows come whole (REPLICA IDENTITY FULL) and the columns of the key are not known. The
             schema has no key then.
     """

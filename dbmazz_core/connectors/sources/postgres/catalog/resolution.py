@@ -1,4 +1,4 @@
-"""Which tables TABLES stands for, and what cannot be captured, and why."""
+"""The tables that the patterns in TABLES match, and the relations among them that cannot be captured."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dbmazz_core.connectors.sources.postgres.catalog.description import TableInf
 from dbmazz_core.connectors.sources.postgres.catalog.table_errors import (
     SYSTEM_SCHEMA,
     UnstreamedPartition,
-    not_found,
-    not_supported,
+    in_system_schema,
     partition_of_captured,
-    system_schema,
+    table_not_found,
+    table_not_supported,
 )
 from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.errors import SourceNotReady
@@ -28,12 +28,12 @@ _PERSISTENCE = {"t": "a temporary table", "u": "an unlogged table"}
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """What the patterns stand for.
+    """The relations that patterns match.
 
     Attributes:
-        tables: In the order of the patterns, those of one schema by name.
-        errors: One for each pattern that stands for nothing or for something that cannot be captured.
-        left_out: Relations that match `schema.*` but cannot be captured, and what they are; no sequences.
+        tables: The tables, in the order of the patterns; those of one schema by name.
+        errors: One error for each pattern that matches nothing, or names a relation that cannot be captured.
+        left_out: Relations that match `schema.*` but cannot be captured, each with the reason; without sequences.
     """
 
     tables: tuple[TableInfo, ...]
@@ -41,18 +41,18 @@ class Resolution:
     left_out: tuple[tuple[TableRef, str], ...]
 
     def verify(self) -> None:
-        """Raise the first of the errors, if there is one."""
+        """Raise the first error, if there is one."""
         for error in self.errors:
             raise error
 
 
 def find_tables(conn: Connection, patterns: Iterable[TablePattern]) -> list[TableInfo]:
-    """The tables that the patterns stand for, in the patterns' order, those of `schema.*` by name.
+    """Return the tables that patterns match, in the order of the patterns, those of `schema.*` by name.
 
-    `schema.*` leaves out what cannot be captured, and partitions whose partitioned table is captured.
+    `schema.*` leaves out relations that cannot be captured, and partitions whose partitioned table is captured.
 
     Raises:
-        TableNotFound: A table does not exist (with the nearest names that do), or a schema has no tables.
+        TableNotFound: A table does not exist (the error suggests similar names), or a schema has no tables.
         TableNotSupported: A view, a sequence, a foreign, temporary or unlogged table, a system schema, or a
             partition besides its partitioned table.
     """
@@ -62,15 +62,15 @@ def find_tables(conn: Connection, patterns: Iterable[TablePattern]) -> list[Tabl
 
 
 def resolve_tables(conn: Connection, patterns: Iterable[TablePattern]) -> Resolution:
-    """`find_tables` that collects errors instead of raising the first."""
+    """Return the tables that patterns match like `find_tables`, with all errors instead of raising the first."""
     patterns = list(patterns)
-    relations = _relations(conn, patterns)
+    relations = _matching_relations(conn, patterns)
     errors: list[SourceNotReady] = []
     chosen: dict[TableRef, dict[str, Any]] = {}
     left_out: dict[TableRef, str] = {}
     for pattern in patterns:
         if SYSTEM_SCHEMA.fullmatch(pattern.schema):
-            errors.append(system_schema(pattern))
+            errors.append(in_system_schema(pattern))
             continue
         found = [r for r in relations if pattern.matches(r["ref"])]
         for relation in found:
@@ -78,20 +78,20 @@ def resolve_tables(conn: Connection, patterns: Iterable[TablePattern]) -> Resolu
             if not what:
                 chosen.setdefault(ref, relation)
             elif pattern.name is not None:
-                errors.append(not_supported(ref, what, relation["partition"]))
-            elif what != _KINDS["S"]:  # nobody means these by `schema.*`
+                errors.append(table_not_supported(ref, what, relation["partition"]))
+            elif what != _KINDS["S"]:  # `schema.*` does not mean sequences
                 left_out[ref] = what
         if not found and pattern.name is not None:
-            errors.append(not_found(conn, pattern))
+            errors.append(table_not_found(conn, pattern))
     named = {ref for ref in chosen if any(p.name is not None and p.matches(ref) for p in patterns)}
-    withheld = {r["ref"] for r in relations if r["partition"]}
+    roots_left_out = {r["ref"] for r in relations if r["partition"]}
     for ref in [ref for ref in chosen if ref not in named]:
-        if root := next((a for a in _ancestors(chosen[ref]) if a in withheld), None):
+        if root := next((a for a in _ancestors(chosen[ref]) if a in roots_left_out), None):
             del chosen[ref]
             left_out[ref] = f"a partition of {root}, which is left out"
-    # In `schema.*`; its partitioned tables may be elsewhere.
-    bare = [p for p in patterns if p.name is None and not any(p.matches(ref) for ref in chosen)]
-    errors += [not_found(conn, p, left_out) for p in bare if not SYSTEM_SCHEMA.fullmatch(p.schema)]
+    # Before partitions are left out: their partitioned tables may be in another schema.
+    without_tables = [p for p in patterns if p.name is None and not any(p.matches(ref) for ref in chosen)]
+    errors += [table_not_found(conn, p, left_out) for p in without_tables if not SYSTEM_SCHEMA.fullmatch(p.schema)]
     captured = set(chosen)
     for ref, relation in list(chosen.items()):
         if root := next((a for a in _ancestors(relation) if a in captured), None):
@@ -103,8 +103,8 @@ def resolve_tables(conn: Connection, patterns: Iterable[TablePattern]) -> Resolu
     return Resolution(describe(conn, list(chosen.values())), tuple(errors), tuple(sorted(left_out.items())))
 
 
-def tables_of(conn: Connection, oids: Collection[int]) -> tuple[TableInfo, ...]:
-    """The tables with these OIDs, as far as they exist and can be captured."""
+def find_tables_by_oid(conn: Connection, oids: Collection[int]) -> tuple[TableInfo, ...]:
+    """Return the tables with these OIDs. Tables that do not exist, or cannot be captured, are left out."""
     found = _read_relations(conn, "c.oid = ANY (%(oids)s)", {"oids": list(oids)})
     return describe(conn, [relation for relation in found if not relation["unsupported"]])
 
@@ -113,8 +113,8 @@ def _ancestors(relation: Mapping[str, Any]) -> list[TableRef]:
     return [TableRef(*name) for name in relation["ancestors"]]
 
 
-def _relations(conn: Connection, patterns: Sequence[TablePattern]) -> list[dict[str, Any]]:
-    """Relations of any kind that match, by schema and name."""
+def _matching_relations(conn: Connection, patterns: Sequence[TablePattern]) -> list[dict[str, Any]]:
+    """Return the relations of any kind that patterns match, ordered by schema and name."""
     return _read_relations(
         conn,
         """(n.nspname = ANY (%(schemas)s)
@@ -127,7 +127,12 @@ def _relations(conn: Connection, patterns: Sequence[TablePattern]) -> list[dict[
     )
 
 
-def _read_relations(conn: Connection, which: str, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _read_relations(conn: Connection, condition: str, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the relations `c` in schemas `n` that fulfil an SQL condition.
+
+    Besides the columns of the query, each row has `ref`; `unsupported`: the reason why the relation cannot be captured,
+    or None; and `partition`: the partition that is the reason, or None.
+    """
     with conn.cursor(row_factory=dict_row) as cursor:
         cursor.execute(
             f"""
@@ -147,7 +152,7 @@ def _read_relations(conn: Connection, which: str, arguments: Mapping[str, Any]) 
             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
             JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
             WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-              AND {which}
+              AND {condition}
             ORDER BY n.nspname, c.relname
             """.encode(),
             arguments,
@@ -164,7 +169,10 @@ def _read_relations(conn: Connection, which: str, arguments: Mapping[str, Any]) 
 
 
 def _unstreamed_partitions(conn: Connection, oids: Sequence[int]) -> dict[int, UnstreamedPartition]:
-    """Of partitioned tables, a partition whose rows a copy would have, and whose changes do not come."""
+    """Return a partition without row changes in the stream, of each partitioned table that has one, by OID of the root.
+
+    A copy of the root would have the rows of such a partition.
+    """
     return {
         root: UnstreamedPartition(TableRef(schema, name), _KINDS.get(kind) or _PERSISTENCE[persistence])
         for root, schema, name, kind, persistence in conn.execute(

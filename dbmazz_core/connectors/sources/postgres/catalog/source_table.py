@@ -1,4 +1,4 @@
-"""What is captured of a table, and what the table is, by the catalog, the publication and the rules for its columns."""
+"""Read tables from the catalog: captured columns and identity, by catalog, publication and rules for columns."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import polars as pl
 
 from dbmazz_core.connectors.sources.postgres.catalog.catalog_table import CatalogTable, EnumColumn
 from dbmazz_core.connectors.sources.postgres.catalog.column_choice import ColumnRules
-from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo, one_snapshot
+from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo, catalog_snapshot
 from dbmazz_core.connectors.sources.postgres.catalog.fingerprint import Fingerprint, read_fingerprints
 from dbmazz_core.connectors.sources.postgres.catalog.publication import Publication, read_publication
-from dbmazz_core.connectors.sources.postgres.catalog.resolution import tables_of
+from dbmazz_core.connectors.sources.postgres.catalog.resolution import find_tables_by_oid
 from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, ColumnOfType, read_each
 from dbmazz_core.errors import SourceNotReady
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.table_ref import TableRef
 
-#: How often tables that are altered while they are looked at are looked at.
-_LOOKS = 5
+#: How often tables are read again that are altered while they are read.
+_ATTEMPTS = 5
 
 
 def read_tables(
@@ -30,26 +30,28 @@ def read_tables(
     rules: ColumnRules,
     names: Mapping[int, TableRef],
 ) -> dict[TableRef, CatalogTable]:
-    """Tables as the catalog has them, all as of one moment; those that are gone, or cannot be captured, are left out.
+    """Return tables as the catalog has them, all as of one catalog snapshot.
+
+    Tables that were dropped, or cannot be captured, are left out.
 
     Args:
-        connection: Made with `text_form=True`.
-        publication: Its name.
-        oids: The tables'.
-        types: Tells the columns' types.
-        rules: Which columns are captured, and how they are masked.
-        names: What the rules call tables that were renamed meanwhile, by OID.
+        connection: A connection made with `text_form=True`.
+        publication: Name of the publication.
+        oids: OIDs of the tables.
+        types: Resolves the columns' types.
+        rules: The rules for columns.
+        names: By OID, the names under which the rules know tables that were renamed.
 
     Raises:
-        SourceNotReady: If they are altered each time.
+        SourceNotReady: The tables were altered during each of `_ATTEMPTS` reads.
     """
-    for _ in range(_LOOKS):
-        with one_snapshot(connection):
-            found = tables_of(connection, oids)
+    for _ in range(_ATTEMPTS):
+        with catalog_snapshot(connection):
+            found = find_tables_by_oid(connection, oids)
             published = read_publication(connection, publication, only=[table.ref for table in found])
             if published is None:
                 return {}
-            # pg_publication_tables is a function behind a view: it sees the present.
+            # The view pg_publication_tables calls a function, which reads the current state, not that of the snapshot.
             if all(published.columns_exist(table) for table in found):
                 fingerprints = read_fingerprints(connection, [table.oid for table in found])
                 return {
@@ -59,9 +61,9 @@ def read_tables(
                     for table in found
                 }
     raise SourceNotReady(
-        "tables keep changing shape while they are looked at",
+        "the tables were altered while their definitions were read",
         object=", ".join(str(table.ref) for table in found),
-        remedy="run again when nobody alters them",
+        remedy="run it again when no other session alters them",
     )
 
 
@@ -71,24 +73,24 @@ def source_table(
     fingerprint: Fingerprint,
     types: CatalogTypes,
     rules: ColumnRules,
-    known_as: TableRef,
+    name_in_rules: TableRef,
 ) -> CatalogTable:
-    """A table as the catalog has it.
+    """Return a table as the catalog has it.
 
     Args:
-        table: The table.
-        publication: What is published, at least of this table.
-        fingerprint: The table's.
-        types: Tells the columns' types.
-        rules: Which columns are captured, and how they are masked.
-        known_as: What the rules call the table, if it was renamed meanwhile.
+        table: Columns and key of the table.
+        publication: The publication, with at least this table.
+        fingerprint: Fingerprint of the table.
+        types: Resolves the columns' types.
+        rules: The rules for columns.
+        name_in_rules: Name under which the rules know the table, which may be renamed.
     """
     published = publication.tables.get(table.ref)
     columns = {c.name: c for c in table.columns}
     names = publication.columns_of(table)
     chosen = [ColumnOfType(n, columns[n].type_oid, columns[n].type_modifier, n in table.key) for n in names]
     whole = TableSchema(table.ref, types.columns(table.ref, table.oid, chosen), table.key)
-    schema = rules.apply(whole, known_as)[0]
+    schema = rules.apply(whole, name_in_rules)[0]
     return CatalogTable(
         table.ref,
         schema,
@@ -96,39 +98,42 @@ def source_table(
             schema.names,
             key_index=table.key_index,
             published=f"{published.entry} {published.row_filter}" if published else "",
-            redacted=rules.redacted(known_as, {n: c.number for n, c in fingerprint.columns.items()}),
+            redacted=rules.redacted(name_in_rules, {n: c.number for n, c in fingerprint.columns.items()}),
         ),
-        fingerprint.empty_partitions,
-        _missing(fingerprint, schema, rules, known_as),
-        storage_tells=not (published and published.by_name) or (table.is_partition and publication.via_root),
-        truncated_by=fingerprint.truncated_by,
+        fingerprint.created_partitions,
+        _missing_values(fingerprint, schema, rules, name_in_rules),
+        unreported_rewrites=not (published and published.by_name) or (table.is_partition and publication.via_root),
+        truncate_xid=fingerprint.truncate_xid,
         layouts=fingerprint.layouts,
         enums=_enums(fingerprint, schema),
-        original_parts={
-            oid: held.original for name in schema.names for oid, held in fingerprint.types.get(name, {}).items()
+        unchanged_parts={
+            oid: contained.unchanged
+            for name in schema.names
+            for oid, contained in fingerprint.types.get(name, {}).items()
         },
     )
 
 
 def _enums(fingerprint: Fingerprint, schema: TableSchema) -> dict[int, tuple[EnumColumn, ...]]:
-    """See `CatalogTable.enums`."""
+    """Return the captured columns that contain enums, see `CatalogTable.enums`."""
     found: dict[int, tuple[EnumColumn, ...]] = {}
     for column in schema.columns:
-        for oid, held in fingerprint.types.get(column.name, {}).items():
-            if held.is_enum and column.mask != "null":
-                plain = held.direct and not column.mask and held.in_array == (column.type.element is not None)
+        for oid, contained in fingerprint.types.get(column.name, {}).items():
+            if contained.is_enum and column.mask != "null":
+                is_list = column.type.element is not None
+                plain = contained.direct and not column.mask and contained.in_array == is_list
                 found[oid] = (*found.get(oid, ()), EnumColumn(fingerprint.columns[column.name].number, plain))
     return found
 
 
-def _missing(
-    fingerprint: Fingerprint, schema: TableSchema, rules: ColumnRules, known_as: TableRef
+def _missing_values(
+    fingerprint: Fingerprint, schema: TableSchema, rules: ColumnRules, name_in_rules: TableRef
 ) -> dict[int, pl.Series]:
-    """See `CatalogTable.missing`."""
-    maskers = rules.maskers(known_as)
+    """Return the values that rows older than a column have, see `CatalogTable.missing_values`."""
+    maskers = rules.maskers(name_in_rules)
     found: dict[int, pl.Series] = {}
     for column in schema.columns:
-        text = fingerprint.missing.get(column.name)
+        text = fingerprint.missing_values.get(column.name)
         if text is None:
             continue
         raw, number = pl.Series([text.encode()]), fingerprint.columns[column.name].number

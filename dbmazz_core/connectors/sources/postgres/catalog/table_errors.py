@@ -1,4 +1,4 @@
-"""Tables that are configured but do not exist, or cannot be captured."""
+"""Errors for configured tables that do not exist, or cannot be captured."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ from dbmazz_core.settings.tables import TablePattern
 from dbmazz_core.table_ref import TableRef, quote_identifier
 
 _UNLOGGED = "an unlogged table"
-#: PostgreSQL keeps names that begin with `pg_` for itself.
+#: PostgreSQL reserves schema names that begin with `pg_` (manual, "The System Catalog Schema").
 SYSTEM_SCHEMA = re.compile(r"pg_.*|information_schema", re.DOTALL)
 
 
-def not_found(conn: Connection, pattern: TablePattern, left_out: Mapping[TableRef, str] = {}) -> TableNotFound:
-    """No such table, no such schema, or a schema without tables; with the nearest names that there are, or what of the
-    schema is left out, and why."""
+def table_not_found(conn: Connection, pattern: TablePattern, left_out: Mapping[TableRef, str] = {}) -> TableNotFound:
+    """Return the error for a table or schema that does not exist, or a schema without tables.
+
+    Args:
+        conn: An ordinary connection, to find similar names.
+        pattern: The pattern that matches nothing.
+        left_out: Relations that are left out, each with the reason.
+    """
     schemas = [
         schema
         for (schema,) in conn.execute("SELECT nspname FROM pg_catalog.pg_namespace ORDER BY nspname")
@@ -31,26 +36,26 @@ def not_found(conn: Connection, pattern: TablePattern, left_out: Mapping[TableRe
             near = [str(TablePattern(schema, None)) for schema in _nearest(pattern.schema, schemas)]
         else:
             near = _similar_tables(conn, pattern)
-        return _missing(pattern, f"schema {quote_identifier(pattern.schema)} does not exist", near)
+        return _not_found_error(pattern, f"schema {quote_identifier(pattern.schema)} does not exist", near)
     if pattern.name is None:
         what = ", ".join(f"{ref} is {reason}" for ref, reason in sorted(left_out.items()) if pattern.matches(ref))
         none = f"schema {quote_identifier(pattern.schema)} has no table that can be captured"
-        return _missing(pattern, f"{none}: {what}" if what else none, [])
-    return _missing(pattern, f"table {pattern} does not exist", _similar_tables(conn, pattern))
+        return _not_found_error(pattern, f"{none}: {what}" if what else none, [])
+    return _not_found_error(pattern, f"table {pattern} does not exist", _similar_tables(conn, pattern))
 
 
-def _missing(pattern: TablePattern, what: str, near: Sequence[str]) -> TableNotFound:
+def _not_found_error(pattern: TablePattern, what: str, near: Sequence[str]) -> TableNotFound:
     guess = f"; did you mean {' or '.join(near)}?" if near else ""
     return TableNotFound(
         f"{what}{guess}",
         object=str(pattern),
-        remedy="correct TABLES, or create it; names are folded to lower case unless they are quoted, and one "
-        "without schema is in public",
+        remedy="correct TABLES, or create it; names are folded to lower case unless they are quoted, and a name "
+        "without a schema is in public",
     )
 
 
 def _similar_tables(conn: Connection, pattern: TablePattern) -> list[str]:
-    """The same table elsewhere, then the nearest names."""
+    """Return up to three similar names: tables of the same name in other schemas, then the most similar names."""
     tables = [
         TableRef(schema, name)
         for schema, name in conn.execute(
@@ -70,8 +75,8 @@ def _nearest(name: str, candidates: Iterable[str]) -> list[str]:
     return difflib.get_close_matches(name, list(candidates), n=3, cutoff=0.7)
 
 
-def system_schema(pattern: TablePattern) -> TableNotSupported:
-    """PostgreSQL publishes no tables of these."""
+def in_system_schema(pattern: TablePattern) -> TableNotSupported:
+    """Return the error for a table in a system schema or a temporary schema, which PostgreSQL does not publish."""
     kind = "a temporary table's schema" if pattern.schema.startswith("pg_temp") else "a system schema"
     return TableNotSupported(
         f"{pattern} cannot be captured: {quote_identifier(pattern.schema)} is {kind}",
@@ -82,7 +87,12 @@ def system_schema(pattern: TablePattern) -> TableNotSupported:
 
 @dataclass(frozen=True, slots=True)
 class UnstreamedPartition:
-    """A partition that writes no row changes; `what` it is, such as `a foreign table`."""
+    """A partition whose row changes are not in the stream.
+
+    Attributes:
+        ref: Name of the partition.
+        what: Its kind, such as `a foreign table`.
+    """
 
     ref: TableRef
     what: str
@@ -91,11 +101,17 @@ class UnstreamedPartition:
         return f"{self.ref}, {self.what}, as a partition"
 
 
-def not_supported(ref: TableRef, what: str, partition: UnstreamedPartition | None = None) -> TableNotSupported:
-    """A relation that writes no row changes; `what` it is, such as `a view`."""
+def table_not_supported(ref: TableRef, what: str, partition: UnstreamedPartition | None = None) -> TableNotSupported:
+    """Return the error for a relation whose row changes are not in the stream.
+
+    Args:
+        ref: Name of the relation.
+        what: Its kind, such as `a view`.
+        partition: The partition of the relation whose changes are not in the stream, if that is the reason.
+    """
     if partition is not None:
-        reason = "that one's changes do not come"
-        remedy = f"detach {partition.ref}, or have its partitions in TABLES instead of {ref}"
+        reason = "changes of the partition are not in the stream"
+        remedy = f"detach {partition.ref}, or name the other partitions in TABLES instead of {ref}"
         if partition.what == _UNLOGGED:
             remedy = f"ALTER TABLE {partition.ref.sql} SET LOGGED; or {remedy}"
     elif what == _UNLOGGED:
@@ -109,33 +125,34 @@ def not_supported(ref: TableRef, what: str, partition: UnstreamedPartition | Non
     return TableNotSupported(f"{ref} is {what}: {reason}", object=str(ref), remedy=remedy)
 
 
-def value_left_out(ref: TableRef, lsn: Lsn, xid: int) -> UnknownValue:
-    """An insert without some of its values.
+def unsent_toast_value(ref: TableRef, lsn: Lsn, xid: int) -> UnknownValue:
+    """Return the error for an insert without some of its values.
 
-    It was an update that moved a row into the publication's row filter: the server turns it into an insert, and sends
-    what it has, which is "unchanged" for values that it keeps out of line (pgoutput.c, pgoutput_row_filter).
+    The insert was an update that moved a row into the publication's row filter. The server sends such an update as an
+    insert, with "unchanged" in place of values that are stored out of line (pgoutput.c, pgoutput_row_filter).
     """
     return UnknownValue(
         f"{ref}: transaction {xid} committed at {lsn} moved a row into the publication's row filter, and PostgreSQL "
         "left out its unchanged TOAST values; nothing of this flush was applied",
         object=str(ref),
-        remedy=f"ALTER TABLE {ref.sql} REPLICA IDENTITY FULL; then copy it anew: dbmazz snapshot --tables '{ref}'",
+        remedy=f"ALTER TABLE {ref.sql} REPLICA IDENTITY FULL; then re-snapshot the table: "
+        f"dbmazz snapshot --tables '{ref}'",
     )
 
 
-def unidentified_rows(ref: TableRef, partition: TableRef, lsn: Lsn, xid: int) -> ReplicaIdentityInsufficient:
-    """An update or delete of a partition's row comes without the key of the partitioned table."""
+def unidentified_row(ref: TableRef, partition: TableRef, lsn: Lsn, xid: int) -> ReplicaIdentityInsufficient:
+    """Return the error for an update or delete in a partition that does not contain the key of the root."""
     return ReplicaIdentityInsufficient(
-        f"{ref}: its partition {partition} has a replica identity that does not tell which rows of {ref} transaction "
-        f"{xid} committed at {lsn} updates or deletes; nothing of this flush was applied",
+        f"{ref}: its partition {partition} has a replica identity that does not identify the rows of {ref} that "
+        f"transaction {xid} committed at {lsn} updates or deletes; nothing of this flush was applied",
         object=str(partition),
-        remedy=f"ALTER TABLE {partition.sql} REPLICA IDENTITY FULL; then copy the table anew: "
+        remedy=f"ALTER TABLE {partition.sql} REPLICA IDENTITY FULL; then re-snapshot the table: "
         f"dbmazz snapshot --tables '{ref}'",
     )
 
 
 def partition_of_captured(ref: TableRef, root: TableRef) -> TableNotSupported:
-    """A partition is configured besides the partitioned table."""
+    """Return the error for a partition that is configured besides its partitioned table."""
     return TableNotSupported(
         f"{ref} is a partition of {root}, which is in TABLES too; its changes arrive as those of {root}",
         object=str(ref),

@@ -21,8 +21,8 @@ from dbmazz_core.connectors.sources.postgres.catalog.relation_description import
     RelationDescription,
 )
 from dbmazz_core.connectors.sources.postgres.catalog.table_errors import (
-    unidentified_rows,
-    value_left_out,
+    unidentified_row,
+    unsent_toast_value,
 )
 from dbmazz_core.connectors.sources.postgres.parser.block import HEADER, Int64s, unaligned
 from dbmazz_core.connectors.sources.postgres.parser.framing import FramedBlock
@@ -243,7 +243,7 @@ def _build_batch(framed: FramedBlock, messages: pl.Series, rows: Int64s, known: 
     ops = block.types[rows]
     partition = known.old_tuples.unidentified_partition
     if partition is not None and (found := ops != INSERT).any():
-        raise unidentified_rows(schema.table, partition, *_transaction(framed, int(rows[found.argmax()])))
+        raise unidentified_row(schema.table, partition, *_transaction(framed, int(rows[found.argmax()])))
     # Byte1 type, Int32 relation OID, then 'N' new tuple, or 'K' / 'O' old tuple (and 'N' new tuple, for an update)
     marker_at = block.starts[rows] + HEADER + 5
     if (marker_at >= block.ends[rows]).any():
@@ -337,5 +337,5 @@ def _raise_parse_error(framed: FramedBlock, rows: Int64s, known: KnownRelation |
         old = getattr(message, "old", None)
         require_old_values(old.values if old else (), message, lsn)
         if known and isinstance(message, Insert) and any(message.new[n] is UNCHANGED for n in known.projection.numbers):
-            raise value_left_out(known.schema.table, *_transaction(framed, index))
+            raise unsent_toast_value(known.schema.table, *_transaction(framed, index))
     raise ParseError("the columnar decoder cannot read it", message_type="?", offset=0, lsn=INVALID_LSN)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 import polars as pl
 
 from dbmazz_core.connectors.sources.postgres.catalog.table_errors import (
-    unidentified_rows,
-    value_left_out,
+    unidentified_row,
+    unsent_toast_value,
 )
 from dbmazz_core.connectors.sources.postgres.parser import messages as m
 from dbmazz_core.connectors.sources.postgres.parser.block import MessageBlock
@@ -144,12 +144,12 @@ class RecordStream:
     def _change_record(self, message: m.Insert | m.Update | m.Delete, known: KnownRelation, lsn: Lsn) -> CdcRecord:
         table, partition = known.schema.table, known.old_tuples.unidentified_partition
         if partition is not None and not isinstance(message, m.Insert):
-            raise unidentified_rows(table, partition, self._position.commit_lsn, self._position.xid)
+            raise unidentified_row(table, partition, self._position.commit_lsn, self._position.xid)
         match message:
             case m.Insert():
                 wanted = self._captured_values(known, message.new, lsn)
                 if any(value is UNCHANGED for value in wanted):
-                    raise value_left_out(table, self._position.commit_lsn, self._position.xid)
+                    raise unsent_toast_value(table, self._position.commit_lsn, self._position.xid)
                 return Insert(table, self._columns(known, wanted, lsn), self._position)
             case m.Update():
                 old = self._old_columns(known, message, lsn) if message.old else None

@@ -1,4 +1,4 @@
-"""One look at the source: everything that check, set-up and resuming have to know of it, read once."""
+"""One look at the source: all facts that check, setup and resume need, read once."""
 
 from __future__ import annotations
 
@@ -7,13 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
-from dbmazz_core.connectors.sources.postgres.catalog.publication import (
-    Publication,
-    Step,
-    identity_steps,
-    publication_step,
-    read_publication,
-)
+from dbmazz_core.connectors.sources.postgres.catalog.publication import Publication, read_publication
 from dbmazz_core.connectors.sources.postgres.catalog.resolution import Resolution, resolve_tables
 from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.connectors.sources.postgres.server.state import (
@@ -23,22 +17,27 @@ from dbmazz_core.connectors.sources.postgres.server.state import (
     slot_state,
 )
 from dbmazz_core.connectors.sources.postgres.server.version import unsupported_version
+from dbmazz_core.connectors.sources.postgres.setup.statements import (
+    SetupStatement,
+    publication_statement,
+    replica_identity_statements,
+)
 from dbmazz_core.settings.config import SourceConfig
 from dbmazz_core.table_ref import TableRef
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The source as it was when it was looked at.
+    """The state of the source at one time.
 
     Attributes:
-        config: What is wanted.
-        facts: The server.
-        resolution: The tables.
+        config: Settings of the source.
+        facts: Server and role.
+        resolution: The configured tables.
         readable_schemas: Schemas that the role may use.
-        publication: None where there is none.
-        slot: None where there is none.
-        captured: Tables that the destination already holds and follows.
+        publication: The publication; None if it does not exist.
+        slot: The slot; None if it does not exist.
+        captured: Tables that the destination already holds.
     """
 
     config: SourceConfig
@@ -51,10 +50,10 @@ class Look:
 
     @classmethod
     def read(cls, conn: Connection, config: SourceConfig) -> Self:
-        """Look at the source.
+        """Read the state of the source.
 
         Raises:
-            UnsupportedServerVersion: Its catalog would not even have the columns.
+            UnsupportedServerVersion: The server is too old: its catalog does not have all columns of the queries.
         """
         version = (conn.info.parameter_status("server_version") or "").split(" ")[0]
         if (unsupported := unsupported_version(conn.info.server_version, version)) is not None:
@@ -74,30 +73,27 @@ class Look:
         )
 
     def following(self, captured: Collection[TableRef]) -> Look:
-        """The same, with tables that the destination already holds and follows."""
+        """Return this look with tables that the destination already holds."""
         return replace(self, captured=frozenset(captured))
 
     @property
     def tables(self) -> tuple[TableInfo, ...]:
-        """The configured tables."""
+        """The configured tables that can be captured."""
         return self.resolution.tables
 
     def verify_tables(self) -> None:
-        """See `model.source.Look.verify_tables`."""
+        """Raise TableNotFound or TableNotSupported if a configured table cannot be captured."""
         self.resolution.verify()
 
-    def identity_steps(self) -> list[Step]:
-        """Statements that set replica identities."""
-        return identity_steps(self.tables, self.config.replica_identity)
+    def publication_statement(self) -> SetupStatement | None:
+        """Return the statement that creates or completes the publication; None if it is complete."""
+        return publication_statement(self.config, self.publication, self.tables, self.facts.version_num)
 
-    def publication_step(self) -> Step | None:
-        """The statement that creates or completes the publication."""
-        return publication_step(self.config, self.publication, self.tables, self.facts.version_num)
+    def statements(self) -> list[SetupStatement]:
+        """Return all statements that setup must run, in order.
 
-    def steps(self) -> list[Step]:
-        """All statements that are needed, in order.
-
-        Replica identities first: a published table without one refuses every UPDATE and DELETE.
+        Replica identities come first: the server refuses every UPDATE and DELETE of a published table without one.
         """
-        last = self.publication_step()
-        return [*self.identity_steps(), *([last] if last else [])]
+        identities = replica_identity_statements(self.tables, self.config.replica_identity)
+        last = self.publication_statement()
+        return [*identities, *([last] if last else [])]

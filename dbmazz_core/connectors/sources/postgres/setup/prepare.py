@@ -1,6 +1,6 @@
-"""Prepare PostgreSQL for capturing, check that it is, and take it all back.
+"""Check and set up the prerequisites of capturing in PostgreSQL, and remove them.
 
-The slot is made elsewhere (`replication`): only a replication connection exports the snapshot with it.
+`snapshot.exported` creates the slot: only a replication connection exports a snapshot with the new slot.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 import psycopg
 from psycopg import errors as pg
 
-from dbmazz_core.connectors.sources.postgres.catalog.publication import Step, read_publication
+from dbmazz_core.connectors.sources.postgres.catalog.publication import read_publication
 from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, Connection
 from dbmazz_core.connectors.sources.postgres.errors.running import slot_active
 from dbmazz_core.connectors.sources.postgres.server.error_details import translate_errors
@@ -20,6 +20,7 @@ from dbmazz_core.connectors.sources.postgres.server.state import slot_state
 from dbmazz_core.connectors.sources.postgres.setup.look import Look
 from dbmazz_core.connectors.sources.postgres.setup.server_checks import server_findings, slot_findings
 from dbmazz_core.connectors.sources.postgres.setup.slots import PLUGIN
+from dbmazz_core.connectors.sources.postgres.setup.statements import SetupStatement
 from dbmazz_core.connectors.sources.postgres.setup.table_checks import (
     column_findings,
     publication_findings,
@@ -30,47 +31,47 @@ from dbmazz_core.model.findings import CheckReport, Finding, SetupReport
 from dbmazz_core.settings.config import SourceConfig
 from dbmazz_core.table_ref import TableRef, quote_identifier
 
-#: ALTER TABLE waits for queries on the table, and everybody else's queries then wait behind it.
+#: Seconds. ALTER TABLE waits for running queries of the table, and all later queries of the table wait for ALTER TABLE.
 _LOCK_TIMEOUT_S = 3
 _ATTEMPTS = 3
-#: A walsender that lost its client holds its slot for a moment.
+#: Seconds to wait for the release of the slot: a walsender that lost its client holds its slot for a moment.
 _SLOT_RELEASE_WAIT_S = 3.0
 
 
-def look_at(conn: Connection, config: SourceConfig) -> Look:
-    """Look at the source.
+def read_look(conn: Connection, config: SourceConfig) -> Look:
+    """Read the state of the source.
 
     Raises:
-        UnsupportedServerVersion: Nothing else can be looked at then.
-        SourceError: If the server cannot be asked.
+        UnsupportedServerVersion: The server is too old.
+        SourceError: A query failed.
     """
     with translate_errors(config.url, slot=config.slot, publication=config.publication):
         return Look.read(conn, config)
 
 
 def check(conn: Connection, config: SourceConfig, *, captured: Collection[TableRef] = ()) -> CheckReport:
-    """Look at everything that capturing needs, without changing anything.
+    """Check all prerequisites of capturing, without changing anything.
 
-    What `prepare` will mend by itself is no error here.
+    A prerequisite that `prepare` can set up is no error.
 
-    Parameters:
+    Args:
         conn: A connection made by `connect`.
-        config: What is to be captured.
-        captured: Tables that the destination already holds and follows. For these a missing publication, or
-            one that lacks them, means lost changes, and is an error.
+        config: Settings of the source.
+        captured: Tables that the destination already holds. If one of these is not published, changes are lost, which
+            is an error.
 
     Raises:
-        SourceError: Only if the server cannot be asked.
+        SourceError: A query failed. All other errors are in the report.
     """
     try:
-        look = look_at(conn, config)
+        look = read_look(conn, config)
     except UnsupportedServerVersion as error:
         return CheckReport((Finding.of(error),))
     return check_look(look.following(captured))
 
 
 def check_look(look: Look) -> CheckReport:
-    """What `check` finds in a look."""
+    """Return the findings of `check` in a look."""
     return CheckReport((*_source_findings(look), *slot_findings(look)))
 
 
@@ -84,22 +85,22 @@ def _source_findings(look: Look) -> Iterator[Finding]:
 def prepare(
     conn: Connection, config: SourceConfig, *, captured: Collection[TableRef] = (), look: Look | None = None
 ) -> tuple[SetupReport, Look]:
-    """Set replica identities as the policy says, then create the publication or add the tables it lacks.
+    """Set replica identities as the policy says, then create the publication or add missing tables.
 
-    Does nothing where everything is in place, and never takes anything away. Several at once wait for each
-    other. The slot is not looked at: that is `verify_slot`'s, or it is about to be created anew.
+    Setup is idempotent and removes nothing. Concurrent setups of one publication wait for each other. The slot is not
+    checked here: `verify_slot` checks it, or it is created later.
 
-    Parameters:
+    Args:
         conn: A connection made by `connect`.
-        config: What is to be captured, and the replica identity policy.
-        captured: Tables that the destination already holds and follows; see `check`.
-        look: A look at the source. If it needs nothing, nobody else is waited for, and it is not looked at again.
+        config: Settings of the source, with the policy for replica identities.
+        captured: Tables that the destination already holds, see `check`.
+        look: The last look at the source. If it needs no statement, no lock is taken, and the source is not read again.
 
     Returns:
-        What was done, and the source as it is now.
+        A report of the statements that were run, and the source after them.
 
     Raises:
-        SourceNotReady: The first thing that prevents capturing, before anything is changed.
+        SourceNotReady: The first error that prevents capturing, before anything is changed.
     """
     done: list[str] = []
     first: CheckReport | None = None
@@ -107,32 +108,32 @@ def prepare(
         look = look.following(captured)
         report = CheckReport((*_source_findings(look),))
         report.raise_first()
-        if not look.steps():
+        if not look.statements():
             return _report(look, (), report), look
-    with translate_errors(config.url, slot=config.slot, publication=config.publication), _one_at_a_time(conn, config):
+    with translate_errors(config.url, slot=config.slot, publication=config.publication), _setup_lock(conn, config):
         for _ in range(_ATTEMPTS):
             look = Look.read(conn, config).following(captured)
             report = CheckReport((*_source_findings(look),))
             first = first or report
             report.raise_first()
-            if not (steps := look.steps()):
+            if not (statements := look.statements()):
                 break
             try:
-                for step in steps:
-                    _run(conn, step, look.facts.role)
-                    done.append(step.done)
+                for statement in statements:
+                    _run(conn, statement, look.facts.role)
+                    done.append(statement.done)
             except (pg.DuplicateObject, pg.UniqueViolation, pg.UndefinedObject, pg.InternalError_):
-                # Somebody else (not a setup of ours: these wait) was at it at the same moment; "tuple
-                # concurrently updated" is an internal error. Look again.
+                # Another session, which does not take the setup lock, changed the same objects at the same time. "tuple
+                # concurrently updated" is an internal error. Read the source again.
                 continue
             look = Look.read(conn, config).following(captured)
             look.verify_tables()
             break
         else:
             raise SourceNotReady(
-                f"publication {quote_identifier(config.publication)} keeps being changed by others",
+                f"other sessions changed publication {quote_identifier(config.publication)} during each attempt",
                 object=f"publication {config.publication}",
-                remedy="run it again when nobody else is changing it",
+                remedy="run it again when no other session changes the publication",
             )
     return _report(look, done, first), look
 
@@ -142,66 +143,73 @@ def _report(look: Look, done: Sequence[str], check: CheckReport) -> SetupReport:
 
 
 @contextlib.contextmanager
-def _one_at_a_time(conn: Connection, config: SourceConfig) -> Iterator[None]:
-    """Keep other setups of this publication out of the way, and keep our locks from holding up the source."""
+def _setup_lock(conn: Connection, config: SourceConfig) -> Iterator[None]:
+    """Hold an advisory lock against other setups of this publication, with a short `lock_timeout` for other locks."""
     key = ("hashtextextended(%s, 0)", (f"dbmazz setup {config.publication}",))
     conn.execute(f"SELECT pg_advisory_lock({key[0]})".encode(), key[1])
     try:
         conn.execute(f"SET lock_timeout = '{_LOCK_TIMEOUT_S}s'".encode())
         yield
     finally:
-        # The connection may be the thing that failed.
+        # The connection may have failed.
         with contextlib.suppress(psycopg.OperationalError):
             conn.execute(f"SET lock_timeout = '{LOCK_TIMEOUT_S}s'".encode())
             conn.execute(f"SELECT pg_advisory_unlock({key[0]})".encode(), key[1])
 
 
-def _run(conn: Connection, step: Step, role: str) -> None:
+def _run(conn: Connection, statement: SetupStatement, role: str) -> None:
+    """Run a statement, up to `_ATTEMPTS` times if it does not get its locks.
+
+    Raises:
+        SourceNotReady: Other sessions hold locks on the table.
+        MissingPrivilege: The role may not run the statement.
+    """
     for _ in range(_ATTEMPTS):
         try:
-            conn.execute(step.sql.encode())
+            conn.execute(statement.sql.encode())
             return
         except pg.LockNotAvailable:
-            problem: SourceError = _table_is_busy(conn, step)
+            problem: SourceError = _table_is_locked(conn, statement)
         except pg.InsufficientPrivilege as error:
             problem = MissingPrivilege(
-                f"role {quote_identifier(role)} may not do what setup has to: {error.diag.message_primary}",
-                object=str(step.table or f"role {role}"),
-                remedy=f"as a superuser or the owner: {step.sql}",
+                f"role {quote_identifier(role)} may not run a statement of setup: {error.diag.message_primary}",
+                object=str(statement.table or f"role {role}"),
+                remedy=f"as a superuser or the owner: {statement.sql}",
             )
             break
-        # Queries that waited behind ours have their turn before the next attempt.
+        # Queries that waited for this statement run before the next attempt.
         time.sleep(0.5)
     raise problem
 
 
-def _table_is_busy(conn: Connection, step: Step) -> SourceNotReady:
+def _table_is_locked(conn: Connection, statement: SetupStatement) -> SourceNotReady:
+    """Return the error for a table that other sessions have locked, with their process ids."""
     holders = []
-    if step.table is not None:
+    if statement.table is not None:
         holders = conn.execute(
             """
             SELECT DISTINCT pid FROM pg_catalog.pg_locks
             WHERE relation = to_regclass(%s) AND granted AND pid IS NOT NULL AND pid <> pg_backend_pid()
             """,
-            (step.table.sql,),
+            (statement.table.sql,),
         ).fetchall()
     who = f" by process {', '.join(str(pid) for (pid,) in holders)}" if holders else ""
     return SourceNotReady(
-        f"{step.table or 'a table'} is in use{who}, so that setup could not run: {step.sql}",
-        object=str(step.table or "setup"),
-        remedy=f"end the long transaction on it, or run in a quiet moment: {step.sql}",
+        f"{statement.table or 'a table'} is in use{who}, so that setup could not run: {statement.sql}",
+        object=str(statement.table or "setup"),
+        remedy=f"end the long transaction that uses it, or run at a quieter time: {statement.sql}",
     )
 
 
 def teardown(conn: Connection, config: SourceConfig) -> list[str]:
-    """Drop the slot and the publication, where they exist. Replica identities stay as they are.
+    """Drop the slot and the publication, if they exist. Replica identities stay as they are.
 
     Returns:
-        What was done, one sentence each.
+        One sentence for each object that was dropped.
 
     Raises:
         SlotActive: A process consumes the slot; nothing is dropped.
-        SlotMismatch: The slot of this name is another plugin's or database's; nothing is dropped.
+        SlotMismatch: The slot belongs to another plugin or database; nothing is dropped.
         MissingPrivilege: The role may not drop one of them.
     """
     done: list[str] = []
@@ -225,15 +233,16 @@ def teardown(conn: Connection, config: SourceConfig) -> list[str]:
 
 
 def _drop_slot(conn: Connection, name: str) -> bool:
+    """Drop a slot, after waiting up to `_SLOT_RELEASE_WAIT_S` for its release; return whether it existed."""
     deadline = time.monotonic() + _SLOT_RELEASE_WAIT_S
     while (slot := slot_state(conn, name)) is not None:
         row = conn.execute("SELECT current_database()::text").fetchone()
         if slot.plugin != PLUGIN or row != (slot.database,):
             raise SlotMismatch(
-                f"replication slot {name} is not one of dbmazz's: its plugin is {slot.plugin}, its database "
+                f"replication slot {name} does not belong to this pipeline: its plugin is {slot.plugin}, its database "
                 f"{slot.database}",
                 object=f"replication slot {name}",
-                remedy=f"if nobody needs it: SELECT pg_drop_replication_slot('{name}');",
+                remedy=f"if no other program needs it: SELECT pg_drop_replication_slot('{name}');",
             )
         if not slot.active:
             try:

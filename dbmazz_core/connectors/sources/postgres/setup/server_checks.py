@@ -18,12 +18,12 @@ from dbmazz_core.connectors.sources.postgres.setup.slots import unusable_slot
 from dbmazz_core.errors import SourceNotReady
 from dbmazz_core.model.findings import Finding
 
-#: Logical decoding on standbys came with this version.
+#: First major version with logical decoding on standbys.
 _STANDBY_DECODING = 16
 
 
 def server_findings(look: Look) -> Iterator[Finding]:
-    """Version, wal_level, the role's REPLICATION, free slots and walsenders."""
+    """Yield findings about version, standby, wal_level, the role's REPLICATION, free slots and walsenders."""
     facts, login = look.facts, Login.of(look.config.url)
     server = f"PostgreSQL {facts.version}"
     if bug := known_decoding_bug(facts.version_num):
@@ -36,7 +36,7 @@ def server_findings(look: Look) -> Iterator[Finding]:
     if facts.in_recovery and facts.version_num < _STANDBY_DECODING * 10000:
         yield Finding.of(
             SourceNotReady(
-                f"{server} is a standby, and decodes no changes there before version {_STANDBY_DECODING}",
+                f"{server} is a standby, and standbys decode no changes before version {_STANDBY_DECODING}",
                 object=login.server,
                 remedy="put the primary's host into SOURCE_URL (or all, with target_session_attrs=primary)",
             )
@@ -48,7 +48,7 @@ def server_findings(look: Look) -> Iterator[Finding]:
     if facts.has_replication:
         yield Finding("ok", f"role {facts.role} may replicate", f"role {facts.role}")
     else:
-        # The session's role by name: the URL may leave it to libpq.
+        # The role that is connected: the URL may not name it.
         yield Finding.of(missing_replication(Login(facts.role, facts.database, login.server)))
     used, limit = facts.slots_in_use, facts.max_replication_slots
     if look.slot is None and used >= limit:
@@ -63,14 +63,14 @@ def server_findings(look: Look) -> Iterator[Finding]:
 
 
 def slot_findings(look: Look) -> Iterator[Finding]:
-    """The slot, if it exists. Whether it fits the checkpoint is `slots.verify_slot`'s question."""
+    """Yield a finding about the slot. `slots.verify_slot` checks the slot against the checkpoint."""
     slot, name = look.slot, f"replication slot {look.config.slot}"
     if slot is None:
         yield Finding("ok", f"{name} does not exist yet", name)
     elif problem := unusable_slot(slot, look.facts.database):
         yield Finding.of(problem)
     elif slot.active:
-        # A pipeline at work, most likely this one.
+        # A pipeline is running, most likely this one.
         yield Finding.of(slot_active(slot.name, slot.active_pid, slot.active_application), "warning")
     else:
         retained = f", retaining {slot.retained_bytes:,} bytes of WAL" if slot.retained_bytes is not None else ""

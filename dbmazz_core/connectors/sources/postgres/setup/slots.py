@@ -1,4 +1,4 @@
-"""Whether the replication slot can be used: does it fit configuration and checkpoint?"""
+"""Verify the replication slot and the server's history against settings and checkpoint."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PLUGIN = "pgoutput"
 
 
 def unusable_slot(state: SlotState, database: str) -> SlotMismatch | SlotLost | None:
-    """Why a slot of this name cannot be used by a pipeline of this database, whatever its position."""
+    """Return why a pipeline of this database cannot use a slot, whatever its position; None: it can be used."""
     if state.slot_type != "logical":
         return slot_mismatch(state.name, f"it is a {state.slot_type} slot")
     if state.plugin != PLUGIN:
@@ -48,23 +48,22 @@ def verify_slot(
     database: str,
     own_pid: int | None = None,
 ) -> None:
-    """Raise unless the stream can start at the checkpoint.
+    """Verify that a stream can start at the checkpoint.
 
-    Parameters:
-        state: The slot as `slot_state` found it.
-        config: Names the slot.
-        checkpoint_lsn: The destination's checkpoint; None where it has none yet: then a missing slot is as it
-            should be.
+    Args:
+        state: State of the slot; None: it does not exist.
+        config: Settings of the source, with the slot's name.
+        checkpoint_lsn: The destination's checkpoint; None: there is none, and a missing slot is no error.
         database: The source's database.
-        own_pid: A walsender that may hold the slot, because it is ours.
+        own_pid: Process id of this pipeline's walsender, which may hold the slot.
 
     Raises:
-        SlotNotFound: There is a checkpoint, but the slot is gone.
-        SlotMismatch: It is another plugin's, another database's, or physical.
-        SlotLost: The server no longer has its WAL.
-        SlotActive: Another process consumes it.
-        SlotAheadOfCheckpoint: It was confirmed beyond the checkpoint. PostgreSQL would start at the confirmed
-            position without a word, and what lies between would be missing.
+        SlotNotFound: There is a checkpoint, but no slot.
+        SlotMismatch: The slot belongs to another plugin or database, or is physical.
+        SlotLost: The server no longer has WAL that the slot needs.
+        SlotActive: Another process consumes the slot.
+        SlotAheadOfCheckpoint: The slot was confirmed beyond the checkpoint. PostgreSQL would start at the confirmed
+            LSN without an error, and the changes between would be missing.
     """
     object = f"replication slot {config.slot}"
     if state is None:
@@ -90,17 +89,18 @@ def verify_slot(
 
 
 def verify_history(
-    checkpoint_lsn: Lsn, checkpoint_timeline: int, flush_lsn: Lsn, timeline: int, left: Mapping[int, Lsn]
+    checkpoint_lsn: Lsn, checkpoint_timeline: int, flush_lsn: Lsn, timeline: int, timeline_ends: Mapping[int, Lsn]
 ) -> None:
-    """Raise unless the server's WAL is that of the checkpoint, and goes on behind it.
+    """Verify that the server's WAL contains the checkpoint and continues after it.
 
-    A server that was restored from a backup, or a standby that was promoted before it had everything, has fewer changes
-    than the destination, or soon others at the same positions; its slot, from the backup too, looks healthy.
+    A server that was restored from a backup, or a standby that was promoted before it had received all WAL, has fewer
+    changes than the destination, and later other changes at the same LSNs. Its slot, which comes from the same backup,
+    shows no error.
 
-    Parameters:
-        checkpoint_lsn, checkpoint_timeline: The destination's.
-        flush_lsn, timeline: The server's, as `IDENTIFY_SYSTEM` says.
-        left: Where the server's history left each earlier timeline.
+    Args:
+        checkpoint_lsn, checkpoint_timeline: The destination's checkpoint.
+        flush_lsn, timeline: The server's position, as `IDENTIFY_SYSTEM` returns it.
+        timeline_ends: LSNs at which the server's history left earlier timelines.
 
     Raises:
         ServerBehindCheckpoint: The destination holds changes that the server does not have.
@@ -108,11 +108,11 @@ def verify_history(
     if timeline == checkpoint_timeline:
         end, reason = flush_lsn, f"the server's WAL ends at {flush_lsn}"
     else:
-        end = left.get(checkpoint_timeline, Lsn(0))
+        end = timeline_ends.get(checkpoint_timeline, Lsn(0))
         reason = (
             f"the server, on timeline {timeline} now, left timeline {checkpoint_timeline} at {end}"
-            if checkpoint_timeline in left
-            else f"the server is on timeline {timeline}, which does not come from timeline {checkpoint_timeline}"
+            if checkpoint_timeline in timeline_ends
+            else f"the server is on timeline {timeline}, which does not descend from timeline {checkpoint_timeline}"
         )
     if checkpoint_lsn > end:
         raise ServerBehindCheckpoint(
@@ -125,18 +125,18 @@ def verify_history(
 
 
 def history_diverged(slot: str, last: CommittedTransaction, instead: str) -> HistoryDiverged:
-    """The error for a server that does not send the last applied transaction again, though its slot is behind it.
+    """Return the error for a server that does not send the last applied transaction, although its slot is not past it.
 
-    Parameters:
-        slot: The slot.
-        last: That transaction.
-        instead: What it sent, a clause.
+    Args:
+        slot: Name of the slot.
+        last: The last applied transaction.
+        instead: A clause that says what the server did instead.
     """
     return HistoryDiverged(
         f"the last transaction in the destination is {last.xid}, committed at {last.commit_lsn} on "
-        f"{last.commit_time:%Y-%m-%d %H:%M:%S.%f} UTC; {instead}: its history is another one, and the destination "
-        "holds changes that it does not have",
+        f"{last.commit_time:%Y-%m-%d %H:%M:%S.%f} UTC; {instead}: the server has another history, and the "
+        "destination holds changes that the server does not have",
         object=f"replication slot {slot}",
-        remedy=f"{SNAPSHOT_REMEDY}. It happens when the server's data directory was put back from a copy; or, if "
-        "SOURCE_PUBLICATION_NAME was changed just now, set it back for one run",
+        remedy=f"{SNAPSHOT_REMEDY}. It happens when the server's data directory was restored from a copy; or, if "
+        "SOURCE_PUBLICATION_NAME was just changed, set it back for one run",
     )

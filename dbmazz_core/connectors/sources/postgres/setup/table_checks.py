@@ -1,4 +1,4 @@
-"""Checks of the tables and the publication: privileges, replica identity, what arrives in the stream."""
+"""Checks of tables and publication: privileges, replica identities, published rows and columns."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from collections.abc import Iterator, Sequence
 
 from dbmazz_core.connectors.sources.postgres.catalog.column_choice import ColumnRules
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
-from dbmazz_core.connectors.sources.postgres.catalog.publication import (
-    Publication,
-    PublishedTable,
-    create_publication,
-    identity_steps,
-    publish_all_operations,
-)
+from dbmazz_core.connectors.sources.postgres.catalog.publication import Publication, PublishedTable
 from dbmazz_core.connectors.sources.postgres.errors.running import publication_not_found
 from dbmazz_core.connectors.sources.postgres.setup.look import Look
+from dbmazz_core.connectors.sources.postgres.setup.statements import (
+    create_publication,
+    publish_all_operations,
+    replica_identity_statements,
+)
 from dbmazz_core.errors import (
     MissingPrivilege,
     PublicationLacksTable,
@@ -28,7 +27,7 @@ from dbmazz_core.table_ref import quote_identifier
 
 
 def table_findings(look: Look) -> Iterator[Finding]:
-    """Do the tables exist, can they be captured, may the role read them, and are updates identifiable?"""
+    """Yield findings about the configured tables: existence, kind, privileges, inheritance and replica identity."""
     yield from (Finding.of(error) for error in look.resolution.errors)
     for ref, what in look.resolution.left_out:
         yield Finding("warning", f"{ref} is left out: it is {what}", str(ref))
@@ -49,22 +48,22 @@ def table_findings(look: Look) -> Iterator[Finding]:
             )
         if table.hides_rows:
             yield _missing_privilege(
-                f"row-level security hides rows of {table.ref} from role {role}; the stream would have them, "
-                "a snapshot would not",
+                f"row-level security hides rows of {table.ref} from role {role}; the stream would contain "
+                "these rows, a snapshot would not",
                 str(table.ref),
                 f"ALTER ROLE {role} BYPASSRLS;",
             )
         if table.has_children:
             yield Finding(
                 "warning",
-                f"tables that inherit from {table.ref} are not captured with it; add them to TABLES if they are wanted",
+                f"tables that inherit from {table.ref} are not captured with it; add them to TABLES if you need them",
                 str(table.ref),
             )
         yield _identity_finding(look, table)
 
 
 def column_findings(look: Look) -> Iterator[Finding]:
-    """Do the rules for columns fit the tables?"""
+    """Yield findings about rules for columns that do not fit the tables."""
     for problem in ColumnRules(look.config).problems(look.tables):
         yield Finding.of(problem)
 
@@ -74,8 +73,9 @@ def _missing_privilege(what: str, object: str, remedy: str) -> Finding:
 
 
 def _identity_finding(look: Look, table: TableInfo) -> Finding:
+    """Return the finding about the replica identity of a table."""
     policy, ref = look.config.replica_identity, str(table.ref)
-    steps = identity_steps([table], policy)
+    steps = replica_identity_statements([table], policy)
     statements = " ".join(step.sql for step in steps)
     if steps and not table.owned:
         return _missing_privilege(
@@ -94,8 +94,8 @@ def _identity_finding(look: Look, table: TableInfo) -> Finding:
         )
     if steps:
         return Finding("ok", f"{ref} will get REPLICA IDENTITY FULL", ref)
-    with_full = [member.ref for member in table.identities if member.replica_identity == "f"]
-    if table.refuses_full and (with_full or not table.has_usable_identity):
+    with_full = [member.ref for member in table.replica_identities if member.replica_identity == "f"]
+    if table.full_identity_fails and (with_full or not table.has_usable_identity):
         virtual = ", ".join(c.name for c in table.columns if c.generated == "v")
         return Finding.of(
             ReplicaIdentityInsufficient(
@@ -103,17 +103,17 @@ def _identity_finding(look: Look, table: TableInfo) -> Finding:
                 "updates and deletes with REPLICA IDENTITY FULL, and it has no other replica identity",
                 object=ref,
                 remedy=" ".join(f"ALTER TABLE {m.sql} REPLICA IDENTITY DEFAULT;" for m in with_full or [table.ref])
-                + " (it takes a primary key), or drop the columns or make them STORED",
+                + " (this needs a primary key), or drop the columns or make them STORED",
             )
         )
     if not table.has_usable_identity:
-        full = " ".join(s.sql for s in identity_steps([table], ReplicaIdentityPolicy.FULL))
+        full = " ".join(s.sql for s in replica_identity_statements([table], ReplicaIdentityPolicy.FULL))
         return Finding.of(
             ReplicaIdentityInsufficient(
                 f"{ref} has no primary key that can serve as replica identity (a deferrable one cannot): its "
-                "updates and deletes would carry nothing to find the row by",
+                "updates and deletes would not identify the row",
                 object=ref,
-                remedy=f"{full} (or give it a primary key; or set REPLICA_IDENTITY=auto, which does it where needed)",
+                remedy=f"{full} (or add a primary key; or set REPLICA_IDENTITY=auto, which sets it where needed)",
             )
         )
     rows = f"identified by {', '.join(table.key)}" if table.key else "a multiset: no key identifies a row"
@@ -121,54 +121,56 @@ def _identity_finding(look: Look, table: TableInfo) -> Finding:
 
 
 def publication_findings(look: Look) -> Iterator[Finding]:
-    """Does the publication exist, or may the role create it; does it have the tables and all operations?"""
+    """Yield findings about the publication: existence, operations, tables, row filters and column lists."""
     publication, tables = look.publication, look.tables
     if publication is None:
-        yield _missing_publication(look)
+        yield _missing_publication_finding(look)
         return
     name = quote_identifier(publication.name)
     as_owner = "" if publication.owned else f"as {quote_identifier(publication.owner)} or a superuser: "
     if publication.missing_operations:
-        yield _incomplete(
+        yield _publication_problem(
             publication,
             f"publication {name} does not publish {', '.join(publication.missing_operations)}",
             f"{as_owner}{publish_all_operations(publication.name)}",
         )
-    lacking = publication.lacks(tables)
-    partitioned = [t for t in lacking if t.is_partitioned and not publication.via_root]
+    missing = publication.missing_tables(tables)
+    partitioned = [t for t in missing if t.is_partitioned and not publication.via_root]
     if partitioned:
-        yield _incomplete(
+        yield _publication_problem(
             publication,
             f"publication {name} publishes the changes of partitioned tables under their partitions' names "
             f"({', '.join(str(t.ref) for t in partitioned)})",
             f"{as_owner}ALTER PUBLICATION {name} SET (publish_via_partition_root = true);",
         )
-    hidden = [t for t in lacking if publication.via_root and publication.tables.keys() & set(t.ancestors)]
-    for table in hidden:
+    under_root = [t for t in missing if publication.via_root and publication.tables.keys() & set(t.ancestors)]
+    for table in under_root:
         root = next(a for a in table.ancestors if a in publication.tables)
-        yield _incomplete(
+        yield _publication_problem(
             publication,
             f"publication {name} publishes the changes of partition {table.ref} as those of {root}",
-            f"put {root} into TABLES instead of {table.ref}, or use a publication of its own",
+            f"put {root} into TABLES instead of {table.ref}, or use another publication",
         )
-    lacking = [t for t in lacking if t not in partitioned and t not in hidden]
-    dropped = [t for t in lacking if t.ref in look.captured]
-    if dropped:
-        names = ", ".join(str(t.ref) for t in dropped)
-        yield _incomplete(
+    missing = [t for t in missing if t not in partitioned and t not in under_root]
+    removed = [t for t in missing if t.ref in look.captured]
+    if removed:
+        names = ", ".join(str(t.ref) for t in removed)
+        yield _publication_problem(
             publication,
-            f"publication {name} no longer has {names}: changes made since it was removed are lost",
-            f"run `dbmazz snapshot --tables '{','.join(str(t.ref) for t in dropped)}'`: it adds and copies them again",
+            f"publication {name} no longer has {names}: changes since the removal are lost",
+            f"run `dbmazz snapshot --tables '{','.join(str(t.ref) for t in removed)}'`: it adds the tables again and "
+            "re-snapshots them",
         )
-    elif lacking:
-        yield _addable(look, publication, lacking)
-    elif not partitioned and not hidden:
+    elif missing:
+        yield _missing_tables_finding(look, publication, missing)
+    elif not partitioned and not under_root:
         yield Finding("ok", f"publication {name} has every table", f"publication {publication.name}")
     for table in tables:
-        yield from _narrowed(look, publication, table)
+        yield from _published_part_findings(look, publication, table)
 
 
-def _missing_publication(look: Look) -> Finding:
+def _missing_publication_finding(look: Look) -> Finding:
+    """Return the finding about a publication that does not exist: whether setup can create it."""
     name, role = quote_identifier(look.config.publication), quote_identifier(look.facts.role)
     object = f"publication {look.config.publication}"
     if look.captured:
@@ -203,32 +205,33 @@ def _missing_publication(look: Look) -> Finding:
     return Finding("ok", f"publication {name} will be created", object)
 
 
-def _addable(look: Look, publication: Publication, lacking: Sequence[TableInfo]) -> Finding:
+def _missing_tables_finding(look: Look, publication: Publication, missing: Sequence[TableInfo]) -> Finding:
+    """Return the finding about tables that are not published yet: whether setup can add them."""
     name = quote_identifier(publication.name)
-    names = ", ".join(str(t.ref) for t in lacking)
-    step = look.publication_step()
-    if step is None or (publication.owned and not _not_owned(lacking) and not look.facts.in_recovery):
+    names = ", ".join(str(t.ref) for t in missing)
+    statement = look.publication_statement()
+    if statement is None or (publication.owned and not _not_owned(missing) and not look.facts.in_recovery):
         return Finding("ok", f"{names} will be added to publication {name}", f"publication {publication.name}")
     where = "on the primary, as a superuser" if look.facts.in_recovery else "as a superuser"
-    return _incomplete(
+    return _publication_problem(
         publication,
         f"publication {name} lacks {names}, and role {quote_identifier(look.facts.role)} may not add "
-        f"it: that takes the owner of both (publication: {quote_identifier(publication.owner)})",
-        f"{where} or the owner: {step.sql}",
+        f"it: only the owner of both can (publication: {quote_identifier(publication.owner)})",
+        f"{where} or the owner: {statement.sql}",
     )
 
 
-def _narrowed(look: Look, publication: Publication, table: TableInfo) -> Iterator[Finding]:
-    """Row filters and column lists, which somebody else has set, and columns that cannot arrive."""
+def _published_part_findings(look: Look, publication: Publication, table: TableInfo) -> Iterator[Finding]:
+    """Yield findings about a row filter, and about columns that are not published."""
     published = publication.tables.get(table.ref)
     if published is None:
         return
     name, object = quote_identifier(publication.name), str(table.ref)
-    is_full = bool(identity_steps([table], look.config.replica_identity)) or table.replica_identity == "f"
+    is_full = bool(replica_identity_statements([table], look.config.replica_identity)) or table.replica_identity == "f"
     if published.row_filter is not None:
-        yield _filtered(publication, table, published, is_full=is_full)
-    arriving = set(publication.columns_of(table))
-    missing = [c for c in table.columns if c.name not in arriving]
+        yield _row_filter_finding(publication, table, published, is_full=is_full)
+    published_names = set(publication.columns_of(table))
+    missing = [c for c in table.columns if c.name not in published_names]
     listed = [c.name for c in missing if not c.generated]
     if listed:
         what = f"publication {name} leaves out columns {', '.join(listed)} of {table.ref}"
@@ -237,7 +240,7 @@ def _narrowed(look: Look, publication: Publication, table: TableInfo) -> Iterato
             f"ALTER PUBLICATION {name} DROP TABLE {table.ref.sql}; ALTER PUBLICATION {name} ADD TABLE {table.ref.sql};"
         )
         if is_full:
-            what += ", which does not go together with REPLICA IDENTITY FULL: the server refuses its updates"
+            what += ", which excludes REPLICA IDENTITY FULL: the server refuses its updates"
             yield Finding.of(ReplicaIdentityInsufficient(what, object=object, remedy=remedy))
         elif key := [c for c in listed if c in table.key]:
             what += f", of which {', '.join(key)} identify its rows: the server refuses its updates and deletes"
@@ -248,18 +251,24 @@ def _narrowed(look: Look, publication: Publication, table: TableInfo) -> Iterato
     if generated:
         what = f"generated columns {', '.join(generated)} of {table.ref} do not arrive in the stream"
         if is_full and look.facts.version_num >= 180000 and any(c.generated == "s" for c in missing):
-            what += ", which does not go together with REPLICA IDENTITY FULL: the server refuses its updates"
+            what += ", which excludes REPLICA IDENTITY FULL: the server refuses its updates"
             remedy = f"ALTER PUBLICATION {name} SET (publish_generated_columns = stored);"
             yield Finding.of(ReplicaIdentityInsufficient(what, object=object, remedy=remedy))
         else:
             yield Finding("warning", what, object)
 
 
-def _filtered(publication: Publication, table: TableInfo, published: PublishedTable, *, is_full: bool) -> Finding:
-    """A row filter: a snapshot copies the same rows; the replica identity has to tell whether an old row was one."""
+def _row_filter_finding(
+    publication: Publication, table: TableInfo, published: PublishedTable, *, is_full: bool
+) -> Finding:
+    """Return the finding about a row filter.
+
+    A snapshot copies the same rows. The replica identity must contain the columns of the filter, so that the server can
+    tell whether an old row passes the filter.
+    """
     name, object = quote_identifier(publication.name), str(table.ref)
     what = f"publication {name} publishes only rows of {table.ref} WHERE {published.row_filter}"
-    full = " ".join(s.sql for s in identity_steps([table], ReplicaIdentityPolicy.FULL))
+    full = " ".join(s.sql for s in replica_identity_statements([table], ReplicaIdentityPolicy.FULL))
     # pub_rf_contains_invalid_column: the server then refuses UPDATE and DELETE on the table.
     outside = [] if is_full else [c for c in published.filter_columns if c not in table.key]
     if outside:
@@ -273,11 +282,11 @@ def _filtered(publication: Publication, table: TableInfo, published: PublishedTa
         )
     if is_full:
         return Finding("ok", what, object)
-    # An update that moves a row into the filter is sent as an insert, without what lies unchanged out of line.
+    # An update that moves a row into the filter is sent as an insert, without unchanged TOAST values.
     return Finding(
         "warning",
         f"{what}; a row that an update of {', '.join(published.filter_columns) or 'its key'} moves into it arrives "
-        f"without its large unchanged values, which stops the capture: {full} has them sent",
+        f"without its unchanged TOAST values, which stops the capture: {full} has them sent",
         object,
     )
 
@@ -286,6 +295,6 @@ def _not_owned(tables: Sequence[TableInfo]) -> list[TableInfo]:
     return [t for t in tables if not t.owned]
 
 
-def _incomplete(publication: Publication, what: str, remedy: str) -> Finding:
+def _publication_problem(publication: Publication, what: str, remedy: str) -> Finding:
     error: SourceError = PublicationLacksTable(what, object=f"publication {publication.name}", remedy=remedy)
     return Finding.of(error)

@@ -1,4 +1,4 @@
-"""An exported snapshot with a known LSN: what a new slot gives, for copying tables."""
+"""The exported snapshot of a new replication slot, with a known LSN, from which tables are copied."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ from dbmazz_core.settings.config import SnapshotConfig, SourceConfig
 if TYPE_CHECKING:
     from dbmazz_core.connectors.sources.postgres.snapshot.workers import SnapshotWorkers
 
-#: Creating a slot waits for open transactions; after that long, say which, and give up in the end.
-SAY_AFTER_S = 2.0
-GIVE_UP_AFTER_S = 60.0
+#: Seconds that the creation of a slot waits for open transactions before it reports them.
+REPORT_WAIT_AFTER_S = 2.0
+#: Seconds that the creation of a slot waits for open transactions before it gives up.
+MAX_WAIT_S = 60.0
 
 
 class ExportedSnapshot:
-    """All tables as of `lsn`: a transaction is in it exactly if its commit record lies before.
+    """All tables as of one LSN: the snapshot contains exactly the transactions whose commit record lies before `lsn`.
 
-    Use as a context manager; the snapshot ends with it. Made by `PostgresSource.create_slot` and `export_snapshot`.
+    Use it as a context manager; the snapshot ends with it. `PostgresSource.create_slot` creates it.
 
     Attributes:
         lsn: The slot's consistent point.
@@ -65,14 +66,14 @@ class ExportedSnapshot:
         """Create a slot and export its snapshot.
 
         Args:
-            config: Names the slot.
+            config: Settings of the source, with the slot's name.
             connection: An ordinary connection, for the catalog.
-            server: The server that it leads to.
-            temporary: A slot of another name that goes away with the snapshot, instead of the configured one.
+            server: The server that `connection` leads to.
+            temporary: Whether the slot is a temporary one of another name, which is dropped with the snapshot.
             on_wait: Called with a sentence while the creation waits for open transactions.
 
         Raises:
-            SlotCreationBlocked: If it waited for too long; names the transactions.
+            SlotCreationBlocked: The creation waited for `MAX_WAIT_S`; the error names the open transactions.
         """
         replication = ReplicationConnection(
             config.url,
@@ -83,21 +84,21 @@ class ExportedSnapshot:
         )
         snapshot = cls(connection, server, config, replication)
 
-        def waiting(seconds: float) -> None:
+        def report(seconds: float) -> None:
             blockers = slot_creation_blockers(connection)
-            if seconds >= GIVE_UP_AFTER_S:
+            if seconds >= MAX_WAIT_S:
                 raise slot_creation_blocked(config.slot, blockers, seconds, standby=server.in_recovery)
             if on_wait is not None and blockers:
                 on_wait(f"creating replication slot {config.slot} waits for {blockers[0]}")
             elif on_wait is not None and server.in_recovery:
                 on_wait(
                     f"creating replication slot {config.slot} waits for the primary to log its open transactions; to "
-                    f"have it do so now, on the primary: {LOG_STANDBY_SNAPSHOT}"
+                    f"log them now, run on the primary: {LOG_STANDBY_SNAPSHOT}"
                 )
 
         try:
             name = f"{config.slot[:40]}_copy_{os.getpid()}_{time.monotonic_ns() % 10**6}" if temporary else config.slot
-            created = replication.create_slot(name, temporary=temporary, on_wait=waiting, wait_s=SAY_AFTER_S)
+            created = replication.create_slot(name, temporary=temporary, on_wait=report, wait_s=REPORT_WAIT_AFTER_S)
         except BaseException:
             replication.close()
             raise
@@ -117,10 +118,10 @@ class ExportedSnapshot:
         self._replication.close()
 
     def fingerprints(self, oids: Collection[int]) -> dict[int, Fingerprint]:
-        """What tables were as of the snapshot. To be called before `frames`.
+        """Return the fingerprints of tables as of the snapshot, by OID. Call this before `rows`.
 
         Raises:
-            SourceError: If reading fails.
+            SourceError: A query failed.
         """
         config = self._config
         connection, _ = connect_to(self._server, config.url, application_name="dbmazz snapshot", text_form=True)
@@ -135,19 +136,19 @@ class ExportedSnapshot:
     def rows(
         self, table: TableInfo, schema: TableSchema, config: SnapshotConfig, *, keep_unreadable: bool
     ) -> Iterator[CopiedRows]:
-        """All rows that are published of a table, in any order.
+        """Yield all published rows of a table, in any order.
 
         Args:
             table: The table.
-            schema: The columns that are wanted.
-            config: How it is read.
-            keep_unreadable: Whether texts that are no values are let through.
+            schema: The captured columns.
+            config: Settings of copies.
+            keep_unreadable: Whether texts that are no values of their column's type are yielded rather than raised.
 
         Raises:
-            SourceError: If reading fails.
-            BadValue: If a text is none of its column's type.
+            SourceError: A query failed.
+            BadValue: A text is no value of its column's type.
         """
-        # Loaded when rows are copied: ADBC takes a while.
+        # Imported when rows are copied, because the import of ADBC is slow.
         from dbmazz_core.connectors.sources.postgres.snapshot.workers import (
             PageRange,
             SnapshotWorkers,
@@ -156,12 +157,12 @@ class ExportedSnapshot:
         )
 
         if self._workers is None:
-            # All of them are pinned before the first row is read; from then on the exporting connection may go. Another
-            # server has no snapshot of that name.
+            # All workers import the snapshot before the first row is read; then the exporting connection may close.
+            # `config.url` names the exporting server; another server does not have the snapshot.
             self._workers = SnapshotWorkers(
                 self._config.url, self._replication.server_version, self._name, workers=config.parallel_workers
             )
-        # Partitions are their root's rows; inheritance children are not their parent's.
+        # The rows of partitions belong to their root. The rows of inheritance children do not belong to their parent.
         maskers = ColumnRules(self._config).maskers(table.ref)
         with translate_errors(self._config.url, slot=self._config.slot, publication=self._config.publication):
             query = select_query(self._connection, schema, only=not table.is_partitioned, maskers=maskers)

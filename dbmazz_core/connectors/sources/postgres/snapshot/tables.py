@@ -1,4 +1,4 @@
-"""Tables as of one position of the WAL, and whether they are still what they were there."""
+"""The rows of tables as of an exported snapshot, and whether the tables are still unaltered."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Self
 from dbmazz_core.connectors.sources.postgres.catalog.catalog_table import CatalogTable
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
 from dbmazz_core.connectors.sources.postgres.catalog.fingerprint import Fingerprint
+from dbmazz_core.connectors.sources.postgres.session import Session
 from dbmazz_core.connectors.sources.postgres.snapshot.exported import ExportedSnapshot
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.source import CopiedRows
@@ -15,17 +16,49 @@ from dbmazz_core.settings.config import SnapshotConfig
 from dbmazz_core.table_ref import TableRef
 
 
+def snapshot_tables(session: Session, tables: Collection[TableRef], *, temporary: bool) -> TableSnapshot:
+    """Export a snapshot and return the tables as of it.
+
+    Args:
+        session: The server.
+        tables: Tables of the last look that may be read.
+        temporary: See `export_snapshot`.
+    """
+    oids = [table.oid for table in session.table_infos(tables)] if tables else []
+    # Read before the snapshot is exported, see `TableSnapshot`.
+    published = {ref: table.identity.published for ref, table in (session.catalog(oids) if tables else {}).items()}
+    exported = export_snapshot(session, temporary=temporary)
+    try:
+        return TableSnapshot(
+            exported,
+            session.table_infos(tables),
+            published,
+            session.catalog,
+            session.fingerprints,
+            session.snapshot_config,
+        )
+    except BaseException:
+        exported.close()
+        raise
+
+
+def export_snapshot(session: Session, *, temporary: bool) -> ExportedSnapshot:
+    """Create the configured slot, or a temporary slot, and return its exported snapshot."""
+    connection, server = session.connection, session.server
+    return ExportedSnapshot.create(session.config, connection, server, temporary=temporary, on_wait=session.on_wait)
+
+
 class TableSnapshot:
-    """Tables as of an exported snapshot. Use as a context manager; the snapshot ends with it.
+    """Tables as of an exported snapshot. Use it as a context manager; the snapshot ends with it.
 
     Args:
         exported: The snapshot.
-        tables: Those that may be read.
-        published: How each was published before the snapshot was made. Published in another way since, changes behind
-            the snapshot may not be in the stream.
-        catalog: Looks tables up by their OIDs.
-        fingerprints: Likewise.
-        config: How rows are read.
+        tables: Tables that may be read.
+        published: How each table was published before the snapshot was exported (`TableIdentity.published`). If a table
+            is published in another way afterwards, changes after the snapshot may be missing from the stream.
+        catalog: Reads tables by OID.
+        fingerprints: Reads fingerprints by OID.
+        config: Settings of copies.
     """
 
     def __init__(
@@ -40,11 +73,12 @@ class TableSnapshot:
         self._exported = exported
         self._config = config
         self._fingerprints = fingerprints
-        self._tables = {table.ref: table for table in tables}
+        self._infos = {table.ref: table for table in tables}
         oids = [table.oid for table in tables]
-        # In this order: what has not changed between the snapshot and the copy's end, has not before the catalog.
-        self._as_of = exported.fingerprints(oids) if oids else {}
-        self._found = {
+        # The catalog is read after the fingerprints of the snapshot and before those of `is_unaltered`: if the two are
+        # equal, nothing changed in between, and the catalog's tables are those of the snapshot.
+        self._snapshot_fingerprints = exported.fingerprints(oids) if oids else {}
+        self._tables = {
             ref: table
             for ref, table in (catalog(oids) if oids else {}).items()
             if table.identity.published == published.get(ref)
@@ -58,25 +92,25 @@ class TableSnapshot:
 
     @property
     def lsn(self) -> Lsn:
-        """See `Snapshot.lsn`."""
+        """Position of the snapshot: it contains exactly the transactions whose commit record lies before."""
         return self._exported.lsn
 
     def table(self, table: TableRef) -> CatalogTable | None:
-        """See `Snapshot.table`."""
-        return self._found.get(table)
+        """Return a table; None if it was dropped, or published in another way, since the snapshot was asked for."""
+        return self._tables.get(table)
 
     def rows(self, table: TableRef, *, keep_unreadable: bool) -> Iterator[CopiedRows]:
-        """See `Snapshot.rows`."""
+        """Yield all captured rows of a table, see `Snapshot.rows`."""
         return self._exported.rows(
-            self._tables[table], self._found[table].schema, self._config, keep_unreadable=keep_unreadable
+            self._infos[table], self._tables[table].schema, self._config, keep_unreadable=keep_unreadable
         )
 
     def is_unaltered(self, table: TableRef) -> bool:
-        """See `Snapshot.is_unaltered`."""
-        oid = self._tables[table].oid
+        """Return whether the table still has the columns and the storage of the snapshot, see `Snapshot`."""
+        oid = self._infos[table].oid
         now = self._fingerprints([oid]).get(oid)
         return (
             now is not None
-            and now.is_as(self._as_of.get(oid))
-            and now.columns.keys() >= {*self._found[table].schema.names}
+            and now.is_unaltered_since(self._snapshot_fingerprints.get(oid))
+            and now.columns.keys() >= {*self._tables[table].schema.names}
         )

@@ -1,9 +1,9 @@
-"""Reading whole tables inside an exported snapshot.
+"""Read whole tables in an exported snapshot.
 
-ADBC fetches them as Arrow (a binary COPY, decoded in C), in ranges of pages, by workers that are all pinned to one
-exported snapshot. Columns come in the carrier dtypes of the stream: integers, floats, booleans, text and bytes as they
-are; every other type as the text that its output function makes, which is what the stream sends. So both paths give
-the same values, and whatever is done with the text afterwards is done by one conversion.
+Workers that have all imported one exported snapshot read ranges of pages with ADBC, as Arrow (a binary COPY, decoded in
+C). Columns arrive in the carrier dtypes of the stream: integers, floats, booleans, text and bytes in their binary form;
+every other type as the text that its output function returns, which is the text that the stream sends. So snapshot and
+stream deliver the same values, and the same conversion reads the text of both.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from dbmazz_core.table_ref import TableRef
 
 #: Types that ADBC delivers in the carrier dtype, by OID: boolean, bytea, bigint, smallint, integer, text, real, double
 #: precision, character, character varying.
-_NATIVE = {
+_ADBC_KINDS = {
     16: Kind.BOOLEAN,
     17: Kind.BYTES,
     20: Kind.INT64,
@@ -48,22 +48,24 @@ _NATIVE = {
     1042: Kind.STRING,
     1043: Kind.STRING,
 }
-#: Those of them whose output function gives the text itself.
-_TEXTS = frozenset((25, 1042, 1043))
-#: Arrow batches of that size, so that one worker holds few of them.
+#: Types whose output function returns the stored text: text, character, character varying.
+_TEXT_TYPES = frozenset((25, 1042, 1043))
+#: Size of Arrow batches. A small size limits the memory of each worker.
 _BATCH_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class PageRange:
-    """Pages `first` to `last` (exclusive; None: to the end) of a table."""
+    """The pages of a table from `first` to before `last`; None: to the end."""
 
     first: int
     last: int | None
 
 
 def page_ranges(pages: int, estimated_rows: int, chunk_size: int) -> list[PageRange]:
-    """Cut a table into ranges of about `chunk_size` rows; the last one is open, so rows beyond the estimate are in.
+    """Return ranges of pages with about `chunk_size` rows each. The last range has no end.
+
+    So it includes rows beyond the estimate.
 
     >>> page_ranges(pages=100, estimated_rows=1000, chunk_size=400)
     [PageRange(first=0, last=40), PageRange(first=40, last=80), PageRange(first=80, last=None)]
@@ -80,17 +82,17 @@ def select_query(
     only: bool,
     maskers: Mapping[str, Masker],
 ) -> sql.Composed:
-    """The SELECT whose columns arrive in carrier dtypes, or as text to be read or masked.
+    """Return the SELECT whose columns arrive in carrier dtypes, or as text to be read or masked.
+
+    Other types are converted with their output function, as in the stream. A cast to text would differ: it trims
+    `char(n)`, adds a netmask to `inet`, and writes `xml` in another form.
 
     Args:
-        connection: For the catalog.
-        schema: The table and its published columns that are wanted.
-        only: Leave out inheritance children, which the publication does not take for their parent's rows either.
-        maskers: Masks by column. What is nulled is not even read; hashes are not made by the server, which would log
-            the key.
-
-    A cast to text would not do: it trims `char(n)`, adds a netmask to `inet`, and has its own idea of `xml`; the
-    output function is what the stream uses.
+        connection: An ordinary connection, for the catalog.
+        schema: The table and its captured columns.
+        only: Whether inheritance children are left out, as in the publication.
+        maskers: Masks by column. Columns that a mask sets to NULL are not read. Hashes are not computed by the server,
+            which would log the key.
     """
     rows = connection.execute(
         "SELECT a.attname, n.nspname, p.proname, a.atttypid::bigint, base.nspname, base.typname "
@@ -100,7 +102,7 @@ def select_query(
         "JOIN pg_catalog.pg_type t ON t.oid = a.atttypid "
         "JOIN pg_catalog.pg_proc p ON p.oid = t.typoutput "
         "JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace "
-        # What a domain is over: polymorphic output functions do not take every domain (enum_out takes none).
+        # The base type of a domain, because polymorphic output functions do not accept every domain (enum_out none).
         "LEFT JOIN LATERAL (WITH RECURSIVE over AS ("
         "SELECT t.typbasetype AS oid UNION ALL SELECT within.typbasetype FROM over "
         "JOIN pg_catalog.pg_type within ON within.oid = over.oid WHERE within.typtype = 'd') "
@@ -119,7 +121,7 @@ def select_query(
             continue
         columns[str(name)] = (
             column
-            if (_NATIVE.get(oid) is kinds.get(str(name)) if masker is None else oid in _TEXTS)
+            if (_ADBC_KINDS.get(oid) is kinds.get(str(name)) if masker is None else oid in _TEXT_TYPES)
             else sql.SQL("pg_catalog.textin({}({})) AS {}").format(
                 sql.Identifier(str(function_schema), str(function)), value, column
             )
@@ -131,27 +133,28 @@ def select_query(
     )
 
 
-def _in_pages(query: str, pages: PageRange, row_filter: str | None) -> str:
-    """Restrict a query to pages, with a TID range scan (PostgreSQL 14), and to the rows that are published."""
+def _restrict(query: str, pages: PageRange, row_filter: str | None) -> str:
+    """Return a query restricted to pages, for a TID range scan (PostgreSQL 14), and to the published rows."""
     conditions = [f"({row_filter})"] if row_filter else []
     if pages.first:
         conditions.append(f"ctid >= '({pages.first},0)'::pg_catalog.tid")
-    if pages.last is not None:  # else to the end; partitioned tables have no pages of their own
+    if pages.last is not None:  # None for a partitioned table, which has no pages of its own
         conditions.append(f"ctid < '({pages.last},0)'::pg_catalog.tid")
     return f"{query} WHERE {' AND '.join(conditions)}" if conditions else query
 
 
 class SnapshotWorkers:
-    """Connections pinned to one exported snapshot, which read ranges of tables at the same time.
+    """Connections that have imported one exported snapshot and read ranges of tables concurrently.
 
     Args:
-        url: Where to.
+        url: URL of the server.
         server_version: `server_version_num`.
-        snapshot_name: Exported; the connection that exported it has to live until this is made.
-        workers: How many connections.
+        snapshot_name: Name of the snapshot. The connection that exported it must stay open until the constructor
+            returns.
+        workers: Number of connections.
 
     Raises:
-        SourceError: If a connection or the snapshot fails.
+        SourceError: A connection or the import of the snapshot failed.
     """
 
     def __init__(self, url: SecretUrl, server_version: int, snapshot_name: str, *, workers: int) -> None:
@@ -167,7 +170,7 @@ class SnapshotWorkers:
             raise
 
     def close(self) -> None:
-        """Close the connections; the snapshot ends with the last of them."""
+        """Close the connections, and with them the snapshot."""
         for connection in self._connections:
             connection.close()
         self._connections.clear()
@@ -182,33 +185,33 @@ class SnapshotWorkers:
         row_filter: str | None = None,
         keep_unreadable: bool = False,
     ) -> Iterator[CopiedRows]:
-        """Read the ranges of a table; yields their rows, in any order.
+        """Yield the rows of ranges of a table, in any order.
 
         Args:
-            schema: The table.
-            query: Made by `select_query`.
-            ranges: Of its pages.
+            schema: The table and its captured columns.
+            query: The query of `select_query`.
+            ranges: Ranges of the table's pages.
             maskers: Masks by column.
-            row_filter: Only rows for which this expression is true, as in PostgreSQL's own initial copy.
-            keep_unreadable: Whether texts that are no values are let through, instead of raising BadValue.
+            row_filter: SQL condition that the rows must fulfil, as in PostgreSQL's own initial copy; None: all rows.
+            keep_unreadable: Whether texts that are no values of their column's type are yielded, not raised.
         """
-        todo: queue.SimpleQueue[PageRange] = queue.SimpleQueue()
+        pending: queue.SimpleQueue[PageRange] = queue.SimpleQueue()
         for pages in ranges:
-            todo.put(pages)
-        done: queue.Queue[CopiedRows | Exception | None] = queue.Queue(maxsize=2)
+            pending.put(pages)
+        results: queue.Queue[CopiedRows | Exception | None] = queue.Queue(maxsize=2)
         stopping = threading.Event()
         threads = [
             threading.Thread(
-                target=self._work,
+                target=self._read_ranges,
                 args=(
                     connection,
                     schema.table,
-                    lambda pages: _in_pages(query, pages, row_filter),
-                    todo,
-                    done,
+                    lambda pages: _restrict(query, pages, row_filter),
+                    pending,
+                    results,
                     stopping,
-                    lambda frame: _in_carriers(
-                        _unread(frame) if self._raw else frame, schema, maskers, keep_unreadable
+                    lambda frame: _to_copied_rows(
+                        _texts_as_bytes(frame) if self._raw else frame, schema, maskers, keep_unreadable
                     ),
                 ),
                 name="dbmazz-snapshot",
@@ -220,7 +223,7 @@ class SnapshotWorkers:
         try:
             running = len(threads)
             while running:
-                item = done.get()
+                item = results.get()
                 if item is None:
                     running -= 1
                 elif isinstance(item, Exception):
@@ -230,50 +233,52 @@ class SnapshotWorkers:
         finally:
             stopping.set()
             while any(thread.is_alive() for thread in threads):
-                while not done.empty():
-                    done.get_nowait()
+                while not results.empty():
+                    results.get_nowait()
                 for thread in threads:
                     thread.join(0.02)
 
-    def _work(
+    def _read_ranges(
         self,
         connection: adbc_driver_postgresql.dbapi.Connection,
         table: TableRef,
         query: Callable[[PageRange], str],
-        todo: queue.SimpleQueue[PageRange],
-        done: queue.Queue[CopiedRows | Exception | None],
+        pending: queue.SimpleQueue[PageRange],
+        results: queue.Queue[CopiedRows | Exception | None],
         stopping: threading.Event,
         read: Callable[[pl.DataFrame], CopiedRows],
     ) -> None:
+        """Read ranges of a table until none is pending; put their rows, then an error or nothing, then None."""
         try:
             while not stopping.is_set():
-                pages = todo.get_nowait()
+                pages = pending.get_nowait()
                 with connection.cursor() as cursor:
                     cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_BYTES)})
                     cursor.execute(query(pages))
                     for batch in cursor.fetch_record_batch():
                         frame = pl.from_arrow(batch)
                         assert isinstance(frame, pl.DataFrame)
-                        done.put(read(frame))
+                        results.put(read(frame))
                         if stopping.is_set():
                             return
         except queue.Empty:
             pass
-        except Exception as error:  # noqa: BLE001 - handed to the consumer, which raises it
-            done.put(self._failure(error, table))
+        except Exception as error:  # noqa: BLE001 - the consumer raises it
+            results.put(self._failure(error, table))
         finally:
-            done.put(None)
+            results.put(None)
 
     def _connect(self, snapshot_name: str) -> adbc_driver_postgresql.dbapi.Connection:
+        """Return a new connection that has imported the snapshot."""
         try:
             connection = adbc_driver_postgresql.dbapi.connect(
                 session_conninfo(self._url, "dbmazz snapshot"), autocommit=False
             )
-        except Exception as error:  # noqa: BLE001 - ADBC's own classes say less than the text
+        except Exception as error:  # noqa: BLE001 - ADBC's classes say less than its message
             raise self._failure(error, None) from None
         try:
             with connection.cursor() as cursor:
-                # The snapshot has to be set before the transaction's first query.
+                # SET TRANSACTION SNAPSHOT must come before the transaction's first query (manual, "SET TRANSACTION").
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
                 cursor.execute(f"SET TRANSACTION SNAPSHOT '{snapshot_name}'")
                 version, timeout = self._server_version, LOCK_TIMEOUT_S
@@ -288,31 +293,32 @@ class SnapshotWorkers:
         return connection
 
     def _failure(self, error: Exception, table: TableRef | None) -> Exception:
+        """Return the error of this package for an error of ADBC; another error unchanged."""
         sqlstate = getattr(error, "sqlstate", None)
-        # In the middle of a result it is pyarrow that raises: OSError where the connection broke.
+        # While a result is fetched, pyarrow raises: OSError if the connection broke.
         if isinstance(error, (adbc_driver_postgresql.dbapi.Error, OSError, pa.ArrowException)):
             if sqlstate:
                 return detailed_source_error(sqlstate, str(error), self._url)
             return ReplicationInterrupted(
                 f"copying {table or 'tables'} broke: {self._url.redact(str(error))}",
                 object=str(table or "snapshot"),
-                remedy="run again: tables that were copied completely are kept, the others are copied anew",
+                remedy="run again: tables that were copied completely are kept, the others are copied again",
             )
         return error
 
 
-def _unread(frame: pl.DataFrame) -> pl.DataFrame:
-    """Texts as what they are in SQL_ASCII: any bytes."""
+def _texts_as_bytes(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return a frame with its texts as bytes: in a database in SQL_ASCII a text can be any bytes."""
     return pl.DataFrame([series.cast(pl.Binary) if series.dtype == pl.String else series for series in frame])
 
 
-def _in_carriers(
+def _to_copied_rows(
     frame: pl.DataFrame, schema: TableSchema, maskers: Mapping[str, Masker], keep_unreadable: bool
 ) -> CopiedRows:
-    """Name the columns by their places, mask those that are to be, and read those that came as text.
+    """Return rows with their columns in carrier dtypes, masked, and named by their places.
 
     Raises:
-        BadValue: If a text is none of its column's type, unless that is to be let through.
+        BadValue: A text is no value of its column's type, and `keep_unreadable` is False.
     """
     columns: list[pl.Series] = []
     unreadable: dict[int, pl.Series] = {}

@@ -1,0 +1,56 @@
+"""The state of the replication slot for `status`, and whether the slot has changes to deliver."""
+
+from __future__ import annotations
+
+import psycopg
+
+from dbmazz_core.connectors.sources.postgres.connection import Connection
+from dbmazz_core.connectors.sources.postgres.server.state import SlotState
+from dbmazz_core.lsn import Lsn
+from dbmazz_core.model.source_status import SourceStatus
+from dbmazz_core.table_ref import quote_identifier
+
+
+def source_status(name: str, slot: SlotState | None, server_lsn: Lsn) -> SourceStatus:
+    """Return the status of a source.
+
+    Args:
+        name: Name of the configured slot.
+        slot: State of the slot; None if it does not exist.
+        server_lsn: The server's WAL flush position.
+    """
+    return SourceStatus(
+        slot=name,
+        slot_exists=slot is not None,
+        slot_active=bool(slot and slot.active),
+        active_pid=slot.active_pid if slot else None,
+        wal_status=slot.wal_status if slot else None,
+        confirmed_lsn=slot.confirmed_flush_lsn if slot else None,
+        server_lsn=server_lsn,
+    )
+
+
+def slot_has_changes(connection: Connection, slot: str, publication: str, *, timeout_s: float) -> bool:
+    """Return whether a slot has row changes of a publication to deliver. The slot does not move.
+
+    Args:
+        connection: An ordinary connection.
+        slot: Name of the slot.
+        publication: Name of the publication.
+        timeout_s: Seconds that the server may take. If it takes longer, the answer is True.
+    """
+    # The peek ends after the first transaction that yields any message. Before version 15 this may be a transaction
+    # without changes for the publication, sent as an empty BEGIN and COMMIT.
+    message_limit = 1 if connection.info.server_version >= 150000 else 10_000
+    with connection.transaction():
+        connection.execute(f"SET LOCAL statement_timeout = {int(timeout_s * 1000)}".encode())
+        try:
+            row = connection.execute(
+                "SELECT count(*) FROM pg_catalog.pg_logical_slot_peek_binary_changes(%s, NULL, %s, "
+                "'proto_version', '1', 'publication_names', %s) "
+                "WHERE pg_catalog.get_byte(data, 0) IN (68, 73, 84, 85)",  # D, I, T, U
+                [slot, message_limit, quote_identifier(publication)],
+            ).fetchone()
+        except psycopg.errors.QueryCanceled:
+            return True
+    return bool(row and row[0])
