@@ -29,7 +29,7 @@ find-python = for python in $(1); do \
 	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
 		echo "$$python cannot create virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; fi
 
-.PHONY: help venv test lint format types docs bench demo test-browser test-matrix test-lowest soak soak-short clean
+.PHONY: help venv test lint format types docs bench demo test-browser test-versions test-matrix test-lowest soak soak-short clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,7 +42,7 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-# The core of the version matrix is among them.
+# The core of the version matrix is among them, on the oldest and the newest version.
 test: lint $(MATRIX) ## Lint, format check, types and all tests but those of the other targets
 	DBMAZZ_POSTGRES_MATRIX=$(POSTGRES_MATRIX) $(BIN)/python -m pytest -m 'not slow and not browser and not soak' $(PARALLEL)
 
@@ -84,9 +84,11 @@ soak: venv ## Generated workloads and DDL against the oracle, an hour each, two 
 soak-short: venv ## Generated workloads of make soak, for about a minute each
 	SOAK_BEGIN=1 SOAK_SECONDS=80 DEFINITIONS_SECONDS=60 $(BIN)/python -m pytest -s tests/soak $(PARALLEL)
 
-# The matrix on every version, then the suites that look at the server, with each version as the server.
-test-matrix: venv $(MATRIX) ## Tests over PostgreSQL 14 to 18
+test-versions: venv $(MATRIX) ## What is worth it over PostgreSQL 14 to 18
 	DBMAZZ_POSTGRES_MATRIX=$(POSTGRES_MATRIX) $(BIN)/python -m pytest -m matrix $(PARALLEL)
+
+# Then the suites that look at the server, with each version as the server.
+test-matrix: test-versions ## Tests over PostgreSQL 14 to 18
 	for major in $(POSTGRES_MAJORS); do echo "== PostgreSQL $$major =="; \
 		DBMAZZ_POSTGRES_BIN=$(POSTGRES_MATRIX)/$$major $(BIN)/python -m pytest -m 'not slow and not matrix' \
 			$(MATRIX_TESTS) $(PARALLEL) || exit 1; done
