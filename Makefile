@@ -29,7 +29,7 @@ find-python = for python in $(1); do \
 	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
 		echo "$$python cannot create virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; fi
 
-.PHONY: help venv test lint format types docs bench demo test-browser test-matrix test-lowest soak soak-short clean
+.PHONY: help venv test lint format types docs bench demo test-browser test-versions test-matrix test-lowest soak soak-short clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,7 +42,7 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-# The tests include the core of the version matrix.
+# The tests include the core of the version matrix, on the oldest and the newest version.
 test: lint $(MATRIX) ## Run lint, format check, type check, and all tests but those of the other targets
 	DBMAZZ_POSTGRES_MATRIX=$(POSTGRES_MATRIX) $(BIN)/python -m pytest -m 'not slow and not browser and not soak' $(PARALLEL)
 
@@ -85,9 +85,11 @@ soak: venv ## Run generated workloads and DDL, an hour each, two captures at onc
 soak-short: venv ## Run the generated workloads of make soak for about a minute each
 	SOAK_BEGIN=1 SOAK_SECONDS=80 DEFINITIONS_SECONDS=60 $(BIN)/python -m pytest -s tests/soak $(PARALLEL)
 
-# The tests marked matrix on all versions, then the suites that depend on the server's version, with each version.
-test-matrix: venv $(MATRIX) ## Run the tests that depend on the server with PostgreSQL 14 to 18
+test-versions: venv $(MATRIX) ## Run the tests marked matrix on PostgreSQL 14 to 18
 	DBMAZZ_POSTGRES_MATRIX=$(POSTGRES_MATRIX) $(BIN)/python -m pytest -m matrix $(PARALLEL)
+
+# Then the suites that depend on the server, with each version as the server.
+test-matrix: test-versions ## Run all tests that depend on the server with PostgreSQL 14 to 18
 	for major in $(POSTGRES_MAJORS); do echo "== PostgreSQL $$major =="; \
 		DBMAZZ_POSTGRES_BIN=$(POSTGRES_MATRIX)/$$major $(BIN)/python -m pytest -m 'not slow and not matrix' \
 			$(MATRIX_TESTS) $(PARALLEL) || exit 1; done

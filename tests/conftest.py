@@ -34,8 +34,8 @@ def pytest_configure() -> None:
         os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
 
 
-#: The matrix's core: runs on every version each time. Other tests marked `matrix` do so in `make test-matrix`, and each
-#: time on the newest version only.
+#: The matrix's core: runs on the oldest and on the newest version each time. Other tests marked `matrix` run on the
+#: newest only, and all of them on every version in `make test-versions`.
 _CORE = ("test_every_version.py", "test_partition_origin.py")
 
 
@@ -44,8 +44,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     combinations: dict[str, list[pytest.Item]] = {}
     for item in items:
-        major = parameters(item).get("matrix_server")
-        if major not in (None, MAJOR_VERSIONS[-1]) and item.path.name not in _CORE:
+        versions = (MAJOR_VERSIONS[0], MAJOR_VERSIONS[-1]) if item.path.name in _CORE else (MAJOR_VERSIONS[-1],)
+        if parameters(item).get("matrix_server", MAJOR_VERSIONS[-1]) not in versions:
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("each_value") and not item.get_closest_marker("slow"):
             combinations.setdefault(item.nodeid.partition("[")[0], []).append(item)

@@ -240,7 +240,7 @@ def destination(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Destinatio
         yield Destination(sink, path)
 
 
-@examples(100)
+@examples(60)
 @given(st.sampled_from(SHAPES), st.sampled_from(Mode), st.data())
 def test_any_changes_in_any_batches_leave_what_the_source_has(
     destination: Destination, shape: Shape, mode: Mode, data: st.DataObject

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from threading import Event
 from typing import Any
 
@@ -13,7 +15,7 @@ from dbmazz_core.errors import SchemaChanged
 from dbmazz_core.model.records import Insert, SchemaChange
 from dbmazz_core.settings.by_table import parse_schema_policy
 from dbmazz_core.settings.config import FlushConfig, SnapshotConfig, TableConfig, WindowLimits
-from tests.support.lab import BOTH, Lab, toast
+from tests.support.lab import BOTH, Lab, instead_of_t, toast
 
 START = (
     "CREATE TABLE t (id int PRIMARY KEY, n int, v text); ALTER TABLE t REPLICA IDENTITY {identity};"
@@ -55,52 +57,74 @@ def copied_anew(result: Any) -> bool:
     return bool(result.copy_anew)
 
 
-@pytest.mark.each_value
-@BOTH
-@pytest.mark.parametrize("change", IN_PLACE.values(), ids=list(IN_PLACE))
-def test_a_change_of_metadata_is_followed_in_place(lab: Lab, change: str, identity: str) -> None:
-    lab.execute(START.format(identity=identity))
-    lab.capture_and_compare("t")
-    key = "identifier" if "identifier" in change else "id"
-    lab.transactions(
-        "INSERT INTO t (id) VALUES (101); UPDATE t SET n = 0 WHERE id < 10; DELETE FROM t WHERE id = 20",
-        "UPDATE t SET n = 1 WHERE n IS NULL; UPDATE t SET id = 200 WHERE id = 30",
-        change,
-        f"UPDATE t SET {key} = 300 WHERE {key} = 31; DELETE FROM t WHERE {key} = 21; UPDATE t SET {key} = {key}",
+def side_by_side(changes: Iterable[str]) -> dict[str, str]:
+    """By table, each with a name of its own: all changes happen in one window."""
+    return {"t_" + re.sub(r"\W", "_", name): {**IN_PLACE, **COPIED}[name] for name in changes}
+
+
+def begin(lab: Lab, tables: Iterable[str], identity: str) -> None:
+    start = START.format(identity=identity)
+    lab.execute(
+        "; ".join([*(instead_of_t(table, start) for table in tables), "CREATE TABLE other (id int PRIMARY KEY)"])
     )
-    result = lab.capture_and_compare("t")
-    assert not copied_anew(result)
-    lab.transactions(f"DELETE FROM t WHERE {key} < 5", f"UPDATE t SET {key} = -{key} WHERE {key} < 9")
-    assert not copied_anew(lab.capture_and_compare("t"))
+    lab.capture_and_compare(*tables)
 
 
-@pytest.mark.parametrize("change", [*IN_PLACE.values(), *COPIED.values()], ids=[*IN_PLACE, *COPIED])
-def test_a_change_that_no_row_comes_after(lab: Lab, change: str) -> None:
+@BOTH
+def test_a_change_of_metadata_is_followed_in_place(lab: Lab, identity: str) -> None:
+    changes = side_by_side(IN_PLACE)
+    begin(lab, changes, identity)
+    keys = {table: "identifier" if "identifier" in change else "id" for table, change in changes.items()}
+    for table, change in changes.items():
+        key = keys[table]
+        lab.transactions(
+            *(
+                instead_of_t(table, statement)
+                for statement in (
+                    "INSERT INTO t (id) VALUES (101); UPDATE t SET n = 0 WHERE id < 10; DELETE FROM t WHERE id = 20",
+                    "UPDATE t SET n = 1 WHERE n IS NULL; UPDATE t SET id = 200 WHERE id = 30",
+                    change,
+                    f"UPDATE t SET {key} = 300 WHERE {key} = 31; DELETE FROM t WHERE {key} = 21;"
+                    f"UPDATE t SET {key} = {key}",
+                )
+            )
+        )
+    assert not lab.capture_and_compare(*changes).copy_anew
+    for table, key in keys.items():
+        lab.transactions(f"DELETE FROM {table} WHERE {key} < 5", f"UPDATE {table} SET {key} = -{key} WHERE {key} < 9")
+    assert not lab.capture_and_compare(*changes).copy_anew
+
+
+def test_a_change_that_no_row_comes_after(lab: Lab) -> None:
     """The stream says nothing of it before the table's next row."""
-    lab.execute(START.format(identity="DEFAULT") + "; CREATE TABLE other (id int PRIMARY KEY)")
-    lab.capture_and_compare("t")
-    lab.transactions("UPDATE t SET n = 1 WHERE id < 10", change, "INSERT INTO other VALUES (1)")
-    lab.capture_and_compare("t", "other")
+    changes = side_by_side([*IN_PLACE, *COPIED])
+    begin(lab, changes, "DEFAULT")
+    for table, change in changes.items():
+        lab.transactions(f"UPDATE {table} SET n = 1 WHERE id < 10", instead_of_t(table, change))
+    lab.transactions("INSERT INTO other VALUES (1)")
+    lab.capture_and_compare(*changes, "other")
     lab.transactions("INSERT INTO other VALUES (2)")
-    assert not copied_anew(lab.capture_and_compare("t", "other"))
+    assert not lab.capture_and_compare(*changes, "other").copy_anew
 
 
-@pytest.mark.each_value
 @BOTH
-@pytest.mark.parametrize("change", COPIED.values(), ids=list(COPIED))
-def test_a_change_that_rewrites_is_followed_by_copying_anew(lab: Lab, change: str, identity: str) -> None:
-    lab.execute(START.format(identity=identity) + "; CREATE TABLE other (id int PRIMARY KEY)")
-    lab.capture_and_compare("t")
-    lab.transactions(
-        "UPDATE t SET n = 1 WHERE id < 10; INSERT INTO other VALUES (1)",
-        change,
-        f"ALTER TABLE t REPLICA IDENTITY {identity}; INSERT INTO t (id) VALUES (400); INSERT INTO other VALUES (2)",
-        "UPDATE t SET id = 401 WHERE id = 400; DELETE FROM other WHERE id = 1",
-    )
-    result = lab.capture_and_compare("t", "other")
-    assert copied_anew(result)
-    lab.transactions("UPDATE t SET id = 402 WHERE id = 401", "INSERT INTO other VALUES (3)")
-    assert not copied_anew(lab.capture_and_compare("t", "other"))
+def test_a_change_that_rewrites_is_followed_by_copying_anew(lab: Lab, identity: str) -> None:
+    changes = side_by_side(COPIED)
+    begin(lab, changes, identity)
+    for number, (table, change) in enumerate(changes.items()):
+        lab.transactions(
+            f"UPDATE {table} SET n = 1 WHERE id < 10; INSERT INTO other VALUES ({number}), ({number} + 100)",
+            instead_of_t(table, change),
+            f"ALTER TABLE {table} REPLICA IDENTITY {identity}; INSERT INTO {table} (id) VALUES (400);"
+            f"INSERT INTO other VALUES ({number} + 200)",
+            f"UPDATE {table} SET id = 401 WHERE id = 400; DELETE FROM other WHERE id = {number}",
+        )
+    assert set(lab.capture_and_compare(*changes, "other").copy_anew) == {lab.ref(table) for table in changes}
+    for table in changes:
+        lab.transactions(
+            f"UPDATE {table} SET id = 402 WHERE id = 401", "INSERT INTO other SELECT max(id) + 1 FROM other"
+        )
+    assert not lab.capture_and_compare(*changes, "other").copy_anew
 
 
 @BOTH

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.pipeline.test_column_rules import KEY, chosen, hashed
@@ -39,19 +41,29 @@ def copied_anew_by(lab: Lab, before: str, value: str, change: str) -> bool:
     return copied
 
 
-@pytest.mark.parametrize(("before", "value", "change"), OTHER_TEXT.values(), ids=OTHER_TEXT)
-def test_a_type_with_another_text_is_copied_anew(lab: Lab, before: str, value: str, change: str) -> None:
-    assert copied_anew_by(lab, before, value, change)
+def test_types_with_another_text_are_copied_anew_and_those_with_the_same_are_not(lab: Lab) -> None:
+    """A table for each change, all in one window."""
+    lab.execute("CREATE EXTENSION citext")
+    changes = {re.sub(r"\W", "_", name): change for name, change in {**OTHER_TEXT, **SAME_TEXT}.items()}
+    for table, (before, value, _) in changes.items():
+        lab.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, v {before})")
+        lab.execute(f"INSERT INTO {table} VALUES (1, '{value}'), (2, NULL)")
+    lab.capture_and_compare(*changes)
+    for table, (_, _, change) in changes.items():
+        lab.transactions(
+            f"INSERT INTO {table} VALUES (3)",
+            f"ALTER TABLE {table} ALTER v {change}",
+            f"INSERT INTO {table} VALUES (4)",
+        )
+    copied = {table.name for table in lab.capture_and_compare(*changes).copy_anew}
+    assert copied == {re.sub(r"\W", "_", name) for name in OTHER_TEXT}
+    lab.transactions(*(f"UPDATE {table} SET id = -id" for table in changes))
+    assert not lab.capture_and_compare(*changes).copy_anew
 
 
 @pytest.mark.since(15)
 def test_a_number_of_more_decimals_than_digits_that_becomes_any(lab: Lab) -> None:
     assert copied_anew_by(lab, "numeric(2,5)", "-0.00012", "TYPE numeric")
-
-
-@pytest.mark.parametrize(("before", "value", "change"), SAME_TEXT.values(), ids=SAME_TEXT)
-def test_a_type_with_the_same_text_is_not(lab: Lab, before: str, value: str, change: str) -> None:
-    assert not copied_anew_by(lab, before, value, change)
 
 
 def test_a_time_that_gets_a_zone_and_is_kept_as_text(lab: Lab) -> None:
@@ -70,9 +82,9 @@ def test_a_number_that_becomes_another_one_under_a_hash(lab: Lab) -> None:
     assert {hash for (hash,) in lab.rows("SELECT v FROM public.t")} == {hashed("4294967295", KEY)}
 
 
-@pytest.mark.parametrize(
-    ("column", "value"),
-    [
+def test_a_new_column_has_its_default_in_older_rows(lab: Lab) -> None:
+    """The catalog keeps it as an array, whose elements are parted as the type wants it: boxes by a semicolon."""
+    columns = [
         ("box", "'(3,4),(1,2)'"),
         ("box[]", "'{(3,4),(1,2);(1,1),(0,0)}'"),
         ("boxes", "'(3,4),(1,2)'"),
@@ -80,14 +92,18 @@ def test_a_number_that_becomes_another_one_under_a_hash(lab: Lab) -> None:
         ("text[]", "ARRAY['a,\"b', NULL, '']"),
         ("text", "''"),
         ("text", "'NULL'"),
-    ],
-)
-def test_a_new_column_has_its_default_in_older_rows(lab: Lab, column: str, value: str) -> None:
-    """The catalog keeps it as an array, whose elements are parted as the type wants it: boxes by a semicolon."""
-    lab.execute("CREATE DOMAIN boxes AS box; CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
-    lab.capture_and_compare("t")
-    lab.transactions(f"ALTER TABLE t ADD COLUMN v {column} DEFAULT {value}", "INSERT INTO t VALUES (2)")
-    assert not lab.capture_and_compare("t").copy_anew
+    ]
+    tables = [f"t{number}" for number, _ in enumerate(columns)]
+    lab.execute("CREATE DOMAIN boxes AS box")
+    lab.execute(
+        "; ".join(f"CREATE TABLE {table} (id int PRIMARY KEY); INSERT INTO {table} VALUES (1)" for table in tables)
+    )
+    lab.capture_and_compare(*tables)
+    for table, (column, value) in zip(tables, columns, strict=True):
+        lab.transactions(
+            f"ALTER TABLE {table} ADD COLUMN v {column} DEFAULT {value}", f"INSERT INTO {table} VALUES (2)"
+        )
+    assert not lab.capture_and_compare(*tables).copy_anew
 
 
 MADE_TYPES = """
@@ -105,17 +121,21 @@ HOLDING_AN_ENUM = {
 }
 
 
-@pytest.mark.parametrize(("column", "value"), HOLDING_AN_ENUM.items(), ids=HOLDING_AN_ENUM)
-def test_a_label_that_is_renamed_is_so_in_every_row(lab: Lab, column: str, value: str) -> None:
-    lab.execute(f"{MADE_TYPES} CREATE TABLE t (id int PRIMARY KEY, v {column}); INSERT INTO t VALUES (1, '{value}')")
-    lab.capture_and_compare("t")
-    lab.transactions("ALTER TYPE mood ADD VALUE 'so' BEFORE 'bad'", "UPDATE t SET id = 2")
+def test_a_label_that_is_renamed_is_so_in_every_row(lab: Lab) -> None:
+    lab.execute(MADE_TYPES)
+    tables = {f"t{number}": column for number, column in enumerate(HOLDING_AN_ENUM)}
+    for table, column in tables.items():
+        lab.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, v {column})")
+        lab.execute(f"INSERT INTO {table} VALUES (1, '{HOLDING_AN_ENUM[column]}')")
+    lab.capture_and_compare(*tables)
+    lab.transactions("ALTER TYPE mood ADD VALUE 'so' BEFORE 'bad'", *(f"UPDATE {table} SET id = 2" for table in tables))
     # Which labels a composite's or a range's text holds is not looked for.
-    assert bool(lab.capture_and_compare("t").copy_anew) == (column in ("pair", "pair[]", "moods"))
+    copied = {tables[table.name] for table in lab.capture_and_compare(*tables).copy_anew}
+    assert copied == {"pair", "pair[]", "moods"}
     lab.execute("ALTER TYPE mood RENAME VALUE 'good' TO 'fine'")
-    assert lab.capture_and_compare("t").copy_anew
-    lab.execute("ALTER TYPE mood RENAME TO humour; UPDATE t SET id = 3")
-    assert not lab.capture_and_compare("t").copy_anew
+    assert {table.name for table in lab.capture_and_compare(*tables).copy_anew} == set(tables)
+    lab.execute("; ".join(["ALTER TYPE mood RENAME TO humour", *(f"UPDATE {table} SET id = 3" for table in tables)]))
+    assert not lab.capture_and_compare(*tables).copy_anew
 
 
 @pytest.mark.parametrize("key", ["PRIMARY KEY (v)", "UNIQUE (w)"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -53,6 +54,11 @@ MARKS = ("_dbmazz_deleted", "_dbmazz_commit_lsn", "_dbmazz_commit_ts", "_dbmazz_
 def toast(seed: object) -> str:
     """SQL for a value that PostgreSQL stores out of line."""
     return TOAST.format(f"'{seed}'")
+
+
+def instead_of_t(table: str, statement: str) -> str:
+    """The statement with another table than `t`, so that several stories of `t` fit into one window."""
+    return re.sub(r"\b(TABLE|INTO|UPDATE|FROM) t\b", rf"\1 {table}", statement)
 
 
 @dataclass(slots=True)
