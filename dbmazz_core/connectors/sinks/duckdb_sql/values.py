@@ -1,7 +1,8 @@
-"""Convert values from carrier dtypes to DuckDB's types.
+"""Convert values from frames to DuckDB's types.
 
-DuckDB casts values that their carrier holds as text, also in lists. `arrow_table` first rewrites the few texts that
-DuckDB reads wrongly or not at all.
+DuckDB casts values that a frame holds as text, also in lists. `arrow_table` first rewrites the few texts that DuckDB
+reads wrongly or not at all. A column may also hold the values themselves, in polars' natural dtype: the cast then
+changes nothing. The dtype of the column tells which of the two it holds (docs/decisions/encoding-by-dtype.md).
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ def _needs_rewriting(values: pl.Series, type: DataType) -> bool:
         return False
     for _ in range(type.depth):
         values = values.explode()
+    if values.dtype != pl.String:  # the values themselves
+        return False
     if type.leaf.kind is Kind.INTERVAL:
         return bool((values.str.contains("+", literal=True) | values.str.contains(_MANY_HOURS)).any())
     return bool(values.str.ends_with(" BC").any())
