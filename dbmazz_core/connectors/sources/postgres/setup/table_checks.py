@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from dbmazz_core.connectors.sources.postgres.catalog.column_choice import ColumnRules
-from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
-from dbmazz_core.connectors.sources.postgres.catalog.publication import Publication, PublishedTable
+from dbmazz_core.connectors.sources.postgres.catalog.description import CatalogColumn, TableInfo
+from dbmazz_core.connectors.sources.postgres.catalog.publication import (
+    GENERATED_COLUMNS_VERSION,
+    Publication,
+    PublishedTable,
+)
 from dbmazz_core.connectors.sources.postgres.errors.running import publication_not_found
 from dbmazz_core.connectors.sources.postgres.setup.look import Look
 from dbmazz_core.connectors.sources.postgres.setup.statements import (
@@ -134,7 +138,21 @@ def publication_findings(look: Look) -> Iterator[Finding]:
             f"publication {name} does not publish {', '.join(publication.missing_operations)}",
             f"{as_owner}{publish_all_operations(publication.name)}",
         )
-    missing = publication.missing_tables(tables)
+    yield from _unpublished_table_findings(look, publication, as_owner)
+    for table in tables:
+        yield from _published_part_findings(look, publication, table)
+
+
+def _unpublished_table_findings(look: Look, publication: Publication, as_owner: str) -> Iterator[Finding]:
+    """Yield findings about configured tables whose changes are not published under their names.
+
+    Args:
+        look: The source.
+        publication: The publication.
+        as_owner: Words of a remedy for a role that does not own the publication; empty if the role owns it.
+    """
+    name = quote_identifier(publication.name)
+    missing = publication.missing_tables(look.tables)
     partitioned = [t for t in missing if t.is_partitioned and not publication.via_root]
     if partitioned:
         yield _publication_problem(
@@ -165,8 +183,6 @@ def publication_findings(look: Look) -> Iterator[Finding]:
         yield _missing_tables_finding(look, publication, missing)
     elif not partitioned and not under_root:
         yield Finding("ok", f"publication {name} has every table", f"publication {publication.name}")
-    for table in tables:
-        yield from _published_part_findings(look, publication, table)
 
 
 def _missing_publication_finding(look: Look) -> Finding:
@@ -226,36 +242,57 @@ def _published_part_findings(look: Look, publication: Publication, table: TableI
     published = publication.tables.get(table.ref)
     if published is None:
         return
-    name, object = quote_identifier(publication.name), str(table.ref)
+    name = quote_identifier(publication.name)
     is_full = bool(replica_identity_statements([table], look.config.replica_identity)) or table.replica_identity == "f"
     if published.row_filter is not None:
         yield _row_filter_finding(publication, table, published, is_full=is_full)
     published_names = set(publication.columns_of(table))
     missing = [c for c in table.columns if c.name not in published_names]
-    listed = [c.name for c in missing if not c.generated]
-    if listed:
-        what = f"publication {name} leaves out columns {', '.join(listed)} of {table.ref}"
-        # pub_collist_contains_invalid_column: the server then refuses UPDATE and DELETE on the table.
-        remedy = (
-            f"ALTER PUBLICATION {name} DROP TABLE {table.ref.sql}; ALTER PUBLICATION {name} ADD TABLE {table.ref.sql};"
-        )
-        if is_full:
-            what += ", which excludes REPLICA IDENTITY FULL: the server refuses its updates"
-            yield Finding.of(ReplicaIdentityInsufficient(what, object=object, remedy=remedy))
-        elif key := [c for c in listed if c in table.key]:
-            what += f", of which {', '.join(key)} identify its rows: the server refuses its updates and deletes"
-            yield Finding.of(ReplicaIdentityInsufficient(what, object=object, remedy=remedy))
-        else:
-            yield Finding("warning", what, object)
-    generated = [c.name for c in missing if c.generated]
-    if generated:
-        what = f"generated columns {', '.join(generated)} of {table.ref} do not arrive in the stream"
-        if is_full and look.facts.version_num >= 180000 and any(c.generated == "s" for c in missing):
-            what += ", which excludes REPLICA IDENTITY FULL: the server refuses its updates"
-            remedy = f"ALTER PUBLICATION {name} SET (publish_generated_columns = stored);"
-            yield Finding.of(ReplicaIdentityInsufficient(what, object=object, remedy=remedy))
-        else:
-            yield Finding("warning", what, object)
+    if listed := [c.name for c in missing if not c.generated]:
+        yield _column_list_finding(name, table, listed, is_full=is_full)
+    if generated := [c for c in missing if c.generated]:
+        supported = look.facts.version_num >= GENERATED_COLUMNS_VERSION
+        yield _generated_columns_finding(name, table, generated, is_full=is_full, publishable=supported)
+
+
+def _column_list_finding(publication: str, table: TableInfo, columns: Sequence[str], *, is_full: bool) -> Finding:
+    """Return the finding about columns that the publication's column list leaves out.
+
+    The server refuses UPDATE and DELETE if the replica identity contains such a column (publicationcmds.c,
+    pub_collist_contains_invalid_column).
+    """
+    what, object = f"publication {publication} leaves out columns {', '.join(columns)} of {table.ref}", str(table.ref)
+    remedy = (
+        f"ALTER PUBLICATION {publication} DROP TABLE {table.ref.sql}; "
+        f"ALTER PUBLICATION {publication} ADD TABLE {table.ref.sql};"
+    )
+    if is_full:
+        what += ", which REPLICA IDENTITY FULL does not permit: the server refuses its updates"
+        return Finding.of(ReplicaIdentityInsufficient(what, object=object, remedy=remedy))
+    if key := [name for name in columns if name in table.key]:
+        what += f", of which {', '.join(key)} identify its rows: the server refuses its updates and deletes"
+        return Finding.of(ReplicaIdentityInsufficient(what, object=object, remedy=remedy))
+    return Finding("warning", what, object)
+
+
+def _generated_columns_finding(
+    publication: str, table: TableInfo, columns: Sequence[CatalogColumn], *, is_full: bool, publishable: bool
+) -> Finding:
+    """Return the finding about generated columns that are not published.
+
+    Args:
+        publication: Name of the publication, quoted if needed.
+        table: The table.
+        columns: Its generated columns that are not published.
+        is_full: Whether the table has REPLICA IDENTITY FULL, or gets it from setup.
+        publishable: Whether the server can publish stored generated columns.
+    """
+    what = f"generated columns {', '.join(c.name for c in columns)} of {table.ref} do not arrive in the stream"
+    if is_full and publishable and any(c.generated == "s" for c in columns):
+        what += ", which REPLICA IDENTITY FULL does not permit: the server refuses its updates"
+        remedy = f"ALTER PUBLICATION {publication} SET (publish_generated_columns = stored);"
+        return Finding.of(ReplicaIdentityInsufficient(what, object=str(table.ref), remedy=remedy))
+    return Finding("warning", what, str(table.ref))
 
 
 def _row_filter_finding(
@@ -269,7 +306,7 @@ def _row_filter_finding(
     name, object = quote_identifier(publication.name), str(table.ref)
     what = f"publication {name} publishes only rows of {table.ref} WHERE {published.row_filter}"
     full = " ".join(s.sql for s in replica_identity_statements([table], ReplicaIdentityPolicy.FULL))
-    # pub_rf_contains_invalid_column: the server then refuses UPDATE and DELETE on the table.
+    # The server then refuses UPDATE and DELETE of the table (publicationcmds.c, pub_rf_contains_invalid_column).
     outside = [] if is_full else [c for c in published.filter_columns if c not in table.key]
     if outside:
         return Finding.of(

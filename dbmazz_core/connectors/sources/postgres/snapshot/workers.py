@@ -94,26 +94,9 @@ def select_query(
         maskers: Masks by column. Columns that a mask sets to NULL are not read. Hashes are not computed by the server,
             which would log the key.
     """
-    rows = connection.execute(
-        "SELECT a.attname, n.nspname, p.proname, a.atttypid::bigint, base.nspname, base.typname "
-        "FROM pg_catalog.pg_attribute a "
-        "JOIN pg_catalog.pg_class c ON c.oid = a.attrelid "
-        "JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace "
-        "JOIN pg_catalog.pg_type t ON t.oid = a.atttypid "
-        "JOIN pg_catalog.pg_proc p ON p.oid = t.typoutput "
-        "JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace "
-        # The base type of a domain, because polymorphic output functions do not accept every domain (enum_out none).
-        "LEFT JOIN LATERAL (WITH RECURSIVE over AS ("
-        "SELECT t.typbasetype AS oid UNION ALL SELECT within.typbasetype FROM over "
-        "JOIN pg_catalog.pg_type within ON within.oid = over.oid WHERE within.typtype = 'd') "
-        "SELECT bn.nspname, b.typname FROM over JOIN pg_catalog.pg_type b ON b.oid = over.oid AND b.typtype <> 'd' "
-        "JOIN pg_catalog.pg_namespace bn ON bn.oid = b.typnamespace) AS base ON t.typtype = 'd' "
-        "WHERE s.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped",
-        [schema.table.schema, schema.table.name],
-    ).fetchall()
     kinds = {column.name: column.type.kind for column in schema.columns}
     columns: dict[str, sql.Composable] = {}
-    for name, function_schema, function, type_oid, *base in rows:
+    for name, function_schema, function, type_oid, *base in _output_functions(connection, schema.table):
         column, masker, oid = sql.Identifier(str(name)), maskers.get(str(name)), int(str(type_oid))
         value = sql.SQL("{}::{}").format(column, sql.Identifier(*map(str, base))) if any(base) else column
         if masker is not None and masker.mask.kind == "null":
@@ -131,6 +114,31 @@ def select_query(
         sql.SQL("ONLY " if only else ""),
         sql.Identifier(schema.table.schema, schema.table.name),
     )
+
+
+def _output_functions(connection: psycopg.Connection[tuple[object, ...]], table: TableRef) -> list[tuple[object, ...]]:
+    """Return the columns of a table with the output functions of their types.
+
+    Each row has the column's name, schema and name of the output function, OID of the type, and schema and name of the
+    base type if the type is a domain. Values of a domain are cast to the base type, because polymorphic output
+    functions do not accept every domain (enum_out none).
+    """
+    return connection.execute(
+        "SELECT a.attname, n.nspname, p.proname, a.atttypid::bigint, base.nspname, base.typname "
+        "FROM pg_catalog.pg_attribute a "
+        "JOIN pg_catalog.pg_class c ON c.oid = a.attrelid "
+        "JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace "
+        "JOIN pg_catalog.pg_type t ON t.oid = a.atttypid "
+        "JOIN pg_catalog.pg_proc p ON p.oid = t.typoutput "
+        "JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace "
+        "LEFT JOIN LATERAL (WITH RECURSIVE over AS ("
+        "SELECT t.typbasetype AS oid UNION ALL SELECT within.typbasetype FROM over "
+        "JOIN pg_catalog.pg_type within ON within.oid = over.oid WHERE within.typtype = 'd') "
+        "SELECT bn.nspname, b.typname FROM over JOIN pg_catalog.pg_type b ON b.oid = over.oid AND b.typtype <> 'd' "
+        "JOIN pg_catalog.pg_namespace bn ON bn.oid = b.typnamespace) AS base ON t.typtype = 'd' "
+        "WHERE s.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped",
+        [table.schema, table.name],
+    ).fetchall()
 
 
 def _restrict(query: str, pages: PageRange, row_filter: str | None) -> str:
