@@ -7,6 +7,7 @@ values were rewritten. The catalog distinguishes them (PostgreSQL manual, "pg_at
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -99,6 +100,7 @@ class TableIdentity:
         )
 
     @classmethod
+    @functools.lru_cache(maxsize=10_000)  # a window reads each table's token several times
     def from_token(cls, token: TableToken) -> TableIdentity:
         """Return the identity from a token that `to_token` of this version or an older one has written."""
         kept: Mapping[str, Any] = json.loads(token)
