@@ -35,7 +35,7 @@ def test_capture_status_peek_and_snapshot(dbmazz: Dbmazz, shop: SourceDatabase, 
     shop.execute("INSERT INTO orders (id, note) VALUES (100, 'naïve')")
     assert "'naïve'" not in (peeked := dbmazz.run_in_process("peek")).stderr
     assert '"note": "naïve"' in peeked.stdout
-    assert f"checkpoint  {first.json['end_lsn']}" in dbmazz.run_in_process("status").stdout
+    assert f"checkpoint     {first.json['end_lsn']}" in dbmazz.run_in_process("status").stdout
     copied = dbmazz.run_in_process("snapshot", "--tables", "public.orders", "--json").json
     assert copied["tables"] == {"public.orders": {"snapshot_rows": 51, "quarantined": 0}}
     assert_equal(shop, duckdb_path, "public.orders")

@@ -305,7 +305,9 @@ def test_a_file_that_another_engine_is_just_making_is_waited_for(lab: Lab) -> No
     whole, checkpoint = lab.path.read_bytes(), lab.checkpoint
     for begun in (0, 100, 4096):
         lab.path.write_bytes(whole[:begun])
-        made = threading.Timer(0.5, lab.path.write_bytes, [whole])
+        complete = lab.path.with_suffix(".complete")
+        complete.write_bytes(whole)
+        made = threading.Timer(0.5, complete.replace, [lab.path])  # at once: nobody reads half of it
         made.start()
         with create_sink(SinkConfig(url=str(lab.path)), feed=lab.slot) as sink:
             found = sink.read().checkpoint
