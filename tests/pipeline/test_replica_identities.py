@@ -182,7 +182,7 @@ def test_virtual_generated_columns_without_a_key(lab: Lab, policy: ReplicaIdenti
     with pytest.raises(ReplicaIdentityInsufficient, match="virtual generated columns") as info:
         lab.capture()
     assert lab.database.fetch("SELECT count(*) FROM pg_publication") == [(0,)]
-    lab.execute("ALTER TABLE t ADD PRIMARY KEY (id);" + info.value.remedy.split(" (it")[0])
+    lab.execute("ALTER TABLE t ADD PRIMARY KEY (id);" + info.value.remedy.split(" (this")[0])
     lab.capture()
     lab.execute("UPDATE t SET v = 5, id = 3 WHERE id = 1; DELETE FROM t WHERE id = 2")
     lab.capture()
