@@ -55,16 +55,17 @@ def until(happened: Callable[[], object], timeout: float = 90) -> None:
 
 
 def backlog(shop: Shop) -> None:
-    """Enough for many flushes: inserts, updates and deletes in transactions of a thousand changes."""
-    for first in range(1000, 101_000, 1000):
-        shop.database.execute(
-            f"""
-            INSERT INTO orders SELECT i, 1, 1, repeat('x', 200)
-                FROM generate_series({first}, {first + 999}) i;
-            UPDATE orders SET amount = 2 WHERE id BETWEEN {first} AND {first + 299};
-            DELETE FROM orders WHERE id BETWEEN {first + 900} AND {first + 999};
-            """
-        )
+    """Enough for hundreds of flushes, some seconds: inserts, updates and deletes in transactions of 560 changes."""
+    with shop.database.connect() as connection:
+        for first in range(1000, 101_000, 400):
+            connection.execute(
+                f"""
+                INSERT INTO orders SELECT i, 1, 1, repeat('x', 200)
+                    FROM generate_series({first}, {first + 399}) i;
+                UPDATE orders SET amount = 2 WHERE id BETWEEN {first} AND {first + 119};
+                DELETE FROM orders WHERE id BETWEEN {first + 360} AND {first + 399};
+                """.encode()
+            )
 
 
 def confirmed(shop: Shop) -> object:
@@ -83,7 +84,7 @@ JOB = ("dagster", "job", "execute", "-m", "dbmazz_dagster.definitions", "-j", "d
 def test_sigkill_in_the_middle_of_a_window(captured: Shop) -> None:
     backlog(captured)
     before = confirmed(captured)
-    with running(captured, *JOB, FLUSH_SIZE="1000") as process:
+    with running(captured, *JOB, FLUSH_SIZE="400") as process:
         wait_until_flushed(captured, before)
         process.kill()
         assert process.wait() == -signal.SIGKILL
@@ -127,7 +128,7 @@ def test_sigterm_ends_the_first_snapshot(shop: Shop) -> None:
 def test_sigterm_ends_at_a_flush(captured: Shop) -> None:
     backlog(captured)
     before = confirmed(captured)
-    with running(captured, *JOB, FLUSH_SIZE="1000") as process:
+    with running(captured, *JOB, FLUSH_SIZE="400") as process:
         wait_until_flushed(captured, before)
         process.terminate()
         assert process.wait(timeout=60) != 0
@@ -150,7 +151,7 @@ def test_daemon_captures_and_resumes_after_sigkill(captured: Shop) -> None:
 
     done = len(finished(dg.DagsterRunStatus.SUCCESS))
     daemon = ("dagster._daemon", "run", "-w", "workspace.yaml")
-    with running(captured, *daemon, FLUSH_SIZE="1000", DBMAZZ_SENSOR_INTERVAL_S="1"):
+    with running(captured, *daemon, FLUSH_SIZE="400", DBMAZZ_SENSOR_INTERVAL_S="1"):
         backlog(captured)
         until(lambda: any(run.status is dg.DagsterRunStatus.STARTED for run in runs()))
         (run,) = (r for r in runs() if r.status is dg.DagsterRunStatus.STARTED)
@@ -174,7 +175,7 @@ def test_terminate_from_the_ui_ends_at_a_flush(captured: Shop) -> None:
     backlog(captured)
     before = confirmed(captured)
     daemon = ("dagster._daemon", "run", "-w", "workspace.yaml")
-    with running(captured, *daemon, FLUSH_SIZE="1000", DBMAZZ_SENSOR_INTERVAL_S="1"):
+    with running(captured, *daemon, FLUSH_SIZE="400", DBMAZZ_SENSOR_INTERVAL_S="1"):
         started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
         until(lambda: captured.instance.get_runs(started))
         (run,) = captured.instance.get_runs(started)
