@@ -206,7 +206,7 @@ class Pipeline:
                     result = _stopped_at(sink.read().checkpoint)
                 else:
                     limits = limits or self.settings.limits
-                    capture = Capture(self.settings, source, sink, list(copying.tables), limits, stop, progress)
+                    capture = Capture(self.settings, source, sink, copying.tables, limits, stop, progress)
                     result = capture.run(copying.checkpoint)
                 if result.copy_anew and result.stop_reason is not StopReason.STOP_REQUESTED:
                     again = Preparation(self.settings, source, sink, progress, stop)

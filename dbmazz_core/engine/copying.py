@@ -8,7 +8,7 @@ fails, complete tables stay, and the next run copies the other tables from a new
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from threading import Event
 
@@ -79,7 +79,7 @@ class Copying:
         recorded: Recorded,
         position: Lsn | None,
         *,
-        again: Sequence[TableRef] = (),
+        again: Collection[TableRef] = (),
         redacted: Mapping[TableRef, TableToken] | None = None,
         progress: Callable[[Progress], None] | None = None,
         stop: Event | None = None,

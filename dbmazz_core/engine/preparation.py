@@ -63,8 +63,7 @@ class Preparation:
 
         tables = [table.ref for table in look.tables]
         checks.verify_redacted([table for table in tables if table not in resnapshot])
-        names_today = self.source.names_today(checks.tokens())
-        redacted = {ref: token for ref, token in checks.tokens().items() if names_today.get(ref) not in resnapshot}
+        redacted = {ref: token for ref, token in checks.tokens.items() if checks.names_today.get(ref) not in resnapshot}
 
         # A table that is re-snapshotted may have any shape, and may have been missing from the publication.
         followed = [] if point.restart else [ref for ref in recorded.streaming if ref not in resnapshot]
@@ -79,7 +78,7 @@ class Preparation:
         _verify_configured(tables, resnapshot)
         checks.verify_names()
         kept = [(ref, None if ref in resnapshot else recorded.states.get(ref)) for ref in tables]
-        checks.verify_tables(kept, followed)
+        checks.verify_tables(kept, {*followed})
 
         _, look = self.source.prepare(captured=followed)
         if point.restart:
@@ -116,7 +115,7 @@ class Preparation:
             tables,
             recorded,
             position,
-            again=list(tables),
+            again=tables,
             progress=self.progress,
             stop=self.stop,
         )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 
 from dbmazz_core.engine.renames import NameChanges, name_changes
 from dbmazz_core.errors import ConfigError, DbmazzError
@@ -33,6 +33,22 @@ class ResumeChecks:
         self._source = source
         self._sink = sink
         self._recorded = recorded
+        tokens = ((ref, table.shape.token) for ref, table in recorded.tables.items())
+        #: The recorded tokens of the destination's tables. Older versions recorded none.
+        self.tokens: Mapping[TableRef, TableToken] = {ref: token for ref, token in tokens if token is not None}
+
+    @cached_property
+    def names_today(self) -> Mapping[TableRef, TableRef]:
+        """Today's names of the destination's tables, by the names under which they were copied."""
+        return self._source.names_today(self.tokens)
+
+    @cached_property
+    def _tokens_by_name_today(self) -> Mapping[TableRef, Mapping[TableRef, TableToken]]:
+        """By today's name: the destination's tables that have it now, with their tokens."""
+        found: dict[TableRef, dict[TableRef, TableToken]] = {}
+        for ref, name in self.names_today.items():
+            found.setdefault(name, {})[ref] = self.tokens[ref]
+        return found
 
     def problems(self, tables: Sequence[TableRef], *, and_feed: bool) -> Iterator[DbmazzError]:
         """Yield every problem with the position and the tables.
@@ -42,6 +58,7 @@ class ResumeChecks:
             and_feed: Whether the feed is verified too.
         """
         states, followed = self._recorded.states, self._recorded.streaming
+        captured = frozenset(followed)
         origins: dict[TableRef, TableRef] = {}
 
         def verify_names_today() -> None:
@@ -49,9 +66,12 @@ class ResumeChecks:
             origins.update({new: old for old, new in renamed.items()})
 
         def verify_table(table: TableRef) -> None:
-            self.verify_tables([(table, states.get(origins.get(table, table)))], followed)
+            self.verify_tables([(table, states.get(origins.get(table, table)))], captured)
 
-        checks: list[Callable[[], None]] = [partial(self.verify_position, and_feed=and_feed), verify_names_today]
+        checks: list[Callable[[], None]] = [
+            partial(self.verify_position, and_feed=and_feed),
+            verify_names_today,
+        ]
         checks += [partial(self.verify_redacted, [table]) for table in tables]
         checks += [partial(verify_table, table) for table in tables]
         for check in checks:
@@ -80,18 +100,15 @@ class ResumeChecks:
             tables: The configured tables.
             followed: The destination's tables that the stream continues to follow.
         """
-        tokens = {ref: token for ref, token in self.tokens().items() if ref in followed}
-        names_today = self._source.names_today(tokens)
-        return name_changes(tables, names_today, tokens, self._recorded.tables, self.settings.tables.schema_changes)
-
-    def tokens(self) -> dict[TableRef, TableToken]:
-        """Return the recorded tokens of the destination's tables. Older versions recorded none."""
-        tokens = ((ref, table.shape.token) for ref, table in self._recorded.tables.items())
-        return {ref: token for ref, token in tokens if token is not None}
+        known = {ref: self.names_today.get(ref) for ref in followed if ref in self.tokens}
+        names_today = {ref: name for ref, name in known.items() if name is not None}
+        return name_changes(tables, names_today, known, self._recorded.tables, self.settings.tables.schema_changes)
 
     def verify_redacted(self, tables: Collection[TableRef]) -> None:
         """Verify that columns that were redacted when a table was copied are redacted under today's names."""
-        self._source.verify_redacted(tables, self.tokens())
+        for table in tables:
+            if table in self._tokens_by_name_today:
+                self._source.verify_redacted([table], self._tokens_by_name_today[table])
 
     def verify_tables(
         self, tables: Sequence[tuple[TableRef, TableState | None]], followed: Collection[TableRef]

@@ -21,7 +21,7 @@ class ManagedSource(Source, Protocol):
         """Connect, if no connection is open.
 
         Raises:
-            SourceConnectionError: The server cannot be reached, or refuses the login.
+            ConnectionFailed: The server cannot be reached, or refuses the login.
         """
 
     def check_look(self, *, captured: Collection[TableRef] = ()) -> CheckReport:

@@ -72,6 +72,7 @@ class Session:
         self.names: dict[int, TableRef] = {}
         self._url = config.url
         self._look: Look | None = None
+        self._infos: dict[TableRef, TableInfo] = {}
         self._connection: Connection | None = None
         self._server: Server | None = None
 
@@ -104,8 +105,8 @@ class Session:
 
     def read_look(self) -> Look:
         """Read everything that check, setup and resume need from the catalog, and keep it."""
-        self._look = setup.read_look(self.connection, self.config)
-        return self._look
+        self.look = setup.read_look(self.connection, self.config)
+        return self.look
 
     @property
     def look(self) -> Look:
@@ -114,12 +115,13 @@ class Session:
 
     @look.setter
     def look(self, look: Look) -> None:
-        self._look = look
+        self._look, self._infos = look, {table.ref: table for table in look.tables}
 
     def table_infos(self, tables: Collection[TableRef]) -> list[TableInfo]:
         """Return tables of the last look by name. Tables that it did not find are left out."""
-        found = {table.ref: table for table in self.look.tables}
-        return [found[ref] for ref in tables if ref in found]
+        if self._look is None:
+            self.read_look()
+        return [self._infos[ref] for ref in tables if ref in self._infos]
 
     # -- the catalog now
 

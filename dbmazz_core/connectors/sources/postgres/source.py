@@ -125,7 +125,7 @@ class PostgresSource:
         return setup.prepare(self._session.connection, self.config)[0]
 
     def connect(self) -> None:
-        """Connect, if no connection is open; raise SourceConnectionError if the server refuses or cannot be reached."""
+        """Connect, if no connection is open; raise ConnectionFailed if the server refuses or cannot be reached."""
         self._session.connection  # noqa: B018
 
     def look(self) -> Look:

@@ -18,6 +18,7 @@ PostgreSQL guarantees these facts:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -57,7 +58,7 @@ class Evolution:
     targets: Mapping[str, str | None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, for the cached properties
 class Comparison:
     """Compares a table with its recorded identity.
 
@@ -299,7 +300,7 @@ class Comparison:
         target = self.known.targets[old.name]
         if target is None:
             return []
-        (old_definition,) = (column for column in self.known.schema.columns if column.name == target)
+        old_definition = self._known_columns[target]
         if old_definition.mask != definition.mask:
             return Resnapshot(f"has column {name} under another mask", _UNKNOWN_CHANGE)
         steps: list[SchemaStep] = []
@@ -316,8 +317,17 @@ class Comparison:
 
     def _version(self, old: SourceColumn) -> str:
         """Return the version that a recorded column has in the catalog; the recorded version if it was dropped."""
-        today = {c.number: c.version for c in self.now.identity.columns}
-        return today.get(old.number, old.version)
+        return self._current_versions.get(old.number, old.version)
+
+    @functools.cached_property
+    def _current_versions(self) -> dict[int, str]:
+        """The versions of the catalog's captured columns, by number."""
+        return {column.number: column.version for column in self.now.identity.columns}
+
+    @functools.cached_property
+    def _known_columns(self) -> dict[str, ColumnDef]:
+        """The destination's columns, by name."""
+        return {column.name: column for column in self.known.schema.columns}
 
     def _identity_with(self, columns: tuple[SourceColumn, ...]) -> TableIdentity:
         """Return the identity to record with these captured columns, see the second table of this class."""
