@@ -173,7 +173,8 @@ class Pipeline:
             copying = preparation.for_new_feed() if tables is None else preparation.for_window(tables)
             copying.with_rows = True  # a snapshot on request copies rows, whatever DO_SNAPSHOT says
             counts = copying.copy()
-        return SnapshotResult(copying.checkpoint.lsn, counts, time.monotonic() - started, copying.quarantined)
+        duration_s = time.monotonic() - started
+        return SnapshotResult(copying.checkpoint.lsn, counts, duration_s, copying.quarantined, preparation.warnings)
 
     def capture(
         self,
@@ -218,6 +219,7 @@ class Pipeline:
         if copying.needed:
             result.phases["snapshot"] = copied_s
         copies.report(result)
+        result.warnings = preparation.warnings
         result.duration_s = time.monotonic() - started
         return result
 

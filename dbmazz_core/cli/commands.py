@@ -6,7 +6,7 @@ import functools
 import gc
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,8 +104,7 @@ def check(report: Report, config: Path | None, **flags: str | None) -> int:
 def setup(report: Report, config: Path | None, **flags: str | None) -> None:
     """Create the publication and the slot, and set replica identities, where needed."""
     done = _pipeline(_settings(report, config, flags)).setup()
-    for warning in done.check.warnings:
-        report.message(f"warning: {warning.what}")
+    _warn(report, [warning.what for warning in done.check.warnings])
     report.result(done.to_dict(), *_rendered(report, "setup", done))
 
 
@@ -127,6 +126,7 @@ def snapshot(report: Report, config: Path | None, **flags: str | None) -> None:
     chosen = _chosen_tables(pipeline, some) if some is not None else None
     with show_progress(report) as progress:
         result = pipeline.snapshot(chosen, progress=progress)
+    _warn(report, result.warnings)
     report.result(result.to_dict(), *_rendered(report, "snapshot", result))
 
 
@@ -149,6 +149,7 @@ def capture(report: Report, config: Path | None, **flags: str | None) -> None:
     take_signals_back()
     with show_progress(report) as progress:
         result = pipeline.capture(stop=stop, progress=progress)
+    _warn(report, result.warnings)
     report.result(result.to_dict(), *_rendered(report, "window", result))
 
 
@@ -233,6 +234,11 @@ def _chosen_tables(pipeline: Pipeline, patterns: tuple[TablePattern, ...]) -> li
             )
     chosen = [ref for ref in configured if any(pattern.matches(ref) for pattern in patterns)]
     return None if len(chosen) == len(configured) else chosen
+
+
+def _warn(report: Report, warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        report.message(f"warning: {warning}")
 
 
 def _rendered(report: Report, kind: str, result: Any) -> list[Any]:

@@ -31,6 +31,7 @@ class Preparation:
         progress: Called after rows were loaded.
         stop: Set from elsewhere to end early.
         replaced: Tables that are copied because another table has their name now, with the reason.
+        warnings: The source's warnings, one sentence each.
     """
 
     settings: Settings
@@ -39,6 +40,7 @@ class Preparation:
     progress: Callable[[Progress], None] | None = None
     stop: Event | None = None
     replaced: dict[TableRef, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def for_window(self, resnapshot: Collection[TableRef] = ()) -> Copying:
         """Prepare a window that continues at the checkpoint. The order of the steps matters:
@@ -62,6 +64,7 @@ class Preparation:
         point = self.source.resume(checks.checkpoint(), stopped=self._stopped)
 
         tables = [table.ref for table in look.tables]
+        checks.verify_rule_tables(tables)
         checks.verify_redacted([table for table in tables if table not in resnapshot])
         redacted = {ref: token for ref, token in checks.tokens.items() if checks.names_today.get(ref) not in resnapshot}
 
@@ -80,7 +83,7 @@ class Preparation:
         kept = [(ref, None if ref in resnapshot else recorded.states.get(ref)) for ref in tables]
         checks.verify_tables(kept, {*followed})
 
-        _, look = self.source.prepare(captured=followed)
+        look = self._set_up(followed)
         if point.restart:
             recorded = self._mark_all_incomplete(recorded)
         return Copying.plan(
@@ -102,9 +105,10 @@ class Preparation:
         recorded = self.sink.read()
         checks = self._checks(recorded)
         checks.checkpoint()
+        checks.verify_rule_tables([table.ref for table in look.tables])
         checks.verify_names()
         checks.verify_tables([(table.ref, None) for table in look.tables], ())
-        _, look = self.source.prepare()
+        look = self._set_up()
         position = self.source.verify_feed()
         recorded = self._mark_all_incomplete(recorded)
         tables = {table.ref: table for table in look.tables}
@@ -122,6 +126,11 @@ class Preparation:
 
     def _checks(self, recorded: Recorded) -> ResumeChecks:
         return ResumeChecks(self.settings, self.source, self.sink, recorded)
+
+    def _set_up(self, captured: Collection[TableRef] = ()) -> Look:
+        report, look = self.source.prepare(captured=captured)
+        self.warnings = tuple(warning.what for warning in report.check.warnings)
+        return look
 
     def _rename_tables(self, renamed: Mapping[TableRef, TableRef]) -> Recorded:
         """Rename tables in the destination, by old name; return the bookkeeping afterwards."""
