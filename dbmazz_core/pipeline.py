@@ -150,27 +150,40 @@ class Pipeline:
                 report = replace(report, done=(*report.done, created))
             return report
 
-    def teardown(self) -> list[str]:
-        """Drop slot and publication; return sentences that say what was done. The destination stays as it is."""
+    def teardown(self, *, drop_publication: bool = False) -> list[str]:
+        """Drop the slot, and the publication; return sentences that say what was done. The destination is not changed.
+
+        Args:
+            drop_publication: Drop the publication also if dbmazz did not create it, or other slots may use it.
+        """
         with closing(self._source()) as source:
-            return source.teardown()
+            return source.teardown(drop_publication=drop_publication)
 
     # -- copies and capture windows
 
     def snapshot(
-        self, tables: Sequence[TableRef] | None = None, *, progress: ProgressCallback | None = None
+        self,
+        tables: Sequence[TableRef] | None = None,
+        *,
+        new_server: bool = False,
+        progress: ProgressCallback | None = None,
     ) -> SnapshotResult:
         """Copy or re-snapshot tables. Readers see the old rows of a table until its copy is complete.
 
         Args:
             tables: The tables; None: all tables, with a new position of the slot. This repairs a slot that is gone,
                 lost or ahead of the checkpoint.
+            new_server: Whether the tables may have moved to another server or database, such as by dump and restore.
+                The destination's tables, with the history that their modes keep, continue there. Only without `tables`.
             progress: Called after rows were loaded.
         """
         started = time.monotonic()
         with closing(self._source(_waiting(progress))) as source, self._opened(source) as sink:
             preparation = Preparation(self.settings, source, sink, progress)
-            copying = preparation.for_new_feed() if tables is None else preparation.for_window(tables)
+            if tables is None:
+                copying = preparation.for_new_feed(new_server=new_server)
+            else:
+                copying = preparation.for_window(tables)
             copying.with_rows = True  # a snapshot on request copies rows, whatever DO_SNAPSHOT says
             counts = copying.copy()
         duration_s = time.monotonic() - started

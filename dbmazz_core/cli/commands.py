@@ -109,9 +109,15 @@ def setup(report: Report, config: Path | None, **flags: str | None) -> None:
 
 
 @dbmazz.command(short_help="Re-snapshot tables.")
+@click.option(
+    "--new-server",
+    is_flag=True,
+    help="The tables have moved to the server or the database of SOURCE_URL: re-snapshot all of them from there into "
+    "the same destination, which keeps deleted rows and changelogs.",
+)
 @setting_options("source", "sink", "snapshot", without=(*_WINDOW_ONLY, "DO_SNAPSHOT"))
 @_common_options
-def snapshot(report: Report, config: Path | None, **flags: str | None) -> None:
+def snapshot(report: Report, config: Path | None, new_server: bool, **flags: str | None) -> None:
     """Re-snapshot tables; readers see the old rows of a table until its copy is complete.
 
     Without --tables, all configured tables are copied and the slot starts at a new position. This repairs a slot
@@ -124,8 +130,14 @@ def snapshot(report: Report, config: Path | None, **flags: str | None) -> None:
         flags["tables"] = None
     pipeline = _pipeline(_settings(report, config, flags))
     chosen = _chosen_tables(pipeline, some) if some is not None else None
+    if chosen is not None and new_server:
+        raise ConfigError(
+            "--new-server re-snapshots all tables, and --tables names some of them",
+            object="--tables",
+            remedy="leave out --tables",
+        )
     with show_progress(report) as progress:
-        result = pipeline.snapshot(chosen, progress=progress)
+        result = pipeline.snapshot(chosen, new_server=new_server, progress=progress)
     _warn(report, result.warnings)
     report.result(result.to_dict(), *_rendered(report, "snapshot", result))
 
@@ -190,10 +202,18 @@ def peek(report: Report, config: Path | None, limit: int, **flags: str | None) -
 
 @dbmazz.command(short_help="Drop the slot and the publication.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option(
+    "--drop-publication",
+    is_flag=True,
+    help="Drop the publication also if dbmazz did not create it, or another slot may use it.",
+)
 @setting_options("source", without=(*_WINDOW_ONLY, "REPLICA_IDENTITY"))
 @_common_options
-def teardown(report: Report, config: Path | None, yes: bool, **flags: str | None) -> int:
-    """Drop the slot and the publication; the destination is not changed."""
+def teardown(report: Report, config: Path | None, yes: bool, drop_publication: bool, **flags: str | None) -> int:
+    """Drop the slot and the publication; the destination is not changed.
+
+    A publication that dbmazz did not create, or that another slot of the database may use, stays.
+    """
     settings = _settings(report, config, flags, tables_needed=False)
     source = settings.source
     if not yes:
@@ -213,7 +233,7 @@ def teardown(report: Report, config: Path | None, yes: bool, **flags: str | None
             report.message("nothing was dropped")
             report.result({"done": []})
             return INTERRUPTED
-    done = _pipeline(settings).teardown()
+    done = _pipeline(settings).teardown(drop_publication=drop_publication)
     report.result({"done": done}, *(done or ["nothing to drop: neither slot nor publication exists"]))
     return 0
 

@@ -99,17 +99,22 @@ class Preparation:
             stop=self.stop,
         )
 
-    def for_new_feed(self) -> Copying:
-        """Prepare a re-snapshot of all tables, with a new position of the feed."""
+    def for_new_feed(self, *, new_server: bool = False) -> Copying:
+        """Prepare a re-snapshot of all tables, with a new position of the feed.
+
+        Args:
+            new_server: Whether the tables may have moved to another server or database since the last checkpoint.
+        """
         look = read_look(self.source)
         recorded = self.sink.read()
         checks = self._checks(recorded)
-        checks.checkpoint()
+        if not new_server:
+            checks.checkpoint()
         checks.verify_rule_tables([table.ref for table in look.tables])
         checks.verify_names()
         checks.verify_tables([(table.ref, None) for table in look.tables], ())
         look = self._set_up()
-        position = self.source.verify_feed()
+        position = self.source.usable_feed()
         recorded = self._mark_all_incomplete(recorded)
         tables = {table.ref: table for table in look.tables}
         return Copying.plan(

@@ -37,8 +37,12 @@ class ManagedSource(Source, Protocol):
     def create_feed(self) -> str | None:
         """Create the feed if it does not exist. Return a sentence that says so; None if the feed existed."""
 
-    def verify_feed(self) -> Lsn | None:
-        """Return the feed's confirmed position; None if the feed must be created. Raise SlotError if it is unusable."""
+    def usable_feed(self) -> Lsn | None:
+        """Return the feed's confirmed position; None if the feed must be created. Drop a feed that is lost.
+
+        Raises:
+            SlotError: The feed is in use, or not one of this pipeline.
+        """
 
     def table_descriptions(self) -> list[TableDescription]:
         """Return the configured tables, each with its captured columns."""
@@ -55,8 +59,12 @@ class ManagedSource(Source, Protocol):
     def peek(self, limit: int) -> Iterator[CdcRecord]:
         """Yield the next changes, at most `limit`, with the records around them. Consumes nothing."""
 
-    def teardown(self) -> list[str]:
-        """Drop the feed and everything that set-up created; return sentences that say what was dropped."""
+    def teardown(self, *, drop_publication: bool = False) -> list[str]:
+        """Drop the feed and what set-up created, unless others may use it; return sentences that say what was done.
+
+        Args:
+            drop_publication: Drop what others may use, too.
+        """
 
     def stop(self) -> None:
         """End the stream gracefully and close all connections."""

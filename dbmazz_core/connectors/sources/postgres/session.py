@@ -161,7 +161,12 @@ class Session:
     def identity(self) -> SystemIdentity:
         """The cluster, its timeline, the database, and the flush LSN when this was first read."""
         with self.replication("dbmazz identify") as connection:
-            return connection.identify_system()
+            identity = connection.identify_system()
+        with self.translated():
+            row = self.connection.execute(
+                "SELECT oid::bigint FROM pg_catalog.pg_database WHERE datname = current_database()"
+            ).fetchone()
+        return replace(identity, database_oid=row[0] if row else None)
 
     def slot(self) -> SlotState | None:
         """Return the replication slot, None if there is none."""

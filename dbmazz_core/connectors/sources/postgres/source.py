@@ -157,13 +157,13 @@ class PostgresSource:
         """Create the slot; return its exported snapshot, which shows the tables as of the start of the slot."""
         return export_snapshot(self._session, temporary=False)
 
-    def verify_feed(self) -> Lsn | None:
-        """Return the confirmed LSN of the slot, None if there is no slot; raise SlotError if it is unusable."""
-        return resuming.verify_slot_usable(self._session)
+    def usable_feed(self) -> Lsn | None:
+        """Return the confirmed LSN of the slot, None if there is none; drop a slot that the server has invalidated."""
+        return resuming.usable_slot(self._session)
 
-    def teardown(self) -> list[str]:
-        """Drop the slot and the publication; return sentences that say what was done."""
-        return setup.teardown(self._session.connection, self.config)
+    def teardown(self, *, drop_publication: bool = False) -> list[str]:
+        """Drop the slot, and the publication as `setup.prepare.teardown` says; return what was done."""
+        return setup.teardown(self._session.connection, self.config, drop_publication=drop_publication)
 
     # -- tables
 
