@@ -166,6 +166,7 @@ class Pipeline:
         tables: Sequence[TableRef] | None = None,
         *,
         new_server: bool = False,
+        upgraded_server: bool = False,
         progress: ProgressCallback | None = None,
     ) -> SnapshotResult:
         """Copy or re-snapshot tables. Readers see the old rows of a table until its copy is complete.
@@ -175,12 +176,16 @@ class Pipeline:
                 lost or ahead of the checkpoint.
             new_server: Whether the tables may have moved to another server or database, such as by dump and restore.
                 The destination's tables, with the history that their modes keep, continue there. Only without `tables`.
+            upgraded_server: Whether pg_upgrade has upgraded the server and kept the slot. Then only tables that need it
+                are copied, and the destination continues at the slot's position.
             progress: Called after rows were loaded.
         """
         started = time.monotonic()
         with closing(self._source(_waiting(progress))) as source, self._opened(source) as sink:
             preparation = Preparation(self.settings, source, sink, progress)
-            if tables is None:
+            if upgraded_server:
+                copying = preparation.for_upgraded_server()
+            elif tables is None:
                 copying = preparation.for_new_feed(new_server=new_server)
             else:
                 copying = preparation.for_window(tables)

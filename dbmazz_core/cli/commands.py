@@ -115,9 +115,15 @@ def setup(report: Report, config: Path | None, **flags: str | None) -> None:
     help="The tables have moved to the server or the database of SOURCE_URL: re-snapshot all of them from there into "
     "the same destination, which keeps deleted rows and changelogs.",
 )
+@click.option(
+    "--upgraded-server",
+    is_flag=True,
+    help="pg_upgrade has upgraded the server and kept the slot, which this destination has consumed: continue at the "
+    "slot's position, and copy only tables that are not the same.",
+)
 @setting_options("source", "sink", "snapshot", without=(*_WINDOW_ONLY, "DO_SNAPSHOT"))
 @_common_options
-def snapshot(report: Report, config: Path | None, new_server: bool, **flags: str | None) -> None:
+def snapshot(report: Report, config: Path | None, new_server: bool, upgraded_server: bool, **flags: str | None) -> None:
     """Re-snapshot tables; readers see the old rows of a table until its copy is complete.
 
     Without --tables, all configured tables are copied and the slot starts at a new position. This repairs a slot
@@ -130,14 +136,14 @@ def snapshot(report: Report, config: Path | None, new_server: bool, **flags: str
         flags["tables"] = None
     pipeline = _pipeline(_settings(report, config, flags))
     chosen = _chosen_tables(pipeline, some) if some is not None else None
-    if chosen is not None and new_server:
+    if (chosen is not None) + new_server + upgraded_server > 1:
         raise ConfigError(
-            "--new-server re-snapshots all tables, and --tables names some of them",
-            object="--tables",
-            remedy="leave out --tables",
+            "--tables, --new-server and --upgraded-server exclude each other",
+            object="--tables" if chosen is not None else "--new-server",
+            remedy="give one of them",
         )
     with show_progress(report) as progress:
-        result = pipeline.snapshot(chosen, new_server=new_server, progress=progress)
+        result = pipeline.snapshot(chosen, new_server=new_server, upgraded_server=upgraded_server, progress=progress)
     _warn(report, result.warnings)
     report.result(result.to_dict(), *_rendered(report, "snapshot", result))
 

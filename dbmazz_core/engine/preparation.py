@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Event
 
 from dbmazz_core.engine.copying import Copying
@@ -128,6 +128,25 @@ class Preparation:
             progress=self.progress,
             stop=self.stop,
         )
+
+    def for_upgraded_server(self) -> Copying:
+        """Prepare a window on a server that was upgraded with its feed. Tables that are the same are not copied.
+
+        The upgrade has rewritten the source's catalog, so the tables' tokens are replaced.
+        """
+        read_look(self.source)
+        recorded = self.sink.read()
+        if recorded.checkpoint is None:
+            return self.for_window()
+        tokens, followed = self._checks(recorded).tokens, recorded.streaming
+        known = {ref: tokens[ref] for ref in followed if ref in tokens}
+        checkpoint = self.source.checkpoint_after_upgrade(recorded.checkpoint, known)
+        tokens_now = self.source.tokens_after_upgrade(known)
+        shapes = [replace(recorded.tables[ref].shape, token=token) for ref, token in tokens_now.items()]
+        with self.sink.begin() as transaction:
+            transaction.record_shapes(shapes)
+            transaction.commit(checkpoint)
+        return self.for_window()
 
     def _checks(self, recorded: Recorded) -> ResumeChecks:
         return ResumeChecks(self.settings, self.source, self.sink, recorded)

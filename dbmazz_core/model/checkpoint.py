@@ -36,6 +36,10 @@ class Checkpoint:
     last: CommittedTransaction | None = None
     database_oid: int | None = None
 
+    def continued(self, server: SystemIdentity, lsn: Lsn) -> Checkpoint:
+        """Return the checkpoint at a position of another server, whose history continues that of the present server."""
+        return replace(self.on(server), lsn=lsn, last=None)
+
     def on(self, server: SystemIdentity) -> Checkpoint:
         """Return the checkpoint under the present timeline of the server, and the present name of the database."""
         return replace(

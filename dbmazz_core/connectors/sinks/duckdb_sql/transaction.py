@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Self
@@ -157,6 +157,12 @@ class DuckDBTransaction:
             resnapshot.restore_changes(statements, found)
             resnapshot.drop_saved(self._connection)
         ChangelogApplier(statements, snapshot_lsn).append_truncate()
+
+    def record_shapes(self, shapes: Iterable[TableShape]) -> None:
+        """See `SinkTransaction.record_shapes`."""
+        with self._translated():
+            for shape in shapes:
+                bookkeeping.write_shape(self._connection, shape)
 
     def evolve(self, event: SchemaEvent) -> bool:
         """See `SinkTransaction.evolve`."""

@@ -42,7 +42,8 @@ def verify_origin(session: Session, checkpoint: Checkpoint, *, destination: str)
         f"identifier {checkpoint.system_identifier}; {where}",
         object=destination,
         remedy="correct SOURCE_URL, or choose another file (SINK_URL) for this server; or, if the tables have moved to "
-        "this server, run `dbmazz snapshot --new-server`, which re-snapshots all tables into the file",
+        "this server, run `dbmazz snapshot --new-server`, which re-snapshots all tables into the file; or, after "
+        "pg_upgrade, which kept the slot: `dbmazz snapshot --upgraded-server`",
     )
 
 

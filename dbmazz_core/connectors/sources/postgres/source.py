@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Self
 
-from dbmazz_core.connectors.sources.postgres import resuming
+from dbmazz_core.connectors.sources.postgres import resuming, upgrade
 from dbmazz_core.connectors.sources.postgres.bounds import find_bound
 from dbmazz_core.connectors.sources.postgres.catalog.captured_columns import (
     captured_column_names,
@@ -251,6 +251,14 @@ class PostgresSource:
     def verify_origin(self, checkpoint: Checkpoint, *, destination: str) -> None:
         """Raise WrongServer if the checkpoint is of another cluster or database."""
         resuming.verify_origin(self._session, checkpoint, destination=destination)
+
+    def checkpoint_after_upgrade(self, checkpoint: Checkpoint, tables: Mapping[TableRef, TableToken]) -> Checkpoint:
+        """Return the checkpoint on a server that pg_upgrade has upgraded, see `upgrade.checkpoint_after_upgrade`."""
+        return upgrade.checkpoint_after_upgrade(self._session, checkpoint, tables)
+
+    def tokens_after_upgrade(self, tables: Mapping[TableRef, TableToken]) -> dict[TableRef, TableToken]:
+        """Return the new tokens of tables that are the same, see `upgrade.tokens_after_upgrade`."""
+        return upgrade.tokens_after_upgrade(self._session, tables)
 
     def verify_position(self, checkpoint: Checkpoint, *, and_feed: bool) -> None:
         """Raise ServerBehindCheckpoint, or SlotError, if the stream cannot continue from the checkpoint."""
