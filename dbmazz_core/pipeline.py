@@ -84,7 +84,11 @@ class Pipeline:
         Args:
             rows: Whether rows are counted. If the destination cannot be read, `destination_error` says why.
         """
-        source = self.source_status()
+        with closing(self._source()) as connected:
+            return self._status(connected, rows=rows)
+
+    def _status(self, connected: ManagedSource, *, rows: bool) -> PipelineStatus:
+        source = connected.status()
         try:
             # Status must answer while another process works, so it does not wait for the destination.
             with self._sink(read_only=True, lock_timeout_s=0) as sink:
@@ -94,8 +98,10 @@ class Pipeline:
                 bad = sink.quarantined()
         except DestinationError as error:
             return PipelineStatus(source, None, source.lag_bytes, destination_error=str(error))
+        unpublished = connected.unpublished_columns(list(states))
         tables = tuple(
-            replace(state, rows=counts.get(ref), quarantined=bad.get(ref, 0)) for ref, state in sorted(states.items())
+            replace(state, rows=counts.get(ref), quarantined=bad.get(ref, 0), unpublished=unpublished.get(ref, ()))
+            for ref, state in sorted(states.items())
         )
         lag = max(source.server_lsn - checkpoint.lsn, 0) if checkpoint else source.lag_bytes
         return PipelineStatus(source, checkpoint, lag, tables)

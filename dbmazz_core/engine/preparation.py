@@ -152,8 +152,8 @@ class Preparation:
         return ResumeChecks(self.settings, self.source, self.sink, recorded)
 
     def _set_up(self, captured: Collection[TableRef] = ()) -> Look:
-        report, look = self.source.prepare(captured=captured)
-        self.warnings = tuple(warning.what for warning in report.check.warnings)
+        _, look = self.source.prepare(captured=captured)
+        self.warnings = tuple(warning.what for warning in self.source.check_look(captured=captured).warnings)
         return look
 
     def _rename_tables(self, renamed: Mapping[TableRef, TableRef]) -> Recorded:

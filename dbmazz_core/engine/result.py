@@ -210,6 +210,7 @@ class PipelineStatus:
                     "rows": t.rows,
                     "complete": t.complete,
                     "quarantined": t.quarantined,
+                    "unpublished_columns": list(t.unpublished),
                 }
                 for t in self.tables
             },

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
 from dbmazz_core.lsn import Lsn
@@ -46,6 +46,9 @@ class ManagedSource(Source, Protocol):
 
     def table_descriptions(self) -> list[TableDescription]:
         """Return the configured tables, each with its captured columns."""
+
+    def unpublished_columns(self, tables: Collection[TableRef]) -> Mapping[TableRef, tuple[str, ...]]:
+        """Return the columns of tables that the source does not send; tables without any are left out."""
 
     def status(self) -> SourceStatus:
         """Return the state of the feed and the server's position."""

@@ -173,7 +173,12 @@ class PostgresSource:
 
     def table_descriptions(self) -> list[TableDescription]:
         """Return the configured tables with the types and masks of their captured columns."""
-        return describe_captured_columns(self.tables(), self.config, self._session.rules)
+        session, tables = self._session, self.tables()
+        return describe_captured_columns(tables, self.config, session.rules, session.unpublished_columns(tables))
+
+    def unpublished_columns(self, tables: Collection[TableRef]) -> dict[TableRef, tuple[str, ...]]:
+        """Return the columns of tables that the server does not send; tables without any are left out."""
+        return self._session.unpublished_columns(self._session.tables_named(tables)) if tables else {}
 
     def column_names(self) -> dict[TableRef, tuple[str, ...]]:
         """Return the names of the captured columns of each table of the last look."""
