@@ -265,7 +265,7 @@ class SlotMismatch(SlotError):
 class SlotLost(SlotError):
     """The server removed WAL that the slot needed (`max_slot_wal_keep_size`), or invalidated the slot.
 
-    What to do: run `dbmazz teardown && dbmazz snapshot`, and raise `max_slot_wal_keep_size`.
+    What to do: run `dbmazz snapshot`, and raise `max_slot_wal_keep_size`.
     """
 
 
@@ -302,7 +302,8 @@ class HistoryDiverged(SlotError):
 class WrongServer(SlotError):
     """The destination's checkpoint belongs to another PostgreSQL cluster or database.
 
-    What to do: correct `SOURCE_URL`, or choose another `SINK_URL`.
+    What to do: correct `SOURCE_URL`, or choose another `SINK_URL`; if the tables have moved: `dbmazz snapshot
+    --new-server`.
     """
 
 

@@ -84,7 +84,11 @@ class Pipeline:
         Args:
             rows: Whether rows are counted. If the destination cannot be read, `destination_error` says why.
         """
-        source = self.source_status()
+        with closing(self._source()) as connected:
+            return self._status(connected, rows=rows)
+
+    def _status(self, connected: ManagedSource, *, rows: bool) -> PipelineStatus:
+        source = connected.status()
         try:
             # Status must answer while another process works, so it does not wait for the destination.
             with self._sink(read_only=True, lock_timeout_s=0) as sink:
@@ -94,8 +98,10 @@ class Pipeline:
                 bad = sink.quarantined()
         except DestinationError as error:
             return PipelineStatus(source, None, source.lag_bytes, destination_error=str(error))
+        unpublished = connected.unpublished_columns(list(states))
         tables = tuple(
-            replace(state, rows=counts.get(ref), quarantined=bad.get(ref, 0)) for ref, state in sorted(states.items())
+            replace(state, rows=counts.get(ref), quarantined=bad.get(ref, 0), unpublished=unpublished.get(ref, ()))
+            for ref, state in sorted(states.items())
         )
         lag = max(source.server_lsn - checkpoint.lsn, 0) if checkpoint else source.lag_bytes
         return PipelineStatus(source, checkpoint, lag, tables)
@@ -150,30 +156,49 @@ class Pipeline:
                 report = replace(report, done=(*report.done, created))
             return report
 
-    def teardown(self) -> list[str]:
-        """Drop slot and publication; return sentences that say what was done. The destination stays as it is."""
+    def teardown(self, *, drop_publication: bool = False) -> list[str]:
+        """Drop the slot, and the publication; return sentences that say what was done. The destination is not changed.
+
+        Args:
+            drop_publication: Drop the publication also if dbmazz did not create it, or other slots may use it.
+        """
         with closing(self._source()) as source:
-            return source.teardown()
+            return source.teardown(drop_publication=drop_publication)
 
     # -- copies and capture windows
 
     def snapshot(
-        self, tables: Sequence[TableRef] | None = None, *, progress: ProgressCallback | None = None
+        self,
+        tables: Sequence[TableRef] | None = None,
+        *,
+        new_server: bool = False,
+        upgraded_server: bool = False,
+        progress: ProgressCallback | None = None,
     ) -> SnapshotResult:
         """Copy or re-snapshot tables. Readers see the old rows of a table until its copy is complete.
 
         Args:
             tables: The tables; None: all tables, with a new position of the slot. This repairs a slot that is gone,
                 lost or ahead of the checkpoint.
+            new_server: Whether the tables may have moved to another server or database, such as by dump and restore.
+                The destination's tables, with the history that their modes keep, continue there. Only without `tables`.
+            upgraded_server: Whether pg_upgrade has upgraded the server and kept the slot. Then only tables that need it
+                are copied, and the destination continues at the slot's position.
             progress: Called after rows were loaded.
         """
         started = time.monotonic()
         with closing(self._source(_waiting(progress))) as source, self._opened(source) as sink:
             preparation = Preparation(self.settings, source, sink, progress)
-            copying = preparation.for_new_feed() if tables is None else preparation.for_window(tables)
+            if upgraded_server:
+                copying = preparation.for_upgraded_server()
+            elif tables is None:
+                copying = preparation.for_new_feed(new_server=new_server)
+            else:
+                copying = preparation.for_window(tables)
             copying.with_rows = True  # a snapshot on request copies rows, whatever DO_SNAPSHOT says
             counts = copying.copy()
-        return SnapshotResult(copying.checkpoint.lsn, counts, time.monotonic() - started, copying.quarantined)
+        duration_s = time.monotonic() - started
+        return SnapshotResult(copying.checkpoint.lsn, counts, duration_s, copying.quarantined, preparation.warnings)
 
     def capture(
         self,
@@ -218,6 +243,7 @@ class Pipeline:
         if copying.needed:
             result.phases["snapshot"] = copied_s
         copies.report(result)
+        result.warnings = preparation.warnings
         result.duration_s = time.monotonic() - started
         return result
 

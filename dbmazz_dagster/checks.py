@@ -174,7 +174,7 @@ def assess_slot(status: SourceStatus, max_lag_bytes: int) -> SlotHealth:
     if not status.slot_exists:
         description, severity = f"slot {status.slot} does not exist", dg.AssetCheckSeverity.ERROR
     elif status.wal_status == "lost":
-        description = "the server has removed WAL that the slot needs: run dbmazz teardown && dbmazz snapshot"
+        description = "the server has removed WAL that the slot needs: run dbmazz snapshot"
         severity = dg.AssetCheckSeverity.ERROR
     elif status.wal_status == "unreserved":
         description = "the server may remove WAL that the slot needs at the server's next checkpoint: run a window now"

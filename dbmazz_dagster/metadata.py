@@ -92,7 +92,9 @@ def lag_seconds(result: WindowResult, now: datetime) -> float:
 
 def column_schema(described: TableDescription) -> dg.TableSchema:
     """Return the captured columns of a table with PostgreSQL's types, their masks, and the key."""
-    key = ", ".join(described.key)
+    notes = [f"key: {', '.join(described.key)}"] if described.key else []
+    if described.unpublished:
+        notes.append(f"not sent by PostgreSQL: {', '.join(described.unpublished)}")
     return dg.TableSchema(
         columns=[
             dg.TableColumn(
@@ -103,7 +105,7 @@ def column_schema(described: TableDescription) -> dg.TableSchema:
             )
             for column in described.columns
         ],
-        constraints=dg.TableConstraints(other=[f"key: {key}"] if key else []),
+        constraints=dg.TableConstraints(other=notes),
     )
 
 

@@ -199,6 +199,8 @@ class _WindowReport:
                     context.log_event(dg.AssetObservation(key, metadata=metadata))
         if without_changes:
             context.log.info(f"no changes up to LSN {result.end_lsn}: {', '.join(without_changes)}")
+        for warning in result.warnings:
+            context.log.warning(warning)
         for sentence in result.schema_changes:
             context.log.info(sentence)
         for table, reason in sorted(result.copy_anew.items()):

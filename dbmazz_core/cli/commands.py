@@ -6,7 +6,7 @@ import functools
 import gc
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,15 +104,26 @@ def check(report: Report, config: Path | None, **flags: str | None) -> int:
 def setup(report: Report, config: Path | None, **flags: str | None) -> None:
     """Create the publication and the slot, and set replica identities, where needed."""
     done = _pipeline(_settings(report, config, flags)).setup()
-    for warning in done.check.warnings:
-        report.message(f"warning: {warning.what}")
+    _warn(report, [warning.what for warning in done.check.warnings])
     report.result(done.to_dict(), *_rendered(report, "setup", done))
 
 
 @dbmazz.command(short_help="Re-snapshot tables.")
+@click.option(
+    "--new-server",
+    is_flag=True,
+    help="The tables have moved to the server or the database of SOURCE_URL: re-snapshot all of them from there into "
+    "the same destination, which keeps deleted rows and changelogs.",
+)
+@click.option(
+    "--upgraded-server",
+    is_flag=True,
+    help="pg_upgrade has upgraded the server and kept the slot, which this destination has consumed: continue at the "
+    "slot's position, and copy only tables that are not the same.",
+)
 @setting_options("source", "sink", "snapshot", without=(*_WINDOW_ONLY, "DO_SNAPSHOT"))
 @_common_options
-def snapshot(report: Report, config: Path | None, **flags: str | None) -> None:
+def snapshot(report: Report, config: Path | None, new_server: bool, upgraded_server: bool, **flags: str | None) -> None:
     """Re-snapshot tables; readers see the old rows of a table until its copy is complete.
 
     Without --tables, all configured tables are copied and the slot starts at a new position. This repairs a slot
@@ -125,8 +136,15 @@ def snapshot(report: Report, config: Path | None, **flags: str | None) -> None:
         flags["tables"] = None
     pipeline = _pipeline(_settings(report, config, flags))
     chosen = _chosen_tables(pipeline, some) if some is not None else None
+    if (chosen is not None) + new_server + upgraded_server > 1:
+        raise ConfigError(
+            "--tables, --new-server and --upgraded-server exclude each other",
+            object="--tables" if chosen is not None else "--new-server",
+            remedy="give one of them",
+        )
     with show_progress(report) as progress:
-        result = pipeline.snapshot(chosen, progress=progress)
+        result = pipeline.snapshot(chosen, new_server=new_server, upgraded_server=upgraded_server, progress=progress)
+    _warn(report, result.warnings)
     report.result(result.to_dict(), *_rendered(report, "snapshot", result))
 
 
@@ -149,6 +167,7 @@ def capture(report: Report, config: Path | None, **flags: str | None) -> None:
     take_signals_back()
     with show_progress(report) as progress:
         result = pipeline.capture(stop=stop, progress=progress)
+    _warn(report, result.warnings)
     report.result(result.to_dict(), *_rendered(report, "window", result))
 
 
@@ -189,10 +208,18 @@ def peek(report: Report, config: Path | None, limit: int, **flags: str | None) -
 
 @dbmazz.command(short_help="Drop the slot and the publication.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option(
+    "--drop-publication",
+    is_flag=True,
+    help="Drop the publication also if dbmazz did not create it, or another slot may use it.",
+)
 @setting_options("source", without=(*_WINDOW_ONLY, "REPLICA_IDENTITY"))
 @_common_options
-def teardown(report: Report, config: Path | None, yes: bool, **flags: str | None) -> int:
-    """Drop the slot and the publication; the destination is not changed."""
+def teardown(report: Report, config: Path | None, yes: bool, drop_publication: bool, **flags: str | None) -> int:
+    """Drop the slot and the publication; the destination is not changed.
+
+    A publication that dbmazz did not create, or that another slot of the database may use, stays.
+    """
     settings = _settings(report, config, flags, tables_needed=False)
     source = settings.source
     if not yes:
@@ -212,7 +239,7 @@ def teardown(report: Report, config: Path | None, yes: bool, **flags: str | None
             report.message("nothing was dropped")
             report.result({"done": []})
             return INTERRUPTED
-    done = _pipeline(settings).teardown()
+    done = _pipeline(settings).teardown(drop_publication=drop_publication)
     report.result({"done": done}, *(done or ["nothing to drop: neither slot nor publication exists"]))
     return 0
 
@@ -233,6 +260,11 @@ def _chosen_tables(pipeline: Pipeline, patterns: tuple[TablePattern, ...]) -> li
             )
     chosen = [ref for ref in configured if any(pattern.matches(ref) for pattern in patterns)]
     return None if len(chosen) == len(configured) else chosen
+
+
+def _warn(report: Report, warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        report.message(f"warning: {warning}")
 
 
 def _rendered(report: Report, kind: str, result: Any) -> list[Any]:

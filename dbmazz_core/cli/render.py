@@ -120,6 +120,9 @@ def status(state: PipelineStatus) -> Iterator[RenderableType]:
             table.add_row(str(entry.table), rows, entry.mode.value, entry.state, str(entry.snapshot_lsn or ""), *more)
         yield ""
         yield table
+        for entry in state.tables:
+            if entry.unpublished:
+                yield f"{entry.table} lacks columns that PostgreSQL does not send: {', '.join(entry.unpublished)}"
 
 
 def _table(first: str, *numbers: str) -> Table:

@@ -111,7 +111,7 @@ class Copying:
             sink=sink,
             tables=tables,
             needed=needed,
-            checkpoint=replace(start, timeline=identity.timeline),
+            checkpoint=start.on(identity),
             position=position,
             first=recorded.checkpoint is None,
             with_rows=settings.snapshot.enabled or bool(again) or changed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Event
 
 from dbmazz_core.engine.copying import Copying
@@ -31,6 +31,7 @@ class Preparation:
         progress: Called after rows were loaded.
         stop: Set from elsewhere to end early.
         replaced: Tables that are copied because another table has their name now, with the reason.
+        warnings: The source's warnings, one sentence each.
     """
 
     settings: Settings
@@ -39,6 +40,7 @@ class Preparation:
     progress: Callable[[Progress], None] | None = None
     stop: Event | None = None
     replaced: dict[TableRef, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def for_window(self, resnapshot: Collection[TableRef] = ()) -> Copying:
         """Prepare a window that continues at the checkpoint. The order of the steps matters:
@@ -62,6 +64,7 @@ class Preparation:
         point = self.source.resume(checks.checkpoint(), stopped=self._stopped)
 
         tables = [table.ref for table in look.tables]
+        checks.verify_rule_tables(tables)
         checks.verify_redacted([table for table in tables if table not in resnapshot])
         redacted = {ref: token for ref, token in checks.tokens.items() if checks.names_today.get(ref) not in resnapshot}
 
@@ -80,7 +83,7 @@ class Preparation:
         kept = [(ref, None if ref in resnapshot else recorded.states.get(ref)) for ref in tables]
         checks.verify_tables(kept, {*followed})
 
-        _, look = self.source.prepare(captured=followed)
+        look = self._set_up(followed)
         if point.restart:
             recorded = self._mark_all_incomplete(recorded)
         return Copying.plan(
@@ -96,16 +99,22 @@ class Preparation:
             stop=self.stop,
         )
 
-    def for_new_feed(self) -> Copying:
-        """Prepare a re-snapshot of all tables, with a new position of the feed."""
+    def for_new_feed(self, *, new_server: bool = False) -> Copying:
+        """Prepare a re-snapshot of all tables, with a new position of the feed.
+
+        Args:
+            new_server: Whether the tables may have moved to another server or database since the last checkpoint.
+        """
         look = read_look(self.source)
         recorded = self.sink.read()
         checks = self._checks(recorded)
-        checks.checkpoint()
+        if not new_server:
+            checks.checkpoint()
+        checks.verify_rule_tables([table.ref for table in look.tables])
         checks.verify_names()
         checks.verify_tables([(table.ref, None) for table in look.tables], ())
-        _, look = self.source.prepare()
-        position = self.source.verify_feed()
+        look = self._set_up()
+        position = self.source.usable_feed()
         recorded = self._mark_all_incomplete(recorded)
         tables = {table.ref: table for table in look.tables}
         return Copying.plan(
@@ -120,8 +129,32 @@ class Preparation:
             stop=self.stop,
         )
 
+    def for_upgraded_server(self) -> Copying:
+        """Prepare a window on a server that was upgraded with its feed. Tables that are the same are not copied.
+
+        The upgrade has rewritten the source's catalog, so the tables' tokens are replaced.
+        """
+        read_look(self.source)
+        recorded = self.sink.read()
+        if recorded.checkpoint is None:
+            return self.for_window()
+        tokens, followed = self._checks(recorded).tokens, recorded.streaming
+        known = {ref: tokens[ref] for ref in followed if ref in tokens}
+        checkpoint = self.source.checkpoint_after_upgrade(recorded.checkpoint, known)
+        tokens_now = self.source.tokens_after_upgrade(known)
+        shapes = [replace(recorded.tables[ref].shape, token=token) for ref, token in tokens_now.items()]
+        with self.sink.begin() as transaction:
+            transaction.record_shapes(shapes)
+            transaction.commit(checkpoint)
+        return self.for_window()
+
     def _checks(self, recorded: Recorded) -> ResumeChecks:
         return ResumeChecks(self.settings, self.source, self.sink, recorded)
+
+    def _set_up(self, captured: Collection[TableRef] = ()) -> Look:
+        _, look = self.source.prepare(captured=captured)
+        self.warnings = tuple(warning.what for warning in self.source.check_look(captured=captured).warnings)
+        return look
 
     def _rename_tables(self, renamed: Mapping[TableRef, TableRef]) -> Recorded:
         """Rename tables in the destination, by old name; return the bookkeeping afterwards."""

@@ -86,6 +86,7 @@ class WindowResult:
         tables: Counts by captured table. If the window was stopped while it copied tables, only by copied table.
         schema_changes: The schema changes of tables, one sentence each.
         copy_anew: Tables that had to be re-snapshotted, with the reason; `Pipeline.capture` has re-snapshotted them.
+        warnings: What the destination lacks and other warnings of the source, one sentence each, see `Pipeline.check`.
         phases: Seconds by phase (`receive`, `decode`, `compact`, `merge`, `snapshot`), for benchmarks.
     """
 
@@ -103,6 +104,7 @@ class WindowResult:
     tables: dict[TableRef, TableCounts] = field(default_factory=dict)
     schema_changes: list[str] = field(default_factory=list)
     copy_anew: dict[TableRef, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
     phases: dict[str, float] = field(default_factory=dict)
 
     def extend(self, later: WindowResult) -> None:
@@ -140,6 +142,7 @@ class WindowResult:
             "tables": {str(t): c.to_dict() for t, c in sorted(self.tables.items())},
             "schema_changes": self.schema_changes,
             "copied_anew": {str(t): reason for t, reason in sorted(self.copy_anew.items())},
+            "warnings": list(self.warnings),
             "phases": {name: round(seconds, 3) for name, seconds in self.phases.items()},
         }
 
@@ -153,12 +156,14 @@ class SnapshotResult:
         rows: By table: the number of copied rows.
         duration_s: Seconds from start to end.
         quarantined: By table: the number of rows that went to quarantine.
+        warnings: The source's warnings, see `WindowResult.warnings`.
     """
 
     lsn: Lsn
     rows: Mapping[TableRef, int]
     duration_s: float
     quarantined: Mapping[TableRef, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as `snapshot --json` prints it."""
@@ -169,6 +174,7 @@ class SnapshotResult:
                 for t, n in sorted(self.rows.items())
             },
             "duration_s": round(self.duration_s, 3),
+            "warnings": list(self.warnings),
         }
 
 
@@ -204,6 +210,7 @@ class PipelineStatus:
                     "rows": t.rows,
                     "complete": t.complete,
                     "quarantined": t.quarantined,
+                    "unpublished_columns": list(t.unpublished),
                 }
                 for t in self.tables
             },

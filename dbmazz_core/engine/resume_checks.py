@@ -15,6 +15,7 @@ from dbmazz_core.model.source import Source
 from dbmazz_core.model.table_shape import TableToken
 from dbmazz_core.model.table_state import TableState
 from dbmazz_core.settings.config import Settings
+from dbmazz_core.settings.rule_tables import unknown_tables
 from dbmazz_core.table_ref import TableRef
 
 
@@ -69,6 +70,7 @@ class ResumeChecks:
             self.verify_tables([(table, states.get(origins.get(table, table)))], captured)
 
         checks: list[Callable[[], None]] = [
+            partial(self.verify_rule_tables, tables),
             partial(self.verify_position, and_feed=and_feed),
             verify_names_today,
         ]
@@ -103,6 +105,16 @@ class ResumeChecks:
         known = {ref: self.names_today.get(ref) for ref in followed if ref in self.tokens}
         names_today = {ref: name for ref, name in known.items() if name is not None}
         return name_changes(tables, names_today, known, self._recorded.tables, self.settings.tables.schema_changes)
+
+    def verify_rule_tables(self, tables: Collection[TableRef]) -> None:
+        """Verify that the rules by table name captured tables.
+
+        Args:
+            tables: The configured tables.
+        """
+        known = {*tables, *self._recorded.tables}
+        for problem in unknown_tables(self.settings.tables, self.settings.source.tables, known):
+            raise problem
 
     def verify_redacted(self, tables: Collection[TableRef]) -> None:
         """Verify that columns that were redacted when a table was copied are redacted under today's names."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Protocol
 
 from dbmazz_core.lsn import Lsn
@@ -37,11 +37,18 @@ class ManagedSource(Source, Protocol):
     def create_feed(self) -> str | None:
         """Create the feed if it does not exist. Return a sentence that says so; None if the feed existed."""
 
-    def verify_feed(self) -> Lsn | None:
-        """Return the feed's confirmed position; None if the feed must be created. Raise SlotError if it is unusable."""
+    def usable_feed(self) -> Lsn | None:
+        """Return the feed's confirmed position; None if the feed must be created. Drop a feed that is lost.
+
+        Raises:
+            SlotError: The feed is in use, or not one of this pipeline.
+        """
 
     def table_descriptions(self) -> list[TableDescription]:
         """Return the configured tables, each with its captured columns."""
+
+    def unpublished_columns(self, tables: Collection[TableRef]) -> Mapping[TableRef, tuple[str, ...]]:
+        """Return the columns of tables that the source does not send; tables without any are left out."""
 
     def status(self) -> SourceStatus:
         """Return the state of the feed and the server's position."""
@@ -55,8 +62,12 @@ class ManagedSource(Source, Protocol):
     def peek(self, limit: int) -> Iterator[CdcRecord]:
         """Yield the next changes, at most `limit`, with the records around them. Consumes nothing."""
 
-    def teardown(self) -> list[str]:
-        """Drop the feed and everything that set-up created; return sentences that say what was dropped."""
+    def teardown(self, *, drop_publication: bool = False) -> list[str]:
+        """Drop the feed and what set-up created, unless others may use it; return sentences that say what was done.
+
+        Args:
+            drop_publication: Drop what others may use, too.
+        """
 
     def stop(self) -> None:
         """End the stream gracefully and close all connections."""

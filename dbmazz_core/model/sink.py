@@ -116,6 +116,9 @@ class SinkTransaction(Protocol):
     def quarantine(self, table: TableRef, rows: pl.DataFrame) -> None:
         """Add rows to the quarantine of a table. They have the columns of `engine.quarantine.rows.ROWS`."""
 
+    def record_shapes(self, shapes: Iterable[TableShape]) -> None:
+        """Replace the recorded shapes of tables; the tables are not altered."""
+
     def commit(self, checkpoint: Checkpoint | None = None, *, last: bool = False) -> None:
         """Make everything since `Sink.begin` durable.
 

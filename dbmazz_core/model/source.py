@@ -190,6 +190,21 @@ class Source(Protocol):
             destination: The destination's name for the error.
         """
 
+    def checkpoint_after_upgrade(self, checkpoint: Checkpoint, tables: Mapping[TableRef, TableToken]) -> Checkpoint:
+        """Return a checkpoint that continues on a server that was upgraded with its feed, without missing changes.
+
+        Args:
+            checkpoint: The destination's checkpoint, which belongs to the server before the upgrade.
+            tables: The tables that the destination follows.
+
+        Raises:
+            WrongServer: The server cannot be the upgraded one.
+            SlotError: The feed is in use, or unusable.
+        """
+
+    def tokens_after_upgrade(self, tables: Mapping[TableRef, TableToken]) -> Mapping[TableRef, TableToken]:
+        """Return new tokens of the tables that the upgrade of the server left as the recorded tokens describe them."""
+
     def verify_position(self, checkpoint: Checkpoint, *, and_feed: bool) -> None:
         """Raise ServerBehindCheckpoint, or SlotError, if the stream cannot continue at the checkpoint.
 

@@ -33,8 +33,11 @@ class TableDescription:
         table: The name.
         columns: The captured columns, in order.
         key: Names of the columns that identify a row; empty if none do.
+        unpublished: Names of columns that the source does not send, so that the destination lacks them: generated
+            columns before PostgreSQL 18, and columns that the publication leaves out.
     """
 
     table: TableRef
     columns: tuple[ColumnDescription, ...]
     key: tuple[str, ...]
+    unpublished: tuple[str, ...] = ()

@@ -24,6 +24,7 @@ class TableState:
         mode: The mode of the table.
         complete: Whether the table is known to hold exactly the source's rows: it was copied with its rows, and none of
             them is in quarantine.
+        unpublished: Columns that the source does not send, see `TableDescription.unpublished`.
     """
 
     table: TableRef
@@ -33,3 +34,4 @@ class TableState:
     quarantined: int = 0
     mode: Mode = Mode.MIRROR
     complete: bool = False
+    unpublished: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from dbmazz_core.errors import BadValue, DestinationConflict
+from dbmazz_core.errors import BadValue
 from dbmazz_core.model.policies import Mode
 from dbmazz_core.settings.config import FlushConfig, SnapshotConfig
 from tests.support.lab import BOTH, Lab, toast, variant
@@ -212,22 +212,19 @@ def test_copied_again_with_other_columns_the_history_is_carried_over(history: La
     ]
 
 
-def test_a_copy_from_before_the_history_is_refused(history: Lab) -> None:
-    """A server that was restored from a backup has older LSNs."""
+def test_a_copy_from_before_the_history_sets_the_history_aside(history: Lab) -> None:
+    """A server that was restored from a backup, and another server, have lower LSNs."""
     history.execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
     history.capture()
-    with duckdb.connect(str(history.path)) as destination:
-        destination.execute("UPDATE public.t SET _dbmazz_commit_lsn = 1152921504606846976")
-    with (
-        history.nothing_changes("public.t"),
-        pytest.raises(DestinationConflict, match="restored from an older") as info,
-    ):
+    for number in (1, 2):
+        with duckdb.connect(str(history.path)) as destination:
+            destination.execute("UPDATE public.t SET _dbmazz_commit_lsn = 1152921504606846976")
+        before = history.rows("FROM public.t")
         history.pipeline.snapshot([history.ref("t")])
-    assert 'DROP TABLE "public"."t"; in DuckDB' in info.value.remedy
-    with duckdb.connect(str(history.path)) as destination:
-        destination.execute('CREATE TABLE kept AS FROM "public"."t"; DROP TABLE "public"."t"')
-    history.pipeline.snapshot([history.ref("t")])
-    history.capture_and_compare("t")
+        history.capture_and_compare("t")
+        assert history.rows(f"FROM public.t_before_{number}") == before
+    details = history.rows("SELECT detail FROM _dbmazz.schema_history WHERE kind = 'new_history'")
+    assert ["public.t_before_1" in details[0][0], "public.t_before_2" in details[1][0]] == [True, True]
 
 
 def test_a_transaction_too_large_for_memory_is_appended_as_a_whole(history: Lab) -> None:

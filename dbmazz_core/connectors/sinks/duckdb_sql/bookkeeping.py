@@ -25,11 +25,13 @@ from dbmazz_core.model.table_state import TableState
 from dbmazz_core.table_ref import TableRef
 
 #: Version of the schema below. A newer dbmazz writes a higher version.
-LAYOUT = 4
+LAYOUT = 5
 #: First layout with the quarantine, and with the mark for complete tables.
 LAYOUT_WITH_QUARANTINE = 2
 #: First layout that records the last transaction.
 LAYOUT_WITH_TRANSACTION = 3
+#: First layout that records the OID of the source's database.
+LAYOUT_WITH_DATABASE_OID = 5
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _CREATE = """
@@ -51,6 +53,7 @@ CREATE TABLE IF NOT EXISTS _dbmazz.quarantine (
     reason VARCHAR NOT NULL, row JSON NOT NULL, quarantined_at TIMESTAMPTZ NOT NULL);
 ALTER TABLE _dbmazz.checkpoints ADD COLUMN IF NOT EXISTS commit_lsn UBIGINT;
 ALTER TABLE _dbmazz.checkpoints ADD COLUMN IF NOT EXISTS xid UINTEGER;
+ALTER TABLE _dbmazz.checkpoints ADD COLUMN IF NOT EXISTS database_oid UINTEGER;
 ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS mode VARCHAR DEFAULT 'mirror';
 ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS complete BOOLEAN DEFAULT false;
 ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS identity JSON;
@@ -81,18 +84,19 @@ def create(connection: duckdb.DuckDBPyConnection) -> None:
 def read_checkpoint(connection: duckdb.DuckDBPyConnection, slot: str, layout: int) -> Checkpoint | None:
     """Return the checkpoint of a slot; None if it has none."""
     transaction = "commit_lsn, xid" if layout >= LAYOUT_WITH_TRANSACTION else "NULL, NULL"
+    database_oid = "database_oid" if layout >= LAYOUT_WITH_DATABASE_OID else "NULL"
     row = connection.execute(
-        f"SELECT lsn, system_identifier, timeline, database, epoch_us(commit_time), {transaction} "
+        f"SELECT lsn, system_identifier, timeline, database, epoch_us(commit_time), {transaction}, {database_oid} "
         "FROM _dbmazz.checkpoints WHERE slot = ?",
         [slot],
     ).fetchone()
     if row is None:
         return None
-    lsn, system_identifier, timeline, database, commit_time_us, commit_lsn, xid = row
+    lsn, system_identifier, timeline, database, commit_time_us, commit_lsn, xid, oid = row
     commit_time, last = _time(commit_time_us), None
     if commit_lsn is not None and commit_time is not None:
         last = CommittedTransaction(Lsn(commit_lsn), xid, commit_time)
-    return Checkpoint(slot, Lsn(lsn), system_identifier, timeline, database, commit_time, last)
+    return Checkpoint(slot, Lsn(lsn), system_identifier, timeline, database, commit_time, last, oid)
 
 
 def write_checkpoint(connection: duckdb.DuckDBPyConnection, checkpoint: Checkpoint) -> None:
@@ -100,8 +104,8 @@ def write_checkpoint(connection: duckdb.DuckDBPyConnection, checkpoint: Checkpoi
     connection.execute("DELETE FROM _dbmazz.checkpoints WHERE slot = ?", [checkpoint.slot])
     connection.execute(
         "INSERT INTO _dbmazz.checkpoints "
-        "(slot, system_identifier, timeline, database, lsn, commit_time, updated_at, commit_lsn, xid) "
-        "VALUES (?, ?, ?, ?, ?, CAST(? AS TIMESTAMPTZ), now(), ?, ?)",
+        "(slot, system_identifier, timeline, database, lsn, commit_time, updated_at, commit_lsn, xid, "
+        "database_oid) VALUES (?, ?, ?, ?, ?, CAST(? AS TIMESTAMPTZ), now(), ?, ?, ?)",
         [
             checkpoint.slot,
             checkpoint.system_identifier,
@@ -111,6 +115,7 @@ def write_checkpoint(connection: duckdb.DuckDBPyConnection, checkpoint: Checkpoi
             checkpoint.commit_time.isoformat() if checkpoint.commit_time else None,
             int(checkpoint.last.commit_lsn) if checkpoint.last else None,
             checkpoint.last.xid if checkpoint.last else None,
+            checkpoint.database_oid,
         ],
     )
 

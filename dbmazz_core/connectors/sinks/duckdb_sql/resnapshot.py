@@ -5,14 +5,15 @@ Mode `soft_delete` keeps rows that are marked as deleted; mode `changelog` keeps
 
 from __future__ import annotations
 
+import itertools
+
 import duckdb
 
 from dbmazz_core.connectors.sinks.duckdb_sql.names import qualified
-from dbmazz_core.connectors.sinks.duckdb_sql.shapes import CHANGE, MARKS, SYNCED_AT, Columns
+from dbmazz_core.connectors.sinks.duckdb_sql.shapes import CHANGE, MARKS, SYNCED_AT, Columns, read_columns
 from dbmazz_core.connectors.sinks.duckdb_sql.sql import SOURCE, TARGET
 from dbmazz_core.connectors.sinks.duckdb_sql.statements import Statements
 from dbmazz_core.connectors.sinks.duckdb_sql.table_sql import TableSql, frame_value
-from dbmazz_core.errors import DestinationConflict
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.frame_columns import COMMIT_LSN, COMMIT_TS, DELETED, OLD, value_column
 from dbmazz_core.model.schema import TableSchema
@@ -133,24 +134,27 @@ def restore_changes(statements: Statements, saved: Columns) -> None:
         )
 
 
-def verify_snapshot_is_later(statements: Statements, snapshot_lsn: Lsn) -> None:
-    """Verify that a snapshot is later than all changes in a changelog.
+def is_later(statements: Statements, snapshot_lsn: Lsn) -> bool:
+    """Return whether a snapshot is later than all changes in a changelog.
 
-    Raises:
-        DestinationConflict: If it is not: the server was restored from an older state.
+    If not, the server was restored from an older state, or the tables have moved to another server.
     """
     sql = statements.sql
     row = statements.first_row(f"SELECT max({TARGET}.{COMMIT_LSN}) FROM {sql.target}")
-    if row is None or row[0] is None or row[0] < snapshot_lsn:
-        return
-    table = sql.schema.table
-    raise DestinationConflict(
-        f"the changelog {table} in {statements.path} contains changes up to {Lsn(row[0])}, and the new snapshot at "
-        f"{snapshot_lsn} is before them: PostgreSQL was restored from an older state",
-        object=str(table),
-        remedy=f"move the changes to another table: CREATE TABLE <name> AS FROM {table.sql}; DROP TABLE {table.sql}; "
-        f"in DuckDB, then dbmazz snapshot --tables '{table}'",
-    )
+    return row is None or row[0] is None or bool(row[0] < snapshot_lsn)
+
+
+def set_changes_aside(connection: duckdb.DuckDBPyConnection, table: TableRef) -> TableRef:
+    """Copy a changelog to a new table, and return the name of that table.
+
+    LSNs order the changes of one server's history. Changes of another history, with other LSNs, need another table.
+    """
+    for number in itertools.count(1):
+        aside = TableRef(table.schema, f"{table.name}_before_{number}")
+        if not read_columns(connection, aside):
+            break
+    connection.execute(f"CREATE TABLE {qualified(connection, aside)} AS FROM {qualified(connection, table)}")
+    return aside
 
 
 def _select_list(schema: TableSchema, saved_types: dict[str, str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Self
@@ -136,16 +136,20 @@ class DuckDBTransaction:
     def _continue_changelog(self, schema: TableSchema, found: shapes.Columns, snapshot_lsn: Lsn) -> None:
         """Append a TRUNCATE to a changelog that is re-snapshotted; create it again first if its shape differs.
 
+        Changes with LSNs after the snapshot belong to another history of the server: they are set aside.
+
         Args:
             schema: The table.
             found: The columns that the changelog has.
             snapshot_lsn: LSN of the snapshot.
-
-        Raises:
-            DestinationConflict: If the changelog holds changes after the snapshot.
         """
         table, statements, columns = schema.table, self._statements(schema), shapes.columns(schema, Mode.CHANGELOG)
-        resnapshot.verify_snapshot_is_later(statements, snapshot_lsn)
+        if not resnapshot.is_later(statements, snapshot_lsn):
+            aside = resnapshot.set_changes_aside(self._connection, table)
+            self._replace(table, columns)
+            detail = f"changes of {table} before another history of the server are in {aside}"
+            self._write_history(schema, snapshot_lsn, 0, [("new_history", detail, "apply")])
+            return
         same_columns = shapes.comparable(found) == shapes.comparable(columns)
         if not same_columns or has_indexes_or_constraints(self._connection, table):
             resnapshot.save_table(self._connection, table)
@@ -153,6 +157,12 @@ class DuckDBTransaction:
             resnapshot.restore_changes(statements, found)
             resnapshot.drop_saved(self._connection)
         ChangelogApplier(statements, snapshot_lsn).append_truncate()
+
+    def record_shapes(self, shapes: Iterable[TableShape]) -> None:
+        """See `SinkTransaction.record_shapes`."""
+        with self._translated():
+            for shape in shapes:
+                bookkeeping.write_shape(self._connection, shape)
 
     def evolve(self, event: SchemaEvent) -> bool:
         """See `SinkTransaction.evolve`."""

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dbmazz_core.connectors.sources.postgres.replay import wait_for_replay
 from dbmazz_core.connectors.sources.postgres.server.state import SlotState
 from dbmazz_core.connectors.sources.postgres.session import Session, confirmed_lsn
+from dbmazz_core.connectors.sources.postgres.setup.prepare import drop_lost_slot
 from dbmazz_core.connectors.sources.postgres.setup.slots import verify_history
 from dbmazz_core.connectors.sources.postgres.stream_start import start_verified_stream
-from dbmazz_core.errors import SlotLost, WrongServer
+from dbmazz_core.errors import WrongServer
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.records import CommittedTransaction
@@ -24,14 +25,25 @@ def verify_origin(session: Session, checkpoint: Checkpoint, *, destination: str)
         WrongServer: The checkpoint is of another cluster or database.
     """
     identity = session.identity
-    if (checkpoint.system_identifier, checkpoint.database) == (identity.system_identifier, identity.database):
+    same_cluster = checkpoint.system_identifier == identity.system_identifier
+    # A database that was restored under the name of the old one has no slot: that is an error of its own.
+    if same_cluster and (
+        checkpoint.database == identity.database
+        or (checkpoint.database_oid is not None and checkpoint.database_oid == identity.database_oid)
+    ):
         return
+    where = (
+        f"SOURCE_URL leads to another database of this cluster, {identity.database}"
+        if same_cluster
+        else f"SOURCE_URL leads to database {identity.database} of another cluster ({identity.system_identifier})"
+    )
     raise WrongServer(
-        f"{destination} holds the tables of database {checkpoint.database} of another PostgreSQL "
-        f"cluster (system identifier {checkpoint.system_identifier}); SOURCE_URL leads to {identity.database} "
-        f"of {identity.system_identifier}",
+        f"{destination} holds the tables of database {checkpoint.database} of the PostgreSQL cluster with system "
+        f"identifier {checkpoint.system_identifier}; {where}",
         object=destination,
-        remedy="correct SOURCE_URL, or choose another file (SINK_URL) for this server",
+        remedy="correct SOURCE_URL, or choose another file (SINK_URL) for this server; or, if the tables have moved to "
+        "this server, run `dbmazz snapshot --new-server`, which re-snapshots all tables into the file; or, after "
+        "pg_upgrade, which kept the slot: `dbmazz snapshot --upgraded-server`",
     )
 
 
@@ -65,19 +77,13 @@ def resume(session: Session, checkpoint: Checkpoint | None, *, stopped: Callable
     return ResumePoint(confirmed_lsn(slot))
 
 
-def verify_slot_usable(session: Session) -> Lsn | None:
-    """Return the confirmed LSN of the slot, None if there is no slot, see `ManagedSource.verify_feed`.
+def usable_slot(session: Session) -> Lsn | None:
+    """Return the confirmed LSN of the slot, None if there is none, see `ManagedSource.usable_feed`.
 
     Raises:
-        SlotError: The slot is invalidated, in use, or unusable.
+        SlotError: The slot is in use, or unusable.
     """
-    slot = session.slot()
-    if slot is not None and slot.is_lost:
-        raise SlotLost(
-            f"replication slot {slot.name} lost WAL that it needed and cannot be used again",
-            object=f"replication slot {slot.name}",
-            remedy="drop it, then re-snapshot all tables: dbmazz teardown && dbmazz snapshot",
-        )
+    drop_lost_slot(session.connection, session.config)
     return confirmed_lsn(session.verify_slot(None))
 
 

@@ -8,12 +8,14 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
+from dbmazz_core.connectors.sources.postgres.catalog.captured_columns import unpublished_columns
 from dbmazz_core.connectors.sources.postgres.catalog.catalog_table import CatalogTable
 from dbmazz_core.connectors.sources.postgres.catalog.column_choice import ColumnRules
 from dbmazz_core.connectors.sources.postgres.catalog.column_facts import read_layouts
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
 from dbmazz_core.connectors.sources.postgres.catalog.fingerprint import Fingerprint, read_fingerprints
-from dbmazz_core.connectors.sources.postgres.catalog.resolution import find_tables
+from dbmazz_core.connectors.sources.postgres.catalog.publication import read_publication
+from dbmazz_core.connectors.sources.postgres.catalog.resolution import find_tables, resolve_tables
 from dbmazz_core.connectors.sources.postgres.catalog.source_table import read_tables
 from dbmazz_core.connectors.sources.postgres.connection import Connection, Server, connect_to
 from dbmazz_core.connectors.sources.postgres.replication.connection import ReplicationConnection
@@ -27,6 +29,7 @@ from dbmazz_core.errors import SlotActive
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.checkpoint import SystemIdentity
 from dbmazz_core.settings.config import SnapshotConfig, SourceConfig
+from dbmazz_core.settings.tables import TablePattern
 from dbmazz_core.table_ref import TableRef
 
 #: Seconds to wait for the release of the slot: a walsender that lost its client holds its slot for a moment.
@@ -125,10 +128,23 @@ class Session:
 
     # -- the catalog now
 
+    def tables_named(self, names: Collection[TableRef]) -> list[TableInfo]:
+        """Return tables as the catalog has them now. Tables that do not exist or cannot be captured are left out."""
+        with self.translated():
+            return list(resolve_tables(self.connection, [TablePattern(ref.schema, ref.name) for ref in names]).tables)
+
     def tables(self) -> list[TableInfo]:
         """Return the configured tables as the catalog has them now."""
         with self.translated():
             return find_tables(self.connection, self.config.tables)
+
+    def unpublished_columns(self, tables: Collection[TableInfo]) -> dict[TableRef, tuple[str, ...]]:
+        """Return the columns that the server does not send, see `captured_columns.unpublished_columns`."""
+        with self.translated():
+            connection = self.connection
+            only = [table.ref for table in tables]
+            publication = read_publication(connection, self.config.publication, only=only)
+        return unpublished_columns(tables, publication, self.rules, connection.info.server_version)
 
     def catalog(self, tables: Collection[int]) -> dict[TableRef, CatalogTable]:
         """Return tables as the catalog has them now, all as of one catalog snapshot.
@@ -161,7 +177,12 @@ class Session:
     def identity(self) -> SystemIdentity:
         """The cluster, its timeline, the database, and the flush LSN when this was first read."""
         with self.replication("dbmazz identify") as connection:
-            return connection.identify_system()
+            identity = connection.identify_system()
+        with self.translated():
+            row = self.connection.execute(
+                "SELECT oid::bigint FROM pg_catalog.pg_database WHERE datname = current_database()"
+            ).fetchone()
+        return replace(identity, database_oid=row[0] if row else None)
 
     def slot(self) -> SlotState | None:
         """Return the replication slot, None if there is none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Self
 
-from dbmazz_core.connectors.sources.postgres import resuming
+from dbmazz_core.connectors.sources.postgres import resuming, upgrade
 from dbmazz_core.connectors.sources.postgres.bounds import find_bound
 from dbmazz_core.connectors.sources.postgres.catalog.captured_columns import (
     captured_column_names,
@@ -157,13 +157,13 @@ class PostgresSource:
         """Create the slot; return its exported snapshot, which shows the tables as of the start of the slot."""
         return export_snapshot(self._session, temporary=False)
 
-    def verify_feed(self) -> Lsn | None:
-        """Return the confirmed LSN of the slot, None if there is no slot; raise SlotError if it is unusable."""
-        return resuming.verify_slot_usable(self._session)
+    def usable_feed(self) -> Lsn | None:
+        """Return the confirmed LSN of the slot, None if there is none; drop a slot that the server has invalidated."""
+        return resuming.usable_slot(self._session)
 
-    def teardown(self) -> list[str]:
-        """Drop the slot and the publication; return sentences that say what was done."""
-        return setup.teardown(self._session.connection, self.config)
+    def teardown(self, *, drop_publication: bool = False) -> list[str]:
+        """Drop the slot, and the publication as `setup.prepare.teardown` says; return what was done."""
+        return setup.teardown(self._session.connection, self.config, drop_publication=drop_publication)
 
     # -- tables
 
@@ -173,7 +173,12 @@ class PostgresSource:
 
     def table_descriptions(self) -> list[TableDescription]:
         """Return the configured tables with the types and masks of their captured columns."""
-        return describe_captured_columns(self.tables(), self.config, self._session.rules)
+        session, tables = self._session, self.tables()
+        return describe_captured_columns(tables, self.config, session.rules, session.unpublished_columns(tables))
+
+    def unpublished_columns(self, tables: Collection[TableRef]) -> dict[TableRef, tuple[str, ...]]:
+        """Return the columns of tables that the server does not send; tables without any are left out."""
+        return self._session.unpublished_columns(self._session.tables_named(tables)) if tables else {}
 
     def column_names(self) -> dict[TableRef, tuple[str, ...]]:
         """Return the names of the captured columns of each table of the last look."""
@@ -251,6 +256,14 @@ class PostgresSource:
     def verify_origin(self, checkpoint: Checkpoint, *, destination: str) -> None:
         """Raise WrongServer if the checkpoint is of another cluster or database."""
         resuming.verify_origin(self._session, checkpoint, destination=destination)
+
+    def checkpoint_after_upgrade(self, checkpoint: Checkpoint, tables: Mapping[TableRef, TableToken]) -> Checkpoint:
+        """Return the checkpoint on a server that pg_upgrade has upgraded, see `upgrade.checkpoint_after_upgrade`."""
+        return upgrade.checkpoint_after_upgrade(self._session, checkpoint, tables)
+
+    def tokens_after_upgrade(self, tables: Mapping[TableRef, TableToken]) -> dict[TableRef, TableToken]:
+        """Return the new tokens of tables that are the same, see `upgrade.tokens_after_upgrade`."""
+        return upgrade.tokens_after_upgrade(self._session, tables)
 
     def verify_position(self, checkpoint: Checkpoint, *, and_feed: bool) -> None:
         """Raise ServerBehindCheckpoint, or SlotError, if the stream cannot continue from the checkpoint."""

@@ -7,7 +7,6 @@ unmasked.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from dbmazz_core.errors import ConfigError
 from dbmazz_core.model.masks import Masker
 from dbmazz_core.model.schema import ColumnChoice, ColumnDef, TableSchema
 from dbmazz_core.settings.config import SourceConfig
+from dbmazz_core.settings.rule_tables import suggestion
 from dbmazz_core.table_ref import ColumnRef, TableRef
 
 
@@ -212,8 +212,7 @@ def _masked(column: ColumnDef, maskers: Mapping[str, Masker]) -> ColumnDef:
 def _unknown(
     variable: str, what: str, wanted: ColumnRef | TableRef, known: Collection[ColumnRef] | Collection[TableRef]
 ) -> ConfigError:
-    near = difflib.get_close_matches(str(wanted), map(str, known), n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    hint = suggestion(str(wanted), [*map(str, known)])
     return _problem(variable, f"names {what}{hint}", f"correct {variable}, or take the rule out of it")
 
 

@@ -13,6 +13,8 @@ OPERATIONS = ("insert", "update", "delete", "truncate")
 
 #: First version whose publications can have column lists, row filters, and all tables of a schema.
 _COLUMN_LISTS_VERSION = 150000
+#: Comment on a publication that dbmazz has created.
+CREATED_BY_DBMAZZ = "created by dbmazz"
 #: First version whose publications can publish stored generated columns.
 GENERATED_COLUMNS_VERSION = 180000
 
@@ -54,6 +56,7 @@ class Publication:
         via_root: `publish_via_partition_root`.
         generated_columns: Whether stored generated columns are published.
         tables: All published tables, whether by name, by schema or as ALL TABLES.
+        created_by_dbmazz: Whether the publication has the comment that dbmazz gives to publications that it creates.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Publication:
     via_root: bool
     generated_columns: bool
     tables: dict[TableRef, PublishedTable]
+    created_by_dbmazz: bool
 
     @property
     def missing_operations(self) -> list[str]:
@@ -102,11 +106,11 @@ def read_publication(conn: Connection, name: str, *, only: Collection[TableRef] 
     row = conn.execute(
         f"""
         SELECT r.rolname, pg_has_role(p.pubowner, 'USAGE'), pubinsert, pubupdate, pubdelete, pubtruncate,
-               pubviaroot, {generated}
+               pubviaroot, {generated}, coalesce(obj_description(p.oid, 'pg_publication') = %s, false)
         FROM pg_catalog.pg_publication p JOIN pg_catalog.pg_roles r ON r.oid = p.pubowner
         WHERE pubname = %s
         """.encode(),
-        (name,),
+        (CREATED_BY_DBMAZZ, name),
     ).fetchone()
     if row is None:
         return None
@@ -137,9 +141,9 @@ def read_publication(conn: Connection, name: str, *, only: Collection[TableRef] 
         )
         if ref in entries  # not dropped between the two queries
     }
-    owner, owned, *publishes, via_root, generated_columns = row
+    owner, owned, *publishes, via_root, generated_columns, created = row
     operations = frozenset(o for o, published in zip(OPERATIONS, publishes, strict=True) if published)
-    return Publication(name, owner, owned, operations, via_root, generated_columns, tables)
+    return Publication(name, owner, owned, operations, via_root, generated_columns, tables, created)
 
 
 def _entries(

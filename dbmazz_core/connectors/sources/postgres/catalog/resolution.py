@@ -18,7 +18,7 @@ from dbmazz_core.connectors.sources.postgres.catalog.table_errors import (
     table_not_supported,
 )
 from dbmazz_core.connectors.sources.postgres.connection import Connection
-from dbmazz_core.errors import SourceNotReady
+from dbmazz_core.errors import SourceNotReady, TableNotFound
 from dbmazz_core.settings.tables import TablePattern
 from dbmazz_core.table_ref import TableRef
 
@@ -32,13 +32,17 @@ class Resolution:
 
     Attributes:
         tables: The tables, in the order of the patterns; those of one schema by name.
-        errors: One error for each pattern that matches nothing, or names a relation that cannot be captured.
+        errors: One error for each table that does not exist, or cannot be captured, although a pattern names it. If
+            there are no tables at all, also one for each `schema.*`.
         left_out: Relations that match `schema.*` but cannot be captured, each with the reason; without sequences.
+        empty: If there are tables: one error for each `schema.*` that matches none. The last table of a schema may have
+            been dropped or moved, which must not stop the others.
     """
 
     tables: tuple[TableInfo, ...]
     errors: tuple[SourceNotReady, ...]
     left_out: tuple[tuple[TableRef, str], ...]
+    empty: tuple[TableNotFound, ...] = ()
 
     def verify(self) -> None:
         """Raise the first error, if there is one."""
@@ -52,7 +56,7 @@ def find_tables(conn: Connection, patterns: Iterable[TablePattern]) -> list[Tabl
     `schema.*` leaves out relations that cannot be captured, and partitions whose partitioned table is captured.
 
     Raises:
-        TableNotFound: A table does not exist (the error suggests similar names), or a schema has no tables.
+        TableNotFound: A table does not exist (the error suggests similar names), or the patterns match no tables.
         TableNotSupported: A view, a sequence, a foreign, temporary or unlogged table, a system schema, or a
             partition besides its partitioned table.
     """
@@ -91,7 +95,10 @@ def resolve_tables(conn: Connection, patterns: Iterable[TablePattern]) -> Resolu
             left_out[ref] = f"a partition of {root}, which is left out"
     # Before partitions are left out: their partitioned tables may be in another schema.
     without_tables = [p for p in patterns if p.name is None and not any(p.matches(ref) for ref in chosen)]
-    errors += [table_not_found(conn, p, left_out) for p in without_tables if not SYSTEM_SCHEMA.fullmatch(p.schema)]
+    empty = [table_not_found(conn, p, left_out) for p in without_tables if not SYSTEM_SCHEMA.fullmatch(p.schema)]
+    if not chosen:
+        errors += empty
+        empty = []
     captured = set(chosen)
     for ref, relation in list(chosen.items()):
         if root := next((a for a in _ancestors(relation) if a in captured), None):
@@ -100,7 +107,8 @@ def resolve_tables(conn: Connection, patterns: Iterable[TablePattern]) -> Resolu
                 errors.append(partition_of_captured(ref, root))
             else:
                 left_out[ref] = f"a partition of {root}, which is captured as one table"
-    return Resolution(describe(conn, list(chosen.values())), tuple(errors), tuple(sorted(left_out.items())))
+    tables = describe(conn, list(chosen.values()))
+    return Resolution(tables, tuple(errors), tuple(sorted(left_out.items())), tuple(empty))
 
 
 def find_tables_by_oid(conn: Connection, oids: Collection[int]) -> tuple[TableInfo, ...]:

@@ -228,8 +228,7 @@ def slot_lost(slot: str, why: str) -> SlotLost:
     return SlotLost(
         f"replication slot {slot} is lost: {why}",
         object=f"replication slot {slot}",
-        # The slot must be dropped first, and dbmazz never drops a slot that it was not told to drop.
-        remedy=f"run `dbmazz teardown`, then {SNAPSHOT_REMEDY.removeprefix('run ')}. Before, raise "
+        remedy=f"{SNAPSHOT_REMEDY}. Before, raise "
         "max_slot_wal_keep_size (or set it to -1) so that it lasts for the longest pause between two runs",
     )
 

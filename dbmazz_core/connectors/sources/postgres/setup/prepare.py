@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 import psycopg
 from psycopg import errors as pg
 
-from dbmazz_core.connectors.sources.postgres.catalog.publication import read_publication
+from dbmazz_core.connectors.sources.postgres.catalog.publication import Publication, read_publication
 from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, Connection
 from dbmazz_core.connectors.sources.postgres.errors.running import slot_active
 from dbmazz_core.connectors.sources.postgres.server.error_details import translate_errors
@@ -201,11 +201,18 @@ def _table_is_locked(conn: Connection, statement: SetupStatement) -> SourceNotRe
     )
 
 
-def teardown(conn: Connection, config: SourceConfig) -> list[str]:
-    """Drop the slot and the publication, if they exist. Replica identities stay as they are.
+def teardown(conn: Connection, config: SourceConfig, *, drop_publication: bool = False) -> list[str]:
+    """Drop the slot, and the publication if dbmazz created it and no other slot can use it.
+
+    Replica identities stay as they are.
+
+    Args:
+        conn: A connection made by `connect`.
+        config: Settings of the source.
+        drop_publication: Drop the publication in any case.
 
     Returns:
-        One sentence for each object that was dropped.
+        One sentence for each object that was dropped, or left.
 
     Raises:
         SlotActive: A process consumes the slot; nothing is dropped.
@@ -220,6 +227,8 @@ def teardown(conn: Connection, config: SourceConfig) -> list[str]:
         if publication is not None:
             name = quote_identifier(config.publication)
             sql = f"DROP PUBLICATION IF EXISTS {name};"
+            if not drop_publication and (reason := _reason_to_keep(conn, config, publication)):
+                return [*done, f"left publication {name}: {reason}; to drop it, add --drop-publication"]
             if not publication.owned:
                 raise MissingPrivilege(
                     f"publication {name} belongs to {quote_identifier(publication.owner)}"
@@ -230,6 +239,36 @@ def teardown(conn: Connection, config: SourceConfig) -> list[str]:
             conn.execute(sql.encode())
             done.append(f"dropped publication {name}")
     return done
+
+
+def _reason_to_keep(conn: Connection, config: SourceConfig, publication: Publication) -> str | None:
+    """Return why teardown leaves the publication; None if it can be dropped.
+
+    The catalog does not tell which publications a slot uses: its consumer names them with each START_REPLICATION.
+    """
+    if not publication.created_by_dbmazz:
+        return "dbmazz did not create it"
+    others = conn.execute(
+        "SELECT slot_name::text FROM pg_catalog.pg_replication_slots "
+        "WHERE slot_name <> %s AND plugin = %s AND database = current_database() ORDER BY 1",
+        (config.slot, PLUGIN),
+    ).fetchall()
+    if not others:
+        return None
+    return f"other slots of this database may use it ({', '.join(name for (name,) in others)})"
+
+
+def drop_lost_slot(conn: Connection, config: SourceConfig) -> None:
+    """Drop the slot if the server has invalidated it; such a slot cannot be used again.
+
+    Raises:
+        SlotError: The slot belongs to another plugin or database.
+        SourceError: The role may not drop it.
+    """
+    with translate_errors(config.url, slot=config.slot, publication=config.publication):
+        slot = slot_state(conn, config.slot)
+        if slot is not None and slot.is_lost:
+            _drop_slot(conn, config.slot)
 
 
 def _drop_slot(conn: Connection, name: str) -> bool:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
 from dbmazz_core.connectors.sources.postgres.catalog.publication import (
+    CREATED_BY_DBMAZZ,
     GENERATED_COLUMNS_VERSION,
     OPERATIONS,
     Publication,
 )
 from dbmazz_core.settings.config import SourceConfig
 from dbmazz_core.settings.replica_identity import ReplicaIdentityPolicy
-from dbmazz_core.table_ref import TableRef, quote_identifier
+from dbmazz_core.table_ref import TableRef, quote_identifier, quote_literal
 
 _ALL_OPERATIONS = ", ".join(OPERATIONS)
 
@@ -70,9 +71,9 @@ def publication_statement(
     """
     name = quote_identifier(config.publication)
     if publication is None:
-        return SetupStatement(
-            create_publication(config.publication, tables, version_num), f"created publication {name}"
-        )
+        create = create_publication(config.publication, tables, version_num)
+        comment = f"COMMENT ON PUBLICATION {name} IS {quote_literal(CREATED_BY_DBMAZZ)};"
+        return SetupStatement(f"{create} {comment}", f"created publication {name}")
     missing = publication.missing_tables(tables)
     if not missing:
         return None

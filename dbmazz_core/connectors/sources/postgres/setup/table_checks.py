@@ -33,6 +33,7 @@ from dbmazz_core.table_ref import quote_identifier
 def table_findings(look: Look) -> Iterator[Finding]:
     """Yield findings about the configured tables: existence, kind, privileges, inheritance and replica identity."""
     yield from (Finding.of(error) for error in look.resolution.errors)
+    yield from (Finding.of(error, "warning") for error in look.resolution.empty)
     for ref, what in look.resolution.left_out:
         yield Finding("warning", f"{ref} is left out: it is {what}", str(ref))
     tables = look.tables
