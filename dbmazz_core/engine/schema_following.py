@@ -99,8 +99,10 @@ class SchemaFollower:
             return self._abandon(table, explained, commit_lsn, xid)
         chosen = self._chosen(known.schema, explained.steps, commit_lsn, xid)
         shape = reshaped(known, explained, chosen)
-        if table in self.histories and {*(key := _found_by(explained.seen, shape))} != {*shape.schema.key}:
-            return self._abandon(table, _other_key(key), commit_lsn, xid)
+        if table in self.histories:
+            key, lost = _found_by(explained.seen, shape), {*known.schema.key} & {*_dropped(chosen)}
+            if lost or {*key} != {*shape.schema.key}:
+                return self._abandon(table, _other_key(key), commit_lsn, xid)
         self.shapes[table] = shape
         labels = self._with_policy(table, explained.labels)
         return [] if shape == known else [SchemaEvent(table, chosen, shape, None, commit_lsn, xid, labels)]
@@ -150,6 +152,11 @@ def _found_by(seen: TableSchema, shape: TableShape) -> tuple[str, ...]:
     return tuple(shape.targets.get(name) or "" for name in seen.key)
 
 
+def _dropped(chosen: Sequence[tuple[SchemaStep, SchemaAction]]) -> list[str]:
+    """Return the destination's columns that the chosen steps drop."""
+    return [step.name for step, action in chosen if isinstance(step, DropColumn) and action is SchemaAction.APPLY]
+
+
 def _other_key(key: Collection[str]) -> Resnapshot:
     """Return why a changelog is re-snapshotted when its key changes.
 
@@ -192,7 +199,13 @@ def reshaped(known: TableShape, explained: Reshape, chosen: Sequence[tuple[Schem
         source: target if source in new_names or target is None else renamed.get(target, target)
         for source, target in targets.items()
     }
-    key = tuple(renamed.get(name, name) for name in known.schema.key)
+    key: tuple[str, ...] = tuple(renamed.get(name, name) for name in known.schema.key)
+    names = {column.name for column in columns}
+    if not names.issuperset(key):
+        # The key moved to other columns before one of its columns was dropped. The recorded key follows such a move
+        # only at the end of a window, and must not name a column that is gone.
+        key = tuple(targets[name] or "" for name in explained.seen.key)
+        key = key if names.issuperset(key) else ()
     schema = replace(known.schema, columns=_with_source_types(columns, explained.seen), key=key)
     return TableShape(schema, targets, explained.token)
 

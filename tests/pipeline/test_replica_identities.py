@@ -199,3 +199,18 @@ def test_every_policy_is_exact(lab: Lab) -> None:
     lab.execute("UPDATE a SET id = 2; DELETE FROM b WHERE ctid = '(0,1)'")
     replace(lab, tables="a, b").capture_and_compare("a", "b")
     assert TableRef("public", "a") in {state.table for state in lab.pipeline.status().tables}
+
+
+@pytest.mark.parametrize("rows_between", ["", "UPDATE t SET b = 'y' WHERE a = 10;"], ids=["", "rows between"])
+@pytest.mark.parametrize("identity", ["FULL", "DEFAULT"])
+def test_key_moves_to_another_column_and_the_former_key_is_dropped(trap: Lab, identity: str, rows_between: str) -> None:
+    """Both in one window: the destination's recorded key is the column that the stream no longer has."""
+    trap.execute("CREATE TABLE t (id int PRIMARY KEY, a int NOT NULL, b text); ALTER TABLE t REPLICA IDENTITY FULL")
+    trap.execute("INSERT INTO t VALUES (1, 10, 'x'), (2, 20, 'x')")
+    trap.capture()
+    trap.execute("ALTER TABLE t DROP CONSTRAINT t_pkey; ALTER TABLE t ADD PRIMARY KEY (a)")
+    trap.execute(f"ALTER TABLE t REPLICA IDENTITY {identity}; {rows_between}")
+    trap.execute("ALTER TABLE t DROP COLUMN id; INSERT INTO t VALUES (30, 'z'); DELETE FROM t WHERE a = 20")
+    trap.capture_and_compare("public.t")
+    trap.execute("UPDATE t SET b = 'w'; DELETE FROM t WHERE a = 30")
+    trap.capture_and_compare("public.t")
