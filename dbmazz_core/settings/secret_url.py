@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -11,6 +11,8 @@ from dbmazz_core.errors import ConfigError
 
 _SECRET_OPTIONS = ("password", "passfile", "sslpassword", "oauth_client_secret")
 _HIDDEN = "***"
+#: libpq reads any other text as `key=value` pairs (fe-connect.c, uri_prefix_length).
+_PREFIXES = ("postgresql://", "postgres://")
 
 
 class SecretUrl:
@@ -61,10 +63,11 @@ class SecretUrl:
         return message
 
     def __str__(self) -> str:
-        if "://" not in self._text:
+        if not self._text.startswith(_PREFIXES):
             hidden = {k: (_HIDDEN if k in _SECRET_OPTIONS else v) for k, v in self.parameters.items()}
             return make_conninfo("", **hidden)
-        text = re.sub(r"(?<=://)([^@/:]*):[^/?]*@", rf"\1:{_HIDDEN}@", self._text)
+        # libpq reads a password up to the first `@`, whatever else it holds (fe-connect.c, conninfo_uri_parse_options).
+        text = re.sub(r"(?<=://)([^@/:]*):[^@/]*@", rf"\1:{_HIDDEN}@", self._text)
         return re.sub(rf"(?<=[?&])({'|'.join(_SECRET_OPTIONS)})=[^&]*", rf"\1={_HIDDEN}", text)
 
     def __repr__(self) -> str:
@@ -96,12 +99,16 @@ def _read(text: str, variable: str) -> dict[str, str]:
             remedy=f"give one such as {variable}={example}; characters like @ : / % # in a password are "
             "percent-encoded (%40 %3A %2F %25 %23)",
         ) from None
-    if not text or (scheme := urlsplit(text).scheme if "://" in text else "") not in (
-        "",
-        "postgres",
-        "postgresql",
-    ):
-        problem = f"has scheme {scheme!r}" if text else "is empty"
+    if text.startswith(_PREFIXES) and re.match(r"[^@/]*@[^?]*@", text.partition("://")[2]):
+        # The password would end at the first `@`, and its end would be shown as a part of the host.
+        raise ConfigError(
+            f"{variable} has more than one @ before its options",
+            object=variable,
+            remedy="percent-encode an @ in a user, password or database: %40",
+        )
+    scheme = None if text.startswith(_PREFIXES) else re.match(r"([A-Za-z][\w+.-]*)://", text)
+    if not text or scheme:
+        problem = f"has scheme {scheme[1]!r}" if scheme else "is empty"
         raise ConfigError(f"{variable} {problem}", object=variable, remedy=f"give one such as {variable}={example}")
     for port in parameters.get("port", "").split(","):
         if port and not (port.isdecimal() and 0 < int(port) < 65536):
