@@ -44,7 +44,7 @@ def unknown_tables(
 def suggestion(wanted: str, known: Collection[str]) -> str:
     """Return "; did you mean ...?" with the names that are most similar; an empty text if none is.
 
-    >>> suggestion("public.oders", ["public.orders", "public.users"])
+    >>> suggestion("public.oders", ["public.orders", "sales.invoices"])
     '; did you mean public.orders?'
     """
     near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
