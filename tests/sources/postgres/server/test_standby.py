@@ -130,27 +130,6 @@ def test_a_standby_is_captured(captured: Pair) -> None:
     assert_goes_on(captured)
 
 
-def test_a_database_with_serializable_transactions_as_default(pair: Pair) -> None:
-    """A standby runs no query in such a transaction."""
-    elsewhere = replace(pair.standby.database, name="postgres")  # a database with the server's default
-
-    def write(statement: str) -> None:
-        pair.primary.execute(statement)
-        ((lsn,),) = pair.primary.database.fetch("SELECT pg_current_wal_flush_lsn()::text")
-        deadline = time.monotonic() + 60
-        while elsewhere.fetch("SELECT pg_last_wal_replay_lsn() < %s::pg_lsn", lsn) != [(False,)]:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-
-    write(f"ALTER DATABASE {pair.primary.database.name} SET default_transaction_isolation = serializable")
-    with pair.snapshots_logged():
-        pair.standby.capture()
-    assert pair.standby.rows("FROM public.t") == [(1, "one")]
-    write("INSERT INTO t VALUES (2, 'two')")
-    pair.standby.capture()
-    assert pair.standby.rows("FROM public.t ORDER BY id") == [(1, "one"), (2, "two")]
-
-
 def test_a_slot_on_a_standby_waits_for_the_primary(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """A primary at rest does not log its open transactions by itself."""
     monkeypatch.setattr("dbmazz_core.connectors.sources.postgres.snapshot.exported.REPORT_WAIT_AFTER_S", 0.1)
