@@ -17,6 +17,7 @@ import click
 
 from dbmazz_core.errors import ConfigError
 from dbmazz_core.settings.config import Settings
+from dbmazz_core.settings.suggestions import did_you_mean
 from dbmazz_core.settings.variables import SETTINGS, Setting
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -140,7 +141,7 @@ def _text(path: Path, key: str, value: object) -> str:
     if key not in _BY_KEY:
         near = difflib.get_close_matches(key.lower(), _BY_KEY, n=1)
         raise ConfigError(
-            f"{path} has an unknown key {key!r}" + (f"; did you mean {near[0]}?" if near else ""),
+            f"{path} has an unknown key {key!r}{did_you_mean(near)}",
             object=key,
             remedy=f"remove the key, or use one of: {', '.join(_BY_KEY)}",
         )

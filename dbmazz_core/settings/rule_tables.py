@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from dbmazz_core.errors import ConfigError
 from dbmazz_core.settings.config import TableConfig
+from dbmazz_core.settings.suggestions import suggestion
 from dbmazz_core.settings.tables import TablePattern
 from dbmazz_core.table_ref import TableRef
 
@@ -39,13 +39,3 @@ def unknown_tables(
                 object=variable,
                 remedy=f"correct {variable}, or take the rule out of it",
             )
-
-
-def suggestion(wanted: str, known: Collection[str]) -> str:
-    """Return "; did you mean ...?" with the names that are most similar; an empty text if none is.
-
-    >>> suggestion("public.oders", ["public.orders", "sales.invoices"])
-    '; did you mean public.orders?'
-    """
-    near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -99,14 +99,15 @@ def _read(text: str, variable: str) -> dict[str, str]:
             remedy=f"give one such as {variable}={example}; characters like @ : / % # in a password are "
             "percent-encoded (%40 %3A %2F %25 %23)",
         ) from None
-    if text.startswith(_PREFIXES) and re.match(r"[^@/]*@[^?]*@", text.partition("://")[2]):
+    is_url = text.startswith(_PREFIXES)
+    if is_url and re.match(r"[^@/]*@[^?]*@", text.partition("://")[2]):
         # The password would end at the first `@`, and its end would be shown as a part of the host.
         raise ConfigError(
             f"{variable} has more than one @ before its options",
             object=variable,
             remedy="percent-encode an @ in a user, password or database: %40",
         )
-    scheme = None if text.startswith(_PREFIXES) else re.match(r"([A-Za-z][\w+.-]*)://", text)
+    scheme = None if is_url else re.match(r"([A-Za-z][\w+.-]*)://", text)
     if not text or scheme:
         problem = f"has scheme {scheme[1]!r}" if scheme else "is empty"
         raise ConfigError(f"{variable} {problem}", object=variable, remedy=f"give one such as {variable}={example}")

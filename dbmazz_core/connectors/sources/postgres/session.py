@@ -15,7 +15,7 @@ from dbmazz_core.connectors.sources.postgres.catalog.column_facts import read_la
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
 from dbmazz_core.connectors.sources.postgres.catalog.fingerprint import Fingerprint, read_fingerprints
 from dbmazz_core.connectors.sources.postgres.catalog.publication import read_publication
-from dbmazz_core.connectors.sources.postgres.catalog.resolution import find_tables, resolve_tables
+from dbmazz_core.connectors.sources.postgres.catalog.resolution import find_tables, find_tables_by_name
 from dbmazz_core.connectors.sources.postgres.catalog.source_table import read_tables
 from dbmazz_core.connectors.sources.postgres.connection import Connection, Server, connect_to
 from dbmazz_core.connectors.sources.postgres.replication.connection import ReplicationConnection
@@ -29,7 +29,6 @@ from dbmazz_core.errors import SlotActive
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.checkpoint import SystemIdentity
 from dbmazz_core.settings.config import SnapshotConfig, SourceConfig
-from dbmazz_core.settings.tables import TablePattern
 from dbmazz_core.table_ref import TableRef
 
 #: Seconds to wait for the release of the slot: a walsender that lost its client holds its slot for a moment.
@@ -128,15 +127,15 @@ class Session:
 
     # -- the catalog now
 
-    def tables_named(self, names: Collection[TableRef]) -> list[TableInfo]:
-        """Return tables as the catalog has them now. Tables that do not exist or cannot be captured are left out."""
-        with self.translated():
-            return list(resolve_tables(self.connection, [TablePattern(ref.schema, ref.name) for ref in names]).tables)
-
     def tables(self) -> list[TableInfo]:
         """Return the configured tables as the catalog has them now."""
         with self.translated():
             return find_tables(self.connection, self.config.tables)
+
+    def tables_named(self, names: Collection[TableRef]) -> tuple[TableInfo, ...]:
+        """Return tables as the catalog has them now. Tables that do not exist or cannot be captured are left out."""
+        with self.translated():
+            return find_tables_by_name(self.connection, names)
 
     def unpublished_columns(self, tables: Collection[TableInfo]) -> dict[TableRef, tuple[str, ...]]:
         """Return the columns that the server does not send, see `captured_columns.unpublished_columns`."""

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dbmazz_core.connectors.sources.postgres.catalog.identity import TableIdentity
 from dbmazz_core.connectors.sources.postgres.session import Session
 from dbmazz_core.errors import WrongServer
-from dbmazz_core.lsn import INVALID_LSN
 from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.table_shape import TableToken
 from dbmazz_core.table_ref import TableRef
@@ -50,7 +49,7 @@ def checkpoint_after_upgrade(
         raise _not_upgraded(
             checkpoint, f"slot {slot.name} is at {slot.confirmed_flush_lsn}, before the checkpoint {checkpoint.lsn}"
         )
-    return checkpoint.continued(identity, slot.confirmed_flush_lsn or INVALID_LSN)
+    return checkpoint.continued(identity, slot.confirmed_flush_lsn)
 
 
 def tokens_after_upgrade(session: Session, tables: Mapping[TableRef, TableToken]) -> dict[TableRef, TableToken]:

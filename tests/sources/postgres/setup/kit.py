@@ -44,6 +44,10 @@ def apply(database: SourceDatabase, remedy: str) -> None:
             database.execute(statement)
 
 
+def create_slot(database: SourceDatabase, name: str, plugin: str = "pgoutput") -> None:
+    database.execute("SELECT pg_create_logical_replication_slot(%s, %s)", name, plugin)
+
+
 def catalog_state(database: SourceDatabase) -> list[tuple[Any, ...]]:
     """Everything that setup could change, with the transaction that wrote it."""
     return [

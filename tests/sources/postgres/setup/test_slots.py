@@ -30,12 +30,9 @@ from tests.sources.postgres.setup.kit import (
     ORDERS,
     Configure,
     apply,
+    create_slot,
 )
 from tests.support.postgres_fixtures import UNSAFE_BUT_FAST, SourceDatabase
-
-
-def create_slot(database: SourceDatabase, name: str, plugin: str = "pgoutput") -> None:
-    database.execute("SELECT pg_create_logical_replication_slot(%s, %s)", name, plugin)
 
 
 def test_slot_that_fits(database: SourceDatabase, conn: Connection, configure: Configure) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.connectors.sources.postgres.setup.prepare import prepare, teardown
-from tests.sources.postgres.setup.kit import ORDERS, Configure
+from tests.sources.postgres.setup.kit import ORDERS, Configure, create_slot
 from tests.support.postgres_fixtures import SourceDatabase
 
 
@@ -31,7 +31,7 @@ def test_a_publication_that_another_slot_may_use(
     config, other = configure(), configure(slot=f"other_{database.name}")
     prepare(conn, config)
     for slot in (config.slot, other.slot):
-        database.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", slot)
+        create_slot(database, slot)
     dropped, left = teardown(conn, config)
     assert dropped == f"dropped replication slot {config.slot}"
     assert other.slot in left
@@ -45,5 +45,5 @@ def test_slots_that_cannot_use_the_publication_do_not_count(
     database.execute(ORDERS)
     config = configure()
     prepare(conn, config)
-    database.execute("SELECT pg_create_logical_replication_slot(%s, 'test_decoding')", f"audit_{database.name}")
+    create_slot(database, f"audit_{database.name}", "test_decoding")
     assert teardown(conn, config) == ['dropped publication "dbmazz_pub"']

@@ -16,7 +16,7 @@ from dbmazz_core.errors import ConfigError
 from dbmazz_core.model.masks import Masker
 from dbmazz_core.model.schema import ColumnChoice, ColumnDef, TableSchema
 from dbmazz_core.settings.config import SourceConfig
-from dbmazz_core.settings.rule_tables import suggestion
+from dbmazz_core.settings.suggestions import suggestion
 from dbmazz_core.table_ref import ColumnRef, TableRef
 
 

@@ -113,8 +113,17 @@ def resolve_tables(conn: Connection, patterns: Iterable[TablePattern]) -> Resolu
 
 def find_tables_by_oid(conn: Connection, oids: Collection[int]) -> tuple[TableInfo, ...]:
     """Return the tables with these OIDs. Tables that do not exist, or cannot be captured, are left out."""
-    found = _read_relations(conn, "c.oid = ANY (%(oids)s)", {"oids": list(oids)})
-    return describe(conn, [relation for relation in found if not relation["unsupported"]])
+    return _describe_supported(conn, _read_relations(conn, "c.oid = ANY (%(oids)s)", {"oids": list(oids)}))
+
+
+def find_tables_by_name(conn: Connection, names: Collection[TableRef]) -> tuple[TableInfo, ...]:
+    """Return the tables with these names. Tables that do not exist, or cannot be captured, are left out."""
+    patterns = [TablePattern(ref.schema, ref.name) for ref in names]
+    return _describe_supported(conn, _matching_relations(conn, patterns))
+
+
+def _describe_supported(conn: Connection, relations: Iterable[Mapping[str, Any]]) -> tuple[TableInfo, ...]:
+    return describe(conn, [relation for relation in relations if not relation["unsupported"]])
 
 
 def _ancestors(relation: Mapping[str, Any]) -> list[TableRef]:

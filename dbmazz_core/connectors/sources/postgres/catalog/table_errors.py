@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.errors import ReplicaIdentityInsufficient, TableNotFound, TableNotSupported, UnknownValue
 from dbmazz_core.lsn import Lsn
+from dbmazz_core.settings.suggestions import did_you_mean
 from dbmazz_core.settings.tables import TablePattern
 from dbmazz_core.table_ref import TableRef, quote_identifier
 
@@ -45,9 +46,8 @@ def table_not_found(conn: Connection, pattern: TablePattern, left_out: Mapping[T
 
 
 def _not_found_error(pattern: TablePattern, what: str, near: Sequence[str]) -> TableNotFound:
-    guess = f"; did you mean {' or '.join(near)}?" if near else ""
     return TableNotFound(
-        f"{what}{guess}",
+        f"{what}{did_you_mean(near)}",
         object=str(pattern),
         remedy="correct TABLES, or create it; names are folded to lower case unless they are quoted, and a name "
         "without a schema is in public",
