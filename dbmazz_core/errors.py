@@ -45,9 +45,11 @@ one. The number is the exit code of the `dbmazz` command; a class without a numb
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 from dbmazz_core.lsn import Lsn
+from dbmazz_core.table_ref import ColumnRef, TableRef
 
 
 class DbmazzError(Exception):
@@ -63,17 +65,23 @@ class DbmazzError(Exception):
     Attributes:
         what: What happened, in one sentence.
         object: The table, slot, publication, variable or file that the error is about.
+        tables: The tables whose trouble this is, so that the others can go on; empty if it concerns all of them.
         remedy: What to do: SQL or a command to paste where there is one.
         exit_code: Exit code of the `dbmazz` command.
     """
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, what: str, *, object: str, remedy: str) -> None:
+    def __init__(
+        self, what: str, *, object: str | TableRef | ColumnRef, remedy: str, tables: Iterable[TableRef] = ()
+    ) -> None:
         super().__init__(what)
         self.what = what
-        self.object = object
+        self.object = str(object)
         self.remedy = remedy
+        self.tables = tuple(tables)
+        if isinstance(object, TableRef | ColumnRef) and not self.tables:
+            self.tables = (object if isinstance(object, TableRef) else object.table,)
 
     def __str__(self) -> str:
         return f"{self.what}\n  what to do: {self.remedy}"

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import replace
 
 from dbmazz_core.connectors.sinks import create_sink
 from dbmazz_core.connectors.sources import create_source
-from dbmazz_core.engine.capture import Capture
-from dbmazz_core.engine.copying import Copying
+from dbmazz_core.engine import pausing
+from dbmazz_core.engine.capture_run import CaptureRun
 from dbmazz_core.engine.preparation import Preparation, read_look
 from dbmazz_core.engine.progress import Progress
-from dbmazz_core.engine.result import PipelineStatus, SnapshotResult, StopReason, TableCounts, WindowResult
+from dbmazz_core.engine.result import PipelineStatus, SnapshotResult, WindowResult
 from dbmazz_core.engine.resume_checks import ResumeChecks
 from dbmazz_core.errors import DestinationError, SlotError, UnsupportedServerVersion
 from dbmazz_core.lsn import INVALID_LSN
-from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.findings import CheckReport, Finding, SetupReport
 from dbmazz_core.model.managed_source import ManagedSource
 from dbmazz_core.model.recorded import Recorded
@@ -27,6 +26,7 @@ from dbmazz_core.model.sink import Sink
 from dbmazz_core.model.source_status import SourceStatus
 from dbmazz_core.model.stopping import StopRequested
 from dbmazz_core.model.table_description import TableDescription
+from dbmazz_core.model.table_state import TableState
 from dbmazz_core.settings.config import Settings, WindowLimits
 from dbmazz_core.table_ref import TableRef
 
@@ -93,8 +93,8 @@ class Pipeline:
             # Status must answer while another process works, so it does not wait for the destination.
             with self._sink(read_only=True, lock_timeout_s=0) as sink:
                 recorded = sink.read()
-                checkpoint, states = recorded.checkpoint, recorded.states
-                counts = sink.count_rows(states) if rows else {}
+                checkpoint, states = recorded.checkpoint, recorded.all_states
+                counts = sink.count_rows(recorded.states) if rows else {}
                 bad = sink.quarantined()
         except DestinationError as error:
             return PipelineStatus(source, None, source.lag_bytes, destination_error=str(error))
@@ -165,6 +165,33 @@ class Pipeline:
         with closing(self._source()) as source:
             return source.teardown(drop_publication=drop_publication)
 
+    # -- states of tables
+
+    def table_states(self, *, rows: bool = True) -> list[TableState]:
+        """Return the states of all tables of the destination, by name. The source is not asked.
+
+        Args:
+            rows: Whether rows are counted.
+        """
+        with self.destination() as sink:
+            recorded = sink.read()
+            counts = sink.count_rows(recorded.states) if rows else {}
+            bad = sink.quarantined()
+        return [
+            replace(state, rows=counts.get(ref), quarantined=bad.get(ref, 0))
+            for ref, state in sorted(recorded.all_states.items())
+        ]
+
+    def pause(self, tables: Sequence[TableRef]) -> Mapping[TableRef, TableState]:
+        """Pause tables, see `pausing.pause`; return their states."""
+        with self._sink() as sink:
+            return pausing.pause(sink, tables)
+
+    def resume(self, tables: Sequence[TableRef]) -> Mapping[TableRef, TableState]:
+        """Resume paused tables: the next window copies them again, see `pausing.resume`; return their states."""
+        with self._sink() as sink:
+            return pausing.resume(sink, tables)
+
     # -- copies and capture windows
 
     def snapshot(
@@ -197,8 +224,10 @@ class Pipeline:
                 copying = preparation.for_window(tables)
             copying.with_rows = True  # a snapshot on request copies rows, whatever DO_SNAPSHOT says
             counts = copying.copy()
+            states = sink.read().all_states
         duration_s = time.monotonic() - started
-        return SnapshotResult(copying.checkpoint.lsn, counts, duration_s, copying.quarantined, preparation.warnings)
+        lsn, bad = copying.checkpoint.lsn, copying.quarantined
+        return SnapshotResult(lsn, counts, duration_s, bad, preparation.warnings, states)
 
     def capture(
         self,
@@ -217,34 +246,13 @@ class Pipeline:
                 tables of `resnapshot` that are not yet copied keep their old rows.
             progress: Called after rows were loaded, and after each flush.
         """
-        started = time.monotonic()
-        copies = _Copies()
-        with closing(self._source(_waiting(progress, stop))) as source:
-            with self._opened(source) as sink:
-                preparation = Preparation(self.settings, source, sink, progress, stop)
-                try:
-                    copying = copies.run(preparation, resnapshot)
-                except StopRequested:
-                    return _stopped_at(sink.read().checkpoint)
-                copied_s = time.monotonic() - started
-                if copying.stopped:
-                    result = _stopped_at(sink.read().checkpoint)
-                else:
-                    limits = limits or self.settings.limits
-                    capture = Capture(self.settings, source, sink, copying.tables, limits, stop, progress)
-                    result = capture.run(copying.checkpoint)
-                if result.copy_anew and result.stop_reason is not StopReason.STOP_REQUESTED:
-                    again = Preparation(self.settings, source, sink, progress, stop)
-                    if not copies.complete(again):
-                        result.stop_reason = StopReason.STOP_REQUESTED
+        with closing(self._source(_waiting(progress, stop))) as source, self._opened(source) as sink:
+            limits = limits or self.settings.limits
+            run = CaptureRun(self.settings, source, sink, limits, stop or threading.Event(), progress)
+            result = run.run(resnapshot)
             if result.end_lsn > INVALID_LSN:
                 result.lag_bytes = max(source.position() - result.end_lsn, 0)
             source.stop()
-        if copying.needed:
-            result.phases["snapshot"] = copied_s
-        copies.report(result)
-        result.warnings = preparation.warnings
-        result.duration_s = time.monotonic() - started
         return result
 
     # -- source and destination
@@ -266,50 +274,6 @@ class Pipeline:
             yield sink
 
 
-class _Copies:
-    """The copies of a window, before and after its stream.
-
-    Attributes:
-        rows: By copied table: the number of its rows.
-        quarantined: By copied table: the number of rows that went to quarantine.
-        replaced: Tables that were copied because another table has their name now, with the reason.
-    """
-
-    def __init__(self) -> None:
-        self.rows: dict[TableRef, int] = {}
-        self.quarantined: dict[TableRef, int] = {}
-        self.replaced: dict[TableRef, str] = {}
-
-    def run(self, preparation: Preparation, resnapshot: Sequence[TableRef]) -> Copying:
-        """Prepare the source and the destination, and copy the tables that need a copy.
-
-        Raises:
-            StopRequested: The window was asked to stop before it copied.
-        """
-        copying = preparation.for_window(resnapshot)
-        if copying.needed:
-            self.rows |= copying.copy()
-        self.quarantined |= copying.quarantined
-        self.replaced |= preparation.replaced
-        return copying
-
-    def complete(self, preparation: Preparation) -> bool:
-        """Copy the tables that a window has abandoned; return False if stopped before all were copied."""
-        try:
-            return not self.run(preparation, ()).stopped
-        except StopRequested:
-            return False
-
-    def report(self, result: WindowResult) -> None:
-        """Add the copies to a window's result."""
-        reasons = result.copy_anew | self.replaced
-        result.copy_anew = {ref: why for ref, why in reasons.items() if ref in self.rows}
-        for table, rows in self.rows.items():
-            counts = result.tables.setdefault(table, TableCounts())
-            counts.snapshot_rows = rows
-            counts.quarantined += self.quarantined.get(table, 0)
-
-
 def _waiting(progress: ProgressCallback | None, stop: threading.Event | None = None) -> Callable[[str], None]:
     """Return the callback for a source that waits: it reports the wait, and raises StopRequested if `stop` is set."""
 
@@ -320,9 +284,3 @@ def _waiting(progress: ProgressCallback | None, stop: threading.Event | None = N
             progress(Progress("wait", message=message))
 
     return report
-
-
-def _stopped_at(checkpoint: Checkpoint | None) -> WindowResult:
-    """Return the result of a window that was asked to stop before it began."""
-    lsn = checkpoint.lsn if checkpoint else INVALID_LSN
-    return WindowResult(lsn, lsn, lsn, stop_reason=StopReason.STOP_REQUESTED)

@@ -14,7 +14,7 @@ from dbmazz_core.settings.config import Settings
 from dbmazz_core.settings.tables import format_tables
 from dbmazz_core.table_ref import TableRef
 from dbmazz_dagster.resource import DbmazzResource
-from dbmazz_dagster.tags import CHECKPOINT_METADATA, TABLE_METADATA
+from dbmazz_dagster.tags import CHECKPOINT_METADATA, IS_STREAMING, TABLE_METADATA
 from dbmazz_dagster.translator import DagsterDbmazzTranslator, DbmazzTableProps
 
 
@@ -77,6 +77,12 @@ def dbmazz_assets(
     return dg.multi_asset(
         name=name,
         specs=[*specs, _checkpoint_spec(translator, slot, freshness)],
+        check_specs=[
+            dg.AssetCheckSpec(
+                IS_STREAMING, asset=spec.key, description="The table has the changes up to the checkpoint."
+            )
+            for spec in specs
+        ],
         can_subset=True,
         op_tags=op_tags,
         pool=pool or f"dbmazz_{slot}",

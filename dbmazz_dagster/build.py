@@ -81,8 +81,8 @@ def build_definitions(
     sources = build_source_asset_specs(resource, translator=translator, resolve_patterns=resolve_patterns)
     job = dg.define_asset_job(
         f"{name}_capture",
-        # Without the checks: they read whole key columns, and a window may run every half minute.
-        selection=dg.AssetSelection.assets(tables).without_checks(),
+        # Without the checks that read whole key columns: a window may run every half minute.
+        selection=dg.AssetSelection.assets(tables).without_checks() | dg.AssetSelection.checks(*tables.check_keys),
         executor_def=dg.in_process_executor,
         tags=resource.run_tags,
         description=f"Run one capture window of replication slot {resource.slot_name}.",

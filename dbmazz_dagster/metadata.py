@@ -37,11 +37,28 @@ def table_metadata(
         own["quarantined"] = number(counts.quarantined)
     if state is not None:
         own["mode"] = state.mode.value
+        own["state"] = state.state.value
+        if state.last_change_lsn is not None:
+            own["last_change_lsn"] = str(state.last_change_lsn)
         if state.rows is not None:
             own["dagster/row_count"] = state.rows
     if schema is not None:
         own["dagster/column_schema"] = schema
     return {**own, **_window_metadata(result)}
+
+
+def state_metadata(state: TableState) -> dict[str, Any]:
+    """Return the metadata of a table that does not stream: its state, since when, why, and what to do."""
+    problem = state.problem
+    figures: dict[str, Any] = {
+        "state": state.state.value,
+        "since": dg.MetadataValue.timestamp(state.since) if state.since else None,
+        "rows_as_of_lsn": str(state.lsn) if state.lsn is not None else None,
+        "error": problem.error if problem else None,
+        "reason": problem.reason if problem else None,
+        "remedy": problem.remedy if problem else None,
+    }
+    return {name: value for name, value in figures.items() if value}
 
 
 def checkpoint_metadata(result: WindowResult) -> dict[str, Any]:

@@ -81,6 +81,10 @@ class DbmazzResource(dg.ConfigurableResource["DbmazzResource"]):
     schema_changes: str = Field(
         default="apply", description="`apply`, `ignore` or `stop`; exceptions by kind of change and by table."
     )
+    on_table_error: str = Field(
+        default="isolate",
+        description="`isolate`: a table in trouble keeps its rows and the others go on; `stop`; exceptions by table.",
+    )
     sink_type: str = Field(default="duckdb", description="Destination type; only `duckdb`.")
     sink_url: str = Field(default="dbmazz.duckdb", description="Path of the DuckDB file.")
     sink_lock_timeout_s: float = Field(
@@ -185,12 +189,13 @@ class DbmazzResource(dg.ConfigurableResource["DbmazzResource"]):
         *,
         config: DbmazzConfig | None = None,
         unchanged: Unchanged = "skip",
-    ) -> Iterator[dg.MaterializeResult[Any]]:
+    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         """Run one bounded window and yield its results for the assets of `@dbmazz_assets`.
 
         A slot carries the changes of all tables, so a window applies them all. Selected assets yield
         `MaterializeResult`. Changed assets that are not selected are logged as `AssetMaterialization`, and so is the
-        checkpoint. The first window of a slot sets up the source and copies the tables.
+        checkpoint. The first window of a slot sets up the source and copies the tables. A table that an error keeps
+        from streaming fails its check `is_streaming`; the run succeeds, since the other tables were captured.
 
             @dbmazz_assets(shop)
             def shop_tables(context: dg.AssetExecutionContext, dbmazz: DbmazzResource, config: DbmazzConfig):

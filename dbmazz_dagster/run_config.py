@@ -39,6 +39,13 @@ class DbmazzConfig(dg.Config):
     resnapshot_tables: list[str] = Field(
         default=[], description="Re-snapshot these tables (`schema.table`), whether their assets are selected or not."
     )
+    pause_tables: list[str] = Field(
+        default=[],
+        description="Pause these tables (`schema.table`) before the window: they keep their rows as they are.",
+    )
+    resume_tables: list[str] = Field(
+        default=[], description="Resume these paused tables (`schema.table`): the window copies them again."
+    )
 
     def limits(self, defaults: WindowLimits) -> WindowLimits:
         """Return the limits of this run, and the resource's limits where this configuration has none."""

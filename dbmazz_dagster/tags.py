@@ -17,6 +17,9 @@ ATTEMPT_TAG: Final = "dbmazz/attempt"
 #: Run tag: the reason of the sensor's request.
 REASON_TAG: Final = "dbmazz/reason"
 
+#: Name of the check on each table's asset that a window evaluates for tables that do not stream.
+IS_STREAMING: Final = "is_streaming"
+
 #: Metadata of a table's asset: the name of the table, as `TABLES` spells it.
 TABLE_METADATA: Final = "dbmazz/table"
 #: Metadata of the checkpoint's asset: the name of the slot.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import PipelineStatus, StopReason, TableCounts, WindowResult
 from dbmazz_core.errors import DbmazzError
 from dbmazz_core.lsn import INVALID_LSN
-from dbmazz_core.model.table_state import TableState
+from dbmazz_core.model.table_state import TableState, TableStatus
 from dbmazz_core.pipeline import Pipeline
 from dbmazz_core.settings.config import Settings, SourceConfig
 from dbmazz_core.settings.tables import parse_tables
 from dbmazz_core.table_ref import TableRef
-from dbmazz_dagster.metadata import checkpoint_metadata, column_schema, table_metadata
+from dbmazz_dagster.metadata import checkpoint_metadata, column_schema, state_metadata, table_metadata
 from dbmazz_dagster.run_config import DbmazzConfig, Unchanged
-from dbmazz_dagster.tags import CHECKPOINT_METADATA, SLOT_TAG, TABLE_METADATA
+from dbmazz_dagster.tags import CHECKPOINT_METADATA, IS_STREAMING, SLOT_TAG, TABLE_METADATA
 
 #: Seconds between two log lines of a long window. The sensor counts a run that stops logging as failed
 #: (run_history.py).
@@ -55,12 +55,16 @@ def run_window(
     context: dg.AssetExecutionContext,
     config: DbmazzConfig,
     unchanged: Unchanged,
-) -> Iterator[dg.MaterializeResult[Any]]:
-    """Run one window and yield its materializations; see `DbmazzResource.capture`."""
+) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+    """Run one window and yield its materializations and checks; see `DbmazzResource.capture`."""
     assets = _Assets.of(context.assets_def)
     # A run that a user starts from the asset graph does not have the job's tags.
     context.instance.add_run_tags(context.run.run_id, {SLOT_TAG: settings.source.slot})
     resnapshot = _resnapshot(config, assets, context)
+    if config.pause_tables:
+        pipeline.pause(_tables(config.pause_tables))
+    if config.resume_tables:
+        pipeline.resume(_tables(config.resume_tables))
     try:
         result = _interruptible(
             lambda stop, progress: pipeline.capture(
@@ -82,17 +86,19 @@ def run_window(
             yield event
         else:
             context.log_event(_as_materialization(event))
+    yield from report.checks()
 
 
 def _resnapshot(config: DbmazzConfig, assets: _Assets, context: dg.AssetExecutionContext) -> list[TableRef]:
-    named = [
-        TableRef(pattern.schema, pattern.name)
-        for text in config.resnapshot_tables
-        for pattern in parse_tables(text)
-        if pattern.name is not None
-    ]
     selected = context.selected_asset_keys if config.resnapshot else ()
-    return sorted({*named, *(table for table, key in assets.tables.items() if key in selected)})
+    return sorted(
+        {*_tables(config.resnapshot_tables), *(table for table, key in assets.tables.items() if key in selected)}
+    )
+
+
+def _tables(texts: Sequence[str]) -> list[TableRef]:
+    patterns = [pattern for text in texts for pattern in parse_tables(text)]
+    return [TableRef(pattern.schema, pattern.name) for pattern in patterns if pattern.name is not None]
 
 
 class _Interrupted(Exception):
@@ -189,7 +195,8 @@ class _WindowReport:
             if key is None:
                 context.log.warning(f"{table} was captured, but has no asset: reload the definitions")
                 continue
-            selected = key in context.selected_asset_keys
+            state = result.states.get(table)
+            selected = key in context.selected_asset_keys and (state is None or state.state is TableStatus.STREAMING)
             metadata = table_metadata(result, counts, self._states.get(table), self._schemas.get(table))
             if _has_changes(counts) or (selected and (unchanged == "materialize" or self._never_materialized(key))):
                 yield dg.MaterializeResult(asset_key=key, metadata=metadata)
@@ -209,6 +216,35 @@ class _WindowReport:
             context.log.info(f"stopped before it caught up ({result.stop_reason.value}): lag {result.lag_bytes} bytes")
         if self._assets.checkpoint is not None and result.end_lsn > INVALID_LSN:
             yield dg.MaterializeResult(asset_key=self._assets.checkpoint, metadata=checkpoint_metadata(result))
+
+    def checks(self) -> Iterator[dg.AssetCheckResult]:
+        """Yield the check `is_streaming` of tables that do not stream, and of those that stream again after a copy.
+
+        Tables that do not stream also get an observation, and a message in the log.
+        """
+        context, result = self._context, self._result
+        for table, state in sorted(result.states.items()):
+            key = self._assets.tables.get(table)
+            counts = result.tables.get(table)
+            streams = state.state is TableStatus.STREAMING
+            if key is None or (streams and (counts is None or counts.snapshot_rows is None)):
+                continue
+            reason = state.problem.reason if state.problem else f"{table} is {state.state.value}"
+            if not streams:
+                metadata = state_metadata(state)
+                (context.log.error if state.is_in_trouble else context.log.warning)(
+                    f"{table} is {state.state.value}: {reason}"
+                )
+                context.log_event(dg.AssetObservation(key, metadata=metadata, description=reason))
+            if dg.AssetCheckKey(key, IS_STREAMING) in context.selected_asset_check_keys:
+                yield dg.AssetCheckResult(
+                    passed=streams,
+                    asset_key=key,
+                    check_name=IS_STREAMING,
+                    severity=dg.AssetCheckSeverity.ERROR if state.is_in_trouble else dg.AssetCheckSeverity.WARN,
+                    description="streams" if streams else reason,
+                    metadata={} if streams else metadata,
+                )
 
     def _never_materialized(self, key: dg.AssetKey) -> bool:
         return self._context.instance.get_latest_materialization_event(key) is None

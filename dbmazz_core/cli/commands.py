@@ -6,7 +6,7 @@ import functools
 import gc
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import click
 
 from dbmazz_core.cli.lazy import LazyGroup
 from dbmazz_core.cli.progress import show_progress
-from dbmazz_core.cli.report import INTERRUPTED, Report
+from dbmazz_core.cli.report import INTERRUPTED, TABLES_IN_TROUBLE, Report
 from dbmazz_core.cli.settings import has_tables, load_settings, setting_options
 from dbmazz_core.cli.signals import stop_on_signals, take_signals_back
 from dbmazz_core.errors import ConfigError, TableNotFound
@@ -22,13 +22,14 @@ from dbmazz_core.settings.tables import TablePattern, parse_tables
 from dbmazz_core.table_ref import TableRef
 
 if TYPE_CHECKING:
+    from dbmazz_core.model.table_state import TableState
     from dbmazz_core.pipeline import Pipeline
     from dbmazz_core.settings.config import Settings
 
 log = logging.getLogger("dbmazz")
 
 #: The settings of group `source` that only a window uses.
-_WINDOW_ONLY = ("CLEANUP_ON_STOP",)
+WINDOW_ONLY = ("CLEANUP_ON_STOP",)
 
 
 @click.group(
@@ -47,7 +48,7 @@ def dbmazz(context: click.Context) -> None:
         context.exit(2)
 
 
-def _common_options(command: Callable[..., int | None]) -> Callable[..., int | None]:
+def common_options(command: Callable[..., int | None]) -> Callable[..., int | None]:
     """Add the options that all commands share."""
 
     @click.option(
@@ -68,7 +69,7 @@ def _common_options(command: Callable[..., int | None]) -> Callable[..., int | N
     return run
 
 
-def _settings(
+def read_settings(
     report: Report, config: Path | None, flags: dict[str, str | None], *, tables_needed: bool = True
 ) -> Settings:
     settings = load_settings(flags, config, tables_needed=tables_needed)
@@ -77,7 +78,7 @@ def _settings(
     return settings
 
 
-def _pipeline(settings: Settings) -> Pipeline:
+def make_pipeline(settings: Settings) -> Pipeline:
     # Objects of modules live until the process ends: a garbage collector that skips them saves a command 0.1 s.
     gc.disable()
     from dbmazz_core.pipeline import Pipeline
@@ -88,24 +89,24 @@ def _pipeline(settings: Settings) -> Pipeline:
 
 
 @dbmazz.command(short_help="Check source and destination; change nothing.")
-@setting_options("source", without=_WINDOW_ONLY)
-@_common_options
+@setting_options("source", without=WINDOW_ONLY)
+@common_options
 def check(report: Report, config: Path | None, **flags: str | None) -> int:
     """Check that source and destination are ready for a capture; change nothing."""
-    found = _pipeline(_settings(report, config, flags)).check()
+    found = make_pipeline(read_settings(report, config, flags)).check()
     code = found.errors[0].exit_code if found.errors else 0
-    report.result({**found.to_dict(), "exit_code": code}, *_rendered(report, "check", found))
+    report.result({**found.to_dict(), "exit_code": code}, *rendered(report, "check", found))
     return code
 
 
 @dbmazz.command(short_help="Create publication and slot; set replica identities.")
-@setting_options("source", without=_WINDOW_ONLY)
-@_common_options
+@setting_options("source", without=WINDOW_ONLY)
+@common_options
 def setup(report: Report, config: Path | None, **flags: str | None) -> None:
     """Create the publication and the slot, and set replica identities, where needed."""
-    done = _pipeline(_settings(report, config, flags)).setup()
+    done = make_pipeline(read_settings(report, config, flags)).setup()
     _warn(report, [warning.what for warning in done.check.warnings])
-    report.result(done.to_dict(), *_rendered(report, "setup", done))
+    report.result(done.to_dict(), *rendered(report, "setup", done))
 
 
 @dbmazz.command(short_help="Re-snapshot tables.")
@@ -121,9 +122,9 @@ def setup(report: Report, config: Path | None, **flags: str | None) -> None:
     help="pg_upgrade has upgraded the server and kept the slot, which this destination has consumed: continue at the "
     "slot's position, and copy only tables that are not the same.",
 )
-@setting_options("source", "sink", "snapshot", without=(*_WINDOW_ONLY, "DO_SNAPSHOT"))
-@_common_options
-def snapshot(report: Report, config: Path | None, new_server: bool, upgraded_server: bool, **flags: str | None) -> None:
+@setting_options("source", "sink", "snapshot", without=(*WINDOW_ONLY, "DO_SNAPSHOT"))
+@common_options
+def snapshot(report: Report, config: Path | None, new_server: bool, upgraded_server: bool, **flags: str | None) -> int:
     """Re-snapshot tables; readers see the old rows of a table until its copy is complete.
 
     Without --tables, all configured tables are copied and the slot starts at a new position. This repairs a slot
@@ -134,7 +135,7 @@ def snapshot(report: Report, config: Path | None, new_server: bool, upgraded_ser
     some = parse_tables(text) if text is not None and has_tables(config) else None
     if some is not None:
         flags["tables"] = None
-    pipeline = _pipeline(_settings(report, config, flags))
+    pipeline = make_pipeline(read_settings(report, config, flags))
     chosen = _chosen_tables(pipeline, some) if some is not None else None
     if (chosen is not None) + new_server + upgraded_server > 1:
         raise ConfigError(
@@ -145,13 +146,14 @@ def snapshot(report: Report, config: Path | None, new_server: bool, upgraded_ser
     with show_progress(report) as progress:
         result = pipeline.snapshot(chosen, new_server=new_server, upgraded_server=upgraded_server, progress=progress)
     _warn(report, result.warnings)
-    report.result(result.to_dict(), *_rendered(report, "snapshot", result))
+    report.result(result.to_dict(), *rendered(report, "snapshot", result))
+    return _code(report, result.in_trouble)
 
 
 @dbmazz.command(short_help="Run one window: apply all changes up to now.")
 @setting_options("source", "sink", "snapshot", "flush", "limits", "tables")
-@_common_options
-def capture(report: Report, config: Path | None, **flags: str | None) -> None:
+@common_options
+def capture(report: Report, config: Path | None, **flags: str | None) -> int:
     """Run one window: apply all changes up to now to the destination, then exit.
 
     The first window also runs the setup and copies the tables. SIGTERM and Ctrl-C end a window at its next flush;
@@ -160,35 +162,36 @@ def capture(report: Report, config: Path | None, **flags: str | None) -> None:
     from dbmazz_core.prestart import prestart
 
     stop = stop_on_signals(report)
-    settings = _settings(report, config, flags)
+    settings = read_settings(report, config, flags)
     prestart()  # the receiver process starts while polars and DuckDB are imported
 
-    pipeline = _pipeline(settings)
+    pipeline = make_pipeline(settings)
     take_signals_back()
     with show_progress(report) as progress:
         result = pipeline.capture(stop=stop, progress=progress)
     _warn(report, result.warnings)
-    report.result(result.to_dict(), *_rendered(report, "window", result))
+    report.result(result.to_dict(), *rendered(report, "window", result))
+    return _code(report, result.in_trouble)
 
 
 @dbmazz.command()
-@setting_options("source", "sink", without=(*_WINDOW_ONLY, "REPLICA_IDENTITY"))
-@_common_options
+@setting_options("source", "sink", without=(*WINDOW_ONLY, "REPLICA_IDENTITY"))
+@common_options
 def status(report: Report, config: Path | None, **flags: str | None) -> None:
     """Show the slot, the checkpoint, the lag and the tables."""
-    state = _pipeline(_settings(report, config, flags, tables_needed=False)).status()
-    report.result(state.to_dict(), *_rendered(report, "status", state))
+    state = make_pipeline(read_settings(report, config, flags, tables_needed=False)).status()
+    report.result(state.to_dict(), *rendered(report, "status", state))
 
 
 @dbmazz.command(short_help="Show the next changes without consuming them.")
 @click.option("--limit", type=click.IntRange(1), default=10, show_default=True, help="Number of records.")
-@setting_options("source", without=(*_WINDOW_ONLY, "REPLICA_IDENTITY"))
-@_common_options
+@setting_options("source", without=(*WINDOW_ONLY, "REPLICA_IDENTITY"))
+@common_options
 def peek(report: Report, config: Path | None, limit: int, **flags: str | None) -> None:
     """Show the next changes in the slot, one per line, without consuming them."""
     from dbmazz_core.cli.records import record_line, record_to_dict
 
-    pipeline = _pipeline(_settings(report, config, flags))
+    pipeline = make_pipeline(read_settings(report, config, flags))
     records = []
     for record in pipeline.peek(limit):
         records.append(record_to_dict(record))
@@ -213,14 +216,14 @@ def peek(report: Report, config: Path | None, limit: int, **flags: str | None) -
     is_flag=True,
     help="Drop the publication also if dbmazz did not create it, or another slot may use it.",
 )
-@setting_options("source", without=(*_WINDOW_ONLY, "REPLICA_IDENTITY"))
-@_common_options
+@setting_options("source", without=(*WINDOW_ONLY, "REPLICA_IDENTITY"))
+@common_options
 def teardown(report: Report, config: Path | None, yes: bool, drop_publication: bool, **flags: str | None) -> int:
     """Drop the slot and the publication; the destination is not changed.
 
     A publication that dbmazz did not create, or that another slot of the database may use, stays.
     """
-    settings = _settings(report, config, flags, tables_needed=False)
+    settings = read_settings(report, config, flags, tables_needed=False)
     source = settings.source
     if not yes:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
@@ -239,7 +242,7 @@ def teardown(report: Report, config: Path | None, yes: bool, drop_publication: b
             report.message("nothing was dropped")
             report.result({"done": []})
             return INTERRUPTED
-    done = _pipeline(settings).teardown(drop_publication=drop_publication)
+    done = make_pipeline(settings).teardown(drop_publication=drop_publication)
     report.result({"done": done}, *(done or ["nothing to drop: neither slot nor publication exists"]))
     return 0
 
@@ -262,12 +265,22 @@ def _chosen_tables(pipeline: Pipeline, patterns: tuple[TablePattern, ...]) -> li
     return None if len(chosen) == len(configured) else chosen
 
 
+def _code(report: Report, in_trouble: Mapping[TableRef, TableState]) -> int:
+    """Name the tables in trouble on stderr, and return the exit code."""
+    for table, state in sorted(in_trouble.items()):
+        assert state.problem is not None
+        rows = f", with its rows as of {state.lsn}" if state.lsn is not None else ""
+        report.message(f"{table} is {state.state.value}{rows}: {state.problem.reason}")
+        report.message(f"  what to do: {state.problem.remedy}")
+    return TABLES_IN_TROUBLE if in_trouble else 0
+
+
 def _warn(report: Report, warnings: Iterable[str]) -> None:
     for warning in warnings:
         report.message(f"warning: {warning}")
 
 
-def _rendered(report: Report, kind: str, result: Any) -> list[Any]:
+def rendered(report: Report, kind: str, result: Any) -> list[Any]:
     """Return a result as text and tables, nothing with `--json`, for which rich is not imported."""
     if report.json:
         return []

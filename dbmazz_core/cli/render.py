@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from dbmazz_core.engine.result import PipelineStatus, SnapshotResult, WindowResult
     from dbmazz_core.model.findings import CheckReport, SetupReport
+    from dbmazz_core.model.table_state import TableState
 
 _LEVEL_STYLES = {"ok": "green", "warning": "yellow", "error": "red"}
 _REASONS = {
@@ -91,6 +92,32 @@ def snapshot(result: SnapshotResult) -> Iterator[RenderableType]:
     yield table
 
 
+def tables(states: Sequence[TableState]) -> Iterator[RenderableType]:
+    """Yield a table of the destination's tables, and the reasons of those that do not stream."""
+    grid = _table("table", "state", "rows", "last change", "rows as of", "since", "mode")
+    for entry in states:
+        grid.add_row(
+            str(entry.table),
+            entry.state.value,
+            "" if entry.rows is None else f"{entry.rows:,}",
+            str(entry.last_change_lsn or ""),
+            str(entry.lsn or ""),
+            "" if entry.since is None else f"{entry.since:%Y-%m-%d %H:%M:%S}",
+            entry.mode.value,
+        )
+    yield grid
+    yield from _reasons(states)
+
+
+def _reasons(states: Iterable[TableState]) -> Iterator[str]:
+    """Yield why tables do not stream, and what to do."""
+    for entry in states:
+        if entry.problem is not None:
+            yield f"{entry.table} is {entry.state.value}: {entry.problem.reason}"
+            if entry.problem.remedy:
+                yield f"  what to do: {entry.problem.remedy}"
+
+
 def status(state: PipelineStatus) -> Iterator[RenderableType]:
     """Yield slot, positions and lag, and a table of the captured tables."""
     if not state.source.slot_exists:
@@ -113,13 +140,18 @@ def status(state: PipelineStatus) -> Iterator[RenderableType]:
     yield grid
     if state.tables:
         bad = any(entry.quarantined for entry in state.tables)
-        table = _table("table", "rows", "mode", "state", "snapshot LSN", *(["quarantined"] if bad else []))
+        behind = any(entry.lsn is not None for entry in state.tables)
+        headings = [*(["rows as of"] if behind else []), *(["quarantined"] if bad else [])]
+        table = _table("table", "rows", "mode", "state", "snapshot LSN", *headings)
         for entry in state.tables:
             rows = "" if entry.rows is None else f"{entry.rows:,}"
-            more = [f"{entry.quarantined:,}"] if bad else []
-            table.add_row(str(entry.table), rows, entry.mode.value, entry.state, str(entry.snapshot_lsn or ""), *more)
+            more = [*([str(entry.lsn or "")] if behind else []), *([f"{entry.quarantined:,}"] if bad else [])]
+            table.add_row(
+                str(entry.table), rows, entry.mode.value, entry.state.value, str(entry.snapshot_lsn or ""), *more
+            )
         yield ""
         yield table
+        yield from _reasons(state.tables)
         for entry in state.tables:
             if entry.unpublished:
                 yield f"{entry.table} lacks columns that PostgreSQL does not send: {', '.join(entry.unpublished)}"

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 #: Exit codes as a shell reports them: 128 plus SIGINT, 128 plus SIGPIPE.
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+#: The command has done its work, but for tables that an error keeps from streaming (`ON_TABLE_ERROR=isolate`).
+TABLES_IN_TROUBLE = 8
 
 #: A password in a URL or a connection string that is not the source's, such as a misplaced argument. The word
 #: `password` itself is kept, since the examples in remedies use it.

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import click
 
+from dbmazz_core.cli import table_commands  # noqa: F401 - adds its commands
 from dbmazz_core.cli.commands import dbmazz
 from dbmazz_core.cli.report import BROKEN_PIPE, Interrupted, Report
 from dbmazz_core.errors import ConfigError, DbmazzError

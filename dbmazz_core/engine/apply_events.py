@@ -6,13 +6,15 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from dbmazz_core.engine.changelog import changelog
+from dbmazz_core.engine.isolation import Isolation, LeftOut, mark_left_out
 from dbmazz_core.engine.net_effect import compact
 from dbmazz_core.engine.quarantine import Quarantine
 from dbmazz_core.engine.result import WindowResult
 from dbmazz_core.engine.schema_following import WindowEvent, stopped
+from dbmazz_core.errors import DbmazzError
 from dbmazz_core.model.batch import ChangeBatch
 from dbmazz_core.model.net_effect import NetEffect
 from dbmazz_core.model.policies import Mode
@@ -27,6 +29,27 @@ from dbmazz_core.table_ref import TableRef
 _Changes = list[ChangeBatch | Truncation]
 
 
+@dataclass(slots=True)
+class _OpenTransaction:
+    """What an uncommitted transaction of the destination has done.
+
+    Attributes:
+        left_out: Tables without which the transaction is repeated: they left the stream since the last commit.
+        abandoned: Tables that left the stream in this transaction.
+        touched: Tables whose events were applied.
+        quarantined: By table: the number of rows that went to quarantine.
+        schema_changes: A sentence for each schema change.
+        shapes: The tables when the transaction began.
+    """
+
+    left_out: set[TableRef] = field(default_factory=set)
+    abandoned: set[TableRef] = field(default_factory=set)
+    touched: set[TableRef] = field(default_factory=set)
+    quarantined: dict[TableRef, int] = field(default_factory=dict)
+    schema_changes: list[str] = field(default_factory=list)
+    shapes: dict[TableRef, TableSchema] = field(default_factory=dict)
+
+
 class Canceled(Exception):
     """`EventApplier.apply` was canceled: the window rolls back. It is not an error that a user sees."""
 
@@ -38,7 +61,12 @@ class EventApplier:
         shapes: The tables as the sink has them.
         modes: The mode of each table; tables without an entry are in mode `mirror`.
         quarantined: Returns whether rows of a table with bad values go to quarantine; None: bad values stop the window.
-        result: Takes the seconds of the phases, and the schema changes.
+        result: Takes the seconds of the phases, and the schema changes once they are durable.
+        isolation: Tells which errors concern single tables only; None: all stop the window.
+
+    Attributes:
+        left_out: Tables that have left the stream since the window began, each with the reason. Their events have no
+            effect.
     """
 
     def __init__(
@@ -47,7 +75,10 @@ class EventApplier:
         modes: Mapping[TableRef, Mode],
         quarantined: Callable[[TableRef], bool] | None,
         result: WindowResult,
+        isolation: Isolation | None = None,
     ) -> None:
+        self.left_out: dict[TableRef, DbmazzError | SchemaEvent] = {}
+        self._isolation = isolation or Isolation()
         self._shapes = dict(shapes)
         self._modes = modes
         self._quarantined = quarantined
@@ -55,15 +86,20 @@ class EventApplier:
         self._quarantine: Quarantine | None = None
         self._result = result
         self._canceled = threading.Event()
-        # Tables that must be re-snapshotted: the rest of their events in this window is left out.
-        self._abandoned: set[TableRef] = set()
-        # Rows that the destination's open transaction put in quarantine, by table; they count once it is committed.
-        self._uncommitted_quarantine: dict[TableRef, int] = {}
+        # What the destination's open transaction did. It counts once the transaction is committed.
+        self._open = _OpenTransaction()
+
+    def begin(self, sink: SinkTransaction) -> None:
+        """Begin a transaction of the destination: record the tables that have left the stream since the last commit."""
+        self._open.shapes = dict(self._shapes)
+        for table in self._open.left_out:
+            mark_left_out(sink, table, self.left_out[table])
 
     def apply(self, events: Sequence[WindowEvent], sink: SinkTransaction) -> None:
         """Apply events in a transaction of the destination.
 
         Raises:
+            LeftOut: The transaction must be rolled back, and repeated without some tables.
             DbmazzError: The transaction must be rolled back.
             Canceled: `cancel` was called. The transaction must be rolled back.
         """
@@ -73,16 +109,37 @@ class EventApplier:
         for event in events:
             by_table.setdefault(event.table, []).append(event)
         for table, table_events in by_table.items():
-            changes: _Changes = []
-            for event in table_events:
-                if isinstance(event, SchemaEvent):
-                    self._apply_changes(table, changes)
-                    changes = []
-                    self._reshape(event)
-                elif isinstance(event, ChangeBatch | Truncation):
-                    changes.append(event)
-            self._apply_changes(table, changes)
+            if table in self.left_out:
+                continue
+            try:
+                self._apply_table(table, table_events)
+            except DbmazzError as error:
+                if (left_out := self._isolation.left_out(error, table)) is None:
+                    raise
+                raise left_out from error
+            self._open.touched.add(table)
         self._verify_not_canceled()
+
+    def _apply_table(self, table: TableRef, events: Sequence[WindowEvent]) -> None:
+        """Apply the events of one table, in their order."""
+        resnapshot = next((e for e in events if isinstance(e, SchemaEvent) and e.resnapshot is not None), None)
+        if resnapshot is not None and table not in self._open.touched and not self._is_changelog(table):
+            self._abandon(resnapshot)  # the table keeps its rows of the last commit
+            return
+        changes: _Changes = []
+        for event in events:
+            if isinstance(event, SchemaEvent):
+                self._apply_changes(table, changes)
+                changes = []
+                self._reshape(event)
+            elif isinstance(event, ChangeBatch | Truncation):
+                changes.append(event)
+        self._apply_changes(table, changes)
+
+    def leave_out(self, tables: Mapping[TableRef, DbmazzError | SchemaEvent]) -> None:
+        """Ignore all events of tables from now on. Call this after `rolled_back`, for what `apply` raised."""
+        self.left_out |= tables
+        self._open.left_out |= tables.keys()
 
     def cancel(self) -> None:
         """Make `apply` end before its next statement, for good. May be called from any thread."""
@@ -93,21 +150,32 @@ class EventApplier:
             raise Canceled
 
     def committed(self) -> None:
-        """Count the rows in quarantine: the destination's transaction is durable."""
-        for table, count in self._uncommitted_quarantine.items():
+        """Report what the transaction did: it is durable."""
+        done, self._open = self._open, _OpenTransaction()
+        for table, count in done.quarantined.items():
             self._result.tables[table].quarantined += count
-        self._uncommitted_quarantine.clear()
+        self._result.schema_changes += done.schema_changes
+        for table in done.left_out | done.abandoned:
+            why = self.left_out[table]
+            if isinstance(why, SchemaEvent):
+                self._result.copy_anew[table] = str(why.resnapshot)
+            else:
+                self._result.failed[table] = why
 
     def rolled_back(self) -> None:
-        """Forget the rows in quarantine: the destination's transaction was rolled back."""
-        self._uncommitted_quarantine.clear()
+        """Forget what the transaction did: it was rolled back."""
+        if self._open.shapes:
+            self._shapes = dict(self._open.shapes)
+        for table in self._open.abandoned:
+            self.left_out.pop(table, None)
+        self._open = _OpenTransaction(left_out=self._open.left_out)
 
     def _apply_changes(self, table: TableRef, changes: _Changes) -> None:
         """Apply changes of rows to a table in its mode, unless the table was abandoned."""
-        if not changes or table in self._abandoned:
+        if not changes or table in self.left_out:
             return
         self._verify_not_canceled()
-        if self._modes.get(table) is Mode.CHANGELOG:
+        if self._is_changelog(table):
             self._append(table, changes)
         else:
             self._merge(table, changes)
@@ -175,12 +243,16 @@ class EventApplier:
             return batches
         kept, count = self._quarantine.separate_changes(batches, emptied=emptied, history=history)
         table = batches[0].table
-        self._uncommitted_quarantine[table] = self._uncommitted_quarantine.get(table, 0) + count
+        self._open.quarantined[table] = self._open.quarantined.get(table, 0) + count
         return kept
 
     def _reshape(self, event: SchemaEvent) -> None:
-        """Change a table's shape, or abandon the table in this window if it must be re-snapshotted."""
-        if event.table in self._abandoned:
+        """Change a table's shape; the table leaves the stream if it must be re-snapshotted.
+
+        Raises:
+            LeftOut: The table must be re-snapshotted, and has changes in this transaction.
+        """
+        if event.table in self.left_out:
             return
         self._verify_not_canceled()
         if (
@@ -195,12 +267,22 @@ class EventApplier:
             steps = "; ".join(str(step) for step, _ in event.steps)
             event = replace(event, resnapshot=f"changed in a transaction that had changed its rows: {steps}")
         if event.resnapshot is not None:
-            self._sink.abandon(event)
-            self._abandoned.add(event.table)
-            self._result.copy_anew[event.table] = event.resnapshot
+            if not self._is_changelog(event.table):
+                raise LeftOut({event.table: event})
+            # A changelog keeps the changes before this event: a re-snapshot does not bring them.
+            self._abandon(event)
             return
         self._shapes[event.table] = event.schema
-        self._result.schema_changes += [f"{event.table}: {step} ({action.value})" for step, action in event.steps]
+        self._open.schema_changes += [f"{event.table}: {step} ({action.value})" for step, action in event.steps]
+
+    def _abandon(self, event: SchemaEvent) -> None:
+        """Record in the open transaction that a table must be re-snapshotted, and ignore its later events."""
+        self._sink.abandon(event)
+        self.left_out[event.table] = event
+        self._open.abandoned.add(event.table)
+
+    def _is_changelog(self, table: TableRef) -> bool:
+        return self._modes.get(table) is Mode.CHANGELOG
 
     def _doubtful_labels(self, event: SchemaEvent) -> str | None:
         """Return why a table must be re-snapshotted whose enums got labels; None if its values leave no doubt.

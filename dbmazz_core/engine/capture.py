@@ -6,17 +6,19 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from threading import Event
 
+from dbmazz_core.engine.isolation import Isolation, LeftOut, mark_left_out
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import StopReason, WindowResult
 from dbmazz_core.engine.schema_following import SchemaFollower
 from dbmazz_core.engine.window import Window
+from dbmazz_core.errors import DbmazzError
 from dbmazz_core.lsn import INVALID_LSN
 from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.policies import BadValuePolicy, Mode
 from dbmazz_core.model.recorded import Recorded
+from dbmazz_core.model.schema_events import SchemaEvent
 from dbmazz_core.model.sink import Sink
 from dbmazz_core.model.source import FollowedTable, Source
-from dbmazz_core.model.table_state import TableState
 from dbmazz_core.settings.config import Settings, WindowLimits
 from dbmazz_core.table_ref import TableRef
 
@@ -46,25 +48,25 @@ class Capture:
     def run(self, checkpoint: Checkpoint) -> WindowResult:
         """Apply the transactions that committed since the checkpoint.
 
+        A table whose trouble must not stop the others is left out, see `isolation`: the stream is then opened again at
+        the last commit, without that table, if the flush alone cannot be repeated.
+
         Raises:
             DbmazzError: Committed flushes stay. Later changes come again in the next window.
         """
         result, more = self._window(checkpoint, self.sink.read(), self.limits)
-        while more and result.stop_reason is StopReason.CAUGHT_UP and not result.copy_anew:
+        while more:
             recorded = self.sink.read()
             assert recorded.checkpoint is not None
-            later, more = self._window(recorded.checkpoint, recorded, _remaining(self.limits, result))
+            later, more = self._window(recorded.checkpoint, recorded, remaining(self.limits, result))
             result.extend(later)
         return result
 
     def _window(self, checkpoint: Checkpoint, recorded: Recorded, limits: WindowLimits) -> tuple[WindowResult, bool]:
-        """Run one window; return its result, and whether another stream follows after its bound."""
+        """Run one window; return its result, and whether another stream follows."""
         settings, source = self.settings, self.source
         states = recorded.states
-        self._mark_left_out(states)
-        captured = {ref: recorded.tables[ref] for ref in self.tables if ref in states}
-        for table in captured.values():
-            table.verify_unaltered()
+        captured = {ref: recorded.tables[ref] for ref in recorded.streaming if ref in self.tables}
         followed = {
             ref: FollowedTable(table.shape, table.state.snapshot_lsn or INVALID_LSN) for ref, table in captured.items()
         }
@@ -76,7 +78,15 @@ class Capture:
         )
         bound = source.bound(checkpoint.lsn, followed)
         quarantined = quarantined_tables(settings)
-        stream = source.stream(checkpoint.lsn, bound, followed, keep_unreadable=quarantined)
+        try:
+            stream = source.stream(checkpoint.lsn, bound, followed, keep_unreadable=quarantined)
+        except DbmazzError as error:
+            if (left_out := self._isolation.left_out(error)) is None:
+                raise
+            if not left_out.tables.keys() & captured.keys():
+                raise
+            result = WindowResult(checkpoint.lsn, checkpoint.lsn, bound.lsn)
+            return self._without(left_out.tables, result), True
         window = Window(
             stream,
             self.sink,
@@ -89,19 +99,34 @@ class Capture:
             stop=self.stop,
             progress=self.progress,
             quarantined=quarantined,
+            isolation=self._isolation,
         )
-        result = window.run()
+        try:
+            result = window.run()
+            more = bound.more and result.stop_reason is StopReason.CAUGHT_UP and not result.copy_anew
+        except LeftOut as left_out:
+            if not left_out.tables.keys() & captured.keys():
+                raise left_out.__cause__ or left_out from None
+            result, more = self._without({**window.left_out, **left_out.tables}, window.result), True
         source.end_stream()
         result.phases["receive"] = stream.receive_cpu_s
-        return result, bound.more
+        return result, more
 
-    def _mark_left_out(self, states: Mapping[TableRef, TableState]) -> None:
-        """Record that tables that are no longer configured are incomplete: the window does not apply their changes."""
-        left_out = [ref for ref, state in states.items() if ref not in self.tables and state.state != "snapshotting"]
-        if left_out:
-            with self.sink.begin() as transaction:
-                transaction.mark_incomplete(left_out)
-                transaction.commit()
+    @property
+    def _isolation(self) -> Isolation:
+        return Isolation(self.settings.tables.on_error)
+
+    def _without(self, tables: Mapping[TableRef, DbmazzError | SchemaEvent], result: WindowResult) -> WindowResult:
+        """Record that tables have left the stream at the last commit; return the result with them."""
+        with self.sink.begin() as transaction:
+            for table, why in tables.items():
+                mark_left_out(transaction, table, why)
+                if isinstance(why, SchemaEvent):
+                    result.copy_anew[table] = str(why.resnapshot)
+                else:
+                    result.failed[table] = why
+            transaction.commit()
+        return result
 
 
 def quarantined_tables(settings: Settings) -> Callable[[TableRef], bool] | None:
@@ -112,7 +137,7 @@ def quarantined_tables(settings: Settings) -> Callable[[TableRef], bool] | None:
     return lambda table: policy.of(table) is BadValuePolicy.QUARANTINE
 
 
-def _remaining(limits: WindowLimits, result: WindowResult) -> WindowLimits:
+def remaining(limits: WindowLimits, result: WindowResult) -> WindowLimits:
     """Return the limits of the next window, after a window with this result."""
     changes, size, seconds = limits.max_changes, limits.max_bytes, limits.max_seconds
     return WindowLimits(

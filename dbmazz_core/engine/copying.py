@@ -13,9 +13,11 @@ from dataclasses import dataclass, field, replace
 from threading import Event
 
 from dbmazz_core.engine.capture import quarantined_tables
+from dbmazz_core.engine.isolation import Isolation, retry_when
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.quarantine import Quarantine
-from dbmazz_core.errors import SourceNotReady
+from dbmazz_core.engine.table_states import record_facts, record_states
+from dbmazz_core.errors import DbmazzError, SlotCreationBlocked, SourceNotReady
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.recorded import Recorded
@@ -23,6 +25,7 @@ from dbmazz_core.model.sink import Loader, Sink, SinkTransaction
 from dbmazz_core.model.source import FoundTable, Snapshot, Source, SourceTable
 from dbmazz_core.model.stopping import StopRequested
 from dbmazz_core.model.table_shape import TableShape, TableToken
+from dbmazz_core.model.table_state import TableStatus
 from dbmazz_core.settings.config import Settings
 from dbmazz_core.table_ref import TableRef
 
@@ -51,6 +54,7 @@ class Copying:
         progress: Called after rows were loaded.
         stop: Set from elsewhere to end before the next rows.
         quarantined: By table: the number of rows that went to quarantine.
+        failed: Tables whose copy failed while others succeeded, with the error.
         stopped: Whether `stop` was set before all tables were copied.
     """
 
@@ -67,6 +71,7 @@ class Copying:
     progress: Callable[[Progress], None] = field(default=lambda _: None)
     stop: Event = field(default_factory=Event)
     quarantined: dict[TableRef, int] = field(default_factory=dict)
+    failed: dict[TableRef, DbmazzError] = field(default_factory=dict)
     stopped: bool = False
 
     @classmethod
@@ -102,9 +107,12 @@ class Copying:
         start = recorded.checkpoint or Checkpoint(
             settings.source.slot, Lsn(0), identity.system_identifier, identity.timeline, identity.database
         )
-        needed = [ref for ref in tables if ref in again or ref not in states or states[ref].state != "streaming"]
-        # A table that was followed until its shape changed is copied with its rows, whatever `DO_SNAPSHOT` says.
-        changed = any(states[ref].state == "changed" for ref in needed if ref in states)
+        needed = [
+            ref for ref in tables if ref in again or ref not in states or states[ref].state is not TableStatus.STREAMING
+        ]
+        # A table that was followed until its shape changed, or it got into trouble, is copied with its rows, whatever
+        # `DO_SNAPSHOT` says.
+        changed = any(states[ref].problem is not None for ref in needed if ref in states)
         return cls(
             settings=settings,
             source=source,
@@ -123,7 +131,8 @@ class Copying:
     def copy(self) -> dict[TableRef, int]:
         """Copy the tables that need a copy; return the number of rows by table.
 
-        If `stop` is set, the table in progress keeps its old rows, and tables copied before have their new rows.
+        If `stop` is set, the table in progress keeps its old rows, and tables copied before have their new rows. A
+        table whose copy fails, and must not stop the others, keeps its old rows too, and its state is recorded.
 
         Raises:
             DbmazzError: Tables copied before have their new rows.
@@ -136,6 +145,7 @@ class Copying:
                 self._begin_empty()
         except StopRequested:
             self.stopped = True
+        self._record_failures(copied)
         return copied
 
     def _copy(self, copied: dict[TableRef, int]) -> None:
@@ -144,31 +154,90 @@ class Copying:
         Args:
             copied: Takes the number of rows by copied table.
         """
-        for _ in range(_ATTEMPTS):
-            left = [ref for ref in self.needed if ref not in copied]
-            with self.source.snapshot(left, new_feed=self.position is None) as snapshot:
-                if self.first:
-                    self.checkpoint, self.first = replace(self.checkpoint, lsn=snapshot.lsn), False
-                if self.position is None:
-                    self.position = snapshot.lsn
-                for ref in left:
-                    self._verify_not_stopped()
-                    table = snapshot.table(ref)
-                    if table is not None and (rows := self._copy_table(snapshot, table)) is not None:
-                        copied[ref] = rows
-            if len(copied) == len(self.needed):
+        attempts = 0
+        while attempts < _ATTEMPTS:
+            left = [ref for ref in self.needed if ref not in copied and ref not in self.failed]
+            failed_before = len(self.failed)
+            try:
+                with self.source.snapshot(left, new_feed=self.position is None, hurried=self._hurried) as snapshot:
+                    if self.first:
+                        self.checkpoint, self.first = replace(self.checkpoint, lsn=snapshot.lsn), False
+                    if self.position is None:
+                        self.position = snapshot.lsn
+                    self._copy_from(snapshot, left, copied)
+            except DbmazzError as error:
+                self._isolate(error, left)
+            if all(ref in copied or ref in self.failed for ref in self.needed):
                 return
+            if len(self.failed) > failed_before:
+                continue  # the failed statement has ended the snapshot's transaction
             # A table was altered, or the publication was, during the copy.
+            attempts += 1
             look = self.source.look()
-            look.verify_tables()
-            self.tables = {found.ref: found for found in look.tables if found.ref in self.tables}
+            look = self.source.leave_out([table.ref for table in look.tables if table.ref not in self.tables])
+            try:
+                look.verify_tables()
+            except DbmazzError as error:
+                self._isolate(error, left)
+            self.tables = {found.ref: found for found in look.tables}
             self.needed = [ref for ref in self.needed if ref in self.tables]
-        missing = ", ".join(str(ref) for ref in self.needed if ref not in copied)
-        raise SourceNotReady(
-            f"{missing} changed shape, or the publication did, each time while being copied",
-            object=missing,
+        missing = [ref for ref in self.needed if ref not in copied and ref not in self.failed]
+        names = ", ".join(map(str, missing))
+        altered = SourceNotReady(
+            f"{names} changed shape, or the publication did, each time while being copied",
+            object=names,
             remedy="run again when nobody alters or truncates the table, or alters the publication",
+            tables=missing,
         )
+        self._isolate(altered, missing)
+
+    def _copy_from(self, snapshot: Snapshot, tables: Collection[TableRef], copied: dict[TableRef, int]) -> None:
+        """Copy tables from a snapshot until the first one fails."""
+        for ref in tables:
+            self._verify_not_stopped()
+            try:
+                table = snapshot.table(ref)
+                if table is not None and (rows := self._copy_table(snapshot, table)) is not None:
+                    copied[ref] = rows
+            except DbmazzError as error:
+                if not self._isolation.concerned(error, ref):
+                    raise
+                self.failed[ref] = error
+                return
+
+    @property
+    def _isolation(self) -> Isolation:
+        return Isolation(self.settings.tables.on_error)
+
+    @property
+    def _hurried(self) -> bool:
+        """Whether locks and transactions at the source must not hold up others."""
+        return not self.first and all(map(self._isolation.isolates, self.needed))
+
+    def _isolate(self, error: DbmazzError, tables: Collection[TableRef]) -> None:
+        """Leave out the tables whose trouble an error is; raise it if that are none of the tables to copy."""
+        blocked = isinstance(error, SlotCreationBlocked) and self.position is not None
+        concerned = {*self._isolation.concerned(error)} & {*tables}
+        if blocked and all(map(self._isolation.isolates, tables)):
+            concerned = {*tables}
+        if not concerned:
+            raise error
+        self.failed |= dict.fromkeys(concerned, error)
+
+    def _record_failures(self, copied: Collection[TableRef]) -> None:
+        """Record the states of tables whose copies failed.
+
+        Raises:
+            DbmazzError: The first failure, if the destination has no table and no checkpoint.
+        """
+        if not self.failed:
+            return
+        recorded = self.sink.read()
+        if recorded.checkpoint is None and not copied:
+            raise next(iter(self.failed.values()))
+        when = {ref: retry_when(error) for ref, error in self.failed.items()}
+        recorded = record_states(self.sink, recorded, configured=None, problems=self.failed, retry_when=when)
+        record_facts(self.sink, recorded, self.source, self.settings.tables)
 
     def _copy_table(self, snapshot: Snapshot, table: SourceTable) -> int | None:
         """Copy a table; return the number of its rows, or None if it was altered during the copy."""
@@ -224,7 +293,19 @@ class Copying:
             lsn = self.position
         self.checkpoint = replace(self.checkpoint, lsn=lsn)
         tables = self.source.describe_tables(self.needed)
+        while not self._create_empty([table for ref, table in tables.items() if ref not in self.failed], lsn):
+            pass
+
+    def _create_empty(self, tables: Collection[SourceTable], lsn: Lsn) -> bool:
+        """Create tables without rows in one transaction; return False if that failed for a table, which is left out."""
         with self.sink.begin() as transaction:
-            for table in tables.values():
-                self._create(transaction, table, lsn).finish()
+            for table in tables:
+                try:
+                    self._create(transaction, table, lsn).finish()
+                except DbmazzError as error:
+                    if not self._isolation.concerned(error, table.table):
+                        raise
+                    self.failed[table.table] = error
+                    return False
             transaction.commit(self.checkpoint)
+        return True

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,11 +17,13 @@ from types import TracebackType
 from typing import Self
 
 from dbmazz_core.engine.apply_events import EventApplier
-from dbmazz_core.engine.result import WindowResult
+from dbmazz_core.engine.isolation import LeftOut
+from dbmazz_core.engine.result import TableCounts, WindowResult
 from dbmazz_core.engine.schema_following import WindowEvent
 from dbmazz_core.errors import DbmazzError
 from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.sink import Sink, SinkTransaction
+from dbmazz_core.table_ref import TableRef
 
 #: An interrupt between two statements has no effect: it is repeated after this time, in seconds.
 _INTERRUPT_S = 0.05
@@ -36,13 +38,15 @@ class Flush:
     Attributes:
         checkpoint: The checkpoint that is committed with the changes.
         commit_time: Commit time of the last source transaction of this flush; None if the flush has none.
-        changes: Row changes of the window up to this flush.
+        counts: The changes of this flush by table.
+        transactions: Number of source transactions in this flush.
         last: Whether the window ends with this flush.
     """
 
     checkpoint: Checkpoint
     commit_time: datetime | None
-    changes: int
+    counts: Mapping[TableRef, TableCounts]
+    transactions: int
     last: bool = False
 
 
@@ -94,6 +98,7 @@ class Flusher:
             flush: The end of the flush; None: the flush has more pieces.
 
         Raises:
+            LeftOut: Tables must leave the stream, which must be opened again at the last commit.
             DbmazzError: The events submitted before could not be applied.
         """
         self.settle()
@@ -107,7 +112,7 @@ class Flusher:
             block: Whether to wait until the submitted events are applied.
 
         Raises:
-            DbmazzError: The submitted events could not be applied.
+            LeftOut, DbmazzError: The submitted events could not be applied, see `submit`.
         """
         running = self._running
         if running is None or not (block or running.done()):
@@ -146,12 +151,30 @@ class Flusher:
             self._transaction.rollback()
             self._transaction = None
 
+    def _begin(self) -> None:
+        self._transaction = self._sink.begin()
+        self._applier.begin(self._transaction)
+
     def _apply(self, events: Sequence[WindowEvent], begin: bool, flush: Flush | None) -> Flush | None:
-        """Apply events, in the flusher's thread, and commit if the flush ends with them."""
+        """Apply events, in the flusher's thread, and commit if the flush ends with them.
+
+        Events that fail for single tables are applied again without these tables.
+        """
         if begin:
-            self._transaction = self._sink.begin()
-        assert self._transaction is not None
-        self._applier.apply(events, self._transaction)
+            self._begin()
+        while True:
+            assert self._transaction is not None
+            try:
+                self._applier.apply(events, self._transaction)
+            except LeftOut as left_out:
+                if not begin:
+                    raise  # earlier pieces of this flush are gone: the stream must be opened again
+                self._transaction.rollback()
+                self._applier.rolled_back()
+                self._applier.leave_out(left_out.tables)
+                self._begin()
+            else:
+                break
         if flush is not None:
             clock = time.perf_counter()
             self._committing.set()

@@ -7,17 +7,48 @@ from dataclasses import dataclass, field, replace
 from threading import Event
 
 from dbmazz_core.engine.copying import Copying
+from dbmazz_core.engine.isolation import UNRECORDED, Isolation
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.resume_checks import ResumeChecks
-from dbmazz_core.errors import SlotError, TableNotFound
+from dbmazz_core.engine.table_states import held_tables, record_states
+from dbmazz_core.errors import DbmazzError, PublicationLacksTable, SlotError, TableNotFound, TableNotSupported
 from dbmazz_core.model.managed_source import ManagedSource
 from dbmazz_core.model.recorded import Recorded
 from dbmazz_core.model.sink import Sink
-from dbmazz_core.model.source import Look
+from dbmazz_core.model.source import FoundTable, Look, ResumePoint
+from dbmazz_core.model.table_shape import TableToken
+from dbmazz_core.model.table_state import TableStatus
 from dbmazz_core.settings.config import Settings
 from dbmazz_core.table_ref import TableRef
 
 _REPLACED = "was dropped and created again, or another table took its name"
+_UNPUBLISHED = "was not in the publication: changes since its removal are not in the stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A verified source and destination, before the source is set up.
+
+    Attributes:
+        tables: The tables to capture: without tables that are in trouble, paused, or wait for a person.
+        recorded: The destination's bookkeeping.
+        point: Where the feed resumes.
+        followed: Tables that the stream continues to follow.
+        again: Tables that are copied although their copies are complete.
+        redacted: See `Copying.redacted`.
+    """
+
+    tables: Mapping[TableRef, FoundTable]
+    recorded: Recorded
+    point: ResumePoint
+    followed: Sequence[TableRef]
+    again: Collection[TableRef]
+    redacted: Mapping[TableRef, TableToken]
+
+    @property
+    def needs_copies(self) -> bool:
+        """Whether a table must be copied."""
+        return any(ref not in self.followed for ref in self.tables)
 
 
 @dataclass(slots=True)
@@ -30,7 +61,8 @@ class Preparation:
         sink: Open, so that no other capture can run, without a transaction.
         progress: Called after rows were loaded.
         stop: Set from elsewhere to end early.
-        replaced: Tables that are copied because another table has their name now, with the reason.
+        replaced: Tables that are copied for a reason that the source gives, with the reason.
+        problems: Tables that are left out because of an error.
         warnings: The source's warnings, one sentence each.
     """
 
@@ -40,17 +72,22 @@ class Preparation:
     progress: Callable[[Progress], None] | None = None
     stop: Event | None = None
     replaced: dict[TableRef, str] = field(default_factory=dict)
+    problems: dict[TableRef, DbmazzError] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     def for_window(self, resnapshot: Collection[TableRef] = ()) -> Copying:
-        """Prepare a window that continues at the checkpoint. The order of the steps matters:
+        """Verify and set up what a window needs that continues at the checkpoint, see `verify` and `set_up`."""
+        return self.set_up(self.verify(resnapshot))
+
+    def verify(self, resnapshot: Collection[TableRef] = ()) -> Plan:
+        """Verify a window that continues at the checkpoint. The order of the steps matters:
 
         1. Server, history and feed are verified before anything is changed, also at the source.
         2. Redacted columns are verified before tables are renamed in the destination: the errors give both names.
         3. Renames are made before tables are compared by name.
         4. Names, owners, modes and rules are verified before the source is set up.
-        5. The source is set up. It knows which tables are followed: publishing these again would lose changes.
-        6. Copies are planned.
+
+        A table whose trouble must not stop the others is left out, and its state is recorded.
 
         Args:
             resnapshot: Tables to re-snapshot. They are copied under today's rules.
@@ -63,38 +100,81 @@ class Preparation:
         checks = self._checks(recorded)
         point = self.source.resume(checks.checkpoint(), stopped=self._stopped)
 
+        self._take_out_unusable(recorded.tables)
         tables = [table.ref for table in look.tables]
         checks.verify_rule_tables(tables)
-        checks.verify_redacted([table for table in tables if table not in resnapshot])
+        for table in tables:
+            if table not in resnapshot:
+                self._sort_out(table, checks.verify_redacted, [table])
         redacted = {ref: token for ref, token in checks.tokens.items() if checks.names_today.get(ref) not in resnapshot}
 
         # A table that is re-snapshotted may have any shape, and may have been missing from the publication.
         followed = [] if point.restart else [ref for ref in recorded.streaming if ref not in resnapshot]
-        names = checks.name_changes(tables, followed)
-        if names.renamed:
-            recorded = self._rename_tables(names.renamed)
+        known = [*followed, *(ref for ref in recorded.in_state(TableStatus.FAILED) if ref not in resnapshot)]
+        names = checks.name_changes(tables, known)
+        for old, (new, error) in names.refused.items():
+            self._refuse(old, error)
+            tables.remove(new)
+        if renamed := self._rename_tables(names.renamed):
+            recorded = self.sink.read()
             checks = self._checks(recorded)
-            followed = [ref for ref in recorded.streaming if ref not in resnapshot]
-        followed = [ref for ref in followed if ref not in names.replaced]
+            followed = [renamed.get(ref, ref) for ref in followed]
+        followed = [ref for ref in followed if ref in tables and ref not in names.replaced]
         self.replaced = dict.fromkeys(names.replaced, _REPLACED)
+        again = {*resnapshot, *names.replaced}
 
         _verify_configured(tables, resnapshot)
-        checks.verify_names()
-        kept = [(ref, None if ref in resnapshot else recorded.states.get(ref)) for ref in tables]
-        checks.verify_tables(kept, {*followed})
+        self._verify_names(followed)
+        for ref in tables:
+            state = None if ref in again else recorded.states.get(ref)
+            self._sort_out(ref, checks.verify_tables, [(ref, state)], {*followed})
+        followed = self._verify_source([ref for ref in followed if ref not in self.problems], again)
 
-        look = self._set_up(followed)
-        if point.restart:
+        chosen = [ref for ref in tables if ref not in self.problems]
+        held = held_tables(recorded, [ref for ref in chosen if ref not in again], self.source, self.settings.tables)
+        chosen = [ref for ref in chosen if ref not in held]
+        self._verify_any(chosen, recorded)
+        look = self.source.leave_out([table.ref for table in look.tables if table.ref not in chosen])
+        altered = {ref: table.altered for ref, table in recorded.tables.items()}
+        recorded = record_states(
+            self.sink,
+            recorded,
+            configured={*tables, *self.problems},
+            problems=self.problems,
+            # Nothing looks at the columns of a table that is not followed: its trouble would seem to be gone.
+            retry_when={ref: UNRECORDED for ref, error in self.problems.items() if error is altered.get(ref)},
+            again={**dict.fromkeys(resnapshot, "was requested again"), **self.replaced},
+        )
+        return Plan(
+            {table.ref: table for table in look.tables},
+            recorded,
+            point,
+            [ref for ref in followed if ref in chosen and ref not in again],
+            again,
+            redacted,
+        )
+
+    def set_up(self, plan: Plan) -> Copying:
+        """Set up the source, and plan the copies.
+
+        The source knows which tables are followed: publishing these again would lose changes. A table that cannot be
+        set up now is left out, and its state is recorded.
+        """
+        look, failed = self._set_up(plan.followed)
+        recorded = plan.recorded
+        if plan.point.restart:
             recorded = self._mark_all_incomplete(recorded)
+        tables = {table.ref: table for table in look.tables if table.ref in plan.tables and table.ref not in failed}
+        self._verify_any(tables, recorded)
         return Copying.plan(
             self.settings,
             self.source,
             self.sink,
-            {table.ref: table for table in look.tables},
-            recorded,
-            point.position,
-            again=(*resnapshot, *names.replaced),
-            redacted=redacted,
+            tables,
+            record_states(self.sink, recorded, configured=None, problems=failed),
+            plan.point.position,
+            again=[ref for ref in plan.again if ref in tables],
+            redacted=plan.redacted,
             progress=self.progress,
             stop=self.stop,
         )
@@ -110,21 +190,33 @@ class Preparation:
         checks = self._checks(recorded)
         if not new_server:
             checks.checkpoint()
-        checks.verify_rule_tables([table.ref for table in look.tables])
-        checks.verify_names()
-        checks.verify_tables([(table.ref, None) for table in look.tables], ())
-        look = self._set_up()
+        self._take_out_unusable(recorded.tables)
+        tables = [table.ref for table in look.tables]
+        checks.verify_rule_tables(tables)
+        self._verify_names(())
+        for ref in tables:
+            self._sort_out(ref, checks.verify_tables, [(ref, None)], ())
+        self._verify_source((), None)
+        chosen = [ref for ref in tables if ref not in self.problems]
+        paused = recorded.in_state(TableStatus.PAUSED)
+        self._verify_any(chosen, Recorded())
+        self.source.leave_out([ref for ref in tables if ref not in chosen or ref in paused])
+        look, _ = self._set_up()
         position = self.source.usable_feed()
         recorded = self._mark_all_incomplete(recorded)
-        tables = {table.ref: table for table in look.tables}
+        recorded = replace(
+            record_states(self.sink, recorded, configured={*tables, *self.problems}, problems=self.problems),
+            checkpoint=None,
+        )
+        found = {table.ref: table for table in look.tables if table.ref not in self.problems}
         return Copying.plan(
             self.settings,
             self.source,
             self.sink,
-            tables,
+            found,
             recorded,
             position,
-            again=tables,
+            again=found,
             progress=self.progress,
             stop=self.stop,
         )
@@ -148,38 +240,138 @@ class Preparation:
             transaction.commit(checkpoint)
         return self.for_window()
 
+    # -- tables in trouble
+
+    @property
+    def _isolation(self) -> Isolation:
+        return Isolation(self.settings.tables.on_error)
+
+    def _refuse(self, table: TableRef, error: DbmazzError) -> None:
+        """Leave out a table because of an error; raise the error if it must stop the run."""
+        if not self._isolation.concerned(error, table):
+            raise error
+        self.problems.setdefault(table, error)
+
+    def _sort_out(self, table: TableRef, verify: Callable[..., None], *arguments: object) -> None:
+        """Verify a table; leave it out, or raise, if that fails."""
+        if table in self.problems:
+            return
+        try:
+            verify(*arguments)
+        except DbmazzError as error:
+            self._refuse(table, error)
+
+    def _take_out_unusable(self, captured: Collection[TableRef]) -> None:
+        """Leave out captured tables that were dropped, or cannot be captured any more.
+
+        A table that was never captured and is named in the settings is an error of the settings.
+        """
+        for error in self.source.check_look().errors:
+            if isinstance(error, TableNotFound | TableNotSupported):
+                for table in error.tables or [None]:
+                    if table is None or table not in captured:
+                        raise error
+                    self._refuse(table, error)
+        self.source.leave_out(self.problems)
+
+    def _verify_names(self, followed: Collection[TableRef]) -> None:
+        """Leave out tables whose names the destination cannot hold; a captured table keeps a name that two have."""
+        names = self.source.column_names()
+        ordered = sorted(names, key=lambda ref: ref not in followed)
+        for conflict in self.sink.name_conflicts({ref: names[ref] for ref in ordered}):
+            if not self._isolation.concerned(conflict):
+                raise conflict
+            self.problems |= {ref: conflict for ref in conflict.tables if ref not in self.problems}
+
+    def _verify_source(self, followed: Sequence[TableRef], again: set[TableRef] | None) -> list[TableRef]:
+        """Leave out tables with which the source has a problem; return the tables that are still followed.
+
+
+        Args:
+            followed: Tables that the stream follows.
+            again: Takes followed tables that the publication lacks, which are copied again; None: that is a problem.
+        """
+        self.source.leave_out(self.problems)
+        kept = list(followed)
+        while errors := [e for e in self.source.check_look(captured=kept).errors if not isinstance(e, SlotError)]:
+            before = len(kept), len(self.problems)
+            for error in errors:
+                tables = self._isolation.concerned(error)
+                if not tables:
+                    raise error
+                if isinstance(error, PublicationLacksTable) and again is not None and {*kept}.issuperset(tables):
+                    kept = [ref for ref in kept if ref not in tables]
+                    again |= {*tables}
+                    self.replaced |= dict.fromkeys(tables, _UNPUBLISHED)
+                else:
+                    self.problems |= {ref: error for ref in tables if ref not in self.problems}
+            if before == (len(kept), len(self.problems)):
+                raise errors[0]
+            self.source.leave_out(self.problems)
+        return [ref for ref in kept if ref not in self.problems]
+
+    def _verify_any(self, tables: Collection[TableRef], recorded: Recorded) -> None:
+        """Raise the first problem if no table is left, and there is no checkpoint to move."""
+        if not tables and recorded.checkpoint is None:
+            for error in self.problems.values():
+                raise error
+
+    # -- steps
+
     def _checks(self, recorded: Recorded) -> ResumeChecks:
         return ResumeChecks(self.settings, self.source, self.sink, recorded)
 
-    def _set_up(self, captured: Collection[TableRef] = ()) -> Look:
-        _, look = self.source.prepare(captured=captured)
+    def _set_up(self, captured: Collection[TableRef] = ()) -> tuple[Look, Mapping[TableRef, DbmazzError]]:
+        """Set up the source; return a look at it, and the tables for which that failed, which are left out."""
+        report, look = self.source.prepare(captured=captured, isolates=self._isolation.isolates)
         self.warnings = tuple(warning.what for warning in self.source.check_look(captured=captured).warnings)
-        return look
+        failed = {table: error for table, error in report.problems.items() if table not in captured}
+        # A captured table streams as it is; the next window tries the statement again.
+        kept = dict.fromkeys(error.what for table, error in report.problems.items() if table in captured)
+        self.warnings += tuple(kept)
+        self.problems |= failed
+        return look, failed
 
-    def _rename_tables(self, renamed: Mapping[TableRef, TableRef]) -> Recorded:
-        """Rename tables in the destination, by old name; return the bookkeeping afterwards."""
-        with self.sink.begin() as transaction:
-            transaction.rename_tables(renamed)
-            transaction.commit()
-        return self.sink.read()
+    def _rename_tables(self, renamed: Mapping[TableRef, TableRef]) -> Mapping[TableRef, TableRef]:
+        """Rename tables in the destination, by old name; return those whose names were free."""
+        while renamed:
+            try:
+                with self.sink.begin() as transaction:
+                    transaction.rename_tables(renamed)
+                    transaction.commit()
+            except DbmazzError as error:
+                taken = [old for old, new in renamed.items() if old in error.tables or new in error.tables]
+                if not taken:
+                    raise
+                for old in taken:
+                    self._refuse(old, error)
+                renamed = {old: new for old, new in renamed.items() if old not in taken}
+            else:
+                break
+        return renamed
 
     def _mark_all_incomplete(self, recorded: Recorded) -> Recorded:
         """Record that every table must be re-snapshotted; return the bookkeeping without its checkpoint."""
-        if recorded.tables:
+        tables = [ref for ref, state in recorded.states.items() if state.state is not TableStatus.PAUSED]
+        if tables:
             with self.sink.begin() as transaction:
-                transaction.mark_incomplete(list(recorded.tables))
+                for table in tables:
+                    transaction.mark(table, TableStatus.COPYING)
                 transaction.commit()
-        return Recorded(None, self.sink.read().tables)
+        return replace(self.sink.read(), checkpoint=None)
 
     def _stopped(self) -> bool:
         return self.stop is not None and self.stop.is_set()
 
 
 def read_look(source: ManagedSource) -> Look:
-    """Look at the source; raise its first problem, except for problems of the feed, which depend on the checkpoint."""
+    """Look at the source; raise the first problem that concerns all tables.
+
+    Problems of the feed depend on the checkpoint, and are not raised.
+    """
     look = source.look()
     for error in source.check_look().errors:
-        if not isinstance(error, SlotError):
+        if not isinstance(error, SlotError) and not error.tables:
             raise error
     return look
 

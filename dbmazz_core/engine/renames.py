@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dbmazz_core.errors import SchemaChanged
 from dbmazz_core.model.policies import SchemaAction, SchemaChangeKind
@@ -18,10 +18,13 @@ class NameChanges:
     Attributes:
         renamed: By old name: the new name of a followed table.
         replaced: Names that now belong to another table than the copied table.
+        refused: By old name: the new name of a renamed table that the policy does not let the destination follow, with
+            the error.
     """
 
     renamed: Mapping[TableRef, TableRef]
     replaced: frozenset[TableRef]
+    refused: Mapping[TableRef, tuple[TableRef, SchemaChanged]] = field(default_factory=dict)
 
 
 def name_changes(
@@ -39,9 +42,6 @@ def name_changes(
         followed: The destination's tables that are captured, and whose tokens are known.
         kept: All tables of the destination, also tables that are no longer captured.
         policy: The action for a renamed table.
-
-    Raises:
-        SchemaChanged: A table was renamed, and the policy is not to apply renames.
     """
     renamed = {old: new for old, new in names_today.items() if new != old}
     # A table that is no longer captured keeps its name in the destination: no other table can get this name.
@@ -53,12 +53,19 @@ def name_changes(
         for ref in configured
         if (copied_as := before.get(ref, ref)) in followed and names_today.get(copied_as) != ref
     }
-    for old, new in renamed.items():
-        if policy.of(old, SchemaChangeKind.RENAME_TABLE) is not SchemaAction.APPLY:
-            raise SchemaChanged(
-                f"{old} was renamed to {new} at the source; nothing was applied",
-                object=str(old),
-                remedy=f"rename it back: ALTER TABLE {new.sql} RENAME TO ...; or let the destination follow: "
-                "SCHEMA_CHANGES=apply",
-            )
-    return NameChanges(renamed, frozenset(replaced))
+    refused = {
+        old: (new, _refused(old, new))
+        for old, new in renamed.items()
+        if policy.of(old, SchemaChangeKind.RENAME_TABLE) is not SchemaAction.APPLY
+    }
+    renamed = {old: new for old, new in renamed.items() if old not in refused}
+    return NameChanges(renamed, frozenset(replaced), refused)
+
+
+def _refused(old: TableRef, new: TableRef) -> SchemaChanged:
+    return SchemaChanged(
+        f"{old} was renamed to {new} at the source; nothing was applied",
+        object=old,
+        remedy=f"rename it back: ALTER TABLE {new.sql} RENAME TO ...; or let the destination follow: "
+        "SCHEMA_CHANGES=apply",
+    )

@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from dbmazz_core.errors import DbmazzError
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.source_status import SourceStatus
@@ -86,6 +87,8 @@ class WindowResult:
         tables: Counts by captured table. If the window was stopped while it copied tables, only by copied table.
         schema_changes: The schema changes of tables, one sentence each.
         copy_anew: Tables that had to be re-snapshotted, with the reason; `Pipeline.capture` has re-snapshotted them.
+        failed: Tables that this window has left out because of an error, with the error.
+        states: The states of the tables at the end of the window; empty if it was stopped before.
         warnings: What the destination lacks and other warnings of the source, one sentence each, see `Pipeline.check`.
         phases: Seconds by phase (`receive`, `decode`, `compact`, `merge`, `snapshot`), for benchmarks.
     """
@@ -104,8 +107,15 @@ class WindowResult:
     tables: dict[TableRef, TableCounts] = field(default_factory=dict)
     schema_changes: list[str] = field(default_factory=list)
     copy_anew: dict[TableRef, str] = field(default_factory=dict)
+    failed: dict[TableRef, DbmazzError] = field(default_factory=dict)
+    states: Mapping[TableRef, TableState] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     phases: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def in_trouble(self) -> dict[TableRef, TableState]:
+        """The tables that an error keeps from streaming."""
+        return {ref: state for ref, state in self.states.items() if state.is_in_trouble}
 
     def extend(self, later: WindowResult) -> None:
         """Add the result of the window that began at the end of this window."""
@@ -122,6 +132,7 @@ class WindowResult:
             mine.quarantined += counts.quarantined
         self.schema_changes += later.schema_changes
         self.copy_anew |= later.copy_anew
+        self.failed |= later.failed
         for phase, seconds in later.phases.items():
             self.phases[phase] = self.phases.get(phase, 0.0) + seconds
 
@@ -140,6 +151,7 @@ class WindowResult:
             "lag_bytes": self.lag_bytes,
             "commit_time": self.commit_time.isoformat() if self.commit_time else None,
             "tables": {str(t): c.to_dict() for t, c in sorted(self.tables.items())},
+            "table_states": {str(t): s.summary() for t, s in sorted(self.states.items())},
             "schema_changes": self.schema_changes,
             "copied_anew": {str(t): reason for t, reason in sorted(self.copy_anew.items())},
             "warnings": list(self.warnings),
@@ -157,6 +169,7 @@ class SnapshotResult:
         duration_s: Seconds from start to end.
         quarantined: By table: the number of rows that went to quarantine.
         warnings: The source's warnings, see `WindowResult.warnings`.
+        states: The states of the tables after the copy.
     """
 
     lsn: Lsn
@@ -164,6 +177,12 @@ class SnapshotResult:
     duration_s: float
     quarantined: Mapping[TableRef, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    states: Mapping[TableRef, TableState] = field(default_factory=dict)
+
+    @property
+    def in_trouble(self) -> dict[TableRef, TableState]:
+        """The tables that an error keeps from streaming."""
+        return {ref: state for ref, state in self.states.items() if state.is_in_trouble}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as `snapshot --json` prints it."""
@@ -173,6 +192,7 @@ class SnapshotResult:
                 str(t): {"snapshot_rows": n, "quarantined": self.quarantined.get(t, 0)}
                 for t, n in sorted(self.rows.items())
             },
+            "table_states": {str(t): s.summary() for t, s in sorted(self.states.items())},
             "duration_s": round(self.duration_s, 3),
             "warnings": list(self.warnings),
         }
@@ -202,18 +222,7 @@ class PipelineStatus:
             **self.source.to_dict(),
             "checkpoint_lsn": _text(self.checkpoint.lsn if self.checkpoint else None),
             "lag_bytes": self.lag_bytes,
-            "tables": {
-                str(t.table): {
-                    "state": t.state,
-                    "mode": t.mode.value,
-                    "snapshot_lsn": _text(t.snapshot_lsn),
-                    "rows": t.rows,
-                    "complete": t.complete,
-                    "quarantined": t.quarantined,
-                    "unpublished_columns": list(t.unpublished),
-                }
-                for t in self.tables
-            },
+            "tables": {str(t.table): t.to_dict() for t in self.tables},
             "destination_error": self.destination_error,
         }
 

@@ -63,8 +63,10 @@ class ResumeChecks:
         origins: dict[TableRef, TableRef] = {}
 
         def verify_names_today() -> None:
-            renamed = self.name_changes(tables, followed).renamed
-            origins.update({new: old for old, new in renamed.items()})
+            names = self.name_changes(tables, followed)
+            origins.update({new: old for old, new in names.renamed.items()})
+            for _, error in names.refused.values():
+                raise error
 
         def verify_table(table: TableRef) -> None:
             self.verify_tables([(table, states.get(origins.get(table, table)))], captured)

@@ -226,7 +226,7 @@ def stopped(table: TableRef, what: str, commit_lsn: Lsn, xid: int) -> SchemaChan
     where = f" (transaction {xid}, committed at {commit_lsn})" if xid else ""
     return SchemaChanged(
         f"{table} changed at the source: {what}{where}; nothing of this flush was applied",
-        object=str(table),
+        object=table,
         remedy=f"re-snapshot the table: dbmazz snapshot --tables '{table}'; or let the destination follow: "
         "SCHEMA_CHANGES=apply",
     )

@@ -11,15 +11,18 @@ The window reads ahead to the next flush or piece while a flush or piece is appl
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from threading import Event
 
 from dbmazz_core.engine.apply_events import EventApplier
 from dbmazz_core.engine.flusher import Flush, Flusher
+from dbmazz_core.engine.isolation import Isolation
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import StopReason, TableCounts, WindowResult
 from dbmazz_core.engine.schema_following import SchemaFollower, WindowEvent
+from dbmazz_core.errors import DbmazzError
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.batch import DELETE, INSERT, UPDATE, ChangeBatch
 from dbmazz_core.model.checkpoint import Checkpoint
@@ -55,6 +58,8 @@ class _PendingFlush:
         large_applied: Whether a piece of a large transaction has been applied.
         large_complete: Whether the COMMIT of this large transaction has come.
         first_event_at: When the first event was received (`time.monotonic`); None: there is none.
+        counts: The changes of complete transactions, by table.
+        transactions: Number of complete transactions.
         end_lsn: The flush contains all transactions that committed before this LSN; None: no complete transaction.
         last_transaction: The last complete transaction.
     """
@@ -68,6 +73,8 @@ class _PendingFlush:
     large_applied: bool = False
     large_complete: bool = False
     first_event_at: float | None = None
+    counts: dict[TableRef, TableCounts] = field(default_factory=dict)
+    transactions: int = 0
     end_lsn: Lsn | None = None
     last_transaction: CommittedTransaction | None = None
 
@@ -140,9 +147,10 @@ class Window:
         stop: Set from elsewhere to end at the next flush.
         progress: Called after each flush.
         quarantined: Returns whether rows of a table with bad values go to quarantine; None: bad values stop the window.
+        isolation: Tells which errors concern single tables only; None: all stop the window.
 
     Attributes:
-        result: What the window has done so far.
+        result: What the window has done so far, up to its last commit.
     """
 
     def __init__(
@@ -159,7 +167,9 @@ class Window:
         stop: Event | None = None,
         progress: Callable[[Progress], None] | None = None,
         quarantined: Callable[[TableRef], bool] | None = None,
+        isolation: Isolation | None = None,
     ) -> None:
+        self._isolation = isolation or Isolation()
         self._stream = stream
         self._checkpoint = checkpoint
         self._follower = follower
@@ -171,18 +181,26 @@ class Window:
         self._pending = _PendingFlush()
         # Counts of the open transaction. They count once it is complete: if the window ends before, it comes again.
         self._open_counts: dict[TableRef, TableCounts] = {}
+        # Row changes of complete transactions, for the limit.
+        self._received = 0
         self._started = time.monotonic()
         self.result = WindowResult(checkpoint.lsn, checkpoint.lsn, bound.lsn)
         self.result.tables = {table: TableCounts() for table in follower.shapes}
         self.result.phases = {"decode": 0.0, "compact": 0.0, "merge": 0.0}
         schemas = {table: shape.schema for table, shape in follower.shapes.items()}
-        applier = EventApplier(schemas, modes or {}, quarantined, self.result)
-        self._flusher = Flusher(sink, applier, self.result, self._acknowledge)
+        self._applier = EventApplier(schemas, modes or {}, quarantined, self.result, self._isolation)
+        self._flusher = Flusher(sink, self._applier, self.result, self._acknowledge)
+
+    @property
+    def left_out(self) -> Mapping[TableRef, DbmazzError | SchemaEvent]:
+        """Tables that have left the stream, each with the reason; some may not be recorded yet."""
+        return self._applier.left_out
 
     def run(self) -> WindowResult:
         """Read until the bound or a limit; return the result with LSNs, counts and phases.
 
         Raises:
+            LeftOut: Tables must leave the stream, which must be opened again at the sink's checkpoint.
             DbmazzError: Committed flushes stay. Later changes are forgotten, and come again in the next window.
         """
         with self._flusher:
@@ -193,7 +211,8 @@ class Window:
                 self._flusher.abandon()
             caught_up = self.result.stop_reason is StopReason.CAUGHT_UP
             if caught_up:
-                self._pending.complete_events += self._follower.finish(self._bound.tables)
+                with self._of_tables():
+                    self._pending.complete_events += self._follower.finish(self._bound.tables)
             self._commit_pending(at_bound=caught_up, last=True)
             self._flusher.settle()
         self.result.duration_s = time.monotonic() - self._started
@@ -209,7 +228,8 @@ class Window:
                 return reason
             rows, size = self._room()
             clock = time.perf_counter()
-            part = self._stream.next(rows=1 if reason else rows, size=1 if reason else size, timeout=_POLL_S)
+            with self._of_tables():
+                part = self._stream.next(rows=1 if reason else rows, size=1 if reason else size, timeout=_POLL_S)
             if part is not None:
                 if part.bytes:
                     self.result.phases["decode"] += time.perf_counter() - clock
@@ -226,20 +246,32 @@ class Window:
 
     def _take(self, part: StreamPart) -> None:
         """Add a part of the stream to the pending flush, and count it."""
-        events = [event for received in part.events for event in self._follower.events(received)]
+        with self._of_tables():
+            events = [event for received in part.events for event in self._follower.events(received)]
         if self._pending.has_complete and any(isinstance(event, SchemaEvent) for event in events):
             # Some destinations cannot alter a table whose rows the same transaction has changed.
             self._commit_pending(at_bound=False)
         self._pending.add(part, events)
         self.result.bytes += part.bytes
-        self.result.transactions += part.transactions
+        self._pending.transactions += part.transactions
         for event in events:
             self._count(event)
         if part.complete:
             for table, counts in self._open_counts.items():
-                self.result.tables[table].add(counts)
-                self.result.changes += counts.changes
+                self._pending.counts.setdefault(table, TableCounts()).add(counts)
+                self._received += counts.changes
             self._open_counts.clear()
+
+    @contextmanager
+    def _of_tables(self) -> Iterator[None]:
+        """Raise LeftOut instead of an error that concerns single tables only, once earlier flushes are durable."""
+        try:
+            yield
+        except DbmazzError as error:
+            if (left_out := self._isolation.left_out(error)) is None:
+                raise
+            self._flusher.settle()
+            raise left_out from error
 
     def _count(self, event: WindowEvent) -> None:
         """Count an event of the open transaction."""
@@ -255,7 +287,7 @@ class Window:
     def _limit_reached(self) -> StopReason | None:
         """Return the reason to end early if a limit of the window is reached."""
         limits, result = self._limits, self.result
-        if limits.max_changes is not None and result.changes >= limits.max_changes:
+        if limits.max_changes is not None and self._received >= limits.max_changes:
             return StopReason.MAX_CHANGES
         if limits.max_bytes is not None and result.bytes >= limits.max_bytes:
             return StopReason.MAX_BYTES
@@ -271,7 +303,7 @@ class Window:
         rows = self._flush.size - pending.rows
         size = self._flush.max_bytes - pending.bytes
         if limits.max_changes is not None:
-            rows = min(rows, limits.max_changes - self.result.changes)
+            rows = min(rows, limits.max_changes - self._received)
         if limits.max_bytes is not None:
             size = min(size, limits.max_bytes - self.result.bytes)
         return max(rows, 1), max(size, 1)
@@ -313,7 +345,7 @@ class Window:
             if transaction is not None:
                 self._checkpoint = replace(self._checkpoint, commit_time=transaction.commit_time, last=transaction)
             commit_time = None if transaction is None else transaction.commit_time
-            flush = Flush(self._checkpoint, commit_time, self.result.changes, last)
+            flush = Flush(self._checkpoint, commit_time, pending.counts, pending.transactions, last)
             self._flusher.submit(pending.complete_events, flush)
         self._pending = pending.following()
 
@@ -321,7 +353,12 @@ class Window:
         """Acknowledge a flush that is durable, and report it."""
         self._stream.confirm(flush.checkpoint.lsn)
         self.result.flushes += 1
+        self.result.transactions += flush.transactions
+        for table, counts in flush.counts.items():
+            if table not in self.left_out:
+                self.result.tables[table].add(counts)
+                self.result.changes += counts.changes
         self.result.end_lsn = flush.checkpoint.lsn
         if flush.commit_time is not None:
             self.result.commit_time = flush.commit_time
-        self._progress(Progress.of_window(self.result, flush.changes))
+        self._progress(Progress.of_window(self.result, self.result.changes))

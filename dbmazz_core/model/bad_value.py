@@ -13,7 +13,7 @@ from dbmazz_core.model.datatypes import DataType
 from dbmazz_core.model.masks import HIDDEN
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.model.values import escaped
-from dbmazz_core.table_ref import quote_literal, quoted_if_needed
+from dbmazz_core.table_ref import ColumnRef, quote_literal, quoted_if_needed
 
 _LONGEST = 80
 
@@ -46,7 +46,7 @@ def bad_value(
         f"{schema.table}, column {definition.name} ({definition.source_type}){_of_row(schema, column, row)}: the value "
         f"{shown!r}{where} cannot be held by {definition.type}; nothing of this "
         f"{'table was copied' if copied else 'flush was applied'}",
-        object=f"{schema.table}.{definition.name}",
+        object=ColumnRef(schema.table, definition.name),
         remedy=f"change the value in PostgreSQL and re-snapshot the table: dbmazz snapshot --tables '{schema.table}'; "
         f"or keep such rows apart: ON_BAD_VALUE='{schema.table}=quarantine'; or keep the column as PostgreSQL's "
         f"text: COLUMNS_AS_TEXT='{schema.table}.{quoted_if_needed(definition.name)}', and re-snapshot the table",

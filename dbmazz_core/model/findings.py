@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dbmazz_core.errors import DbmazzError
@@ -79,11 +80,13 @@ class SetupReport:
         tables: The configured tables.
         done: The changes that were made, one sentence each; empty if none was needed.
         check: All findings before the changes.
+        problems: Tables whose set-up failed while that of the others succeeded.
     """
 
     tables: tuple[TableRef, ...]
     done: tuple[str, ...]
     check: CheckReport
+    problems: Mapping[TableRef, DbmazzError] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as `--json` prints it: `tables`, `done`, `warnings`."""

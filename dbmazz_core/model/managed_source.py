@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Protocol
 
 from dbmazz_core.lsn import Lsn
@@ -31,8 +31,18 @@ class ManagedSource(Source, Protocol):
             captured: Tables that the destination holds and follows.
         """
 
-    def prepare(self, *, captured: Collection[TableRef] = ()) -> tuple[SetupReport, Look]:
-        """Set up the source without the feed; idempotent. Return a report, and a look at the source afterwards."""
+    def prepare(
+        self, *, captured: Collection[TableRef] = (), isolates: Callable[[TableRef], bool] = lambda _: False
+    ) -> tuple[SetupReport, Look]:
+        """Set up the source without the feed; idempotent. Return a report, and a look at the source afterwards.
+
+        Args:
+            captured: Tables that the destination holds and follows.
+            isolates: Returns whether a table whose set-up fails must not stop the others (`SetupReport.problems`).
+        """
+
+    def needs_setup(self) -> bool:
+        """Return whether the last look shows something that `prepare` would change."""
 
     def create_feed(self) -> str | None:
         """Create the feed if it does not exist. Return a sentence that says so; None if the feed existed."""

@@ -21,6 +21,13 @@ class BadValuePolicy(StrEnum):
     QUARANTINE = "quarantine"  #: the row goes to `_dbmazz.quarantine`, as text
 
 
+class TableErrorPolicy(StrEnum):
+    """The policy for an error that concerns one table, such as a missing privilege or a bad value."""
+
+    ISOLATE = "isolate"  #: the table keeps its rows of the last commit and is marked; the others go on
+    STOP = "stop"  #: the run stops; nothing of the flush is applied
+
+
 class SchemaChangeKind(StrEnum):
     """Kinds of schema changes of a table in the source."""
 

@@ -9,7 +9,7 @@ from dbmazz_core.errors import DestinationConflict
 from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.model.table_shape import TableShape
-from dbmazz_core.model.table_state import TableState
+from dbmazz_core.model.table_state import TableState, TableStatus
 from dbmazz_core.table_ref import TableRef
 
 
@@ -45,17 +45,28 @@ class Recorded:
     Attributes:
         checkpoint: The checkpoint; None if there is none.
         tables: The tables of the feed.
+        pending: The states of tables that were never copied.
     """
 
     checkpoint: Checkpoint | None = None
     tables: Mapping[TableRef, RecordedTable] = field(default_factory=dict)
+    pending: Mapping[TableRef, TableState] = field(default_factory=dict)
 
     @property
     def states(self) -> dict[TableRef, TableState]:
-        """The states of the tables."""
+        """The states of the tables that the destination has."""
         return {ref: table.state for ref, table in self.tables.items()}
+
+    @property
+    def all_states(self) -> dict[TableRef, TableState]:
+        """The states of all tables, also of tables that were never copied."""
+        return {**self.pending, **self.states}
+
+    def in_state(self, *states: TableStatus) -> list[TableRef]:
+        """Return the tables that are in one of these states."""
+        return [ref for ref, state in self.all_states.items() if state.state in states]
 
     @property
     def streaming(self) -> list[TableRef]:
         """The tables that follow the stream: their copies are complete."""
-        return [ref for ref, table in self.tables.items() if table.state.state == "streaming"]
+        return self.in_state(TableStatus.STREAMING)

@@ -16,6 +16,7 @@ from dbmazz_core.model.recorded import Recorded
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.model.schema_events import SchemaEvent
 from dbmazz_core.model.table_shape import TableShape
+from dbmazz_core.model.table_state import Problem, TableStatus
 from dbmazz_core.table_ref import TableRef
 
 
@@ -40,8 +41,20 @@ class SinkTransaction(Protocol):
 
     def __exit__(self, *exc: object) -> None: ...
 
-    def mark_incomplete(self, tables: Collection[TableRef]) -> None:
-        """Record that tables of this feed must be re-snapshotted."""
+    def mark(
+        self, table: TableRef, state: TableStatus, problem: Problem | None = None, *, retry_when: str | None = None
+    ) -> None:
+        """Record the state of a table that does not stream from now on; its rows stay as they are.
+
+        Args:
+            table: A table of this feed, or one that was never copied.
+            state: The state.
+            problem: Why the table is in this state.
+            retry_when: See `TableState.retry_when`.
+        """
+
+    def forget(self, tables: Collection[TableRef]) -> None:
+        """Forget tables that were never copied."""
 
     def rename_tables(self, names: Mapping[TableRef, TableRef]) -> None:
         """Rename tables, by old name, all at once."""

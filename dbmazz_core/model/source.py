@@ -226,12 +226,19 @@ class Source(Protocol):
             StopRequested: `stopped` returned true.
         """
 
-    def snapshot(self, tables: Collection[TableRef], *, new_feed: bool) -> Snapshot:
+    def leave_out(self, tables: Collection[TableRef]) -> Look:
+        """Take tables out of the last look, so that they are not captured; return the look without them."""
+
+    def snapshot(self, tables: Collection[TableRef], *, new_feed: bool, hurried: bool = False) -> Snapshot:
         """Return a snapshot.
 
         Args:
             tables: Tables that may be read.
             new_feed: Whether the feed is created: it begins at the snapshot's position.
+            hurried: Whether to wait only for a few seconds for open transactions and locks, because others wait.
+
+        Raises:
+            SlotCreationBlocked: Open transactions did not end in time.
         """
 
     def describe_tables(self, tables: Collection[TableRef]) -> Mapping[TableRef, SourceTable]:

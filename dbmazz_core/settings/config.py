@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dbmazz_core.errors import ConfigError
-from dbmazz_core.model.policies import BadValuePolicy, Mode, NumericForm
+from dbmazz_core.model.policies import BadValuePolicy, Mode, NumericForm, TableErrorPolicy
 from dbmazz_core.settings.by_table import ByTable, ColumnMasks, ColumnNames, SchemaPolicy
 from dbmazz_core.settings.parsers import MEBIBYTE
 from dbmazz_core.settings.replica_identity import ReplicaIdentityPolicy
@@ -128,11 +128,13 @@ class TableConfig:
         mode: Mirror, soft delete or changelog.
         on_bad_value: Action for rows with values that the destination's type cannot hold.
         schema_changes: Action for each kind of schema change in the source.
+        on_error: Whether an error that concerns one table stops the run, or only that table.
     """
 
     mode: ByTable[Mode] = field(default_factory=lambda: ByTable(Mode.MIRROR))
     on_bad_value: ByTable[BadValuePolicy] = field(default_factory=lambda: ByTable(BadValuePolicy.ERROR))
     schema_changes: SchemaPolicy = field(default_factory=SchemaPolicy)
+    on_error: ByTable[TableErrorPolicy] = field(default_factory=lambda: ByTable(TableErrorPolicy.ISOLATE))
 
 
 @dataclass(frozen=True, slots=True)

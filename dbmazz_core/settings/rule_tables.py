@@ -1,4 +1,4 @@
-"""Find rules of `MODE`, `ON_BAD_VALUE` and `SCHEMA_CHANGES` for tables that are not captured."""
+"""Find rules of `MODE`, `ON_BAD_VALUE`, `ON_TABLE_ERROR` and `SCHEMA_CHANGES` for tables that are not captured."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def unknown_tables(
     named: dict[str, Iterable[TablePattern | None]] = {
         "MODE": [pattern for pattern, _ in config.mode.exceptions],
         "ON_BAD_VALUE": [pattern for pattern, _ in config.on_bad_value.exceptions],
+        "ON_TABLE_ERROR": [pattern for pattern, _ in config.on_error.exceptions],
         "SCHEMA_CHANGES": [pattern for pattern, _, _ in config.schema_changes.rules],
     }
     names = sorted(map(str, tables))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dbmazz_core.model.policies import BadValuePolicy, Mode, NumericForm
+from dbmazz_core.model.policies import BadValuePolicy, Mode, NumericForm, TableErrorPolicy
 from dbmazz_core.settings.by_table import parse_by_table, parse_column_masks, parse_column_names, parse_schema_policy
 from dbmazz_core.settings.parsers import (
     boolean,
@@ -173,6 +173,15 @@ SETTINGS: tuple[Setting, ...] = (
         parse_schema_policy,
         "apply",
         "`apply`, `ignore` or `stop`; exceptions: `apply, drop_column=ignore, public.orders:change_type=stop`",
+    ),
+    Setting(
+        "ON_TABLE_ERROR",
+        "tables",
+        "on_error",
+        lambda v, t: parse_by_table(v, t, TableErrorPolicy),
+        "isolate",
+        "`isolate`: a table in trouble keeps its rows and the others go on; `stop`: it stops the run; exceptions as in "
+        "`MODE`",
     ),
     Setting("SINK_TYPE", "sink", "type", one_of("duckdb"), "duckdb", "destination type; only `duckdb`"),
     Setting("SINK_URL", "sink", "url", duckdb_path, "dbmazz.duckdb", "path of the DuckDB file"),

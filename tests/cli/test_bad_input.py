@@ -227,7 +227,7 @@ def test_table_removed_from_the_publication(dbmazz: Dbmazz, shop: SourceDatabase
     works(dbmazz, shop, "public.orders", 'public."My Items"')
     shop.execute('ALTER PUBLICATION dbmazz_pub DROP TABLE "My Items"')
     shop.execute('INSERT INTO orders VALUES (3); INSERT INTO "My Items" VALUES (1)')
-    failure = fails(dbmazz, shop, 4)
+    failure = fails(dbmazz, shop, 4, ON_TABLE_ERROR="stop")
     assert failure.kind == "PublicationLacksTable"
     assert 'no longer has public."My Items"' in failure.what
     command = failure.remedy.split("`")[1]
@@ -319,7 +319,7 @@ def test_destination_table_changed_by_hand(
     with duckdb.connect(str(duckdb_path)) as duck:
         duck.execute(change)
     shop.execute("INSERT INTO orders VALUES (3); INSERT INTO items VALUES (2)")
-    failure = fails(dbmazz, shop, 6)
+    failure = fails(dbmazz, shop, 6, ON_TABLE_ERROR="stop")
     assert failure.kind == "DestinationConflict"
     assert failure.object == "public.orders"
     assert shown in failure.what

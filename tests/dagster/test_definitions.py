@@ -258,6 +258,7 @@ def test_settings_survive_the_resource() -> None:
         "NUMERIC_AS": "double",
         "MODE": "soft_delete, a=changelog, sales.*=mirror",
         "ON_BAD_VALUE": "quarantine, a=error",
+        "ON_TABLE_ERROR": "stop, sales.*=isolate",
         "SCHEMA_CHANGES": "stop, drop_column=ignore, a:change_type=apply, sales.*=ignore",
     }
     assert {s.variable for s in SETTINGS} - given.keys() <= {

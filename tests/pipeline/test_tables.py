@@ -192,7 +192,7 @@ def test_a_table_made_while_a_window_runs_waits_for_the_next(lab: Lab) -> None:
     ("setup", "object"),
     [
         ('CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE "T" (id int PRIMARY KEY)', 'public.(t|"T")'),
-        ('CREATE TABLE t (id int PRIMARY KEY, v int, "V" int)', "public.t.V"),
+        ('CREATE TABLE t (id int PRIMARY KEY, v int, "V" int)', 'public.t."V"'),
         ("CREATE TABLE t (id int PRIMARY KEY, _dbmazz_xid int)", "public.t._dbmazz_xid"),
         ("CREATE TABLE t (id int PRIMARY KEY, _dbmazz_count int)", "public.t._dbmazz_count"),
     ],

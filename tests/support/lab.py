@@ -15,7 +15,7 @@ from _pytest.mark.structures import ParameterSet
 from dbmazz_core.engine.result import WindowResult
 from dbmazz_core.errors import DbmazzError
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.model.policies import Mode
+from dbmazz_core.model.policies import Mode, TableErrorPolicy
 from dbmazz_core.pipeline import Pipeline
 from dbmazz_core.settings.by_table import ByTable
 from dbmazz_core.settings.config import (
@@ -86,7 +86,11 @@ class Lab:
                 connection.execute(statement.encode())
 
     def configured(self, **groups: Any) -> Lab:
-        """The same with other settings: `flush`, `limits`, `snapshot`, `tables`, and single attributes of `source`."""
+        """The same with other settings.
+
+        They are `flush`, `limits`, `snapshot`, `tables`, `on_error`, and single attributes of `source`. Without
+        `on_error`, an error of one table stops the run.
+        """
         return replace(self, settings=self.settings | groups)
 
     @property
@@ -111,7 +115,10 @@ class Lab:
                 snapshot=self.settings.get("snapshot", SnapshotConfig()),
                 flush=self.settings.get("flush", FlushConfig()),
                 limits=self.settings.get("limits", WindowLimits()),
-                tables=self.settings.get("tables", TableConfig()),
+                tables=replace(
+                    self.settings.get("tables", TableConfig()),
+                    on_error=self.settings.get("on_error", ByTable(TableErrorPolicy.STOP)),
+                ),
             )
         )
 

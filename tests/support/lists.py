@@ -26,7 +26,7 @@ from dbmazz_core.model.schema_events import AddColumn, DropColumn, RenameColumn,
 from dbmazz_core.model.source import Bound, CopiedRows, FollowedTable, SourceTable
 from dbmazz_core.model.stream import NewSchema, StreamPart, Truncation
 from dbmazz_core.model.table_shape import TableShape, TableToken
-from dbmazz_core.model.table_state import TableState
+from dbmazz_core.model.table_state import TableState, TableStatus
 from dbmazz_core.table_ref import TableRef
 
 #: A change: `I`, `U` or `D` and a row; `add` and a column's name; `truncate`.
@@ -125,7 +125,7 @@ class ListSource:
 
     def __exit__(self, *exc: object) -> None: ...
 
-    def snapshot(self, tables: Collection[TableRef], *, new_feed: bool) -> Self:
+    def snapshot(self, tables: Collection[TableRef], *, new_feed: bool, hurried: bool = False) -> Self:
         return self
 
     @property
@@ -276,7 +276,7 @@ class ListTransaction:
 
     def _record(self, shape: TableShape, lsn: Lsn | None) -> None:
         table = shape.schema.table
-        state = TableState(table, "streaming", lsn, complete=True)
+        state = TableState(table, TableStatus.STREAMING, lsn, complete=True)
         tables = {**self.recorded.tables, table: RecordedTable(state, shape)}
         self.recorded = replace(self.recorded, tables=tables)
 

@@ -77,7 +77,7 @@ def _row_is_unknown(rows: BatchRows, at: Indexes) -> UnknownValue:
     return UnknownValue(
         f"{table} has no key and a change of transaction {xid} committed at {Lsn(lsn)} does not say which row "
         "it is for: its replica identity was not FULL",
-        object=str(table),
+        object=table,
         remedy=f"ALTER TABLE {table.sql} REPLICA IDENTITY FULL; then re-snapshot the table: "
         f"dbmazz snapshot --tables '{table}'",
     )

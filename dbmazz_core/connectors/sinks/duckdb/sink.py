@@ -114,9 +114,13 @@ class DuckDBSink:
             return Recorded()
         with translated(self.path):
             checkpoint = bookkeeping.read_checkpoint(self._connection, self.feed, self._layout)
-            tables = bookkeeping.read_recorded(self._connection, self.feed, self._layout)
+            tables, pending = bookkeeping.read_recorded(self._connection, self.feed, self._layout)
             columns = shapes.read_all_columns(self._connection)
-        return Recorded(checkpoint, {table.state.table: self._with_drift(table, columns) for table in tables})
+        return Recorded(
+            checkpoint,
+            {table.state.table: self._with_drift(table, columns) for table in tables},
+            {state.table: state for state in pending},
+        )
 
     def _with_drift(self, table: RecordedTable, columns: Mapping[TableRef, shapes.Columns]) -> RecordedTable:
         """Return a table, with an error if its columns are not the recorded ones."""

@@ -21,17 +21,21 @@ from dbmazz_core.model.recorded import RecordedTable
 from dbmazz_core.model.records import CommittedTransaction
 from dbmazz_core.model.schema import ColumnChoice, ColumnDef, TableSchema
 from dbmazz_core.model.table_shape import TableShape, TableToken
-from dbmazz_core.model.table_state import TableState
+from dbmazz_core.model.table_state import Problem, TableState, TableStatus
 from dbmazz_core.table_ref import TableRef
 
 #: Version of the schema below. A newer dbmazz writes a higher version.
-LAYOUT = 5
+LAYOUT = 6
 #: First layout with the quarantine, and with the mark for complete tables.
 LAYOUT_WITH_QUARANTINE = 2
 #: First layout that records the last transaction.
 LAYOUT_WITH_TRANSACTION = 3
 #: First layout that records the OID of the source's database.
 LAYOUT_WITH_DATABASE_OID = 5
+#: First layout with the reasons of states.
+LAYOUT_WITH_STATES = 6
+#: The states that older layouts record, under the names that they have since layout 6.
+_FORMER_STATES = {"snapshotting": TableStatus.COPYING, "changed": TableStatus.COPYING}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _CREATE = """
@@ -59,6 +63,15 @@ ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS complete BOOLEAN DEFAULT fal
 ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS identity JSON;
 ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS choice JSON;
 ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS targets JSON;
+ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS lsn UBIGINT;
+ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS since TIMESTAMPTZ;
+ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS error VARCHAR;
+ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS reason VARCHAR;
+ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS remedy VARCHAR;
+ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS retry_when VARCHAR;
+ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS last_change_lsn UBIGINT;
+UPDATE _dbmazz.tables SET state = 'copying', reason = 'its shape changed at the source' WHERE state = 'changed';
+UPDATE _dbmazz.tables SET state = 'copying' WHERE state = 'snapshotting';
 DELETE FROM _dbmazz.layout;
 INSERT INTO _dbmazz.layout VALUES ({layout});
 """
@@ -120,15 +133,20 @@ def write_checkpoint(connection: duckdb.DuckDBPyConnection, checkpoint: Checkpoi
     )
 
 
-def read_recorded(connection: duckdb.DuckDBPyConnection, slot: str, layout: int) -> list[RecordedTable]:
-    """Return the tables that a slot feeds.
+def read_recorded(
+    connection: duckdb.DuckDBPyConnection, slot: str, layout: int
+) -> tuple[list[RecordedTable], list[TableState]]:
+    """Return the tables that a slot feeds, and the states of its tables that were never copied.
 
-    A table in state `snapshotting` (the last window was not configured for it) that somebody dropped is left out.
+    A table that does not stream, because it must be copied or was taken out of the settings, is left out if somebody
+    dropped it.
     """
-    condition = """slot = ? AND (state <> 'snapshotting' OR EXISTS (
+    condition = """slot = ? AND (state NOT IN ('copying', 'snapshotting', 'removed') OR EXISTS (
         FROM duckdb_tables() d WHERE d.database_name = current_database()
         AND d.schema_name = t.schema_name AND d.table_name = t.table_name))"""
-    return [RecordedTable(_state(row), _shape(row)) for row in _rows(connection, layout, condition, [slot])]
+    rows = [(_state(row), row) for row in _rows(connection, layout, condition, [slot])]
+    tables = [RecordedTable(state, _shape(row)) for state, row in rows if state.snapshot_lsn is not None]
+    return tables, [state for state, _ in rows if state.snapshot_lsn is None]
 
 
 def read_state(connection: duckdb.DuckDBPyConnection, table: TableRef, layout: int = LAYOUT) -> TableState | None:
@@ -147,7 +165,10 @@ _OF_TABLE = "schema_name = ? AND table_name = ?"
 def _rows(
     connection: duckdb.DuckDBPyConnection, layout: int, condition: str, values: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Return rows of `_dbmazz.tables` as dicts by column, with `has_all`: whether the table is complete.
+    """Return rows of `_dbmazz.tables` as dicts by column.
+
+    There are also `has_all`: whether the table is complete; `since_us`: `since` in microseconds since 1970; and
+    `copied`: whether the table was copied.
 
     The columns depend on the layout: a file that is opened for reading may still have layout 1, which has only tables
     in mode `mirror` and does not record whether they are complete.
@@ -156,7 +177,13 @@ def _rows(
     if layout >= LAYOUT_WITH_QUARANTINE:
         has_all = """complete AND NOT EXISTS (
             FROM _dbmazz.quarantine q WHERE q.schema_name = t.schema_name AND q.table_name = t.table_name)"""
-    cursor = connection.execute(f"SELECT t.*, {has_all} AS has_all FROM _dbmazz.tables t WHERE {condition}", values)
+    since = "epoch_us(since)" if layout >= LAYOUT_WITH_STATES else "NULL"
+    copied = "CAST(columns AS VARCHAR) <> '[]'"
+    cursor = connection.execute(
+        f"SELECT t.*, {has_all} AS has_all, {since} AS since_us, {copied} AS copied FROM _dbmazz.tables t "
+        f"WHERE {condition}",
+        values,
+    )
     names = [column[0] for column in cursor.description or ()]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
@@ -166,9 +193,21 @@ def _ref(row: Mapping[str, Any]) -> TableRef:
 
 
 def _state(row: Mapping[str, Any]) -> TableState:
-    """Return the state in a row of `_rows`."""
-    mode = Mode(row.get("mode", "mirror"))
-    return TableState(_ref(row), row["state"], Lsn(row["snapshot_lsn"]), mode=mode, complete=row["has_all"])
+    """Return the state in a row of `_rows`. A table that was never copied has no columns."""
+    written = row["state"]
+    reason = row.get("reason") or ("its shape changed at the source" if written == "changed" else None)
+    return TableState(
+        _ref(row),
+        _FORMER_STATES.get(written) or TableStatus(written),
+        Lsn(row["snapshot_lsn"]) if row["copied"] else None,
+        lsn=_lsn(row.get("lsn")),
+        since=_time(row["since_us"]),
+        problem=None if reason is None else Problem(reason, row.get("remedy") or "", row.get("error")),
+        retry_when=row.get("retry_when"),
+        last_change_lsn=_lsn(row.get("last_change_lsn")),
+        mode=Mode(row.get("mode", "mirror")),
+        complete=row["has_all"],
+    )
 
 
 def _schema(row: Mapping[str, Any]) -> TableSchema:
@@ -197,8 +236,10 @@ def _shape(row: Mapping[str, Any]) -> TableShape:
 
 
 def read_owners(connection: duckdb.DuckDBPyConnection) -> dict[TableRef, str]:
-    """Return the slot that feeds each recorded table."""
-    rows = connection.execute("SELECT schema_name, table_name, slot FROM _dbmazz.tables").fetchall()
+    """Return the slot that feeds each table of dbmazz."""
+    rows = connection.execute(
+        "SELECT schema_name, table_name, slot FROM _dbmazz.tables WHERE CAST(columns AS VARCHAR) <> '[]'"
+    ).fetchall()
     return {TableRef(schema, name): slot for schema, name, slot in rows}
 
 
@@ -219,12 +260,68 @@ def write_shape(connection: duckdb.DuckDBPyConnection, shape: TableShape) -> Non
     )
 
 
-def write_states(connection: duckdb.DuckDBPyConnection, tables: Collection[TableRef], state: str, *, slot: str) -> None:
-    """Record the state of tables that a slot feeds."""
+def write_state(
+    connection: duckdb.DuckDBPyConnection,
+    table: TableRef,
+    state: TableStatus,
+    problem: Problem | None,
+    retry_when: str | None,
+    *,
+    slot: str,
+) -> None:
+    """Record the state of a table; a table that has no record gets one, as never copied.
+
+    A table that was streaming holds its rows as of the checkpoint, or as of its copy if that is newer.
+    """
+    error, reason, remedy = (problem.error, problem.reason, problem.remedy) if problem else (None, None, None)
+    updated = connection.execute(
+        """
+        UPDATE _dbmazz.tables SET
+            lsn = CASE WHEN state = 'streaming' THEN greatest(
+                snapshot_lsn, (SELECT max(c.lsn) FROM _dbmazz.checkpoints c WHERE c.slot = $slot)) ELSE lsn END,
+            since = CASE WHEN state = $state AND error IS NOT DISTINCT FROM $error THEN since ELSE now() END,
+            state = $state, error = $error, reason = $reason, remedy = $remedy, retry_when = $retry_when
+        WHERE slot = $slot AND schema_name = $schema AND table_name = $table
+        """,
+        {
+            "slot": slot,
+            "schema": table.schema,
+            "table": table.name,
+            "state": state.value,
+            "error": error,
+            "reason": reason,
+            "remedy": remedy,
+            "retry_when": retry_when,
+        },
+    ).fetchone()
+    if updated and updated[0]:
+        return
+    connection.execute(
+        "INSERT INTO _dbmazz.tables (slot, schema_name, table_name, state, snapshot_lsn, columns, key, updated_at, "
+        "since, error, reason, remedy, retry_when) VALUES (?, ?, ?, ?, 0, '[]', '[]', now(), now(), ?, ?, ?, ?)",
+        [slot, table.schema, table.name, state.value, error, reason, remedy, retry_when],
+    )
+
+
+def forget(connection: duckdb.DuckDBPyConnection, tables: Collection[TableRef], *, slot: str) -> None:
+    """Delete the records of tables that were never copied."""
     for table in tables:
         connection.execute(
-            "UPDATE _dbmazz.tables SET state = ? WHERE slot = ? AND schema_name = ? AND table_name = ?",
-            [state, slot, table.schema, table.name],
+            "DELETE FROM _dbmazz.tables WHERE slot = ? AND schema_name = ? AND table_name = ? "
+            "AND CAST(columns AS VARCHAR) = '[]'",
+            [slot, table.schema, table.name],
+        )
+
+
+def write_last_change(
+    connection: duckdb.DuckDBPyConnection, tables: Collection[TableRef], lsn: Lsn, *, slot: str
+) -> None:
+    """Record that the changes before an LSN contain changes of these tables."""
+    if tables:
+        connection.execute(
+            "UPDATE _dbmazz.tables SET last_change_lsn = ? WHERE slot = ? AND (schema_name, table_name) IN "
+            "(SELECT unnest(?), unnest(?))",
+            [int(lsn), slot, [table.schema for table in tables], [table.name for table in tables]],
         )
 
 
@@ -291,7 +388,7 @@ def write_table(
     )
     connection.execute(
         "INSERT INTO _dbmazz.tables (slot, schema_name, table_name, state, snapshot_lsn, columns, key, choice, "
-        "updated_at, mode, complete) VALUES (?, ?, ?, 'streaming', ?, ?, ?, ?, now(), ?, ?)",
+        "updated_at, mode, complete, since) VALUES (?, ?, ?, 'streaming', ?, ?, ?, ?, now(), ?, ?, now())",
         [
             slot,
             table.schema,
@@ -353,6 +450,10 @@ def quarantine_reasons(connection: duckdb.DuckDBPyConnection, table: TableRef) -
         [table.schema, table.name],
     ).fetchall()
     return dict(rows)
+
+
+def _lsn(value: int | None) -> Lsn | None:
+    return None if value is None else Lsn(value)
 
 
 def _time(epoch_us: int | None) -> datetime | None:

@@ -29,7 +29,7 @@ def columns_changed(table: TableRef, path: str, expected: shapes.Columns, found:
         change = "was changed by hand; " + ("; ".join(parts) or "the order of its columns is different")
     return DestinationConflict(
         f"table {table} in {path} {change}",
-        object=str(table),
+        object=table,
         remedy=f"undo the change in DuckDB, or re-snapshot the table: dbmazz snapshot --tables '{table}'",
     )
 
@@ -38,7 +38,7 @@ def unrecorded_table(table: TableRef, path: str) -> DestinationConflict:
     """Return the error for a captured table that the bookkeeping does not contain."""
     return DestinationConflict(
         f"dbmazz's bookkeeping in {path} does not contain the table {table} any more",
-        object=str(table),
+        object=table,
         remedy=f"re-snapshot the table: dbmazz snapshot --tables '{table}'",
     )
 
@@ -63,7 +63,7 @@ def verify_alterable(connection: duckdb.DuckDBPyConnection, path: str, table: Ta
     raise DestinationConflict(
         f"{table} changed in PostgreSQL, and in {path} it has indexes that dbmazz did not create: {', '.join(names)}; "
         "DuckDB does not alter a table with indexes; nothing of this flush was applied",
-        object=str(table),
+        object=table,
         remedy="drop the indexes in DuckDB, and create them again afterwards: "
         + " ".join(f"DROP INDEX {schema}.{name};" for name in names)
         + f" or re-snapshot the table, without them: dbmazz snapshot --tables '{table}'",

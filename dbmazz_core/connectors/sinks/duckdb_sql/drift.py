@@ -91,7 +91,7 @@ class DriftCheck:
             state = "is missing" if not mismatch.found else f"exists {times} instead of {instead_of}"
         raise DestinationConflict(
             f"{table} in {statements.path} was changed by hand: {row} {state}; nothing of this flush was applied",
-            object=str(table),
+            object=table,
             remedy=f"undo the change in DuckDB, or re-snapshot the table: dbmazz snapshot --tables '{table}'",
         )
 

@@ -9,7 +9,7 @@ import duckdb
 
 from dbmazz_core.errors import DestinationConflict
 from dbmazz_core.model.frame_columns import PREFIX
-from dbmazz_core.table_ref import TableRef, quote_identifier
+from dbmazz_core.table_ref import ColumnRef, TableRef, quote_identifier
 
 #: When DuckDB compares names, it ignores the case of ASCII letters only (tried, 1.4 and 2.0).
 _FOLD = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
@@ -40,21 +40,21 @@ def name_conflicts(tables: Mapping[TableRef, Sequence[str]]) -> Iterator[Destina
             owner = "dbmazz" if fold(ref.schema) == "_dbmazz" else "DuckDB"
             yield DestinationConflict(
                 f"{ref} cannot be stored in DuckDB: {owner} reserves the schema name {quote_identifier(ref.schema)}",
-                object=str(ref),
+                object=ref,
                 remedy=f"leave it out of TABLES, or: ALTER TABLE {ref.sql} SET SCHEMA ...; in PostgreSQL",
             )
         first = schemas.setdefault(fold(ref.schema), ref)
         if first.schema != ref.schema:
             yield DestinationConflict(
                 f"{ref} and {first} are in schemas whose names DuckDB does not distinguish",
-                object=str(ref),
+                object=ref,
                 remedy=_RENAME_TABLE,
             )
             continue
         first = names.setdefault((ref.schema, fold(ref.name)), ref)
         if first != ref:
             yield DestinationConflict(
-                f"DuckDB does not distinguish the names of {ref} and {first}", object=str(ref), remedy=_RENAME_TABLE
+                f"DuckDB does not distinguish the names of {ref} and {first}", object=ref, remedy=_RENAME_TABLE
             )
         yield from _column_conflicts(ref, columns)
 
@@ -72,7 +72,7 @@ def _column_conflicts(table: TableRef, columns: Sequence[str]) -> Iterator[Desti
             continue
         yield DestinationConflict(
             f"{table} {problem}",
-            object=f"{table}.{name}",
+            object=ColumnRef(table, name),
             remedy=f"ALTER TABLE {table.sql} RENAME COLUMN {quote_identifier(name)} TO ...; in PostgreSQL, or exclude "
             f"it (COLUMNS_EXCLUDE); if the table is already captured: dbmazz snapshot --tables '{table}'",
         )

@@ -68,27 +68,27 @@ def owner_conflict(
     if owner is None and other == table:
         return DestinationConflict(
             f"{path} already has a table {table} that dbmazz did not create",
-            object=str(table),
+            object=table,
             remedy=f"ALTER TABLE {table.sql} RENAME TO ...; or DROP TABLE {table.sql}; in DuckDB, or choose "
             "another file (SINK_URL)",
         )
     if owner is not None and other == table and kind == "VIEW":
         return DestinationConflict(
             f"{path} has a view in place of the table {table}",
-            object=str(table),
+            object=table,
             remedy=f"DROP VIEW {table.sql}; in DuckDB, then re-snapshot the table: dbmazz snapshot --tables '{table}'",
         )
     if owner is None and (colliding := names.colliding(table)):
         return DestinationConflict(
             f"{path} already has {colliding}, whose name DuckDB does not distinguish from {table}",
-            object=str(table),
+            object=table,
             remedy="leave one of them out of TABLES, rename it in PostgreSQL, or choose another SINK_URL; "
             f"if nobody needs {colliding} any more, drop it in DuckDB",
         )
     if owner not in (None, slot):
         return DestinationConflict(
             f"replication slot {owner} feeds the table {table} in {path}, not {slot}",
-            object=str(table),
+            object=table,
             remedy="use that slot (SOURCE_SLOT_NAME), or another file (SINK_URL)",
         )
     return None

@@ -32,7 +32,7 @@ from dbmazz_core.model.policies import Mode, SchemaAction
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.model.schema_events import SchemaEvent
 from dbmazz_core.model.table_shape import TableShape
-from dbmazz_core.model.table_state import TableState
+from dbmazz_core.model.table_state import Problem, TableState, TableStatus
 from dbmazz_core.table_ref import TableRef, quote_identifier
 
 #: Let DuckDB checkpoint the file once per window, at the window's last commit, instead of once per 16 MB of WAL.
@@ -74,6 +74,7 @@ class DuckDBTransaction:
         self._on_end = on_end
         self._open = True
         self._modified: set[TableRef] = set()
+        self._changed: set[TableRef] = set()  # by the stream
         with self._translated():
             self._connection.execute("BEGIN TRANSACTION")
             if create:
@@ -87,10 +88,17 @@ class DuckDBTransaction:
 
     # -- tables
 
-    def mark_incomplete(self, tables: Collection[TableRef]) -> None:
-        """See `SinkTransaction.mark_incomplete`."""
+    def mark(
+        self, table: TableRef, state: TableStatus, problem: Problem | None = None, *, retry_when: str | None = None
+    ) -> None:
+        """See `SinkTransaction.mark`."""
         with self._translated():
-            bookkeeping.write_states(self._connection, tables, "snapshotting", slot=self._destination.feed)
+            bookkeeping.write_state(self._connection, table, state, problem, retry_when, slot=self._destination.feed)
+
+    def forget(self, tables: Collection[TableRef]) -> None:
+        """See `SinkTransaction.forget`."""
+        with self._translated():
+            bookkeeping.forget(self._connection, tables, slot=self._destination.feed)
 
     def rename_tables(self, names: Mapping[TableRef, TableRef]) -> None:
         """See `SinkTransaction.rename_tables`."""
@@ -181,8 +189,8 @@ class DuckDBTransaction:
     def abandon(self, event: SchemaEvent) -> None:
         """See `SinkTransaction.abandon`."""
         entry = ("copy_anew", f"{event.table} {event.resnapshot}", "apply")
+        self.mark(event.table, TableStatus.COPYING, Problem(f"{event.table} {event.resnapshot}"))
         with self._translated():
-            bookkeeping.write_states(self._connection, [event.table], "changed", slot=self._destination.feed)
             self._write_history(event.schema, event.commit_lsn, event.xid, [entry])
 
     # -- rows
@@ -197,6 +205,7 @@ class DuckDBTransaction:
                 self._destination.compression.observe(frame)
         apply_effect(effect, applier, statements)
         self._modified.add(effect.schema.table)
+        self._changed.add(effect.schema.table)
 
     def append_changes(self, schema: TableSchema, changes: pl.DataFrame) -> None:
         """See `SinkTransaction.append_changes`."""
@@ -206,6 +215,7 @@ class DuckDBTransaction:
         self._destination.compression.observe(changes)
         applier.append(changes)
         self._modified.add(schema.table)
+        self._changed.add(schema.table)
 
     def unrepresentable(self, schema: TableSchema, frame: pl.DataFrame) -> pl.DataFrame:
         """See `SinkTransaction.unrepresentable`."""
@@ -234,6 +244,9 @@ class DuckDBTransaction:
         with self._translated():
             if checkpoint is not None:
                 bookkeeping.write_checkpoint(self._connection, checkpoint)
+                bookkeeping.write_last_change(
+                    self._connection, self._changed, checkpoint.lsn, slot=self._destination.feed
+                )
             if last:
                 # Let COMMIT write the data to the file. Otherwise COMMIT writes it to the WAL, and closing the file
                 # writes it again.

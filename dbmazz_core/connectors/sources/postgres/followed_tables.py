@@ -42,7 +42,7 @@ def stream_followed_tables(
     """
     verify_slot_exists(session, start)
     infos = session.table_infos(followed)
-    for problem in session.rules.problems(infos):
+    for problem in session.rules.problems(infos, session.look.resolution.tables):
         raise problem
     recorded = recorded_identities(followed)
     schemas = {ref: table.shape.schema for ref, table in followed.items()}

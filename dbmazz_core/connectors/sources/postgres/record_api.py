@@ -39,7 +39,7 @@ def stream_configured_tables(
     infos = session.tables()
     names = {table.oid: table.ref for table in infos}
     keys: Mapping[TableRef, tuple[str, ...] | None] = {table.ref: table.key for table in infos}
-    for problem in session.rules.problems(infos):
+    for problem in session.rules.problems(infos, infos):
         raise problem
     relations = Relations(
         captured=keys.__contains__,

@@ -117,10 +117,10 @@ class Session:
 
     @look.setter
     def look(self, look: Look) -> None:
-        self._look, self._infos = look, {table.ref: table for table in look.tables}
+        self._look, self._infos = look, {table.ref: table for table in look.resolution.tables}
 
     def table_infos(self, tables: Collection[TableRef]) -> list[TableInfo]:
-        """Return tables of the last look by name. Tables that it did not find are left out."""
+        """Return tables of the last look by name, also excluded ones. Tables that it did not find are left out."""
         if self._look is None:
             self.read_look()
         return [self._infos[ref] for ref in tables if ref in self._infos]

@@ -140,11 +140,24 @@ class PostgresSource:
         """Return the findings in the last look; `captured` are the tables that the destination holds."""
         return setup.check_look(self._session.look.following(captured))
 
-    def prepare(self, *, captured: Collection[TableRef] = ()) -> tuple[SetupReport, Look]:
+    def leave_out(self, tables: Collection[TableRef]) -> Look:
+        """Take tables out of the last look: they are not set up, copied or streamed."""
+        self._session.look = self._session.look.without(tables)
+        return self._session.look
+
+    def prepare(
+        self, *, captured: Collection[TableRef] = (), isolates: Callable[[TableRef], bool] = lambda _: False
+    ) -> tuple[SetupReport, Look]:
         """Set up the source like `setup`; return what was done, and a look at the result."""
         session = self._session
-        report, session.look = setup.prepare(session.connection, self.config, captured=captured, look=session.look)
+        report, session.look = setup.prepare(
+            session.connection, self.config, captured=captured, look=session.look, isolates=isolates
+        )
         return report, session.look
+
+    def needs_setup(self) -> bool:
+        """Return whether `prepare` would run statements, according to the last look."""
+        return bool(self._session.look.statements())
 
     def create_feed(self) -> str | None:
         """Create the slot if it does not exist; return a sentence that says so, None if it exists."""
@@ -275,9 +288,9 @@ class PostgresSource:
 
     # -- snapshots
 
-    def snapshot(self, tables: Collection[TableRef], *, new_feed: bool) -> TableSnapshot:
+    def snapshot(self, tables: Collection[TableRef], *, new_feed: bool, hurried: bool = False) -> TableSnapshot:
         """Return a snapshot of tables: that of the slot, which it creates if `new_feed`, or of a temporary slot."""
-        return snapshot_tables(self._session, tables, temporary=not new_feed)
+        return snapshot_tables(self._session, tables, temporary=not new_feed, hurried=hurried)
 
     # -- streaming into a destination
 

@@ -98,13 +98,17 @@ class ColumnRules:
         projection = Projection(len(schema.columns), numbers, tuple(maskers.get(column.name) for column in columns))
         return TableSchema(schema.table, columns, key, choice), projection
 
-    def problems(self, tables: Sequence[TableInfo]) -> Iterator[ConfigError]:
+    def problems(self, tables: Sequence[TableInfo], configured: Sequence[TableInfo]) -> Iterator[ConfigError]:
         """Yield errors for rules that do not fit the captured tables.
+
+        Args:
+            tables: The captured tables.
+            configured: These, and the configured tables that are not captured now.
 
         Such a rule names a table or column that does not exist, excludes or masks a column of a key, excludes all
         columns of a table, or hashes without a secret.
         """
-        by_ref = {table.ref: table for table in tables}
+        by_ref = {table.ref: table for table in configured}
         for variable, columns in self._named.items():
             for column in columns:
                 table = by_ref.get(column.table)
@@ -116,7 +120,9 @@ class ColumnRules:
         for table in tables:
             yield from self._key_problems(table.ref, table.key)
             if not any(self.choice(table.ref).keeps(column.name) for column in table.columns):
-                yield _problem("COLUMNS_EXCLUDE", f"leaves no column of {table.ref}", "leave the table out of TABLES")
+                yield _problem(
+                    "COLUMNS_EXCLUDE", f"leaves no column of {table.ref}", "leave the table out of TABLES", table.ref
+                )
         if not self._config.mask_key and any(mask.kind == "hash" for mask in self._config.masks.masks.values()):
             yield ConfigError(
                 "COLUMNS_MASK has hashes and MASK_KEY is not set: without a secret, anybody can find short texts "
@@ -178,6 +184,7 @@ class ColumnRules:
                 object="COLUMNS_MASK",
                 remedy="put the columns' current names into COLUMNS_MASK and COLUMNS_EXCLUDE, then re-snapshot the "
                 f"table: dbmazz snapshot --tables '{table}'",
+                tables=(table,),
             )
         for problem in self._key_problems(table, key):
             raise problem
@@ -191,7 +198,7 @@ class ColumnRules:
                 variable = "COLUMNS_EXCLUDE" if name in choice.exclude else "COLUMNS_INCLUDE"
                 remedy = "take it out of" if name in choice.exclude else "add it to"
                 yield _problem(
-                    variable, f"leaves out {column}, which identifies the table's rows", f"{remedy} {variable}"
+                    variable, f"leaves out {column}, which identifies the table's rows", f"{remedy} {variable}", table
                 )
             elif (mask := maskers.get(name)) is not None and mask.kind != "hash":
                 yield _problem(
@@ -199,6 +206,7 @@ class ColumnRules:
                     f"has {column}={mask}, but the column identifies the table's rows, and different values would "
                     "become equal",
                     f"hash it: COLUMNS_MASK={column}=hash",
+                    table,
                 )
 
 
@@ -216,8 +224,9 @@ def _unknown(
     return _problem(variable, f"names {what}{hint}", f"correct {variable}, or take the rule out of it")
 
 
-def _problem(variable: str, what: str, remedy: str) -> ConfigError:
-    return ConfigError(f"{variable} {what}", object=variable, remedy=remedy)
+def _problem(variable: str, what: str, remedy: str, table: TableRef | None = None) -> ConfigError:
+    tables = () if table is None else (table,)
+    return ConfigError(f"{variable} {what}", object=variable, remedy=remedy, tables=tables)
 
 
 def _mask_state(mask: str) -> str:

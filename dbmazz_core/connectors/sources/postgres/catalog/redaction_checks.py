@@ -107,7 +107,7 @@ def verify_redacted_columns(
         raise ConfigError(
             f"{ColumnRef(copied_as, old.name)} was {how} when its table was copied, and is called {column} now, where "
             f"{'a weaker rule' if new else 'no rule'} hides it: its values would arrive",
-            object=str(column),
+            object=column,
             remedy=f"add its current name to {variable} ({variable}={rule}); or, only if its values may be shown as "
             f"the current rules say: dbmazz snapshot --tables '{table}'",
         )

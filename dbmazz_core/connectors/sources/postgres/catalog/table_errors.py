@@ -49,6 +49,7 @@ def _not_found_error(pattern: TablePattern, what: str, near: Sequence[str]) -> T
     return TableNotFound(
         f"{what}{did_you_mean(near)}",
         object=str(pattern),
+        tables=() if pattern.name is None else (TableRef(pattern.schema, pattern.name),),
         remedy="correct TABLES, or create it; names are folded to lower case unless they are quoted, and a name "
         "without a schema is in public",
     )
@@ -122,7 +123,7 @@ def table_not_supported(ref: TableRef, what: str, partition: UnstreamedPartition
         reason, remedy = "its value is not published", "leave it out of TABLES"
     else:
         reason, remedy = "it has no rows of its own that change", "capture the tables that it reads from"
-    return TableNotSupported(f"{ref} is {what}: {reason}", object=str(ref), remedy=remedy)
+    return TableNotSupported(f"{ref} is {what}: {reason}", object=ref, remedy=remedy)
 
 
 def unsent_toast_value(ref: TableRef, lsn: Lsn, xid: int) -> UnknownValue:
@@ -134,7 +135,7 @@ def unsent_toast_value(ref: TableRef, lsn: Lsn, xid: int) -> UnknownValue:
     return UnknownValue(
         f"{ref}: transaction {xid} committed at {lsn} moved a row into the publication's row filter, and PostgreSQL "
         "left out its unchanged TOAST values; nothing of this flush was applied",
-        object=str(ref),
+        object=ref,
         remedy=f"ALTER TABLE {ref.sql} REPLICA IDENTITY FULL; then re-snapshot the table: "
         f"dbmazz snapshot --tables '{ref}'",
     )
@@ -145,7 +146,8 @@ def unidentified_row(ref: TableRef, partition: TableRef, lsn: Lsn, xid: int) -> 
     return ReplicaIdentityInsufficient(
         f"{ref}: its partition {partition} has a replica identity that does not identify the rows of {ref} that "
         f"transaction {xid} committed at {lsn} updates or deletes; nothing of this flush was applied",
-        object=str(partition),
+        object=partition,
+        tables=(ref,),
         remedy=f"ALTER TABLE {partition.sql} REPLICA IDENTITY FULL; then re-snapshot the table: "
         f"dbmazz snapshot --tables '{ref}'",
     )
@@ -155,6 +157,6 @@ def partition_of_captured(ref: TableRef, root: TableRef) -> TableNotSupported:
     """Return the error for a partition that is configured besides its partitioned table."""
     return TableNotSupported(
         f"{ref} is a partition of {root}, which is in TABLES too; its changes arrive as those of {root}",
-        object=str(ref),
+        object=ref,
         remedy=f"leave {ref} out of TABLES, or {root}",
     )

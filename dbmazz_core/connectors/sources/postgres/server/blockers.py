@@ -117,25 +117,60 @@ def table_lockers(conn: Connection) -> list[tuple[TableRef, BlockingTransaction]
     return [
         (TableRef(row[0], row[1]), BlockingTransaction(*row[2:]))
         for row in conn.execute(
-            """
-            SELECT n.nspname::text, c.relname::text, l.pid, p.gid, coalesce(a.usename, p.owner)::text,
-                   current_database()::text, nullif(a.application_name, ''),
-                   CASE WHEN l.pid IS NULL THEN 'prepared' ELSE a.state END,
-                   extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared))::float8 AS age,
-                   extract(epoch FROM clock_timestamp() - a.query_start)::float8
+            f"""
+            SELECT n.nspname::text, c.relname::text, {_HOLDER}
             FROM pg_catalog.pg_locks l
             JOIN pg_catalog.pg_database d ON d.oid = l.database AND d.datname = current_database()
             JOIN pg_catalog.pg_class c ON c.oid = l.relation AND c.relkind IN ('r', 'p')
             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname NOT LIKE 'pg\\_%'
-            LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
-            LEFT JOIN pg_catalog.pg_locks x ON l.pid IS NULL AND x.pid IS NULL AND x.locktype = 'transactionid'
-                                           AND x.virtualtransaction = l.virtualtransaction
-            LEFT JOIN pg_catalog.pg_prepared_xacts p ON p.transaction = x.transactionid
+            {_HOLDER_TABLES}
             WHERE l.mode = 'AccessExclusiveLock' AND l.pid IS DISTINCT FROM pg_backend_pid()
             ORDER BY age DESC NULLS LAST, 1, 2
-            """
+            """.encode()
         )
     ]
+
+
+def lock_holders(
+    conn: Connection, tables: Sequence[TableRef], *, any_lock: bool
+) -> list[tuple[TableRef, BlockingTransaction]]:
+    """Return the other transactions that have locked tables, each with the table; the oldest comes first.
+
+    Args:
+        conn: An ordinary connection.
+        tables: The tables.
+        any_lock: Whether all locks count; otherwise only those that conflict with SHARE UPDATE EXCLUSIVE.
+    """
+    return [
+        (TableRef(row[0], row[1]), BlockingTransaction(*row[2:]))
+        for row in conn.execute(
+            f"""
+            SELECT DISTINCT n.nspname::text, c.relname::text, {_HOLDER}
+            FROM unnest(%s::text[]) AS name
+            JOIN pg_catalog.pg_locks l ON l.relation = to_regclass(name) AND l.granted
+            JOIN pg_catalog.pg_class c ON c.oid = l.relation
+            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+            {_HOLDER_TABLES}
+            WHERE l.pid IS DISTINCT FROM pg_backend_pid() AND (%s OR l.mode IN ('ShareUpdateExclusiveLock',
+                'ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'))
+            ORDER BY age DESC NULLS LAST, 1, 2
+            """.encode(),
+            ([table.sql for table in tables], any_lock),
+        )
+    ]
+
+
+#: The transaction that holds lock `l`, in the order of `BlockingTransaction`.
+_HOLDER = """
+    l.pid, p.gid, coalesce(a.usename, p.owner)::text, current_database()::text, nullif(a.application_name, ''),
+    CASE WHEN l.pid IS NULL THEN 'prepared' ELSE a.state END,
+    extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared))::float8 AS age,
+    extract(epoch FROM clock_timestamp() - a.query_start)::float8"""
+_HOLDER_TABLES = """
+    LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+    LEFT JOIN pg_catalog.pg_locks x ON l.pid IS NULL AND x.pid IS NULL AND x.locktype = 'transactionid'
+                                   AND x.virtualtransaction = l.virtualtransaction
+    LEFT JOIN pg_catalog.pg_prepared_xacts p ON p.transaction = x.transactionid"""
 
 
 def table_locked(lockers: Sequence[tuple[TableRef, BlockingTransaction]], message: str) -> TableLocked:
@@ -151,6 +186,6 @@ def table_locked(lockers: Sequence[tuple[TableRef, BlockingTransaction]], messag
     others = f" (and {len(lockers) - 1} more such locks)" if len(lockers) > 1 else ""
     return TableLocked(
         f"{table} is locked by {transaction}{others}: {message}",
-        object=str(table),
+        object=table,
         remedy=f"wait until it has ended, or end it: {transaction.remedy}",
     )

@@ -22,6 +22,7 @@ from dbmazz_core.connectors.sources.postgres.setup.statements import (
     publication_statement,
     replica_identity_statements,
 )
+from dbmazz_core.errors import SourceNotReady
 from dbmazz_core.settings.config import SourceConfig
 from dbmazz_core.table_ref import TableRef
 
@@ -38,6 +39,7 @@ class Look:
         publication: The publication; None if it does not exist.
         slot: The slot; None if it does not exist.
         captured: Tables that the destination already holds.
+        excluded: Configured tables that are not captured now.
     """
 
     config: SourceConfig
@@ -47,6 +49,7 @@ class Look:
     publication: Publication | None
     slot: SlotState | None
     captured: frozenset[TableRef] = frozenset()
+    excluded: frozenset[TableRef] = frozenset()
 
     @classmethod
     def read(cls, conn: Connection, config: SourceConfig) -> Self:
@@ -76,14 +79,26 @@ class Look:
         """Return this look with tables that the destination already holds."""
         return replace(self, captured=frozenset(captured))
 
+    def without(self, excluded: Collection[TableRef]) -> Look:
+        """Return this look without some of its tables."""
+        return replace(self, excluded=self.excluded.union(excluded)) if excluded else self
+
     @property
     def tables(self) -> tuple[TableInfo, ...]:
-        """The configured tables that can be captured."""
-        return self.resolution.tables
+        """The configured tables that can be captured, without excluded ones."""
+        if not self.excluded:
+            return self.resolution.tables
+        return tuple(table for table in self.resolution.tables if table.ref not in self.excluded)
+
+    @property
+    def table_errors(self) -> list[SourceNotReady]:
+        """The errors for configured tables that do not exist or cannot be captured, without excluded ones."""
+        return [e for e in self.resolution.errors if not e.tables or not self.excluded.issuperset(e.tables)]
 
     def verify_tables(self) -> None:
         """Raise TableNotFound or TableNotSupported if a configured table cannot be captured."""
-        self.resolution.verify()
+        for error in self.table_errors:
+            raise error
 
     def publication_statement(self) -> SetupStatement | None:
         """Return the statement that creates or completes the publication; None if it is complete."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import psycopg
 from psycopg import errors as pg
@@ -15,6 +15,7 @@ from psycopg import errors as pg
 from dbmazz_core.connectors.sources.postgres.catalog.publication import Publication, read_publication
 from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, Connection
 from dbmazz_core.connectors.sources.postgres.errors.running import slot_active
+from dbmazz_core.connectors.sources.postgres.server.blockers import lock_holders
 from dbmazz_core.connectors.sources.postgres.server.error_details import translate_errors
 from dbmazz_core.connectors.sources.postgres.server.state import slot_state
 from dbmazz_core.connectors.sources.postgres.setup.look import Look
@@ -26,13 +27,23 @@ from dbmazz_core.connectors.sources.postgres.setup.table_checks import (
     publication_findings,
     table_findings,
 )
-from dbmazz_core.errors import MissingPrivilege, SlotMismatch, SourceError, SourceNotReady, UnsupportedServerVersion
+from dbmazz_core.errors import (
+    DbmazzError,
+    MissingPrivilege,
+    SlotMismatch,
+    SourceError,
+    SourceNotReady,
+    TableLocked,
+    UnsupportedServerVersion,
+)
 from dbmazz_core.model.findings import CheckReport, Finding, SetupReport
 from dbmazz_core.settings.config import SourceConfig
 from dbmazz_core.table_ref import TableRef, quote_identifier
 
 #: Seconds. ALTER TABLE waits for running queries of the table, and all later queries of the table wait for ALTER TABLE.
 _LOCK_TIMEOUT_S = 3
+#: Seconds, where other tables wait.
+_SHORT_LOCK_TIMEOUT_S = 1
 _ATTEMPTS = 3
 #: Seconds to wait for the release of the slot: a walsender that lost its client holds its slot for a moment.
 _SLOT_RELEASE_WAIT_S = 3.0
@@ -83,7 +94,12 @@ def _source_findings(look: Look) -> Iterator[Finding]:
 
 
 def prepare(
-    conn: Connection, config: SourceConfig, *, captured: Collection[TableRef] = (), look: Look | None = None
+    conn: Connection,
+    config: SourceConfig,
+    *,
+    captured: Collection[TableRef] = (),
+    look: Look | None = None,
+    isolates: Callable[[TableRef], bool] = lambda _: False,
 ) -> tuple[SetupReport, Look]:
     """Set replica identities as the policy says, then create the publication or add missing tables.
 
@@ -95,6 +111,7 @@ def prepare(
         config: Settings of the source, with the policy for replica identities.
         captured: Tables that the destination already holds, see `check`.
         look: The last look at the source. If it needs no statement, no lock is taken, and the source is not read again.
+        isolates: Returns whether a statement that fails for a table must not stop the set-up of the others.
 
     Returns:
         A report of the statements that were run, and the source after them.
@@ -103,30 +120,43 @@ def prepare(
         SourceNotReady: The first error that prevents capturing, before anything is changed.
     """
     done: list[str] = []
+    problems: dict[TableRef, DbmazzError] = {}
     first: CheckReport | None = None
+    excluded: frozenset[TableRef] = frozenset()
     if look is not None:
-        look = look.following(captured)
+        look, excluded = look.following(captured), look.excluded
         report = CheckReport((*_source_findings(look),))
         report.raise_first()
         if not look.statements():
             return _report(look, (), report), look
     with translate_errors(config.url, slot=config.slot, publication=config.publication), _setup_lock(conn, config):
-        for _ in range(_ATTEMPTS):
-            look = Look.read(conn, config).following(captured)
+        attempts = 0
+        while attempts < _ATTEMPTS:
+            look = Look.read(conn, config).following(captured).without(excluded)
             report = CheckReport((*_source_findings(look),))
             first = first or report
             report.raise_first()
-            if not (statements := look.statements()):
+            if not (statements := [s for s in look.statements() if not problems.keys() & {*s.captured}]):
                 break
             try:
                 for statement in statements:
-                    _run(conn, statement, look.facts.role)
+                    isolated = all(map(isolates, statement.captured))
+                    _run(conn, statement, look.facts.role, hurried=isolated)
                     done.append(statement.done)
+            except SourceNotReady as error:
+                if not isolated:
+                    raise
+                # Other tables of a publication's statement can do without the one that is in the way.
+                blocked = {*error.tables} & {*statement.captured} or {*statement.captured}
+                problems |= dict.fromkeys(blocked, error)
+                excluded |= blocked.difference(captured)
+                continue
             except (pg.DuplicateObject, pg.UniqueViolation, pg.UndefinedObject, pg.InternalError_):
                 # Another session, which does not take the setup lock, changed the same objects at the same time. "tuple
                 # concurrently updated" is an internal error. Read the source again.
+                attempts += 1
                 continue
-            look = Look.read(conn, config).following(captured)
+            look = Look.read(conn, config).following(captured).without(excluded)
             look.verify_tables()
             break
         else:
@@ -135,20 +165,21 @@ def prepare(
                 object=f"publication {config.publication}",
                 remedy="run it again when no other session changes the publication",
             )
-    return _report(look, done, first), look
+    return _report(look, done, first, problems), look
 
 
-def _report(look: Look, done: Sequence[str], check: CheckReport) -> SetupReport:
-    return SetupReport(tuple(table.ref for table in look.tables), tuple(done), check)
+def _report(
+    look: Look, done: Sequence[str], check: CheckReport, problems: Mapping[TableRef, DbmazzError] | None = None
+) -> SetupReport:
+    return SetupReport(tuple(table.ref for table in look.tables), tuple(done), check, problems or {})
 
 
 @contextlib.contextmanager
 def _setup_lock(conn: Connection, config: SourceConfig) -> Iterator[None]:
-    """Hold an advisory lock against other setups of this publication, with a short `lock_timeout` for other locks."""
+    """Hold an advisory lock against other setups of this publication."""
     key = ("hashtextextended(%s, 0)", (f"dbmazz setup {config.publication}",))
     conn.execute(f"SELECT pg_advisory_lock({key[0]})".encode(), key[1])
     try:
-        conn.execute(f"SET lock_timeout = '{_LOCK_TIMEOUT_S}s'".encode())
         yield
     finally:
         # The connection may have failed.
@@ -157,14 +188,25 @@ def _setup_lock(conn: Connection, config: SourceConfig) -> Iterator[None]:
             conn.execute(f"SELECT pg_advisory_unlock({key[0]})".encode(), key[1])
 
 
-def _run(conn: Connection, statement: SetupStatement, role: str) -> None:
+def _run(conn: Connection, statement: SetupStatement, role: str, *, hurried: bool = False) -> None:
     """Run a statement, up to `_ATTEMPTS` times if it does not get its locks.
+
+    Args:
+        conn: The connection.
+        statement: The statement.
+        role: The connection's role.
+        hurried: Whether to try only once, and for a second only: other tables wait.
 
     Raises:
         SourceNotReady: Other sessions hold locks on the table.
         MissingPrivilege: The role may not run the statement.
     """
-    for _ in range(_ATTEMPTS):
+    timeout = _SHORT_LOCK_TIMEOUT_S if hurried else _LOCK_TIMEOUT_S
+    conn.execute(f"SET lock_timeout = '{timeout}s'".encode())
+    for attempt in range(1 if hurried else _ATTEMPTS):
+        if attempt:
+            # Queries that waited for this statement run before the next attempt.
+            time.sleep(0.5)
         try:
             conn.execute(statement.sql.encode())
             return
@@ -173,31 +215,30 @@ def _run(conn: Connection, statement: SetupStatement, role: str) -> None:
         except pg.InsufficientPrivilege as error:
             problem = MissingPrivilege(
                 f"role {quote_identifier(role)} may not run a statement of setup: {error.diag.message_primary}",
-                object=str(statement.table or f"role {role}"),
+                object=statement.table or f"role {role}",
+                tables=statement.captured,
                 remedy=f"as a superuser or the owner: {statement.sql}",
             )
             break
-        # Queries that waited for this statement run before the next attempt.
-        time.sleep(0.5)
     raise problem
 
 
 def _table_is_locked(conn: Connection, statement: SetupStatement) -> SourceNotReady:
-    """Return the error for a table that other sessions have locked, with their process ids."""
-    holders = []
-    if statement.table is not None:
-        holders = conn.execute(
-            """
-            SELECT DISTINCT pid FROM pg_catalog.pg_locks
-            WHERE relation = to_regclass(%s) AND granted AND pid IS NOT NULL AND pid <> pg_backend_pid()
-            """,
-            (statement.table.sql,),
-        ).fetchall()
-    who = f" by process {', '.join(str(pid) for (pid,) in holders)}" if holders else ""
-    return SourceNotReady(
-        f"{statement.table or 'a table'} is in use{who}, so that setup could not run: {statement.sql}",
-        object=str(statement.table or "setup"),
-        remedy=f"end the long transaction that uses it, or run at a quieter time: {statement.sql}",
+    """Return the error for tables that other sessions have locked, with these sessions.
+
+    ALTER TABLE conflicts with every use of a table, ALTER and CREATE PUBLICATION with VACUUM, ANALYZE and some DDL.
+    """
+    holders = lock_holders(conn, statement.locked, any_lock=statement.table is not None)
+    tables = list(dict.fromkeys(ref for ref, _ in holders))
+    names = ", ".join(map(str, tables or statement.locked)) or "a table"
+    who = "".join(f"; {ref}: {holder}" for ref, holder in holders[:3])
+    end = " ".join(dict.fromkeys(holder.remedy for _, holder in holders[:3]))
+    wait = f"wait until its transactions have ended, or end them: {end}" if end else "run at a quieter time"
+    return TableLocked(
+        f"{names} {'are' if len(tables) > 1 else 'is'} in use, so that setup could not run {statement.sql}{who}",
+        object=names,
+        remedy=wait,
+        tables=statement.captured if statement.table is not None else tables,
     )
 
 

@@ -27,11 +27,18 @@ class SetupStatement:
         sql: The statement, with a semicolon at its end.
         done: What the statement did, for the report.
         table: The table that the statement alters, or None.
+        captured: The configured tables that need the statement.
     """
 
     sql: str
     done: str
     table: TableRef | None = None
+    captured: tuple[TableRef, ...] = ()
+
+    @property
+    def locked(self) -> tuple[TableRef, ...]:
+        """The tables that the statement locks."""
+        return (self.table,) if self.table is not None else self.captured
 
 
 def replica_identity_statements(tables: Iterable[TableInfo], policy: ReplicaIdentityPolicy) -> list[SetupStatement]:
@@ -44,6 +51,7 @@ def replica_identity_statements(tables: Iterable[TableInfo], policy: ReplicaIden
             f"ALTER TABLE {member.ref.sql} REPLICA IDENTITY FULL;",
             f"set replica identity FULL on {member.ref}",
             member.ref,
+            (table.ref,),
         )
         for table in tables
         if not table.full_identity_fails
@@ -70,10 +78,13 @@ def publication_statement(
         version_num: `server_version_num`.
     """
     name = quote_identifier(config.publication)
+    if publication is None and not tables:
+        return None
     if publication is None:
         create = create_publication(config.publication, tables, version_num)
         comment = f"COMMENT ON PUBLICATION {name} IS {quote_literal(CREATED_BY_DBMAZZ)};"
-        return SetupStatement(f"{create} {comment}", f"created publication {name}")
+        refs = tuple(table.ref for table in tables)
+        return SetupStatement(f"{create} {comment}", f"created publication {name}", captured=refs)
     missing = publication.missing_tables(tables)
     if not missing:
         return None
@@ -81,6 +92,7 @@ def publication_statement(
     return SetupStatement(
         f"ALTER PUBLICATION {name} ADD TABLE {_table_list(missing)};",
         f"added table{'s' if len(missing) > 1 else ''} {added} to publication {name}",
+        captured=tuple(table.ref for table in missing),
     )
 
 

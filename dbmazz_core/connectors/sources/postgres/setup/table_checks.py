@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from dbmazz_core.connectors.sources.postgres.catalog.column_choice import ColumnRules
 from dbmazz_core.connectors.sources.postgres.catalog.description import CatalogColumn, TableInfo
@@ -27,12 +27,12 @@ from dbmazz_core.errors import (
 )
 from dbmazz_core.model.findings import Finding
 from dbmazz_core.settings.replica_identity import ReplicaIdentityPolicy
-from dbmazz_core.table_ref import quote_identifier
+from dbmazz_core.table_ref import TableRef, quote_identifier
 
 
 def table_findings(look: Look) -> Iterator[Finding]:
     """Yield findings about the configured tables: existence, kind, privileges, inheritance and replica identity."""
-    yield from (Finding.of(error) for error in look.resolution.errors)
+    yield from (Finding.of(error) for error in look.table_errors)
     yield from (Finding.of(error, "warning") for error in look.resolution.empty)
     for ref, what in look.resolution.left_out:
         yield Finding("warning", f"{ref} is left out: it is {what}", str(ref))
@@ -42,20 +42,23 @@ def table_findings(look: Look) -> Iterator[Finding]:
         if schema not in look.readable_schemas:
             grant = f"GRANT USAGE ON SCHEMA {quote_identifier(schema)} TO {role};"
             yield _missing_privilege(
-                f"role {role} may not use schema {quote_identifier(schema)}", f"schema {schema}", grant
+                f"role {role} may not use schema {quote_identifier(schema)}",
+                f"schema {schema}",
+                grant,
+                [table for table in tables if table.ref.schema == schema],
             )
     for table in tables:
         if not table.readable:
             yield _missing_privilege(
                 f"role {role} may not read {table.ref}",
-                str(table.ref),
+                table.ref,
                 f"GRANT SELECT ON {table.ref.sql} TO {role};",
             )
         if table.hides_rows:
             yield _missing_privilege(
                 f"row-level security hides rows of {table.ref} from role {role}; the stream would contain "
                 "these rows, a snapshot would not",
-                str(table.ref),
+                table.ref,
                 f"ALTER ROLE {role} BYPASSRLS;",
             )
         if table.has_children:
@@ -69,17 +72,17 @@ def table_findings(look: Look) -> Iterator[Finding]:
 
 def column_findings(look: Look) -> Iterator[Finding]:
     """Yield findings about rules for columns that do not fit the tables."""
-    for problem in ColumnRules(look.config).problems(look.tables):
+    for problem in ColumnRules(look.config).problems(look.tables, look.resolution.tables):
         yield Finding.of(problem)
 
 
-def _missing_privilege(what: str, object: str, remedy: str) -> Finding:
-    return Finding.of(MissingPrivilege(what, object=object, remedy=remedy))
+def _missing_privilege(what: str, object: str | TableRef, remedy: str, tables: Iterable[TableInfo] = ()) -> Finding:
+    return Finding.of(MissingPrivilege(what, object=object, remedy=remedy, tables=[table.ref for table in tables]))
 
 
 def _identity_finding(look: Look, table: TableInfo) -> Finding:
     """Return the finding about the replica identity of a table."""
-    policy, ref = look.config.replica_identity, str(table.ref)
+    policy, ref = look.config.replica_identity, table.ref
     steps = replica_identity_statements([table], policy)
     statements = " ".join(step.sql for step in steps)
     if steps and not table.owned:
@@ -98,7 +101,7 @@ def _identity_finding(look: Look, table: TableInfo) -> Finding:
             )
         )
     if steps:
-        return Finding("ok", f"{ref} will get REPLICA IDENTITY FULL", ref)
+        return Finding("ok", f"{ref} will get REPLICA IDENTITY FULL", str(ref))
     with_full = [member.ref for member in table.replica_identities if member.replica_identity == "f"]
     if table.full_identity_fails and (with_full or not table.has_usable_identity):
         virtual = ", ".join(c.name for c in table.columns if c.generated == "v")
@@ -122,7 +125,7 @@ def _identity_finding(look: Look, table: TableInfo) -> Finding:
             )
         )
     rows = f"identified by {', '.join(table.key)}" if table.key else "a multiset: no key identifies a row"
-    return Finding("ok", f"{ref} has a usable replica identity; its rows are {rows}", ref)
+    return Finding("ok", f"{ref} has a usable replica identity; its rows are {rows}", str(ref))
 
 
 def publication_findings(look: Look) -> Iterator[Finding]:
@@ -161,6 +164,7 @@ def _unpublished_table_findings(look: Look, publication: Publication, as_owner: 
             f"publication {name} publishes the changes of partitioned tables under their partitions' names "
             f"({', '.join(str(t.ref) for t in partitioned)})",
             f"{as_owner}ALTER PUBLICATION {name} SET (publish_via_partition_root = true);",
+            partitioned,
         )
     under_root = [t for t in missing if publication.via_root and publication.tables.keys() & set(t.ancestors)]
     for table in under_root:
@@ -169,6 +173,7 @@ def _unpublished_table_findings(look: Look, publication: Publication, as_owner: 
             publication,
             f"publication {name} publishes the changes of partition {table.ref} as those of {root}",
             f"put {root} into TABLES instead of {table.ref}, or use another publication",
+            [table],
         )
     missing = [t for t in missing if t not in partitioned and t not in under_root]
     removed = [t for t in missing if t.ref in look.captured]
@@ -179,6 +184,7 @@ def _unpublished_table_findings(look: Look, publication: Publication, as_owner: 
             f"publication {name} no longer has {names}: changes since the removal are lost",
             f"run `dbmazz snapshot --tables '{','.join(str(t.ref) for t in removed)}'`: it adds the tables again and "
             "re-snapshots them",
+            removed,
         )
     elif missing:
         yield _missing_tables_finding(look, publication, missing)
@@ -211,6 +217,7 @@ def _missing_publication_finding(look: Look) -> Finding:
             f"{', '.join(str(t.ref) for t in foreign)} belongs to {owners}",
             object,
             f"as a superuser (or as {owners}, if that role may create in the database): {create}",
+            foreign,
         )
     if not look.facts.may_create:
         database = quote_identifier(look.facts.database)
@@ -235,6 +242,7 @@ def _missing_tables_finding(look: Look, publication: Publication, missing: Seque
         f"publication {name} lacks {names}, and role {quote_identifier(look.facts.role)} may not add "
         f"it: only the owner of both can (publication: {quote_identifier(publication.owner)})",
         f"{where} or the owner: {statement.sql}",
+        missing,
     )
 
 
@@ -262,7 +270,7 @@ def _column_list_finding(publication: str, table: TableInfo, columns: Sequence[s
     The server refuses UPDATE and DELETE if the replica identity contains such a column (publicationcmds.c,
     pub_collist_contains_invalid_column).
     """
-    what, object = f"publication {publication} leaves out columns {', '.join(columns)} of {table.ref}", str(table.ref)
+    what, object = f"publication {publication} leaves out columns {', '.join(columns)} of {table.ref}", table.ref
     remedy = (
         f"ALTER PUBLICATION {publication} DROP TABLE {table.ref.sql}; "
         f"ALTER PUBLICATION {publication} ADD TABLE {table.ref.sql};"
@@ -273,7 +281,7 @@ def _column_list_finding(publication: str, table: TableInfo, columns: Sequence[s
     if key := [name for name in columns if name in table.key]:
         what += f", of which {', '.join(key)} identify its rows: the server refuses its updates and deletes"
         return Finding.of(ReplicaIdentityInsufficient(what, object=object, remedy=remedy))
-    return Finding("warning", what, object)
+    return Finding("warning", what, str(object))
 
 
 def _generated_columns_finding(
@@ -292,7 +300,7 @@ def _generated_columns_finding(
     if is_full and publishable and any(c.generated == "s" for c in columns):
         what += ", which REPLICA IDENTITY FULL does not permit: the server refuses its updates"
         remedy = f"ALTER PUBLICATION {publication} SET (publish_generated_columns = stored);"
-        return Finding.of(ReplicaIdentityInsufficient(what, object=str(table.ref), remedy=remedy))
+        return Finding.of(ReplicaIdentityInsufficient(what, object=table.ref, remedy=remedy))
     return Finding("warning", what, str(table.ref))
 
 
@@ -304,7 +312,7 @@ def _row_filter_finding(
     A snapshot copies the same rows. The replica identity must contain the columns of the filter, so that the server can
     tell whether an old row passes the filter.
     """
-    name, object = quote_identifier(publication.name), str(table.ref)
+    name, object = quote_identifier(publication.name), table.ref
     what = f"publication {name} publishes only rows of {table.ref} WHERE {published.row_filter}"
     full = " ".join(s.sql for s in replica_identity_statements([table], ReplicaIdentityPolicy.FULL))
     # The server then refuses UPDATE and DELETE of the table (publicationcmds.c, pub_rf_contains_invalid_column).
@@ -319,13 +327,13 @@ def _row_filter_finding(
             )
         )
     if is_full:
-        return Finding("ok", what, object)
+        return Finding("ok", what, str(object))
     # An update that moves a row into the filter is sent as an insert, without unchanged TOAST values.
     return Finding(
         "warning",
         f"{what}; a row that an update of {', '.join(published.filter_columns) or 'its key'} moves into it arrives "
         f"without its unchanged TOAST values, which stops the capture: {full} has them sent",
-        object,
+        str(object),
     )
 
 
@@ -333,6 +341,7 @@ def _not_owned(tables: Sequence[TableInfo]) -> list[TableInfo]:
     return [t for t in tables if not t.owned]
 
 
-def _publication_problem(publication: Publication, what: str, remedy: str) -> Finding:
-    error: SourceError = PublicationLacksTable(what, object=f"publication {publication.name}", remedy=remedy)
+def _publication_problem(publication: Publication, what: str, remedy: str, tables: Iterable[TableInfo] = ()) -> Finding:
+    object, refs = f"publication {publication.name}", [table.ref for table in tables]
+    error: SourceError = PublicationLacksTable(what, object=object, remedy=remedy, tables=refs)
     return Finding.of(error)

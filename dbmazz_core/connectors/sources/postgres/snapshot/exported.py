@@ -11,7 +11,7 @@ from dbmazz_core.connectors.sources.postgres.catalog.column_choice import Column
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
 from dbmazz_core.connectors.sources.postgres.catalog.fingerprint import Fingerprint, read_fingerprints
 from dbmazz_core.connectors.sources.postgres.catalog.publication import published_tables
-from dbmazz_core.connectors.sources.postgres.connection import Connection, Server, connect_to
+from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, Connection, Server, connect_to
 from dbmazz_core.connectors.sources.postgres.replication.connection import ReplicationConnection
 from dbmazz_core.connectors.sources.postgres.server.blockers import (
     LOG_STANDBY_SNAPSHOT,
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 REPORT_WAIT_AFTER_S = 2.0
 #: Seconds that the creation of a slot waits for open transactions before it gives up.
 MAX_WAIT_S = 60.0
+#: The same, where other tables wait.
+HURRIED_WAIT_S = 5.0
+#: Seconds that reading a table waits for its lock, where other tables wait.
+_HURRIED_LOCK_TIMEOUT_S = 3
 
 
 class ExportedSnapshot:
@@ -43,7 +47,13 @@ class ExportedSnapshot:
     """
 
     def __init__(
-        self, connection: Connection, server: Server, config: SourceConfig, replication: ReplicationConnection
+        self,
+        connection: Connection,
+        server: Server,
+        config: SourceConfig,
+        replication: ReplicationConnection,
+        *,
+        lock_timeout_s: int,
     ) -> None:
         self.lsn = Lsn(0)
         self._connection = connection
@@ -52,6 +62,7 @@ class ExportedSnapshot:
         self._replication = replication
         self._name = ""
         self._workers: SnapshotWorkers | None = None
+        self._lock_timeout_s = lock_timeout_s
 
     @classmethod
     def create(
@@ -61,6 +72,7 @@ class ExportedSnapshot:
         server: Server,
         *,
         temporary: bool,
+        hurried: bool = False,
         on_wait: Callable[[str], None] | None = None,
     ) -> Self:
         """Create a slot and export its snapshot.
@@ -70,10 +82,12 @@ class ExportedSnapshot:
             connection: An ordinary connection, for the catalog.
             server: The server that `connection` leads to.
             temporary: Whether the slot is a temporary one of another name, which is dropped with the snapshot.
+            hurried: Whether to wait only for a few seconds for open transactions and locks.
             on_wait: Called with a sentence while the creation waits for open transactions.
 
         Raises:
-            SlotCreationBlocked: The creation waited for `MAX_WAIT_S`; the error names the open transactions.
+            SlotCreationBlocked: The creation waited for `MAX_WAIT_S`, or `HURRIED_WAIT_S`; the error names the open
+                transactions.
         """
         replication = ReplicationConnection(
             config.url,
@@ -82,11 +96,13 @@ class ExportedSnapshot:
             application_name="dbmazz snapshot",
             server=server,
         )
-        snapshot = cls(connection, server, config, replication)
+        lock_timeout_s = _HURRIED_LOCK_TIMEOUT_S if hurried else LOCK_TIMEOUT_S
+        snapshot = cls(connection, server, config, replication, lock_timeout_s=lock_timeout_s)
+        longest = HURRIED_WAIT_S if hurried else MAX_WAIT_S
 
         def report(seconds: float) -> None:
             blockers = slot_creation_blockers(connection)
-            if seconds >= MAX_WAIT_S:
+            if seconds >= longest:
                 raise slot_creation_blocked(config.slot, blockers, seconds, standby=server.in_recovery)
             if on_wait is not None and blockers:
                 on_wait(f"creating replication slot {config.slot} waits for {blockers[0]}")
@@ -160,7 +176,11 @@ class ExportedSnapshot:
             # All workers import the snapshot before the first row is read; then the exporting connection may close.
             # `config.url` names the exporting server; another server does not have the snapshot.
             self._workers = SnapshotWorkers(
-                self._config.url, self._replication.server_version, self._name, workers=config.parallel_workers
+                self._config.url,
+                self._replication.server_version,
+                self._name,
+                workers=config.parallel_workers,
+                lock_timeout_s=self._lock_timeout_s,
             )
         # The rows of partitions belong to their root. The rows of inheritance children do not belong to their parent.
         maskers = ColumnRules(self._config).maskers(table.ref)

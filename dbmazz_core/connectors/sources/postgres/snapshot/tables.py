@@ -16,18 +16,21 @@ from dbmazz_core.settings.config import SnapshotConfig
 from dbmazz_core.table_ref import TableRef
 
 
-def snapshot_tables(session: Session, tables: Collection[TableRef], *, temporary: bool) -> TableSnapshot:
+def snapshot_tables(
+    session: Session, tables: Collection[TableRef], *, temporary: bool, hurried: bool = False
+) -> TableSnapshot:
     """Export a snapshot and return the tables as of it.
 
     Args:
         session: The server.
         tables: Tables of the last look that may be read.
         temporary: See `export_snapshot`.
+        hurried: Whether to wait only for a few seconds for open transactions and locks.
     """
     oids = [table.oid for table in session.table_infos(tables)] if tables else []
     # Read before the snapshot is exported, see `TableSnapshot`.
     published = {ref: table.identity.published for ref, table in (session.catalog(oids) if tables else {}).items()}
-    exported = export_snapshot(session, temporary=temporary)
+    exported = export_snapshot(session, temporary=temporary, hurried=hurried)
     try:
         return TableSnapshot(
             exported,
@@ -42,10 +45,16 @@ def snapshot_tables(session: Session, tables: Collection[TableRef], *, temporary
         raise
 
 
-def export_snapshot(session: Session, *, temporary: bool) -> ExportedSnapshot:
+def export_snapshot(session: Session, *, temporary: bool, hurried: bool = False) -> ExportedSnapshot:
     """Create the configured slot, or a temporary slot, and return its exported snapshot."""
-    connection, server = session.connection, session.server
-    return ExportedSnapshot.create(session.config, connection, server, temporary=temporary, on_wait=session.on_wait)
+    return ExportedSnapshot.create(
+        session.config,
+        session.connection,
+        session.server,
+        temporary=temporary,
+        hurried=hurried,
+        on_wait=session.on_wait,
+    )
 
 
 class TableSnapshot:

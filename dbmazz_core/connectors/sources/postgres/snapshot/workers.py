@@ -165,8 +165,17 @@ class SnapshotWorkers:
         SourceError: A connection or the import of the snapshot failed.
     """
 
-    def __init__(self, url: SecretUrl, server_version: int, snapshot_name: str, *, workers: int) -> None:
+    def __init__(
+        self,
+        url: SecretUrl,
+        server_version: int,
+        snapshot_name: str,
+        *,
+        workers: int,
+        lock_timeout_s: int = LOCK_TIMEOUT_S,
+    ) -> None:
         self._url = url
+        self._lock_timeout_s = lock_timeout_s
         self._server_version = server_version
         self._connections = []
         self._raw = False
@@ -289,7 +298,7 @@ class SnapshotWorkers:
                 # SET TRANSACTION SNAPSHOT must come before the transaction's first query (manual, "SET TRANSACTION").
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
                 cursor.execute(f"SET TRANSACTION SNAPSHOT '{snapshot_name}'")
-                version, timeout = self._server_version, LOCK_TIMEOUT_S
+                version, timeout = self._server_version, self._lock_timeout_s
                 cursor.execute(settings_query(version, text_form=True, raw=True, lock_timeout_s=timeout).decode())
                 cursor.fetchall()
                 cursor.execute("SELECT pg_catalog.current_setting('client_encoding') = 'SQL_ASCII'")

@@ -1,0 +1,159 @@
+"""One run of a capture: follow the tables that stream, copy the tables that need it, and follow these as well."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from threading import Event
+
+from dbmazz_core.engine.capture import Capture, remaining
+from dbmazz_core.engine.copying import Copying
+from dbmazz_core.engine.preparation import Plan, Preparation
+from dbmazz_core.engine.progress import Progress
+from dbmazz_core.engine.result import StopReason, TableCounts, WindowResult
+from dbmazz_core.engine.table_states import record_facts
+from dbmazz_core.lsn import INVALID_LSN
+from dbmazz_core.model.checkpoint import Checkpoint
+from dbmazz_core.model.managed_source import ManagedSource
+from dbmazz_core.model.sink import Sink
+from dbmazz_core.model.stopping import StopRequested
+from dbmazz_core.settings.config import Settings, WindowLimits
+from dbmazz_core.table_ref import TableRef
+
+
+@dataclass(slots=True)
+class CaptureRun:
+    """Runs one capture window.
+
+    New tables never hold up the others: the changes of the tables that stream are committed first. Then the source is
+    set up for the others, and they are copied.
+
+    Attributes:
+        settings: All settings.
+        source: Connected, with nothing streaming.
+        sink: Open, without a transaction.
+        limits: When to end early.
+        stop: Set from elsewhere to end at the next flush, or before the next rows are copied.
+        progress: Called after rows were loaded, and after each flush.
+    """
+
+    settings: Settings
+    source: ManagedSource
+    sink: Sink
+    limits: WindowLimits
+    stop: Event
+    progress: Callable[[Progress], None] | None = None
+    _copies: _Copies = field(default_factory=lambda: _Copies())
+    _warnings: tuple[str, ...] = ()
+
+    def run(self, resnapshot: Sequence[TableRef] = ()) -> WindowResult:
+        """Run the window; return its result without the lag.
+
+        Args:
+            resnapshot: Tables to re-snapshot.
+
+        Raises:
+            DbmazzError: Committed flushes and copies stay.
+        """
+        started = time.monotonic()
+        result: WindowResult | None = None
+        try:
+            plan = self._plan(resnapshot)
+            if plan.followed and plan.recorded.checkpoint is not None and self._has_set_up(plan):
+                result = self._capture(plan.followed, plan.recorded.checkpoint, None)
+                if result.stop_reason is StopReason.STOP_REQUESTED:
+                    return self._reported(result, started)
+                plan = self._plan(())
+            copying = self._copy(plan)
+            if copying.stopped:
+                raise StopRequested
+            if result is None or copying.needed:
+                result = self._capture(list(copying.tables), copying.checkpoint, result)
+            if result.copy_anew and not self._is_stopped(result) and self._copy(self._plan(())).stopped:
+                raise StopRequested
+        except StopRequested:
+            result = result or _stopped_at(self.sink.read().checkpoint)
+            result.stop_reason = StopReason.STOP_REQUESTED
+        return self._reported(result, started)
+
+    def _preparation(self) -> Preparation:
+        return Preparation(self.settings, self.source, self.sink, self.progress, self.stop)
+
+    def _plan(self, resnapshot: Sequence[TableRef]) -> Plan:
+        preparation = self._preparation()
+        plan = preparation.verify(resnapshot)
+        self._copies.replaced |= preparation.replaced
+        return plan
+
+    def _has_set_up(self, plan: Plan) -> bool:
+        """Return whether the source must be set up, or tables copied, before all tables stream."""
+        return not plan.point.restart and (plan.needs_copies or self.source.needs_setup())
+
+    def _copy(self, plan: Plan) -> Copying:
+        """Set up the source, and copy the tables that need it."""
+        preparation, started = self._preparation(), time.monotonic()
+        copying = preparation.set_up(plan)
+        self._warnings = preparation.warnings
+        if copying.needed:
+            self._copies.rows |= copying.copy()
+            self._copies.duration_s += time.monotonic() - started
+        self._copies.quarantined |= copying.quarantined
+        return copying
+
+    def _capture(self, tables: Sequence[TableRef], checkpoint: Checkpoint, before: WindowResult | None) -> WindowResult:
+        """Follow tables from the checkpoint; return the result of this and of an earlier stream of the window."""
+        limits = self.limits if before is None else remaining(self.limits, before)
+        result = Capture(self.settings, self.source, self.sink, tables, limits, self.stop, self.progress).run(
+            checkpoint
+        )
+        if before is None:
+            return result
+        before.extend(result)
+        return before
+
+    @staticmethod
+    def _is_stopped(result: WindowResult) -> bool:
+        return result.stop_reason is StopReason.STOP_REQUESTED
+
+    def _reported(self, result: WindowResult, started: float) -> WindowResult:
+        """Add the copies and the states of the tables to the result."""
+        recorded = record_facts(self.sink, self.sink.read(), self.source, self.settings.tables)
+        result.states = recorded.all_states
+        if self._copies.duration_s:
+            result.phases["snapshot"] = self._copies.duration_s
+        self._copies.report(result)
+        result.warnings = self._warnings
+        result.duration_s = time.monotonic() - started
+        return result
+
+
+@dataclass(slots=True)
+class _Copies:
+    """The copies of a window.
+
+    Attributes:
+        rows: By copied table: the number of its rows.
+        quarantined: By copied table: the number of rows that went to quarantine.
+        replaced: Tables that are copied for a reason that the source gives, with the reason.
+        duration_s: Seconds spent on copies.
+    """
+
+    rows: dict[TableRef, int] = field(default_factory=dict)
+    quarantined: dict[TableRef, int] = field(default_factory=dict)
+    replaced: dict[TableRef, str] = field(default_factory=dict)
+    duration_s: float = 0.0
+
+    def report(self, result: WindowResult) -> None:
+        """Add the copies to a window's result."""
+        reasons = result.copy_anew | self.replaced
+        result.copy_anew = {ref: why for ref, why in reasons.items() if ref in self.rows}
+        for table, rows in self.rows.items():
+            counts = result.tables.setdefault(table, TableCounts())
+            counts.snapshot_rows = rows
+            counts.quarantined += self.quarantined.get(table, 0)
+
+
+def _stopped_at(checkpoint: Checkpoint | None) -> WindowResult:
+    lsn = checkpoint.lsn if checkpoint else INVALID_LSN
+    return WindowResult(lsn, lsn, lsn, stop_reason=StopReason.STOP_REQUESTED)
