@@ -23,7 +23,7 @@ from dbmazz_core.connectors.sources.postgres.server.blockers import LOG_STANDBY_
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.engine.progress import Progress
-from dbmazz_core.errors import ServerChanged, SlotCreationBlocked
+from dbmazz_core.errors import ServerChanged, SlotCreationBlocked, SourceNotReady
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.settings.config import FlushConfig
 from tests.support.before import before
@@ -128,6 +128,41 @@ def test_a_standby_is_captured(captured: Pair) -> None:
     assert captured.standby.capture_and_compare("t").changes == 2
     captured.promote()
     assert_goes_on(captured)
+
+
+def test_a_database_with_serializable_transactions_as_default(pair: Pair) -> None:
+    """A standby runs no query in such a transaction."""
+    elsewhere = replace(pair.standby.database, name="postgres")  # a database with the server's default
+
+    def write(statement: str) -> None:
+        pair.primary.execute(statement)
+        ((lsn,),) = pair.primary.database.fetch("SELECT pg_current_wal_flush_lsn()::text")
+        deadline = time.monotonic() + 60
+        while elsewhere.fetch("SELECT pg_last_wal_replay_lsn() < %s::pg_lsn", lsn) != [(False,)]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    write(f"ALTER DATABASE {pair.primary.database.name} SET default_transaction_isolation = serializable")
+    with pair.snapshots_logged():
+        pair.standby.capture()
+    assert pair.standby.rows("FROM public.t") == [(1, "one")]
+    write("INSERT INTO t VALUES (2, 'two')")
+    pair.standby.capture()
+    assert pair.standby.rows("FROM public.t ORDER BY id") == [(1, "one"), (2, "two")]
+
+
+def test_a_teardown_on_a_standby(captured: Pair) -> None:
+    """It drops the slot, and says who can drop the publication."""
+    captured.primary.execute("COMMENT ON PUBLICATION dbmazz_pub IS 'created by dbmazz'")
+    standby = captured.standby
+    dropped, left = standby.pipeline.teardown()
+    assert dropped == f"dropped replication slot {standby.slot}"
+    assert "standby; to drop it, on the primary: DROP PUBLICATION" in left
+    with pytest.raises(SourceNotReady, match="because the server is a standby") as info:
+        standby.pipeline.teardown(drop_publication=True)
+    assert info.value.remedy == 'on the primary: DROP PUBLICATION IF EXISTS "dbmazz_pub";'
+    captured.write(info.value.remedy.partition(": ")[2])
+    assert standby.pipeline.teardown(drop_publication=True) == []
 
 
 def test_a_slot_on_a_standby_waits_for_the_primary(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ from dbmazz_core.errors import (
     SlotMismatch,
     SlotNotFound,
     SourceError,
+    SourceNotReady,
     TableLocked,
     WalLevelNotLogical,
 )
@@ -120,6 +121,13 @@ def source_error(
             return no_free_slot(0, 0, ())
         case "53300":  # too_many_connections
             return no_free_connection(text, login)
+        case "25006":  # read_only_sql_transaction
+            return SourceNotReady(
+                f"{login.server} takes no changes: {text}",
+                object=login.server,
+                remedy="if it is a standby, put the primary's host into SOURCE_URL; if a pooler is between, "
+                "PostgreSQL's own host and port",
+            )
         case "42501":  # insufficient_privilege
             if re.search(r"replication|WAL sender", text, re.IGNORECASE):
                 return missing_replication(login)

@@ -13,20 +13,21 @@ import psycopg
 from psycopg import errors as pg
 
 from dbmazz_core.connectors.sources.postgres.catalog.publication import Publication, read_publication
-from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, Connection
+from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, Connection, is_standby
 from dbmazz_core.connectors.sources.postgres.errors.running import slot_active
 from dbmazz_core.connectors.sources.postgres.server.error_details import translate_errors
 from dbmazz_core.connectors.sources.postgres.server.state import slot_state
 from dbmazz_core.connectors.sources.postgres.setup.look import Look
+from dbmazz_core.connectors.sources.postgres.setup.run_statement import run_statement
 from dbmazz_core.connectors.sources.postgres.setup.server_checks import server_findings, slot_findings
 from dbmazz_core.connectors.sources.postgres.setup.slots import PLUGIN
-from dbmazz_core.connectors.sources.postgres.setup.statements import SetupStatement
+from dbmazz_core.connectors.sources.postgres.setup.statements import drop_publication as drop_statement
 from dbmazz_core.connectors.sources.postgres.setup.table_checks import (
     column_findings,
     publication_findings,
     table_findings,
 )
-from dbmazz_core.errors import MissingPrivilege, SlotMismatch, SourceError, SourceNotReady, UnsupportedServerVersion
+from dbmazz_core.errors import MissingPrivilege, SlotMismatch, SourceNotReady, UnsupportedServerVersion
 from dbmazz_core.model.findings import CheckReport, Finding, SetupReport
 from dbmazz_core.settings.config import SourceConfig
 from dbmazz_core.table_ref import TableRef, quote_identifier
@@ -120,7 +121,7 @@ def prepare(
                 break
             try:
                 for statement in statements:
-                    _run(conn, statement, look.facts.role)
+                    run_statement(conn, statement, config.url, look.facts.role)
                     done.append(statement.done)
             except (pg.DuplicateObject, pg.UniqueViolation, pg.UndefinedObject, pg.InternalError_):
                 # Another session, which does not take the setup lock, changed the same objects at the same time. "tuple
@@ -157,50 +158,6 @@ def _setup_lock(conn: Connection, config: SourceConfig) -> Iterator[None]:
             conn.execute(f"SELECT pg_advisory_unlock({key[0]})".encode(), key[1])
 
 
-def _run(conn: Connection, statement: SetupStatement, role: str) -> None:
-    """Run a statement, up to `_ATTEMPTS` times if it does not get its locks.
-
-    Raises:
-        SourceNotReady: Other sessions hold locks on the table.
-        MissingPrivilege: The role may not run the statement.
-    """
-    for _ in range(_ATTEMPTS):
-        try:
-            conn.execute(statement.sql.encode())
-            return
-        except pg.LockNotAvailable:
-            problem: SourceError = _table_is_locked(conn, statement)
-        except pg.InsufficientPrivilege as error:
-            problem = MissingPrivilege(
-                f"role {quote_identifier(role)} may not run a statement of setup: {error.diag.message_primary}",
-                object=str(statement.table or f"role {role}"),
-                remedy=f"as a superuser or the owner: {statement.sql}",
-            )
-            break
-        # Queries that waited for this statement run before the next attempt.
-        time.sleep(0.5)
-    raise problem
-
-
-def _table_is_locked(conn: Connection, statement: SetupStatement) -> SourceNotReady:
-    """Return the error for a table that other sessions have locked, with their process ids."""
-    holders = []
-    if statement.table is not None:
-        holders = conn.execute(
-            """
-            SELECT DISTINCT pid FROM pg_catalog.pg_locks
-            WHERE relation = to_regclass(%s) AND granted AND pid IS NOT NULL AND pid <> pg_backend_pid()
-            """,
-            (statement.table.sql,),
-        ).fetchall()
-    who = f" by process {', '.join(str(pid) for (pid,) in holders)}" if holders else ""
-    return SourceNotReady(
-        f"{statement.table or 'a table'} is in use{who}, so that setup could not run: {statement.sql}",
-        object=str(statement.table or "setup"),
-        remedy=f"end the long transaction that uses it, or run at a quieter time: {statement.sql}",
-    )
-
-
 def teardown(conn: Connection, config: SourceConfig, *, drop_publication: bool = False) -> list[str]:
     """Drop the slot, and the publication if dbmazz created it and no other slot can use it.
 
@@ -218,6 +175,7 @@ def teardown(conn: Connection, config: SourceConfig, *, drop_publication: bool =
         SlotActive: A process consumes the slot; nothing is dropped.
         SlotMismatch: The slot belongs to another plugin or database; nothing is dropped.
         MissingPrivilege: The role may not drop one of them.
+        SourceNotReady: The publication cannot be dropped: the server is a standby, or another session holds a lock.
     """
     done: list[str] = []
     with translate_errors(config.url, slot=config.slot, publication=config.publication):
@@ -225,8 +183,10 @@ def teardown(conn: Connection, config: SourceConfig, *, drop_publication: bool =
             done.append(f"dropped replication slot {config.slot}")
         publication = read_publication(conn, config.publication)
         if publication is not None:
-            name = quote_identifier(config.publication)
-            sql = f"DROP PUBLICATION IF EXISTS {name};"
+            name, statement = quote_identifier(config.publication), drop_statement(config.publication)
+            if not drop_publication and is_standby(conn):
+                left = f"left publication {name}: this server is a standby; to drop it, on the primary: {statement.sql}"
+                return [*done, left]
             if not drop_publication and (reason := _reason_to_keep(conn, config, publication)):
                 return [*done, f"left publication {name}: {reason}; to drop it, add --drop-publication"]
             if not publication.owned:
@@ -234,10 +194,12 @@ def teardown(conn: Connection, config: SourceConfig, *, drop_publication: bool =
                     f"publication {name} belongs to {quote_identifier(publication.owner)}"
                     f"{f' ({done[0]})' if done else ''}",
                     object=f"publication {config.publication}",
-                    remedy=f"as {quote_identifier(publication.owner)} or a superuser: {sql}",
+                    remedy=f"as {quote_identifier(publication.owner)} or a superuser: {statement.sql}",
                 )
-            conn.execute(sql.encode())
-            done.append(f"dropped publication {name}")
+            role = conn.execute("SELECT current_user::text").fetchone()
+            with _setup_lock(conn, config):
+                run_statement(conn, statement, config.url, role[0] if role else "", done="".join(done))
+            done.append(statement.done)
     return done
 
 

@@ -26,11 +26,13 @@ class SetupStatement:
     Attributes:
         sql: The statement, with a semicolon at its end.
         done: What the statement did, for the report.
+        object: The table or the publication that the statement changes, for errors.
         table: The table that the statement alters, or None.
     """
 
     sql: str
     done: str
+    object: str
     table: TableRef | None = None
 
 
@@ -43,6 +45,7 @@ def replica_identity_statements(tables: Iterable[TableInfo], policy: ReplicaIden
         SetupStatement(
             f"ALTER TABLE {member.ref.sql} REPLICA IDENTITY FULL;",
             f"set replica identity FULL on {member.ref}",
+            str(member.ref),
             member.ref,
         )
         for table in tables
@@ -69,11 +72,11 @@ def publication_statement(
         tables: The tables to publish.
         version_num: `server_version_num`.
     """
-    name = quote_identifier(config.publication)
+    name, object = quote_identifier(config.publication), f"publication {config.publication}"
     if publication is None:
         create = create_publication(config.publication, tables, version_num)
         comment = f"COMMENT ON PUBLICATION {name} IS {quote_literal(CREATED_BY_DBMAZZ)};"
-        return SetupStatement(f"{create} {comment}", f"created publication {name}")
+        return SetupStatement(f"{create} {comment}", f"created publication {name}", object)
     missing = publication.missing_tables(tables)
     if not missing:
         return None
@@ -81,6 +84,15 @@ def publication_statement(
     return SetupStatement(
         f"ALTER PUBLICATION {name} ADD TABLE {_table_list(missing)};",
         f"added table{'s' if len(missing) > 1 else ''} {added} to publication {name}",
+        object,
+    )
+
+
+def drop_publication(name: str) -> SetupStatement:
+    """Return the statement that drops a publication."""
+    quoted = quote_identifier(name)
+    return SetupStatement(
+        f"DROP PUBLICATION IF EXISTS {quoted};", f"dropped publication {quoted}", f"publication {name}"
     )
 
 

@@ -17,13 +17,10 @@ from functools import partial
 import adbc_driver_postgresql.dbapi
 import polars as pl
 import psycopg
-import pyarrow as pa
 from psycopg import sql
 
-from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, session_conninfo, settings_query
-from dbmazz_core.connectors.sources.postgres.server.error_details import detailed_source_error
+from dbmazz_core.connectors.sources.postgres.snapshot.adbc import SnapshotConnector, adbc_error
 from dbmazz_core.connectors.sources.postgres.types import read_each
-from dbmazz_core.errors import ReplicationInterrupted
 from dbmazz_core.model.bad_value import bad_value
 from dbmazz_core.model.datatypes import Kind
 from dbmazz_core.model.frame_columns import value_column
@@ -167,12 +164,11 @@ class SnapshotWorkers:
 
     def __init__(self, url: SecretUrl, server_version: int, snapshot_name: str, *, workers: int) -> None:
         self._url = url
-        self._server_version = server_version
-        self._connections = []
-        self._raw = False
+        self._connector = SnapshotConnector(url, server_version, snapshot_name)
+        self._connections: list[adbc_driver_postgresql.dbapi.Connection] = []
         try:
             for _ in range(workers):
-                self._connections.append(self._connect(snapshot_name))
+                self._connections.append(self._connector.connect())
         except BaseException:
             self.close()
             raise
@@ -219,7 +215,7 @@ class SnapshotWorkers:
                     results,
                     stopping,
                     lambda frame: _to_copied_rows(
-                        _texts_as_bytes(frame) if self._raw else frame, schema, maskers, keep_unreadable
+                        _texts_as_bytes(frame) if self._connector.raw else frame, schema, maskers, keep_unreadable
                     ),
                 ),
                 name="dbmazz-snapshot",
@@ -272,47 +268,9 @@ class SnapshotWorkers:
         except queue.Empty:
             pass
         except Exception as error:  # noqa: BLE001 - the consumer raises it
-            results.put(self._failure(error, table))
+            results.put(adbc_error(error, self._url, table))
         finally:
             results.put(None)
-
-    def _connect(self, snapshot_name: str) -> adbc_driver_postgresql.dbapi.Connection:
-        """Return a new connection that has imported the snapshot."""
-        try:
-            connection = adbc_driver_postgresql.dbapi.connect(
-                session_conninfo(self._url, "dbmazz snapshot"), autocommit=False
-            )
-        except Exception as error:  # noqa: BLE001 - ADBC's classes say less than its message
-            raise self._failure(error, None) from None
-        try:
-            with connection.cursor() as cursor:
-                # SET TRANSACTION SNAPSHOT must come before the transaction's first query (manual, "SET TRANSACTION").
-                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-                cursor.execute(f"SET TRANSACTION SNAPSHOT '{snapshot_name}'")
-                version, timeout = self._server_version, LOCK_TIMEOUT_S
-                cursor.execute(settings_query(version, text_form=True, raw=True, lock_timeout_s=timeout).decode())
-                cursor.fetchall()
-                cursor.execute("SELECT pg_catalog.current_setting('client_encoding') = 'SQL_ASCII'")
-                (row,) = cursor.fetchall()
-                self._raw = bool(row[0])
-        except Exception as error:  # noqa: BLE001
-            connection.close()
-            raise self._failure(error, None) from None
-        return connection
-
-    def _failure(self, error: Exception, table: TableRef | None) -> Exception:
-        """Return the error of this package for an error of ADBC; another error unchanged."""
-        sqlstate = getattr(error, "sqlstate", None)
-        # While a result is fetched, pyarrow raises: OSError if the connection broke.
-        if isinstance(error, (adbc_driver_postgresql.dbapi.Error, OSError, pa.ArrowException)):
-            if sqlstate:
-                return detailed_source_error(sqlstate, str(error), self._url)
-            return ReplicationInterrupted(
-                f"copying {table or 'tables'} broke: {self._url.redact(str(error))}",
-                object=str(table or "snapshot"),
-                remedy="run again: tables that were copied completely are kept, the others are copied again",
-            )
-        return error
 
 
 def _texts_as_bytes(frame: pl.DataFrame) -> pl.DataFrame:
