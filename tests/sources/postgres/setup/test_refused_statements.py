@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from dbmazz_core.connectors.sources.postgres.connection import Connection
+from dbmazz_core.connectors.sources.postgres.setup import prepare as setup
 from dbmazz_core.connectors.sources.postgres.setup.prepare import prepare, teardown
 from dbmazz_core.errors import SourceNotReady
 from tests.sources.postgres.setup.kit import EVENTS, ORDERS, Configure, apply, create_slot, identity
+from tests.support.before import before
 from tests.support.postgres_fixtures import SourceDatabase
 
 READ_ONLY = "SET default_transaction_read_only = on"
@@ -41,3 +43,80 @@ def test_a_teardown_in_a_session_that_stays_read_only(
         teardown(conn, config)
     apply(database, info.value.remedy)
     assert teardown(conn, config) == []
+
+
+LOG = (
+    "CREATE TABLE ddl_log (tag text); CREATE FUNCTION lg() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN "
+    "INSERT INTO ddl_log VALUES (tg_tag); END $$; CREATE EVENT TRIGGER lg ON ddl_command_end EXECUTE FUNCTION lg();"
+)
+#: Makes event triggers that refuse what setup does.
+REFUSE = (
+    "CREATE FUNCTION no() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN "
+    "RAISE 'use migrations' USING ERRCODE = '{errcode}'; END $$;"
+    "CREATE EVENT TRIGGER \"No 1\" ON ddl_command_start WHEN TAG IN ('CREATE PUBLICATION', 'ALTER PUBLICATION') "
+    "EXECUTE FUNCTION no(); CREATE EVENT TRIGGER no2 ON ddl_command_end WHEN TAG IN ('ALTER TABLE') "
+    "EXECUTE FUNCTION no(); CREATE EVENT TRIGGER no3 ON sql_drop EXECUTE FUNCTION no(); "
+    "ALTER EVENT TRIGGER no2 ENABLE ALWAYS"
+)
+
+
+def test_an_event_trigger_whose_function_uses_unqualified_names(
+    database: SourceDatabase, conn: Connection, configure: Configure
+) -> None:
+    """It runs with the search path of the role, as it does for everybody else; dbmazz's session keeps its own."""
+    database.execute(f"{ORDERS}; {EVENTS}; {LOG}")
+    assert len(prepare(conn, configure("orders, events"))[0].done) == 2
+    teardown(conn, configure())
+    assert database.fetch("SELECT DISTINCT tag FROM ddl_log WHERE tag ~ 'PUBL|ALTER TABLE' ORDER BY tag") == [
+        ("ALTER TABLE",),
+        ("CREATE PUBLICATION",),
+        ("DROP PUBLICATION",),
+    ]
+    assert conn.execute("SELECT current_setting('search_path')").fetchone() == ("",)
+
+
+@pytest.mark.parametrize("errcode", ["P0001", "42501", "23505", "42704", "XX000", "55P03", "57014"])
+def test_an_event_trigger_that_refuses_the_statements_of_setup(
+    database: SourceDatabase, conn: Connection, configure: Configure, errcode: str
+) -> None:
+    """With any SQLSTATE, also of errors that setup would otherwise take for a lock, a privilege, or another session."""
+    database.execute(f"{ORDERS}; {EVENTS}; {REFUSE.format(errcode=errcode)}")
+    config = configure("orders, events")
+    states = "SELECT evtname, evtenabled::text FROM pg_event_trigger ORDER BY evtname"
+    as_it_was = database.fetch(states)
+
+    for table, command in [("public.events", "ALTER TABLE"), ("publication dbmazz_pub", "CREATE PUBLICATION")]:
+        with pytest.raises(SourceNotReady, match="use migrations") as info:
+            prepare(conn, config)
+        error = info.value
+        assert (error.object, type(error)) == (table, SourceNotReady)
+        assert f"PostgreSQL refuses {command}" in error.what
+        assert "PL/pgSQL function no() line 1 at RAISE" in error.what
+        assert ("no2" in error.remedy, '"No 1" (function public.no())' in error.remedy) == (
+            command == "ALTER TABLE",
+            command != "ALTER TABLE",
+        )
+        apply(database, error.remedy)
+    assert prepare(conn, config)[0].done == ()
+
+    create_slot(database, config.slot)
+    with pytest.raises(SourceNotReady, match=rf"use migrations.*\(dropped replication slot {config.slot}\)") as info:
+        teardown(conn, config)
+    apply(database, info.value.remedy)
+    assert teardown(conn, config) == []
+    assert database.fetch(states) == as_it_was
+
+
+def test_a_statement_that_is_refused_for_another_reason(
+    database: SourceDatabase, conn: Connection, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error has the statement, and does not accuse the event trigger that is there."""
+    database.execute(f"{ORDERS}; {LOG}")
+    before(monkeypatch, setup, "run_statement", lambda: database.execute("ALTER TABLE orders SET UNLOGGED"))
+    with pytest.raises(SourceNotReady, match=r"PostgreSQL refuses CREATE PUBLICATION .*unlogged") as info:
+        prepare(conn, configure())
+    assert info.value.object == "publication dbmazz_pub"
+    assert "event trigger" not in info.value.remedy
+    database.execute("ALTER TABLE orders SET LOGGED")
+    apply(database, info.value.remedy)
+    assert prepare(conn, configure())[0].done == ()

@@ -18,7 +18,7 @@ from dbmazz_core.connectors.sources.postgres.errors.running import slot_active
 from dbmazz_core.connectors.sources.postgres.server.error_details import translate_errors
 from dbmazz_core.connectors.sources.postgres.server.state import slot_state
 from dbmazz_core.connectors.sources.postgres.setup.look import Look
-from dbmazz_core.connectors.sources.postgres.setup.run_statement import run_statement
+from dbmazz_core.connectors.sources.postgres.setup.run_statement import CONCURRENT_CHANGES, run_statement
 from dbmazz_core.connectors.sources.postgres.setup.server_checks import server_findings, slot_findings
 from dbmazz_core.connectors.sources.postgres.setup.slots import PLUGIN
 from dbmazz_core.connectors.sources.postgres.setup.statements import drop_publication as drop_statement
@@ -123,9 +123,8 @@ def prepare(
                 for statement in statements:
                     run_statement(conn, statement, config.url, look.facts.role)
                     done.append(statement.done)
-            except (pg.DuplicateObject, pg.UniqueViolation, pg.UndefinedObject, pg.InternalError_):
-                # Another session, which does not take the setup lock, changed the same objects at the same time. "tuple
-                # concurrently updated" is an internal error. Read the source again.
+            except CONCURRENT_CHANGES:
+                # Another session, which does not take the setup lock, changed the same objects. Read the source again.
                 continue
             look = Look.read(conn, config).following(captured)
             look.verify_tables()

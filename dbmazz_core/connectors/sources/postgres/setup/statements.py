@@ -27,12 +27,14 @@ class SetupStatement:
         sql: The statement, with a semicolon at its end.
         done: What the statement did, for the report.
         object: The table or the publication that the statement changes, for errors.
+        commands: Command tags, as event triggers know them.
         table: The table that the statement alters, or None.
     """
 
     sql: str
     done: str
     object: str
+    commands: tuple[str, ...]
     table: TableRef | None = None
 
 
@@ -46,6 +48,7 @@ def replica_identity_statements(tables: Iterable[TableInfo], policy: ReplicaIden
             f"ALTER TABLE {member.ref.sql} REPLICA IDENTITY FULL;",
             f"set replica identity FULL on {member.ref}",
             str(member.ref),
+            ("ALTER TABLE",),
             member.ref,
         )
         for table in tables
@@ -76,7 +79,9 @@ def publication_statement(
     if publication is None:
         create = create_publication(config.publication, tables, version_num)
         comment = f"COMMENT ON PUBLICATION {name} IS {quote_literal(CREATED_BY_DBMAZZ)};"
-        return SetupStatement(f"{create} {comment}", f"created publication {name}", object)
+        return SetupStatement(
+            f"{create} {comment}", f"created publication {name}", object, ("CREATE PUBLICATION", "COMMENT")
+        )
     missing = publication.missing_tables(tables)
     if not missing:
         return None
@@ -85,6 +90,7 @@ def publication_statement(
         f"ALTER PUBLICATION {name} ADD TABLE {_table_list(missing)};",
         f"added table{'s' if len(missing) > 1 else ''} {added} to publication {name}",
         object,
+        ("ALTER PUBLICATION",),
     )
 
 
@@ -92,7 +98,10 @@ def drop_publication(name: str) -> SetupStatement:
     """Return the statement that drops a publication."""
     quoted = quote_identifier(name)
     return SetupStatement(
-        f"DROP PUBLICATION IF EXISTS {quoted};", f"dropped publication {quoted}", f"publication {name}"
+        f"DROP PUBLICATION IF EXISTS {quoted};",
+        f"dropped publication {quoted}",
+        f"publication {name}",
+        ("DROP PUBLICATION",),
     )
 
 
