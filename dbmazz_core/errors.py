@@ -263,9 +263,10 @@ class SlotMismatch(SlotError):
 
 
 class SlotLost(SlotError):
-    """The server removed WAL that the slot needed (`max_slot_wal_keep_size`), or invalidated the slot.
+    """The server invalidated the slot: `max_slot_wal_keep_size`, `idle_replication_slot_timeout`, or on a standby
+    missing `hot_standby_feedback`.
 
-    What to do: run `dbmazz snapshot`, and raise `max_slot_wal_keep_size`.
+    What to do: change the setting that the error names, then run `dbmazz snapshot`.
     """
 
 

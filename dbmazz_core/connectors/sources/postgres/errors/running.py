@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import pq
 
+from dbmazz_core.connectors.sources.postgres.errors.lost_slots import SNAPSHOT_REMEDY, slot_lost
 from dbmazz_core.errors import (
     MissingPrivilege,
     NoFreeSlot,
@@ -20,7 +21,6 @@ from dbmazz_core.errors import (
     PublicationNotFound,
     ReplicationInterrupted,
     SlotActive,
-    SlotLost,
     SlotMismatch,
     SlotNotFound,
     SourceError,
@@ -30,12 +30,6 @@ from dbmazz_core.errors import (
 )
 from dbmazz_core.settings.secret_url import SecretUrl
 from dbmazz_core.table_ref import quote_identifier, quote_literal
-
-#: The remedy where changes can no longer be read.
-SNAPSHOT_REMEDY = (
-    "run `dbmazz snapshot`: it creates the slot again and re-snapshots the tables; the old rows stay readable "
-    "until the new ones are complete"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +67,8 @@ def source_error(
 ) -> SourceError:
     """Return the error for a message of a running server about a query, a slot or the stream.
 
-    `server.error_details` adds what only the server knows: who holds a lock, and which slots are idle.
+    `server.error_details` adds what only the server knows: who holds a lock, which slots are idle, why
+    a slot is lost.
 
     Args:
         sqlstate: SQLSTATE of the message; None if the message is libpq's, which means that the connection broke.
@@ -112,9 +107,9 @@ def source_error(
                 return wal_level_not_logical(None)
             if re.search("not created in this database|physical", text, re.IGNORECASE):
                 return slot_mismatch(slot, text)
-            return slot_lost(slot, text)
+            return slot_lost(slot, message=text)
         case "58P01" if "WAL" in text:  # undefined_file: "requested WAL segment ... has already been removed"
-            return slot_lost(slot, text)
+            return slot_lost(slot, reason="wal_removed", message=text)
         case "55P03":  # lock_not_available
             return TableLocked(text, object=login.server, remedy="end the transaction that holds the lock")
         case "53400":  # configuration_limit_exceeded
@@ -228,16 +223,6 @@ def slot_active(slot: str, pid: int | None, application: str | None) -> SlotActi
         f"replication slot {slot} is in use by {who}",
         object=f"replication slot {slot}",
         remedy=f"wait until it is done, {stop} or give this pipeline its own SOURCE_SLOT_NAME",
-    )
-
-
-def slot_lost(slot: str, why: str) -> SlotLost:
-    """Return the error for a slot whose WAL the server no longer has."""
-    return SlotLost(
-        f"replication slot {slot} is lost: {why}",
-        object=f"replication slot {slot}",
-        remedy=f"{SNAPSHOT_REMEDY}. Before, raise "
-        "max_slot_wal_keep_size (or set it to -1) so that it lasts for the longest pause between two runs",
     )
 
 

@@ -36,6 +36,8 @@ class ServerFacts:
         is_superuser: Whether the role is a superuser.
         has_replication: Whether the role may open replication connections.
         may_create: Whether the role may create publications in the database.
+        idle_slot_timeout: `idle_replication_slot_timeout` with its unit; None if it is off, and before PostgreSQL 18.
+        hot_standby_feedback: The setting, which counts on a standby.
     """
 
     version_num: int
@@ -55,6 +57,8 @@ class ServerFacts:
     is_superuser: bool
     has_replication: bool
     may_create: bool
+    idle_slot_timeout: str | None
+    hot_standby_feedback: bool
 
 
 def server_facts(conn: Connection) -> ServerFacts:
@@ -80,7 +84,9 @@ def server_facts(conn: Connection) -> ServerFacts:
                        -- Amazon RDS grants replication by membership instead of the attribute.
                        OR EXISTS (SELECT FROM pg_catalog.pg_roles rds WHERE rds.rolname = 'rds_replication'
                                   AND pg_has_role(rds.oid, 'USAGE')) AS has_replication,
-                   has_database_privilege(current_database(), 'CREATE') AS may_create
+                   has_database_privilege(current_database(), 'CREATE') AS may_create,
+                   nullif(current_setting('idle_replication_slot_timeout', true), '0') AS idle_slot_timeout,
+                   current_setting('hot_standby_feedback')::bool AS hot_standby_feedback
             FROM pg_catalog.pg_roles WHERE rolname = current_user
             """
         ).fetchone()
@@ -145,7 +151,8 @@ class SlotState:
         confirmed_flush_lsn: LSN up to which changes were acknowledged; None while the slot is created.
         restart_lsn: LSN from which WAL is retained; None for an invalidated slot.
         wal_status: `reserved`, `extended`, `unreserved` or `lost`.
-        invalidation_reason: Why the slot was invalidated; None if it was not, and before PostgreSQL 17.
+        invalidation_reason: Why the slot was invalidated; None if it was not, and before PostgreSQL 17. `conflicting`
+            where PostgreSQL 16 has a conflict with recovery.
         retained_bytes: Bytes of WAL retained for the slot; None for an invalidated slot.
     """
 
@@ -165,8 +172,13 @@ class SlotState:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the slot is invalidated: the server no longer has the WAL that the slot needs."""
+        """Whether the slot is invalidated, so that it cannot be used again."""
         return self.wal_status == "lost" or self.invalidation_reason is not None
+
+    @property
+    def lost_reason(self) -> str:
+        """Why an invalidated slot is lost. Before PostgreSQL 16, the size of WAL was the only reason."""
+        return self.invalidation_reason or "wal_removed"
 
 
 def idle_slots(conn: Connection) -> tuple[int, int, list[str]]:
@@ -183,7 +195,9 @@ def idle_slots(conn: Connection) -> tuple[int, int, list[str]]:
 
 def slot_state(conn: Connection, name: str) -> SlotState | None:
     """Return the state of a slot, or None if no slot has this name."""
-    reason = "s.invalidation_reason" if conn.info.server_version >= 170000 else "NULL"
+    version, reason = conn.info.server_version, "NULL"
+    if version >= 160000:
+        reason = "s.invalidation_reason" if version >= 170000 else "CASE WHEN s.conflicting THEN 'conflicting' END"
     with conn.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(
             f"""

@@ -19,7 +19,11 @@ from dbmazz_core.connectors.sources.postgres.server.error_details import transla
 from dbmazz_core.connectors.sources.postgres.server.state import slot_state
 from dbmazz_core.connectors.sources.postgres.setup.look import Look
 from dbmazz_core.connectors.sources.postgres.setup.run_statement import CONCURRENT_CHANGES, run_statement
-from dbmazz_core.connectors.sources.postgres.setup.server_checks import server_findings, slot_findings
+from dbmazz_core.connectors.sources.postgres.setup.server_checks import (
+    server_findings,
+    slot_findings,
+    slot_limit_findings,
+)
 from dbmazz_core.connectors.sources.postgres.setup.slots import PLUGIN
 from dbmazz_core.connectors.sources.postgres.setup.statements import drop_publication as drop_statement
 from dbmazz_core.connectors.sources.postgres.setup.table_checks import (
@@ -78,6 +82,7 @@ def check_look(look: Look) -> CheckReport:
 
 def _source_findings(look: Look) -> Iterator[Finding]:
     yield from server_findings(look)
+    yield from slot_limit_findings(look)
     yield from table_findings(look)
     yield from publication_findings(look)
     yield from column_findings(look)

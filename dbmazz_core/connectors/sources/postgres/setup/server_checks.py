@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from dbmazz_core.connectors.sources.postgres.errors.lost_slots import RAISE_IDLE_TIMEOUT, SET_FEEDBACK
 from dbmazz_core.connectors.sources.postgres.errors.running import (
     Login,
     missing_replication,
@@ -60,6 +61,26 @@ def server_findings(look: Look) -> Iterator[Finding]:
         yield Finding.of(no_free_connection("max_wal_senders", login, walsenders=(used, limit)))
     else:
         yield Finding("ok", f"{used} of {limit} walsenders are taken", "max_wal_senders")
+
+
+def slot_limit_findings(look: Look) -> Iterator[Finding]:
+    """Yield warnings about settings under which the server invalidates the slot between two runs."""
+    facts = look.facts
+    if facts.idle_slot_timeout is not None:
+        problem = SourceNotReady(
+            f"idle_replication_slot_timeout is {facts.idle_slot_timeout}: the server invalidates the slot if no "
+            "process uses it for longer, as between two runs",
+            object="idle_replication_slot_timeout",
+            remedy=RAISE_IDLE_TIMEOUT,
+        )
+        yield Finding.of(problem, "warning")
+    if facts.in_recovery and not facts.hot_standby_feedback:
+        problem = SourceNotReady(
+            "hot_standby_feedback is off: when the primary vacuums its catalog, the standby invalidates the slot",
+            object="hot_standby_feedback",
+            remedy=SET_FEEDBACK,
+        )
+        yield Finding.of(problem, "warning")
 
 
 def slot_findings(look: Look) -> Iterator[Finding]:
