@@ -256,9 +256,10 @@ class SlotActive(SlotError):
 
 
 class SlotMismatch(SlotError):
-    """A slot of this name exists, but it is a physical slot, or belongs to another database or output plugin.
+    """A slot of this name exists, but it is a physical slot, was made with `two_phase`, or belongs to another database
+    or output plugin.
 
-    What to do: choose another `SOURCE_SLOT_NAME`.
+    What to do: choose another `SOURCE_SLOT_NAME`, or drop the slot.
     """
 
 

@@ -236,6 +236,21 @@ def slot_mismatch(slot: str, why: str) -> SlotMismatch:
     )
 
 
+def two_phase_slot(slot: str) -> SlotMismatch:
+    """Return the error for a slot that was made with `two_phase`.
+
+    It sends a transaction at its PREPARE TRANSACTION, before anybody knows whether it commits, in messages that the
+    protocol version that dbmazz asks for does not have (manual, "Logical Streaming Replication Protocol").
+    """
+    return SlotMismatch(
+        f"replication slot {slot} was made with two_phase: it sends transactions when they are prepared, and dbmazz "
+        "reads committed transactions",
+        object=f"replication slot {slot}",
+        remedy=f"SELECT pg_drop_replication_slot({quote_literal(slot)}); then {SNAPSHOT_REMEDY}; or choose another "
+        "SOURCE_SLOT_NAME before the first capture",
+    )
+
+
 def publication_not_found(publication: str) -> PublicationNotFound:
     """Return the error for a publication that was dropped after capturing had begun."""
     # Logical decoding reads the catalog as of each change. Creating the publication again does not help with changes

@@ -154,6 +154,7 @@ class SlotState:
         invalidation_reason: Why the slot was invalidated; None if it was not, and before PostgreSQL 17. `conflicting`
             where PostgreSQL 16 has a conflict with recovery.
         retained_bytes: Bytes of WAL retained for the slot; None for an invalidated slot.
+        two_phase: Whether the slot sends transactions when they are prepared.
     """
 
     name: str
@@ -169,6 +170,7 @@ class SlotState:
     wal_status: str | None
     invalidation_reason: str | None
     retained_bytes: int | None
+    two_phase: bool
 
     @property
     def is_lost(self) -> bool:
@@ -205,7 +207,8 @@ def slot_state(conn: Connection, name: str) -> SlotState | None:
                    s.active, s.active_pid, nullif(a.application_name, '') AS active_application,
                    s.confirmed_flush_lsn::text, s.restart_lsn::text, s.wal_status,
                    {reason}::text AS invalidation_reason,
-                   pg_wal_lsn_diff({_POSITION}, s.restart_lsn)::bigint AS retained_bytes
+                   pg_wal_lsn_diff({_POSITION}, s.restart_lsn)::bigint AS retained_bytes,
+                   s.two_phase
             FROM pg_catalog.pg_replication_slots s
             LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid
             WHERE s.slot_name = %s

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dbmazz_core.connectors.sources.postgres.errors.lost_slots import SNAPSHOT_REMEDY, slot_lost
-from dbmazz_core.connectors.sources.postgres.errors.running import slot_active, slot_mismatch
+from dbmazz_core.connectors.sources.postgres.errors.running import slot_active, slot_mismatch, two_phase_slot
 from dbmazz_core.connectors.sources.postgres.server.state import SlotState
 from dbmazz_core.errors import (
     HistoryDiverged,
@@ -30,6 +30,8 @@ def unusable_slot(state: SlotState, database: str) -> SlotMismatch | SlotLost | 
         return slot_mismatch(state.name, f"its output plugin is {state.plugin}, not {PLUGIN}")
     if state.database != database:
         return slot_mismatch(state.name, f"it belongs to database {state.database}, not {database}")
+    if state.two_phase:
+        return two_phase_slot(state.name)
     if state.is_lost:
         return slot_lost(state.name, reason=state.lost_reason)
     return None
