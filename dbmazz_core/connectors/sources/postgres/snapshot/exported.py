@@ -167,9 +167,10 @@ class ExportedSnapshot:
         with translate_errors(self._config.url, slot=self._config.slot, publication=self._config.publication):
             query = select_query(self._connection, schema, only=not table.is_partitioned, maskers=maskers)
             published = published_tables(self._connection, self._config.publication, [table]).get(table.ref)
+        # A range is a condition on `ctid`, and only the privilege for the whole table includes system columns.
         ranges = (
             [PageRange(0, None)]
-            if table.is_partitioned
+            if table.is_partitioned or not table.readable
             else page_ranges(table.pages, table.estimated_rows, config.chunk_size)
         )
         return self._workers.rows(
