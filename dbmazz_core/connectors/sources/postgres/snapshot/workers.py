@@ -93,18 +93,24 @@ def select_query(
     """
     kinds = {column.name: column.type.kind for column in schema.columns}
     columns: dict[str, sql.Composable] = {}
-    for name, function_schema, function, type_oid, *base in _output_functions(connection, schema.table):
+    for name, function_schema, function, can_call, type_oid, *base in _output_functions(connection, schema.table):
         column, masker, oid = sql.Identifier(str(name)), maskers.get(str(name)), int(str(type_oid))
         value = sql.SQL("{}::{}").format(column, sql.Identifier(*map(str, base))) if any(base) else column
+        if can_call:
+            text = sql.SQL("pg_catalog.textin({}({}))").format(
+                sql.Identifier(str(function_schema), str(function)), value
+            )
+        else:
+            # `format` calls the output function whatever its declared argument is, and checks no privileges; it looks
+            # the function up for each value, and returns an empty text for NULL. IS NULL differs for composites.
+            text = sql.SQL("CASE WHEN {0} IS DISTINCT FROM NULL THEN pg_catalog.format('%s', {0}) END").format(column)
         if masker is not None and masker.mask.kind == "null":
             columns[str(name)] = sql.SQL("NULL::pg_catalog.text AS {}").format(column)
             continue
         columns[str(name)] = (
             column
             if (_ADBC_KINDS.get(oid) is kinds.get(str(name)) if masker is None else oid in _TEXT_TYPES)
-            else sql.SQL("pg_catalog.textin({}({})) AS {}").format(
-                sql.Identifier(str(function_schema), str(function)), value, column
-            )
+            else sql.SQL("{} AS {}").format(text, column)
         )
     return sql.SQL("SELECT {} FROM {}{}").format(
         sql.SQL(", ").join(columns[name] for name in schema.names),
@@ -116,22 +122,31 @@ def select_query(
 def _output_functions(connection: psycopg.Connection[tuple[object, ...]], table: TableRef) -> list[tuple[object, ...]]:
     """Return the columns of a table with the output functions of their types.
 
-    Each row has the column's name, schema and name of the output function, OID of the type, and schema and name of the
-    base type if the type is a domain. Values of a domain are cast to the base type, because polymorphic output
-    functions do not accept every domain (enum_out none).
+    Each row has the column's name, schema and name of the output function, whether a query can call it, OID of the
+    type, and schema and name of the base type if the type is a domain. Values of a domain are cast to the base type,
+    because polymorphic output functions do not accept every domain (enum_out none).
+
+    A query cannot call a function that is declared for another type (refcursor has that of text), or that the role may
+    not execute, or whose schema, or that of the base type, the role may not use.
     """
     return connection.execute(
-        "SELECT a.attname, n.nspname, p.proname, a.atttypid::bigint, base.nspname, base.typname "
+        "SELECT a.attname, n.nspname, p.proname, "
+        "(p.proargtypes[0] = coalesce(base.oid, t.oid) OR argument.typtype = 'p') "
+        "AND has_function_privilege(p.oid, 'EXECUTE') AND has_schema_privilege(n.oid, 'USAGE') "
+        "AND coalesce(has_schema_privilege(base.typnamespace, 'USAGE'), true), "
+        "a.atttypid::bigint, base.nspname, base.typname "
         "FROM pg_catalog.pg_attribute a "
         "JOIN pg_catalog.pg_class c ON c.oid = a.attrelid "
         "JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace "
         "JOIN pg_catalog.pg_type t ON t.oid = a.atttypid "
         "JOIN pg_catalog.pg_proc p ON p.oid = t.typoutput "
         "JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace "
+        "JOIN pg_catalog.pg_type argument ON argument.oid = p.proargtypes[0] "
         "LEFT JOIN LATERAL (WITH RECURSIVE over AS ("
         "SELECT t.typbasetype AS oid UNION ALL SELECT within.typbasetype FROM over "
         "JOIN pg_catalog.pg_type within ON within.oid = over.oid WHERE within.typtype = 'd') "
-        "SELECT bn.nspname, b.typname FROM over JOIN pg_catalog.pg_type b ON b.oid = over.oid AND b.typtype <> 'd' "
+        "SELECT bn.nspname, b.typname, b.oid, b.typnamespace FROM over "
+        "JOIN pg_catalog.pg_type b ON b.oid = over.oid AND b.typtype <> 'd' "
         "JOIN pg_catalog.pg_namespace bn ON bn.oid = b.typnamespace) AS base ON t.typtype = 'd' "
         "WHERE s.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped",
         [table.schema, table.name],
