@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, session_conninfo, settings_query
 from dbmazz_core.connectors.sources.postgres.server.error_details import detailed_source_error
-from dbmazz_core.errors import ReplicationInterrupted, SourceNotReady
+from dbmazz_core.errors import ReplicationInterrupted, SourceError, SourceNotReady
 from dbmazz_core.settings.secret_url import SecretUrl
 from dbmazz_core.table_ref import TableRef
 
@@ -128,7 +128,10 @@ def adbc_error(error: Exception, url: SecretUrl, table: TableRef | None) -> Exce
     # While a result is fetched, pyarrow raises: OSError if the connection broke.
     if isinstance(error, (adbc_driver_postgresql.dbapi.Error, OSError, pa.ArrowException)):
         if sqlstate:
-            return detailed_source_error(sqlstate, str(error), url)
+            found = detailed_source_error(sqlstate, str(error), url)
+            if table is not None and type(found) is SourceError:
+                found.what, found.object = f"copying {table}: {found.what}", str(table)
+            return found
         return ReplicationInterrupted(
             f"copying {table or 'tables'} broke: {url.redact(str(error))}",
             object=str(table or "snapshot"),

@@ -20,6 +20,7 @@ import psycopg
 from psycopg import sql
 
 from dbmazz_core.connectors.sources.postgres.snapshot.adbc import SnapshotConnector, adbc_error
+from dbmazz_core.connectors.sources.postgres.snapshot.planning import EMPTY_PATH_CONDITION, set_path
 from dbmazz_core.connectors.sources.postgres.types import read_each
 from dbmazz_core.model.bad_value import bad_value
 from dbmazz_core.model.datatypes import Kind
@@ -153,13 +154,22 @@ def _output_functions(connection: psycopg.Connection[tuple[object, ...]], table:
     ).fetchall()
 
 
-def _restrict(query: str, pages: PageRange, row_filter: str | None) -> str:
-    """Return a query restricted to pages, for a TID range scan (PostgreSQL 14), and to the published rows."""
+def restrict(query: str, pages: PageRange, row_filter: str | None, *, planned_with: str | None = None) -> str:
+    """Return a query restricted to pages, for a TID range scan (PostgreSQL 14), and to the published rows.
+
+    Args:
+        query: The query of `select_query`.
+        pages: The pages.
+        row_filter: SQL condition of the publication.
+        planned_with: See `planning.path_to_plan`.
+    """
     conditions = [f"({row_filter})"] if row_filter else []
     if pages.first:
-        conditions.append(f"ctid >= '({pages.first},0)'::pg_catalog.tid")
+        conditions.append(f"ctid OPERATOR(pg_catalog.>=) '({pages.first},0)'::pg_catalog.tid")
     if pages.last is not None:  # None for a partitioned table, which has no pages of its own
-        conditions.append(f"ctid < '({pages.last},0)'::pg_catalog.tid")
+        conditions.append(f"ctid OPERATOR(pg_catalog.<) '({pages.last},0)'::pg_catalog.tid")
+    if planned_with is not None:
+        conditions.append(EMPTY_PATH_CONDITION)
     return f"{query} WHERE {' AND '.join(conditions)}" if conditions else query
 
 
@@ -202,6 +212,7 @@ class SnapshotWorkers:
         maskers: Mapping[str, Masker],
         *,
         row_filter: str | None = None,
+        planned_with: str | None = None,
         keep_unreadable: bool = False,
     ) -> Iterator[CopiedRows]:
         """Yield the rows of ranges of a table, in any order.
@@ -212,6 +223,7 @@ class SnapshotWorkers:
             ranges: Ranges of the table's pages.
             maskers: Masks by column.
             row_filter: SQL condition that the rows must fulfil, as in PostgreSQL's own initial copy; None: all rows.
+            planned_with: See `planning.path_to_plan`.
             keep_unreadable: Whether texts that are no values of their column's type are yielded, not raised.
         """
         pending: queue.SimpleQueue[PageRange] = queue.SimpleQueue()
@@ -225,7 +237,8 @@ class SnapshotWorkers:
                 args=(
                     connection,
                     schema.table,
-                    lambda pages: _restrict(query, pages, row_filter),
+                    lambda pages: restrict(query, pages, row_filter, planned_with=planned_with),
+                    planned_with,
                     pending,
                     results,
                     stopping,
@@ -262,6 +275,7 @@ class SnapshotWorkers:
         connection: adbc_driver_postgresql.dbapi.Connection,
         table: TableRef,
         query: Callable[[PageRange], str],
+        planned_with: str | None,
         pending: queue.SimpleQueue[PageRange],
         results: queue.Queue[CopiedRows | Exception | None],
         stopping: threading.Event,
@@ -272,6 +286,9 @@ class SnapshotWorkers:
             while not stopping.is_set():
                 pages = pending.get_nowait()
                 with connection.cursor() as cursor:
+                    if planned_with is not None:
+                        cursor.execute(set_path(planned_with))
+                        cursor.fetchall()
                     cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_BYTES)})
                     cursor.execute(query(pages))
                     for batch in cursor.fetch_record_batch():
