@@ -72,13 +72,15 @@ def source_error(
 
     Args:
         sqlstate: SQLSTATE of the message; None if the message is libpq's, which means that the connection broke.
-        message: The primary message; only the first line is used.
+        message: The primary message; only the first line is used. The password is redacted where the message is shown,
+            and only there: a short one may be a part of a word.
         url: URL of the server.
         slot: The slot in use.
         publication: The publication in use.
     """
     login = Login.of(url)
-    text = re.sub(r"^\w+: +", "", url.redact(message).strip().split("\n", 1)[0])
+    line = re.sub(r"^\w+: +", "", message.strip().split("\n", 1)[0])
+    text = url.redact(line)
     slot_object = f"replication slot {slot}"
     if sqlstate is None or sqlstate.startswith("08") or sqlstate in ("57P01", "57P02", "57P03", "57P05"):
         return ReplicationInterrupted(
@@ -88,11 +90,11 @@ def source_error(
         )
     match sqlstate:
         case "55006":  # object_in_use
-            holder = re.search(r"\d+", re.sub(r'"[^"]*"', "", text))
+            holder = re.search(r"\d+", re.sub(r'"[^"]*"', "", line))
             return slot_active(slot, int(holder[0]) if holder else None, None)
         case "42704":  # undefined_object
             # The slot may have the publication's name, so the name alone does not tell.
-            if "publication" in text.lower() or (publication != slot and f'"{publication}"' in text):
+            if "publication" in line.lower() or (publication != slot and f'"{publication}"' in line):
                 return publication_not_found(publication)
             return SlotNotFound(f"{slot_object} does not exist", object=slot_object, remedy=SNAPSHOT_REMEDY)
         case "42710":  # duplicate_object
@@ -103,12 +105,12 @@ def source_error(
                 "SOURCE_SLOT_NAME, every pipeline needs its own",
             )
         case "55000":  # object_not_in_prerequisite_state
-            if "wal_level" in text:
+            if "wal_level" in line:
                 return wal_level_not_logical(None)
-            if re.search("not created in this database|physical", text, re.IGNORECASE):
+            if re.search("not created in this database|physical", line, re.IGNORECASE):
                 return slot_mismatch(slot, text)
             return slot_lost(slot, message=text)
-        case "58P01" if "WAL" in text:  # undefined_file: "requested WAL segment ... has already been removed"
+        case "58P01" if "WAL" in line:  # undefined_file: "requested WAL segment ... has already been removed"
             return slot_lost(slot, reason="wal_removed", message=text)
         case "55P03":  # lock_not_available
             return TableLocked(text, object=login.server, remedy="end the transaction that holds the lock")
@@ -124,7 +126,7 @@ def source_error(
                 "PostgreSQL's own host and port",
             )
         case "42501":  # insufficient_privilege
-            if re.search(r"replication|WAL sender", text, re.IGNORECASE):
+            if re.search(r"replication|WAL sender", line, re.IGNORECASE):
                 return missing_replication(login)
             return MissingPrivilege(
                 f"role {quote_identifier(login.role)} lacks a privilege: {text}",
