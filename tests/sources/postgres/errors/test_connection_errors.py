@@ -317,12 +317,18 @@ def test_no_free_walsender() -> None:
             connection.finish()
 
 
-def test_too_many_connections(database: SourceDatabase, role: str) -> None:
-    database.execute(f"ALTER DATABASE {database.name} CONNECTION LIMIT 0")
-    error = refused(connect, address(database, role))
-    assert type(error) is NoFreeWalSender
-    assert "too many connections for" in error.what
-    assert "CONNECTION LIMIT" in error.remedy
+@pytest.mark.parametrize("kind", ["role", "database"])
+def test_too_many_connections(database: SourceDatabase, role: str, kind: str) -> None:
+    name = role if kind == "role" else database.name
+    database.execute(f"ALTER {kind} {name} CONNECTION LIMIT 1")
+    with closing(connect(address(database, role))):
+        connect_replication(address(database, role)).finish()  # walsenders do not count
+        error = refused(connect, address(database, role))
+        assert type(error) is NoFreeWalSender
+        assert error.object == f"{kind} {name}"
+        assert f'CONNECTION LIMIT of {kind} "{name}"' in error.what
+        database.execute(sql_in(error.remedy))
+        connect(address(database, role)).close()
 
 
 # Sessions

@@ -156,7 +156,7 @@ def _privilege_error(text: str, login: Login) -> DbmazzError | None:
             remedy=f"GRANT CONNECT ON DATABASE {database} TO {role};",
         )
     limit = _search(
-        "max_wal_senders|too many clients|too many connections for|remaining connection slots",
+        "max_wal_senders|too many clients|too many connections for (?:role|database)|remaining connection slots",
         text,
     )
     return no_free_connection(limit[0], login) if limit else None

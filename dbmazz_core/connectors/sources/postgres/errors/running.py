@@ -174,11 +174,35 @@ def no_free_connection(limit: str, login: Login, *, walsenders: tuple[int, int] 
             remedy="end one (SELECT pid, application_name FROM pg_stat_replication;), or "
             f"ALTER SYSTEM SET max_wal_senders = {number}; and restart PostgreSQL",
         )
+    if limited := re.search("too many connections for (role|database)", limit):
+        return connection_limit(limited[1], login)
     return NoFreeWalSender(
         f"all connections of {login.server} are taken ({limit.strip()})",
         object=login.server,
         remedy="end one (SELECT pid, usename, application_name, state FROM pg_stat_activity;), or raise the "
-        "limit: max_connections, or CONNECTION LIMIT of the role or database",
+        "limit: max_connections",
+    )
+
+
+def connection_limit(kind: str, login: Login, *, limit: int | None = None, taken: int = 0) -> NoFreeWalSender:
+    """Return the error for the CONNECTION LIMIT of a role or a database.
+
+    Args:
+        kind: `role` or `database`.
+        login: The login.
+        limit: The limit; None: not known.
+        taken: Number of other connections.
+    """
+    name = quote_identifier(login.role if kind == "role" else login.database)
+    number = "" if limit is None else f" of {limit}"
+    others = f", and {taken} others are open" if taken else ""
+    column, value = ("usename", login.role) if kind == "role" else ("datname", login.database)
+    return NoFreeWalSender(
+        f"the CONNECTION LIMIT{number} of {kind} {name} is too low: dbmazz needs one connection, and "
+        f"SNAPSHOT_PARALLEL_WORKERS more while it copies tables{others}",
+        object=f"{kind} {login.role if kind == 'role' else login.database}",
+        remedy=f"raise it, or have no limit: ALTER {kind.upper()} {name} CONNECTION LIMIT -1; or end other connections "
+        f"(SELECT pid, application_name, state FROM pg_stat_activity WHERE {column} = {quote_literal(value)};)",
     )
 
 

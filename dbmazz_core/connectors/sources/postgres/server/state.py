@@ -36,6 +36,10 @@ class ServerFacts:
         is_superuser: Whether the role is a superuser.
         has_replication: Whether the role may open replication connections.
         may_create: Whether the role may create publications in the database.
+        role_limit: CONNECTION LIMIT of the role; -1: none, as for superusers. Walsenders do not count.
+        role_connections: Number of connections of the role, with that of the query.
+        database_limit: CONNECTION LIMIT of the database; -1: none, as for superusers. Walsenders do not count.
+        database_connections: Number of connections to the database, as far as the role may see them.
         idle_slot_timeout: `idle_replication_slot_timeout` with its unit; None if it is off, and before PostgreSQL 18.
         hot_standby_feedback: The setting, which counts on a standby.
     """
@@ -57,6 +61,10 @@ class ServerFacts:
     is_superuser: bool
     has_replication: bool
     may_create: bool
+    role_limit: int
+    role_connections: int
+    database_limit: int
+    database_connections: int
     idle_slot_timeout: str | None
     hot_standby_feedback: bool
 
@@ -85,6 +93,14 @@ def server_facts(conn: Connection) -> ServerFacts:
                        OR EXISTS (SELECT FROM pg_catalog.pg_roles rds WHERE rds.rolname = 'rds_replication'
                                   AND pg_has_role(rds.oid, 'USAGE')) AS has_replication,
                    has_database_privilege(current_database(), 'CREATE') AS may_create,
+                   CASE WHEN rolsuper THEN -1 ELSE rolconnlimit END AS role_limit,
+                   (SELECT count(*) FROM pg_catalog.pg_stat_activity
+                    WHERE usename = rolname AND backend_type = 'client backend')::int AS role_connections,
+                   CASE WHEN rolsuper THEN -1 ELSE (SELECT datconnlimit FROM pg_catalog.pg_database
+                                                    WHERE datname = current_database()) END AS database_limit,
+                   (SELECT count(*) FROM pg_catalog.pg_stat_activity
+                    WHERE datname = current_database() AND backend_type = 'client backend')::int
+                       AS database_connections,
                    nullif(current_setting('idle_replication_slot_timeout', true), '0') AS idle_slot_timeout,
                    current_setting('hot_standby_feedback')::bool AS hot_standby_feedback
             FROM pg_catalog.pg_roles WHERE rolname = current_user

@@ -20,6 +20,7 @@ from dbmazz_core.connectors.sources.postgres.server.state import slot_state
 from dbmazz_core.connectors.sources.postgres.setup.look import Look
 from dbmazz_core.connectors.sources.postgres.setup.run_statement import CONCURRENT_CHANGES, run_statement
 from dbmazz_core.connectors.sources.postgres.setup.server_checks import (
+    connection_limit_findings,
     server_findings,
     slot_findings,
     slot_limit_findings,
@@ -82,6 +83,7 @@ def check_look(look: Look) -> CheckReport:
 
 def _source_findings(look: Look) -> Iterator[Finding]:
     yield from server_findings(look)
+    yield from connection_limit_findings(look)
     yield from slot_limit_findings(look)
     yield from table_findings(look)
     yield from publication_findings(look)

@@ -6,6 +6,7 @@ import adbc_driver_postgresql.dbapi
 import pyarrow as pa
 
 from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, session_conninfo, settings_query
+from dbmazz_core.connectors.sources.postgres.errors.connecting import recognized_connection_error
 from dbmazz_core.connectors.sources.postgres.server.error_details import detailed_source_error
 from dbmazz_core.errors import ReplicationInterrupted, SourceError, SourceNotReady
 from dbmazz_core.settings.secret_url import SecretUrl
@@ -86,7 +87,7 @@ class SnapshotConnector:
             # A standby refuses serializable transactions, which a role or database can have as its default.
             if options is None and "serializable" in str(error):
                 return None
-            raise adbc_error(error, self._url, None) from None
+            raise recognized_connection_error(str(error), self._url) or adbc_error(error, self._url, None) from None
         try:
             recognized = self._import(connection)
         except Exception as error:  # noqa: BLE001
