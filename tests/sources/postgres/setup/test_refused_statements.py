@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 
 from dbmazz_core.connectors.sources.postgres.connection import Connection
@@ -120,3 +122,25 @@ def test_a_statement_that_is_refused_for_another_reason(
     database.execute("ALTER TABLE orders SET LOGGED")
     apply(database, info.value.remedy)
     assert prepare(conn, configure())[0].done == ()
+
+
+@pytest.mark.parametrize("prepared", [False, True], ids=["open", "prepared"])
+def test_a_table_that_another_transaction_uses(
+    database: SourceDatabase, conn: Connection, configure: Configure, monkeypatch: pytest.MonkeyPatch, prepared: bool
+) -> None:
+    """The error names the oldest transaction, and how to end it: a prepared one has no process."""
+    monkeypatch.setattr(setup, "_LOCK_TIMEOUT_S", 0.1)
+    database.execute(EVENTS)
+    gid = f"it''s {database.name}"
+    with closing(database.connect()) as one, closing(database.connect()) as two:
+        one.execute("SET application_name = 'nightly'; BEGIN; INSERT INTO events VALUES (1)")
+        if prepared:
+            one.execute(f"PREPARE TRANSACTION '{gid}'")
+        two.execute("BEGIN; SELECT FROM events")
+        with pytest.raises(SourceNotReady, match=r"public\.events is in use by .* and 1 more") as info:
+            prepare(conn, configure("events"))
+        assert ("prepared transaction" if prepared else f"process {one.info.backend_pid} (nightly") in info.value.what
+        two.execute("ROLLBACK")
+        end = info.value.remedy.partition("end it: ")[2].partition(";")[0]
+        database.execute(end)
+    assert len(prepare(conn, configure("events"))[0].done) == 2

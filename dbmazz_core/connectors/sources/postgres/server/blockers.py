@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dbmazz_core.connectors.sources.postgres.connection import Connection
@@ -114,10 +114,30 @@ def table_lockers(conn: Connection) -> list[tuple[TableRef, BlockingTransaction]
     The oldest transaction comes first. ALTER TABLE, TRUNCATE and VACUUM FULL, among others, take an ACCESS EXCLUSIVE
     lock (manual, "Table-Level Locks"). It blocks readers as soon as it is requested, before it is granted.
     """
+    return _lock_holders(conn, "l.mode = 'AccessExclusiveLock'", {})
+
+
+def table_users(conn: Connection, table: TableRef) -> list[BlockingTransaction]:
+    """Return the transactions that have a lock of any kind on a table, oldest first, each once."""
+    condition = "l.granted AND n.nspname = %(schema)s AND c.relname = %(name)s"
+    holders = _lock_holders(conn, condition, {"schema": table.schema, "name": table.name})
+    return list({(holder.pid, holder.gid): holder for _, holder in holders}.values())
+
+
+def _lock_holders(
+    conn: Connection, condition: str, arguments: Mapping[str, str]
+) -> list[tuple[TableRef, BlockingTransaction]]:
+    """Return tables of this database, each with a transaction that has, or waits for, a lock `l` on it, oldest first.
+
+    Args:
+        conn: An ordinary connection.
+        condition: SQL about the lock `l`, the table `c` and its schema `n`.
+        arguments: Parameters of the condition.
+    """
     return [
         (TableRef(row[0], row[1]), BlockingTransaction(*row[2:]))
         for row in conn.execute(
-            """
+            f"""
             SELECT n.nspname::text, c.relname::text, l.pid, p.gid, coalesce(a.usename, p.owner)::text,
                    current_database()::text, nullif(a.application_name, ''),
                    CASE WHEN l.pid IS NULL THEN 'prepared' ELSE a.state END,
@@ -126,14 +146,15 @@ def table_lockers(conn: Connection) -> list[tuple[TableRef, BlockingTransaction]
             FROM pg_catalog.pg_locks l
             JOIN pg_catalog.pg_database d ON d.oid = l.database AND d.datname = current_database()
             JOIN pg_catalog.pg_class c ON c.oid = l.relation AND c.relkind IN ('r', 'p')
-            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname NOT LIKE 'pg\\_%'
+            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname NOT LIKE 'pg\\_%%'
             LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
             LEFT JOIN pg_catalog.pg_locks x ON l.pid IS NULL AND x.pid IS NULL AND x.locktype = 'transactionid'
                                            AND x.virtualtransaction = l.virtualtransaction
             LEFT JOIN pg_catalog.pg_prepared_xacts p ON p.transaction = x.transactionid
-            WHERE l.mode = 'AccessExclusiveLock' AND l.pid IS DISTINCT FROM pg_backend_pid()
+            WHERE {condition} AND l.pid IS DISTINCT FROM pg_backend_pid()
             ORDER BY age DESC NULLS LAST, 1, 2
-            """
+            """.encode(),
+            arguments,
         )
     ]
 

@@ -8,6 +8,7 @@ import psycopg
 from psycopg import errors as pg
 
 from dbmazz_core.connectors.sources.postgres.connection import Connection, is_standby
+from dbmazz_core.connectors.sources.postgres.server.blockers import table_users
 from dbmazz_core.connectors.sources.postgres.setup.event_triggers import event_triggers, without_triggers
 from dbmazz_core.connectors.sources.postgres.setup.statements import SetupStatement
 from dbmazz_core.errors import MissingPrivilege, SourceError, SourceNotReady
@@ -126,19 +127,13 @@ def _read_only(conn: Connection, statement: SetupStatement, error: psycopg.Error
 
 
 def _table_is_locked(conn: Connection, statement: SetupStatement) -> SourceNotReady:
-    """Return the error for a table that other sessions have locked, with their process ids."""
-    holders = []
-    if statement.table is not None:
-        holders = conn.execute(
-            """
-            SELECT DISTINCT pid FROM pg_catalog.pg_locks
-            WHERE relation = to_regclass(%s) AND granted AND pid IS NOT NULL AND pid <> pg_backend_pid()
-            """,
-            (statement.table.sql,),
-        ).fetchall()
-    who = f" by process {', '.join(str(pid) for (pid,) in holders)}" if holders else ""
+    """Return the error for a table that other sessions use, with the oldest transaction among them."""
+    users = table_users(conn, statement.table) if statement.table is not None else []
+    others = f" and {len(users) - 1} more" if len(users) > 1 else ""
+    who = f" by {users[0]}{others}" if users else ""
+    end = f"wait until it has ended, or end it: {users[0].remedy}" if users else "end the long transaction that uses it"
     return SourceNotReady(
         f"{statement.object} is in use{who}, so that setup could not run: {statement.sql}",
         object=statement.object,
-        remedy=f"end the long transaction that uses it, or run at a quieter time: {statement.sql}",
+        remedy=f"{end}; or run at a quieter time: {statement.sql}",
     )
