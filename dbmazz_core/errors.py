@@ -264,16 +264,18 @@ class SlotActive(SlotError):
 
 
 class SlotMismatch(SlotError):
-    """A slot of this name exists, but it is a physical slot, or belongs to another database or output plugin.
+    """A slot of this name exists, but it is a physical slot, was made with `two_phase`, or belongs to another database
+    or output plugin.
 
-    What to do: choose another `SOURCE_SLOT_NAME`.
+    What to do: choose another `SOURCE_SLOT_NAME`, or drop the slot.
     """
 
 
 class SlotLost(SlotError):
-    """The server removed WAL that the slot needed (`max_slot_wal_keep_size`), or invalidated the slot.
+    """The server invalidated the slot: `max_slot_wal_keep_size`, `idle_replication_slot_timeout`, or on a standby
+    missing `hot_standby_feedback`.
 
-    What to do: run `dbmazz snapshot`, and raise `max_slot_wal_keep_size`.
+    What to do: change the setting that the error names, then run `dbmazz snapshot`.
     """
 
 

@@ -42,7 +42,9 @@ class Report:
     Attributes:
         json: Print one JSON object on stdout instead of text.
         debug: Print errors with their traceback.
-        url: URL of the source once it is known; its password is redacted in all output.
+        url: URL of the source once it is known; its password is redacted in texts of other programs. Errors of dbmazz
+            have it redacted where they repeat such a text: in dbmazz's own words a short password would mask parts of
+            words, and so tell itself.
     """
 
     json: bool = False
@@ -50,14 +52,16 @@ class Report:
     url: SecretUrl | None = None
 
     def redact(self, text: str) -> str:
-        """Return the text with `***` for passwords.
+        """Return the text with `***` for passwords in URLs and connection strings.
 
         >>> Report().redact("cannot connect to postgres://app:s3cret@db/shop")
         'cannot connect to postgres://app:***@db/shop'
         """
-        if self.url is not None:
-            text = self.url.redact(text)
         return _OPTION_PASSWORD.sub(r"\1=***", _URL_PASSWORD.sub(r"\1***@", text))
+
+    def redact_foreign(self, text: str) -> str:
+        """Return a text of another program with `***` for passwords, also for the source's wherever it is."""
+        return self.redact(text if self.url is None else self.url.redact(text))
 
     def result(self, value: Mapping[str, Any], *human: RenderableType) -> None:
         """Print the result of a command: `value` as JSON with `--json`, else the texts and tables `human`."""
@@ -85,7 +89,7 @@ class Report:
     def error(self, error: DbmazzError) -> int:
         """Print an error and return its exit code."""
         if self.debug:
-            self.message("".join(traceback.format_exception(error)).rstrip())
+            self.message(self._traceback(error).rstrip())
         if self.json:
             described = {k: self.redact(v) if isinstance(v, str) else v for k, v in error.to_dict().items()}
             self.result(described)
@@ -93,11 +97,21 @@ class Report:
             self.message(f"error: {error}")
         return error.exit_code
 
+    def _traceback(self, error: BaseException) -> str:
+        """Return the traceback of an error and of those that it followed from, with foreign messages redacted."""
+        cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        before = f"{self._traceback(cause)}\nThe error above led to this one:\n\n" if cause is not None else ""
+        message = "".join(traceback.format_exception_only(error))
+        message = message if isinstance(error, DbmazzError) else self.redact_foreign(message)
+        return (
+            f"{before}Traceback (most recent call last):\n{''.join(traceback.format_tb(error.__traceback__))}{message}"
+        )
+
     def unexpected(self, error: Exception) -> int:
         """Print an exception that is not a `DbmazzError`, and return the exit code."""
         kind = type(error).__name__
         problem = DbmazzError(
-            f"unexpected {kind}: {str(error).strip() or 'no message'}",
+            f"unexpected {kind}: {self.redact_foreign(str(error)).strip() or 'no message'}",
             object="dbmazz",
             remedy="nothing was applied beyond the last checkpoint. Run the command again; if the error repeats, "
             "please report it with the output of the same command with --debug",
@@ -113,5 +127,6 @@ class Report:
         logging.basicConfig(level=(logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)], handlers=[handler])
 
     def _redact_log_record(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = self.redact(record.getMessage()), ()
+        redact = self.redact if record.name.partition(".")[0].startswith("dbmazz") else self.redact_foreign
+        record.msg, record.args = redact(record.getMessage()), ()
         return True

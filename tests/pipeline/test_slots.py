@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import duckdb
 import pytest
 
 from dbmazz_core.connectors.sources import create_source
-from dbmazz_core.errors import SlotActive, SlotAheadOfCheckpoint, SlotNotFound, WrongServer
+from dbmazz_core.demo.postgres import EmbeddedPostgres
+from dbmazz_core.errors import SlotActive, SlotAheadOfCheckpoint, SlotMismatch, SlotNotFound, WrongServer
 from tests.support.lab import Lab
-from tests.support.postgres_fixtures import create_database, drop_database
+from tests.support.postgres_fixtures import UNSAFE_BUT_FAST, create_database, drop_database
 
 
 @pytest.fixture
@@ -102,3 +105,34 @@ def test_a_destination_of_another_database(shop: Lab) -> None:
     finally:
         drop_database(other)
     shop.capture_and_compare("t", "bag")
+
+
+@pytest.fixture
+def server_with_prepared_transactions() -> Iterator[EmbeddedPostgres]:
+    with EmbeddedPostgres(settings=UNSAFE_BUT_FAST | {"max_prepared_transactions": "5"}) as server:
+        yield server
+
+
+@pytest.mark.parametrize("captured", [False, True], ids=["before the first capture", "in place of the slot"])
+def test_a_slot_that_was_made_with_two_phase(
+    server_with_prepared_transactions: EmbeddedPostgres, duckdb_path: Path, captured: bool
+) -> None:
+    """Its first PREPARE TRANSACTION would stop the capture for good: it is refused before anything is streamed."""
+    lab = Lab(create_database(server_with_prepared_transactions), duckdb_path)
+    lab.execute("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE bag (x int); INSERT INTO t VALUES (1)")
+    if captured:
+        lab.capture()
+        drop_slot(lab)
+    lab.database.fetch("SELECT pg_create_logical_replication_slot(%s, 'pgoutput', false, true)", lab.slot)
+    for act in (lab.capture, lab.pipeline.setup, lab.pipeline.snapshot):
+        with pytest.raises(SlotMismatch, match="was made with two_phase") as info:
+            act()
+        lab.assert_found_by_check(info.value)
+    drop, _, run = info.value.remedy.partition("; ")
+    assert "`dbmazz snapshot`" in run
+    lab.database.fetch(drop)
+    lab.pipeline.snapshot()
+    lab.transactions("BEGIN; INSERT INTO t VALUES (3); PREPARE TRANSACTION 'x'")
+    lab.capture()
+    lab.transactions("COMMIT PREPARED 'x'")
+    lab.capture_and_compare("t", "bag")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 import psycopg
 import pytest
 
+from dbmazz_core.cli.report import Report
+from dbmazz_core.cli.run import main
 from dbmazz_core.errors import ConfigError
 from dbmazz_core.settings.secret_url import SecretUrl
 from tests.support.postgres_fixtures import SourceDatabase
@@ -76,3 +80,40 @@ def test_a_bracket_in_the_password_connects(database: SourceDatabase) -> None:
             assert connection.info.user == "bracket"
     finally:
         database.execute("DROP ROLE bracket")
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"], ["--debug"]])
+def test_a_short_password_stays_untold_by_errors_of_the_command(
+    database: SourceDatabase, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, flags: list[str]
+) -> None:
+    """As "a*** password" would tell it. Texts of PostgreSQL are searched for it."""
+    server, name = database.server, f"pu_{database.name}"
+    database.execute(f"CREATE ROLE {name} LOGIN REPLICATION PASSWORD 'other'")
+    try:
+        monkeypatch.setenv("SOURCE_URL", f"postgresql://{name}:new@{server.host}:{server.port}/{database.name}")
+        monkeypatch.setenv("TABLES", "public.*")
+        assert main(["status", *flags]) == 3
+    finally:
+        database.execute(f"DROP ROLE {name}")
+    printed = capsys.readouterr()
+    assert "or set a new password: ALTER ROLE" in printed.out + printed.err
+    assert "***" not in printed.out + printed.err
+
+
+def test_errors_and_log_messages_of_other_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report(debug=True, url=SecretUrl("postgresql://app:new@db/shop"))
+    try:
+        try:
+            raise ValueError("a driver says new")
+        except ValueError as error:
+            raise ConfigError("our new words", object="x", remedy="a new one") from error
+    except ConfigError as error:
+        report.error(error)
+    assert "ValueError: a driver says ***\n" in (printed := capsys.readouterr().err)
+    assert "our new words" in printed
+    report.unexpected(ValueError("new"))
+    assert "error: unexpected ValueError: ***\n" in capsys.readouterr().err
+    for name, text in (("psycopg", "***"), ("dbmazz", "new")):
+        record = logging.LogRecord(name, logging.WARNING, "", 0, "says %s", ("new",), None)
+        assert report._redact_log_record(record)
+        assert record.getMessage() == f"says {text}"

@@ -56,7 +56,20 @@ _SESSION_SETTINGS: dict[str, str] = {
     # Row-level security does not filter the stream. With `off`, a query that a policy would filter fails, instead of
     # returning a snapshot without some of the rows.
     "row_security": "off",
+    # Setup writes to the catalog. A default is no prohibition: privileges decide what the role may change.
+    "default_transaction_read_only": "off",
+    "default_transaction_isolation": "read committed",
+    # dbmazz reads the publication's row filters, and quotes texts, as SQL of the standard.
+    "standard_conforming_strings": "on",
+    # An index scan for a row filter must return all rows.
+    "gin_fuzzy_search_limit": "0",
+    # A statement that does not get its lock is tried again.
+    "exit_on_error": "off",
 }
+
+#: Precedes the first query of a session, in one message: a standby runs no query in a serializable transaction, which
+#: `default_transaction_isolation` of a role or database can ask for.
+READ_COMMITTED = b"SET TRANSACTION ISOLATION LEVEL READ COMMITTED; "
 
 #: Two text columns: when the server was started, to the microsecond, and whether it is a standby.
 _SERVER_COLUMNS = "extract(epoch FROM pg_postmaster_start_time())::text, pg_is_in_recovery()::text"
@@ -150,7 +163,9 @@ def connect_to(
     try:
         settings = settings_query(connection.info.server_version, text_form=text_form, lock_timeout_s=LOCK_TIMEOUT_S)
         try:
-            row = connection.execute(settings).fetchone()
+            cursor = connection.execute(READ_COMMITTED + settings)
+            cursor.nextset()
+            row = cursor.fetchone()
         except psycopg.Error as error:
             raise source_error_of(error, url) from None
         assert row is not None
@@ -195,7 +210,7 @@ def connect_replication(
     connection = _open(_UnownedConnection, url, application_name, replication="database").pgconn
     try:
         connection.nonblocking = 0
-        result = connection.exec_(settings_query(connection.server_version, text_form=True, raw=True))
+        result = connection.exec_(READ_COMMITTED + settings_query(connection.server_version, text_form=True, raw=True))
         if result.status != pq.ExecStatus.TUPLES_OK:
             sqlstate = result.error_field(pq.DiagnosticField.SQLSTATE)
             raise source_error(sqlstate.decode() if sqlstate else None, result.get_error_message(), url)

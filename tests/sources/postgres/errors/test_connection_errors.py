@@ -317,12 +317,18 @@ def test_no_free_walsender() -> None:
             connection.finish()
 
 
-def test_too_many_connections(database: SourceDatabase, role: str) -> None:
-    database.execute(f"ALTER DATABASE {database.name} CONNECTION LIMIT 0")
-    error = refused(connect, address(database, role))
-    assert type(error) is NoFreeWalSender
-    assert "too many connections for" in error.what
-    assert "CONNECTION LIMIT" in error.remedy
+@pytest.mark.parametrize("kind", ["role", "database"])
+def test_too_many_connections(database: SourceDatabase, role: str, kind: str) -> None:
+    name = role if kind == "role" else database.name
+    database.execute(f"ALTER {kind} {name} CONNECTION LIMIT 1")
+    with closing(connect(address(database, role))):
+        connect_replication(address(database, role)).finish()  # walsenders do not count
+        error = refused(connect, address(database, role))
+        assert type(error) is NoFreeWalSender
+        assert error.object == f"{kind} {name}"
+        assert f'CONNECTION LIMIT of {kind} "{name}"' in error.what
+        database.execute(sql_in(error.remedy))
+        connect(address(database, role)).close()
 
 
 # Sessions
@@ -423,6 +429,43 @@ def test_errors_of_a_running_server(sqlstate: str | None, message: str, expected
     assert PASSWORD not in str(error)
     if "4711" in message:
         assert "in use by process 4711" in error.what
+
+
+SERVER_WORDS = [
+    (None, 'FATAL:  password authentication failed for user "cdc"'),
+    (None, 'FATAL:  no pg_hba.conf entry for host "10.0.0.1", user "cdc", database "shop", no encryption'),
+    (None, "FATAL:  sorry, too many clients already"),
+    (None, "FATAL:  the database system is starting up"),
+    (None, "connection to server failed: Connection refused"),
+    ("55000", 'logical decoding requires "wal_level" >= "logical"'),
+    ("58P01", "requested WAL segment 000000010000000000000001 has already been removed"),
+    ("42704", 'no publication "pub_2" (once)'),
+    ("42501", "must be superuser or replication role to use replication slots"),
+    ("XX000", "invalid memory alloc request size 1585837200"),
+]
+
+
+@pytest.mark.parametrize("password", ["new", "e", "password", "SOURCE_URL", "wal_level", "WAL", "refused", "1"])
+@pytest.mark.parametrize(("sqlstate", "message"), SERVER_WORDS)
+def test_a_short_password_masks_only_texts_of_the_server(sqlstate: str | None, message: str, password: str) -> None:
+    """In dbmazz's own words the mask would tell the password, and a masked message would not be recognized."""
+
+    def error(password: str) -> DbmazzError:
+        url = SecretUrl(f"postgres://cdc:{password}@db/shop")
+        if sqlstate is not None:
+            return source_error(sqlstate, message, url, slot="my_2", publication="pub_2")
+        recognized = recognized_connection_error(message, url)
+        assert recognized is not None
+        return recognized
+
+    expected, found = error("Zq9-in-no-text"), error(password)
+    assert (type(found), found.object, found.remedy) == (type(expected), expected.object, expected.remedy)
+    text = message.partition(":  ")[2] or message
+    for shown in (text, text.partition(": ")[2] or text):
+        if shown in expected.what:
+            assert found.what == expected.what.replace(shown, shown.replace(password, "***"))
+            return
+    assert found.what == expected.what
 
 
 def test_publication_dropped_while_streaming(database: SourceDatabase) -> None:

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,9 +23,10 @@ from dbmazz_core.connectors.sources.postgres.server.blockers import LOG_STANDBY_
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.engine.progress import Progress
-from dbmazz_core.errors import ServerChanged, SlotCreationBlocked
+from dbmazz_core.errors import ServerChanged, SlotCreationBlocked, SlotLost, SourceNotReady
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.settings.config import FlushConfig
+from tests.sources.postgres.setup.kit import apply
 from tests.support.before import before
 from tests.support.lab import Lab
 from tests.support.postgres_fixtures import UNSAFE_BUT_FAST, create_database
@@ -130,6 +131,41 @@ def test_a_standby_is_captured(captured: Pair) -> None:
     assert_goes_on(captured)
 
 
+def test_a_database_with_serializable_transactions_as_default(pair: Pair) -> None:
+    """A standby runs no query in such a transaction."""
+    elsewhere = replace(pair.standby.database, name="postgres")  # a database with the server's default
+
+    def write(statement: str) -> None:
+        pair.primary.execute(statement)
+        ((lsn,),) = pair.primary.database.fetch("SELECT pg_current_wal_flush_lsn()::text")
+        deadline = time.monotonic() + 60
+        while elsewhere.fetch("SELECT pg_last_wal_replay_lsn() < %s::pg_lsn", lsn) != [(False,)]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    write(f"ALTER DATABASE {pair.primary.database.name} SET default_transaction_isolation = serializable")
+    with pair.snapshots_logged():
+        pair.standby.capture()
+    assert pair.standby.rows("FROM public.t") == [(1, "one")]
+    write("INSERT INTO t VALUES (2, 'two')")
+    pair.standby.capture()
+    assert pair.standby.rows("FROM public.t ORDER BY id") == [(1, "one"), (2, "two")]
+
+
+def test_a_teardown_on_a_standby(captured: Pair) -> None:
+    """It drops the slot, and says who can drop the publication."""
+    captured.primary.execute("COMMENT ON PUBLICATION dbmazz_pub IS 'created by dbmazz'")
+    standby = captured.standby
+    dropped, left = standby.pipeline.teardown()
+    assert dropped == f"dropped replication slot {standby.slot}"
+    assert "standby; to drop it, on the primary: DROP PUBLICATION" in left
+    with pytest.raises(SourceNotReady, match="because the server is a standby") as info:
+        standby.pipeline.teardown(drop_publication=True)
+    assert info.value.remedy == 'on the primary: DROP PUBLICATION IF EXISTS "dbmazz_pub";'
+    captured.write(info.value.remedy.partition(": ")[2])
+    assert standby.pipeline.teardown(drop_publication=True) == []
+
+
 def test_a_slot_on_a_standby_waits_for_the_primary(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """A primary at rest does not log its open transactions by itself."""
     monkeypatch.setattr("dbmazz_core.connectors.sources.postgres.snapshot.exported.REPORT_WAIT_AFTER_S", 0.1)
@@ -139,6 +175,59 @@ def test_a_slot_on_a_standby_waits_for_the_primary(pair: Pair, monkeypatch: pyte
         pair.standby.capture(progress=said.append)
     assert LOG_STANDBY_SNAPSHOT in info.value.remedy
     assert [LOG_STANDBY_SNAPSHOT in report.message for report in said if report.phase == "wait"][:1] == [True]
+
+
+def lose_slot(pair: Pair, make: Callable[[], object]) -> SlotLost:
+    """Do something until the standby has invalidated the slot; return the capture's error."""
+    deadline = time.monotonic() + 60
+    while pair.standby.database.fetch("SELECT DISTINCT wal_status FROM pg_replication_slots") != [("lost",)]:
+        assert time.monotonic() < deadline
+        make()
+        time.sleep(0.2)
+    with pytest.raises(SlotLost) as info:
+        pair.standby.capture()
+    pair.standby.assert_found_by_check(info.value)
+    return info.value
+
+
+def snapshot_again(pair: Pair) -> None:
+    with pair.snapshots_logged():
+        pair.standby.pipeline.snapshot()
+    pair.write("INSERT INTO t VALUES (2, 'two')")
+    pair.standby.capture_and_compare("t")
+
+
+def test_a_slot_whose_catalog_rows_the_primary_vacuums(captured: Pair) -> None:
+    standby = captured.standby
+    standby.database.execute("ALTER SYSTEM SET hot_standby_feedback = off")
+    standby.database.fetch("SELECT pg_reload_conf()")
+
+    def vacuum() -> None:
+        for statement in ("CREATE TABLE gone (); DROP TABLE gone", "VACUUM pg_class", "VACUUM pg_attribute"):
+            captured.primary.execute(statement)
+
+    assert [f.object for f in standby.pipeline.check().warnings if "catalog" in f.what] == ["hot_standby_feedback"]
+    error = lose_slot(captured, vacuum)
+    assert "the primary removed rows of its catalog" in error.what
+    apply(standby.database, error.remedy.partition("; if wal_level")[0])
+    assert not [f for f in standby.pipeline.check().warnings if "catalog" in f.what]
+    snapshot_again(captured)
+    vacuum()
+    vacuum()
+    captured.write("INSERT INTO t VALUES (3, 'three')")
+    standby.capture_and_compare("t")
+
+
+def test_a_primary_whose_wal_level_is_lowered(captured: Pair) -> None:
+    primary = captured.primary
+    primary.execute("ALTER SYSTEM SET wal_level = replica")
+    primary.database.server.restart()
+    error = lose_slot(captured, lambda: None)
+    assert "no longer logical" in error.what
+    apply(primary.database, error.remedy[error.remedy.index("on the primary: ") :])
+    primary.database.server.restart()
+    captured.write("INSERT INTO t VALUES (5, 'five')")
+    snapshot_again(captured)
 
 
 BEFORE_THE_STREAM = (StreamReader, "__init__")

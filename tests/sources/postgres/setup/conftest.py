@@ -12,8 +12,7 @@ from dbmazz_core.connectors.sources.postgres.connection import Connection, conne
 from dbmazz_core.settings.config import SourceConfig
 from dbmazz_core.settings.secret_url import SecretUrl
 from dbmazz_core.settings.tables import parse_tables
-from dbmazz_core.table_ref import quote_identifier
-from tests.sources.postgres.setup.kit import PASSWORD, Configure
+from tests.sources.postgres.setup.kit import Configure
 from tests.support.postgres_fixtures import SourceDatabase
 
 
@@ -36,14 +35,3 @@ def conn(database: SourceDatabase) -> Iterator[Connection]:
     """The superuser's connection."""
     with closing(connect(SecretUrl(database.url))) as conn:
         yield conn
-
-
-@pytest.fixture
-def role(database: SourceDatabase) -> Iterator[str]:
-    """A role with REPLICATION and nothing else, with a name that needs quotes."""
-    name = f'Cdc "{database.name}'
-    quoted = quote_identifier(name)
-    database.execute(f"CREATE ROLE {quoted} LOGIN REPLICATION PASSWORD '{PASSWORD}'")
-    yield name
-    database.execute(f"DROP OWNED BY {quoted} CASCADE")
-    database.execute(f"DROP ROLE {quoted}")

@@ -32,7 +32,7 @@ def connected_as(database: SourceDatabase, role: str) -> Iterator[tuple[Connecti
 
 def statements(remedy: str) -> list[str]:
     """The SQL of a remedy, as somebody would copy it."""
-    return re.findall(r"(?:\b(?:ALTER|GRANT|CREATE|DROP|ROLLBACK) |\bSELECT pg_)[^;]*;", remedy)
+    return re.findall(r"(?:\b(?:ALTER|GRANT|CREATE|COMMENT|DROP|ROLLBACK) |\bSELECT pg_)[^;]*;", remedy)
 
 
 def apply(database: SourceDatabase, remedy: str) -> None:

@@ -356,6 +356,6 @@ def test_a_table_that_is_dropped_while_setup_runs(
 ) -> None:
     """The first step is for another table, and the last look finds one too few."""
     database.execute(f"{ORDERS}; {EVENTS}; CREATE PUBLICATION dbmazz_pub FOR TABLE orders, events")
-    before(monkeypatch, setup, "_run", lambda: database.execute("DROP TABLE orders"))
+    before(monkeypatch, setup, "run_statement", lambda: database.execute("DROP TABLE orders"))
     with pytest.raises(TableNotFound, match=r"public\.orders"):
         prepare(conn, configure("orders, events"))

@@ -20,11 +20,14 @@ from dbmazz_core.errors import (
     NoFreeWalSender,
     WalLevelNotLogical,
 )
-from dbmazz_core.settings.config import SourceConfig
+from dbmazz_core.settings.config import SnapshotConfig, SourceConfig
 from dbmazz_core.settings.secret_url import SecretUrl
 from dbmazz_core.settings.tables import parse_tables
+from dbmazz_core.table_ref import quote_identifier
 from tests.sources.postgres.setup.kit import (
     ORDERS,
+    PASSWORD,
+    apply,
     statements,
 )
 from tests.support.lab import Lab
@@ -106,3 +109,32 @@ def test_a_remedy_for_taken_walsenders_is_above_what_the_server_has(tmp_path: Pa
             lab.capture()
         taken.finish()
         assert int(re.search(r"max_wal_senders = (\d+)", info.value.remedy)[1]) > 1  # type: ignore[index]
+
+
+@pytest.mark.parametrize("kind", ["role", "database"])
+def test_a_connection_limit_of_one(lab: Lab, role: str, kind: str) -> None:
+    """It is found before anything is set up."""
+    quoted, name = quote_identifier(role), lab.database.name
+    limited = quoted if kind == "role" else name
+    lab.execute(f"GRANT ALL ON SCHEMA public TO {quoted}; GRANT CREATE ON DATABASE {name} TO {quoted}")
+    lab.execute(f"SET ROLE {quoted}; CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
+    lab.execute(f"ALTER {kind} {limited} CONNECTION LIMIT 1")
+    capturing = lab.configured(url=lab.database.server.url(name, role=role, password=PASSWORD))
+    with pytest.raises(NoFreeWalSender, match=f"CONNECTION LIMIT of 1 of {kind}") as info:
+        capturing.capture()
+    capturing.assert_found_by_check(info.value)
+    assert lab.database.fetch("SELECT FROM pg_publication") == []
+    assert lab.database.fetch("SELECT FROM pg_replication_slots WHERE database = current_database()") == []
+    lab.execute(f"ALTER {kind} {limited} CONNECTION LIMIT 2")
+    assert capturing.pipeline.check().ok
+    capturing.capture_and_compare("t")
+
+    lab.execute(f"ALTER {kind} {limited} CONNECTION LIMIT 1; INSERT INTO t VALUES (2)")
+    capturing.capture_and_compare("t")  # copies nothing
+    lab.execute(f"ALTER {kind} {limited} CONNECTION LIMIT 2")
+
+    parallel = capturing.configured(snapshot=SnapshotConfig(parallel_workers=2))
+    with pytest.raises(NoFreeWalSender, match=rf"CONNECTION LIMIT of {kind} .* SNAPSHOT_PARALLEL_WORKERS more") as info:
+        parallel.pipeline.snapshot()
+    apply(lab.database, info.value.remedy)
+    parallel.pipeline.snapshot()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from dbmazz_core.connectors.sources.postgres.server.blockers import (
     slot_creation_blocked,
     slot_creation_blockers,
 )
+from dbmazz_core.connectors.sources.postgres.server.error_details import translate_errors
 from dbmazz_core.connectors.sources.postgres.server.state import slot_state
 from dbmazz_core.connectors.sources.postgres.setup.prepare import check, prepare, teardown
 from dbmazz_core.connectors.sources.postgres.setup.slots import verify_slot
@@ -31,8 +33,10 @@ from tests.sources.postgres.setup.kit import (
     Configure,
     apply,
     create_slot,
+    statements,
 )
-from tests.support.postgres_fixtures import UNSAFE_BUT_FAST, SourceDatabase
+from tests.support.lab import Lab
+from tests.support.postgres_fixtures import UNSAFE_BUT_FAST, SourceDatabase, create_database
 
 
 def test_slot_that_fits(database: SourceDatabase, conn: Connection, configure: Configure) -> None:
@@ -179,6 +183,43 @@ def test_slot_whose_wal_was_removed() -> None:
             conn.execute("CHECKPOINT")
             with pytest.raises(SlotLost) as caught:
                 verify_slot(slot_state(conn, "dbmazz_slot"), config, Lsn(1), database="postgres")
-            assert "max_slot_wal_keep_size" in caught.value.remedy
+            for statement in statements(caught.value.remedy):
+                conn.execute(statement.encode())
+            conn.execute("SELECT pg_sleep(0.2)")
+            assert conn.execute("SELECT current_setting('max_slot_wal_keep_size')").fetchone() == ("-1",)
             assert [type(e) for e in check(conn, config).errors] == [SlotLost]
             assert teardown(conn, config) == ["dropped replication slot dbmazz_slot"]
+
+
+def test_slot_that_was_idle_for_too_long(server: EmbeddedPostgres, duckdb_path: Path) -> None:
+    """Every pipeline of windows is idle between them. PostgreSQL invalidates idle slots at its checkpoints."""
+    if server.major < 18:
+        pytest.skip("idle_replication_slot_timeout came with PostgreSQL 18")
+    with EmbeddedPostgres(settings=UNSAFE_BUT_FAST) as own:
+        lab = Lab(create_database(own), duckdb_path)
+        lab.execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
+        lab.capture()
+        assert not lab.pipeline.check().warnings
+        lab.execute("ALTER SYSTEM SET idle_replication_slot_timeout = '1s'")
+        lab.database.fetch("SELECT pg_reload_conf()")
+        (warning,) = lab.pipeline.check().warnings
+        assert "idle_replication_slot_timeout is 1s" in warning.what
+
+        def idle() -> None:
+            lab.execute("INSERT INTO t SELECT max(id) + 1 FROM t")
+            lab.database.fetch("SELECT pg_sleep(1.5)")
+            lab.execute("CHECKPOINT")
+
+        idle()
+        with pytest.raises(SlotLost, match="idle_replication_slot_timeout") as info:
+            lab.capture()
+        lab.assert_found_by_check(info.value)
+        url = SecretUrl(lab.database.url)
+        with closing(connect(url)) as conn, pytest.raises(SlotLost) as at_once, translate_errors(url, slot=lab.slot):
+            conn.execute("SELECT pg_logical_slot_peek_binary_changes(%s, NULL, NULL)", (lab.slot,))
+        assert at_once.value.remedy == info.value.remedy
+        apply(lab.database, info.value.remedy)
+        assert not lab.pipeline.check().warnings
+        lab.pipeline.snapshot()
+        idle()
+        lab.capture_and_compare("t")

@@ -28,6 +28,7 @@ class CatalogColumn:
             stream, except stored ones if the publication of a PostgreSQL 18 server has
             `publish_generated_columns = stored`.
         number: Number of the column (`attnum`), which no other column of the table ever gets.
+        readable: Whether the current role may SELECT the column.
     """
 
     name: str
@@ -37,6 +38,7 @@ class CatalogColumn:
     not_null: bool
     generated: str
     number: int
+    readable: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ class TableInfo:
         has_children: Whether other tables inherit from the table. Their rows are not captured with it.
         owner: The owning role.
         owned: Whether the current role is the owner, a member of the owner, or a superuser.
-        readable: Whether the current role may SELECT from the table.
+        readable: Whether the current role may SELECT from the table as a whole. Otherwise it may still read columns.
         hides_rows: Whether row-level security hides rows from the current role.
     """
 
@@ -211,7 +213,7 @@ def _columns(conn: Connection, oids: Sequence[int]) -> dict[int, list[CatalogCol
     for oid, *column in conn.execute(
         """
         SELECT attrelid, attname, atttypid, atttypmod, pg_catalog.format_type(atttypid, atttypmod),
-               attnotnull, attgenerated::text, attnum
+               attnotnull, attgenerated::text, attnum, coalesce(has_column_privilege(attrelid, attnum, 'SELECT'), false)
         FROM pg_catalog.pg_attribute
         WHERE attrelid = ANY (%s) AND attnum > 0 AND NOT attisdropped
         ORDER BY attrelid, attnum

@@ -31,18 +31,15 @@ def recognized_connection_error(message: str, url: SecretUrl) -> DbmazzError | N
         message: libpq's message about all hosts that it tried.
         url: URL of the connection.
     """
-    text = _one_line(message, url)
+    # The password is redacted where the message is shown, and only there: a short one may be a part of a word.
+    text, shown = _one_line(message), _one_line(url.redact(message))
     login = Login.of(url)
     # From the most to the least specific: an answer of one host counts before the silence of another.
-    for recognize in (
-        _credential_error,
-        _access_rule_error,
-        _privilege_error,
-        _option_error,
-        _availability_error,
-        _network_error,
-    ):
+    for recognize in (_credential_error, _access_rule_error, _privilege_error):
         if error := recognize(text, login):
+            return error
+    for recognize_and_show in (_option_error, _availability_error, _network_error):
+        if error := recognize_and_show(text, shown, login):
             return error
     return None
 
@@ -55,7 +52,7 @@ def unrecognized_connection_error(message: str, url: SecretUrl, *, used_password
         url: URL of the connection.
         used_password: Whether the server asked for a password and got one.
     """
-    text = _one_line(message, url)
+    text = _one_line(url.redact(message))
     login = Login.of(url)
     if used_password:
         return AuthenticationFailed(
@@ -70,8 +67,8 @@ def unrecognized_connection_error(message: str, url: SecretUrl, *, used_password
     )
 
 
-def _one_line(message: str, url: SecretUrl) -> str:
-    return " ".join(url.redact(message).split())
+def _one_line(message: str) -> str:
+    return " ".join(message.split())
 
 
 def _search(pattern: str, text: str) -> re.Match[str] | None:
@@ -159,16 +156,16 @@ def _privilege_error(text: str, login: Login) -> DbmazzError | None:
             remedy=f"GRANT CONNECT ON DATABASE {database} TO {role};",
         )
     limit = _search(
-        "max_wal_senders|too many clients|too many connections for|remaining connection slots",
+        "max_wal_senders|too many clients|too many connections for (?:role|database)|remaining connection slots",
         text,
     )
     return no_free_connection(limit[0], login) if limit else None
 
 
-def _option_error(text: str, login: Login) -> DbmazzError | None:
+def _option_error(text: str, shown: str, login: Login) -> DbmazzError | None:
     if _search(r"startup parameter.{0,20}replication|replication connections? (?:is|are) not", text):
         return ConnectionFailed(
-            f"{login.server} is a connection pooler that does not carry replication: {text}",
+            f"{login.server} is a connection pooler that does not carry replication: {shown}",
             object=login.server,
             remedy="put PostgreSQL's own host and port into SOURCE_URL",
         )
@@ -178,30 +175,30 @@ def _option_error(text: str, login: Login) -> DbmazzError | None:
         text,
     ):
         return ConfigError(
-            f"an option of SOURCE_URL cannot be used: {text}",
+            f"an option of SOURCE_URL cannot be used: {shown}",
             object="SOURCE_URL",
             remedy="correct that option in SOURCE_URL",
         )
     return None
 
 
-def _availability_error(text: str, login: Login) -> DbmazzError | None:
+def _availability_error(text: str, shown: str, login: Login) -> DbmazzError | None:
     if _search("the database system is|not currently accepting connections|not yet accepting", text):
         return ConnectionFailed(
-            f"{login.server} accepts no connections at the moment: {text}",
+            f"{login.server} accepts no connections at the moment: {shown}",
             object=login.server,
             remedy="wait a moment and run it again; the server's log shows what it is doing",
         )
     if _search("session is (?:not )?read-only|server is (?:not )?in hot standby mode", text):
         return ConnectionFailed(
-            f"no server of {login.server} meets target_session_attrs: {text}",
+            f"no server of {login.server} meets target_session_attrs: {shown}",
             object=login.server,
             remedy="change target_session_attrs or the hosts in SOURCE_URL",
         )
     return None
 
 
-def _network_error(text: str, login: Login) -> DbmazzError | None:
+def _network_error(text: str, shown: str, login: Login) -> DbmazzError | None:
     def failed(what: str, remedy: str) -> ConnectionFailed:
         return ConnectionFailed(what, object=login.server, remedy=remedy)
 
@@ -209,7 +206,7 @@ def _network_error(text: str, login: Login) -> DbmazzError | None:
         return failed(f"the server at {login.server} is not PostgreSQL", "correct host and port in SOURCE_URL")
     if _search(r"\b(?:SSL|TLS|certificate|sslmode)\b", text):
         return failed(
-            f"no encrypted connection to {login.server}: {text}",
+            f"no encrypted connection to {login.server}: {shown}",
             "make sslmode, sslrootcert, sslcert and sslkey in SOURCE_URL fit the server; sslmode=prefer "
             "uses TLS where the server offers it",
         )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import pq
 
+from dbmazz_core.connectors.sources.postgres.errors.lost_slots import SNAPSHOT_REMEDY, slot_lost
 from dbmazz_core.errors import (
     MissingPrivilege,
     NoFreeSlot,
@@ -20,21 +21,15 @@ from dbmazz_core.errors import (
     PublicationNotFound,
     ReplicationInterrupted,
     SlotActive,
-    SlotLost,
     SlotMismatch,
     SlotNotFound,
     SourceError,
+    SourceNotReady,
     TableLocked,
     WalLevelNotLogical,
 )
 from dbmazz_core.settings.secret_url import SecretUrl
 from dbmazz_core.table_ref import quote_identifier, quote_literal
-
-#: The remedy where changes can no longer be read.
-SNAPSHOT_REMEDY = (
-    "run `dbmazz snapshot`: it creates the slot again and re-snapshots the tables; the old rows stay readable "
-    "until the new ones are complete"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +67,20 @@ def source_error(
 ) -> SourceError:
     """Return the error for a message of a running server about a query, a slot or the stream.
 
-    `server.error_details` adds what only the server knows: who holds a lock, and which slots are idle.
+    `server.error_details` adds what only the server knows: who holds a lock, which slots are idle, why
+    a slot is lost.
 
     Args:
         sqlstate: SQLSTATE of the message; None if the message is libpq's, which means that the connection broke.
-        message: The primary message; only the first line is used.
+        message: The primary message; only the first line is used. The password is redacted where the message is shown,
+            and only there: a short one may be a part of a word.
         url: URL of the server.
         slot: The slot in use.
         publication: The publication in use.
     """
     login = Login.of(url)
-    text = re.sub(r"^\w+: +", "", url.redact(message).strip().split("\n", 1)[0])
+    line = re.sub(r"^\w+: +", "", message.strip().split("\n", 1)[0])
+    text = url.redact(line)
     slot_object = f"replication slot {slot}"
     if sqlstate is None or sqlstate.startswith("08") or sqlstate in ("57P01", "57P02", "57P03", "57P05"):
         return ReplicationInterrupted(
@@ -92,11 +90,11 @@ def source_error(
         )
     match sqlstate:
         case "55006":  # object_in_use
-            holder = re.search(r"\d+", re.sub(r'"[^"]*"', "", text))
+            holder = re.search(r"\d+", re.sub(r'"[^"]*"', "", line))
             return slot_active(slot, int(holder[0]) if holder else None, None)
         case "42704":  # undefined_object
             # The slot may have the publication's name, so the name alone does not tell.
-            if "publication" in text.lower() or (publication != slot and f'"{publication}"' in text):
+            if "publication" in line.lower() or (publication != slot and f'"{publication}"' in line):
                 return publication_not_found(publication)
             return SlotNotFound(f"{slot_object} does not exist", object=slot_object, remedy=SNAPSHOT_REMEDY)
         case "42710":  # duplicate_object
@@ -107,21 +105,28 @@ def source_error(
                 "SOURCE_SLOT_NAME, every pipeline needs its own",
             )
         case "55000":  # object_not_in_prerequisite_state
-            if "wal_level" in text:
+            if "wal_level" in line:
                 return wal_level_not_logical(None)
-            if re.search("not created in this database|physical", text, re.IGNORECASE):
+            if re.search("not created in this database|physical", line, re.IGNORECASE):
                 return slot_mismatch(slot, text)
-            return slot_lost(slot, text)
-        case "58P01" if "WAL" in text:  # undefined_file: "requested WAL segment ... has already been removed"
-            return slot_lost(slot, text)
+            return slot_lost(slot, message=text)
+        case "58P01" if "WAL" in line:  # undefined_file: "requested WAL segment ... has already been removed"
+            return slot_lost(slot, reason="wal_removed", message=text)
         case "55P03":  # lock_not_available
             return TableLocked(text, object=login.server, remedy="end the transaction that holds the lock")
         case "53400":  # configuration_limit_exceeded
             return no_free_slot(0, 0, ())
         case "53300":  # too_many_connections
             return no_free_connection(text, login)
+        case "25006":  # read_only_sql_transaction
+            return SourceNotReady(
+                f"{login.server} takes no changes: {text}",
+                object=login.server,
+                remedy="if it is a standby, put the primary's host into SOURCE_URL; if a pooler is between, "
+                "PostgreSQL's own host and port",
+            )
         case "42501":  # insufficient_privilege
-            if re.search(r"replication|WAL sender", text, re.IGNORECASE):
+            if re.search(r"replication|WAL sender", line, re.IGNORECASE):
                 return missing_replication(login)
             return MissingPrivilege(
                 f"role {quote_identifier(login.role)} lacks a privilege: {text}",
@@ -169,11 +174,35 @@ def no_free_connection(limit: str, login: Login, *, walsenders: tuple[int, int] 
             remedy="end one (SELECT pid, application_name FROM pg_stat_replication;), or "
             f"ALTER SYSTEM SET max_wal_senders = {number}; and restart PostgreSQL",
         )
+    if limited := re.search("too many connections for (role|database)", limit):
+        return connection_limit(limited[1], login)
     return NoFreeWalSender(
         f"all connections of {login.server} are taken ({limit.strip()})",
         object=login.server,
         remedy="end one (SELECT pid, usename, application_name, state FROM pg_stat_activity;), or raise the "
-        "limit: max_connections, or CONNECTION LIMIT of the role or database",
+        "limit: max_connections",
+    )
+
+
+def connection_limit(kind: str, login: Login, *, limit: int | None = None, taken: int = 0) -> NoFreeWalSender:
+    """Return the error for the CONNECTION LIMIT of a role or a database.
+
+    Args:
+        kind: `role` or `database`.
+        login: The login.
+        limit: The limit; None: not known.
+        taken: Number of other connections.
+    """
+    name = quote_identifier(login.role if kind == "role" else login.database)
+    number = "" if limit is None else f" of {limit}"
+    others = f", and {taken} others are open" if taken else ""
+    column, value = ("usename", login.role) if kind == "role" else ("datname", login.database)
+    return NoFreeWalSender(
+        f"the CONNECTION LIMIT{number} of {kind} {name} is too low: dbmazz needs one connection, and "
+        f"SNAPSHOT_PARALLEL_WORKERS more while it copies tables{others}",
+        object=f"{kind} {login.role if kind == 'role' else login.database}",
+        remedy=f"raise it, or have no limit: ALTER {kind.upper()} {name} CONNECTION LIMIT -1; or end other connections "
+        f"(SELECT pid, application_name, state FROM pg_stat_activity WHERE {column} = {quote_literal(value)};)",
     )
 
 
@@ -223,16 +252,6 @@ def slot_active(slot: str, pid: int | None, application: str | None) -> SlotActi
     )
 
 
-def slot_lost(slot: str, why: str) -> SlotLost:
-    """Return the error for a slot whose WAL the server no longer has."""
-    return SlotLost(
-        f"replication slot {slot} is lost: {why}",
-        object=f"replication slot {slot}",
-        remedy=f"{SNAPSHOT_REMEDY}. Before, raise "
-        "max_slot_wal_keep_size (or set it to -1) so that it lasts for the longest pause between two runs",
-    )
-
-
 def slot_mismatch(slot: str, why: str) -> SlotMismatch:
     """Return the error for a slot that exists and cannot be used."""
     return SlotMismatch(
@@ -240,6 +259,21 @@ def slot_mismatch(slot: str, why: str) -> SlotMismatch:
         object=f"replication slot {slot}",
         remedy="choose another SOURCE_SLOT_NAME; or, if nobody needs that slot: "
         f"SELECT pg_drop_replication_slot('{slot}');",
+    )
+
+
+def two_phase_slot(slot: str) -> SlotMismatch:
+    """Return the error for a slot that was made with `two_phase`.
+
+    It sends a transaction at its PREPARE TRANSACTION, before anybody knows whether it commits, in messages that the
+    protocol version that dbmazz asks for does not have (manual, "Logical Streaming Replication Protocol").
+    """
+    return SlotMismatch(
+        f"replication slot {slot} was made with two_phase: it sends transactions when they are prepared, and dbmazz "
+        "reads committed transactions",
+        object=f"replication slot {slot}",
+        remedy=f"SELECT pg_drop_replication_slot({quote_literal(slot)}); then {SNAPSHOT_REMEDY}; or choose another "
+        "SOURCE_SLOT_NAME before the first capture",
     )
 
 

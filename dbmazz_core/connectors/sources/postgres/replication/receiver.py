@@ -180,7 +180,7 @@ class StreamReceiver:
             if self._confirmed is not None:
                 self._send_status(self._confirmed)
         except (psycopg.Error, OSError) as error:
-            self._failure = self._interrupted(str(error))
+            self._failure = self._interrupted(self._connection.url.redact(str(error)))
         except Exception as error:  # noqa: BLE001 - `read` raises it
             self._failure = error
         finally:
@@ -270,8 +270,7 @@ class StreamReceiver:
 
     def _interrupted(self, detail: str) -> ReplicationInterrupted:
         return ReplicationInterrupted(
-            f"the replication stream of slot {self._connection.slot} broke: "
-            f"{self._connection.url.redact(detail).strip()}",
+            f"the replication stream of slot {self._connection.slot} broke: {detail.strip()}",
             object=self._connection.slot,
             remedy="run again: capture resumes at the checkpoint, nothing is lost",
         )

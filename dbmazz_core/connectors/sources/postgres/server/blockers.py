@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from dbmazz_core.connectors.sources.postgres.connection import Connection
@@ -114,25 +114,11 @@ def table_lockers(conn: Connection) -> list[tuple[TableRef, BlockingTransaction]
     The oldest transaction comes first. ALTER TABLE, TRUNCATE and VACUUM FULL, among others, take an ACCESS EXCLUSIVE
     lock (manual, "Table-Level Locks"). It blocks readers as soon as it is requested, before it is granted.
     """
-    return [
-        (TableRef(row[0], row[1]), BlockingTransaction(*row[2:]))
-        for row in conn.execute(
-            f"""
-            SELECT n.nspname::text, c.relname::text, {_HOLDER}
-            FROM pg_catalog.pg_locks l
-            JOIN pg_catalog.pg_database d ON d.oid = l.database AND d.datname = current_database()
-            JOIN pg_catalog.pg_class c ON c.oid = l.relation AND c.relkind IN ('r', 'p')
-            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname NOT LIKE 'pg\\_%'
-            {_HOLDER_TABLES}
-            WHERE l.mode = 'AccessExclusiveLock' AND l.pid IS DISTINCT FROM pg_backend_pid()
-            ORDER BY age DESC NULLS LAST, 1, 2
-            """.encode()
-        )
-    ]
+    return _lock_holders(conn, "l.mode = 'AccessExclusiveLock'", {})
 
 
 def lock_holders(
-    conn: Connection, tables: Sequence[TableRef], *, any_lock: bool
+    conn: Connection, tables: Collection[TableRef], *, any_lock: bool
 ) -> list[tuple[TableRef, BlockingTransaction]]:
     """Return the other transactions that have locked tables, each with the table; the oldest comes first.
 
@@ -141,36 +127,47 @@ def lock_holders(
         tables: The tables.
         any_lock: Whether all locks count; otherwise only those that conflict with SHARE UPDATE EXCLUSIVE.
     """
+    condition = """l.granted AND (%(any)s OR l.mode IN ('ShareUpdateExclusiveLock', 'ShareLock',
+            'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'))
+        AND (n.nspname, c.relname) IN (SELECT * FROM unnest(%(schemas)s::text[], %(names)s::text[]))"""
+    schemas, names = [table.schema for table in tables], [table.name for table in tables]
+    holders = _lock_holders(conn, condition, {"any": any_lock, "schemas": schemas, "names": names})
+    return list({(table, holder.pid, holder.gid): (table, holder) for table, holder in holders}.values())
+
+
+def _lock_holders(
+    conn: Connection, condition: str, arguments: Mapping[str, object]
+) -> list[tuple[TableRef, BlockingTransaction]]:
+    """Return tables of this database, each with a transaction that has, or waits for, a lock `l` on it, oldest first.
+
+    Args:
+        conn: An ordinary connection.
+        condition: SQL about the lock `l`, the table `c` and its schema `n`.
+        arguments: Parameters of the condition.
+    """
     return [
         (TableRef(row[0], row[1]), BlockingTransaction(*row[2:]))
         for row in conn.execute(
             f"""
-            SELECT DISTINCT n.nspname::text, c.relname::text, {_HOLDER}
-            FROM unnest(%s::text[]) AS name
-            JOIN pg_catalog.pg_locks l ON l.relation = to_regclass(name) AND l.granted
-            JOIN pg_catalog.pg_class c ON c.oid = l.relation
-            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-            {_HOLDER_TABLES}
-            WHERE l.pid IS DISTINCT FROM pg_backend_pid() AND (%s OR l.mode IN ('ShareUpdateExclusiveLock',
-                'ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'))
+            SELECT n.nspname::text, c.relname::text, l.pid, p.gid, coalesce(a.usename, p.owner)::text,
+                   current_database()::text, nullif(a.application_name, ''),
+                   CASE WHEN l.pid IS NULL THEN 'prepared' ELSE a.state END,
+                   extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared))::float8 AS age,
+                   extract(epoch FROM clock_timestamp() - a.query_start)::float8
+            FROM pg_catalog.pg_locks l
+            JOIN pg_catalog.pg_database d ON d.oid = l.database AND d.datname = current_database()
+            JOIN pg_catalog.pg_class c ON c.oid = l.relation AND c.relkind IN ('r', 'p')
+            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname NOT LIKE 'pg\\_%%'
+            LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+            LEFT JOIN pg_catalog.pg_locks x ON l.pid IS NULL AND x.pid IS NULL AND x.locktype = 'transactionid'
+                                           AND x.virtualtransaction = l.virtualtransaction
+            LEFT JOIN pg_catalog.pg_prepared_xacts p ON p.transaction = x.transactionid
+            WHERE {condition} AND l.pid IS DISTINCT FROM pg_backend_pid()
             ORDER BY age DESC NULLS LAST, 1, 2
             """.encode(),
-            ([table.sql for table in tables], any_lock),
+            arguments,
         )
     ]
-
-
-#: The transaction that holds lock `l`, in the order of `BlockingTransaction`.
-_HOLDER = """
-    l.pid, p.gid, coalesce(a.usename, p.owner)::text, current_database()::text, nullif(a.application_name, ''),
-    CASE WHEN l.pid IS NULL THEN 'prepared' ELSE a.state END,
-    extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared))::float8 AS age,
-    extract(epoch FROM clock_timestamp() - a.query_start)::float8"""
-_HOLDER_TABLES = """
-    LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
-    LEFT JOIN pg_catalog.pg_locks x ON l.pid IS NULL AND x.pid IS NULL AND x.locktype = 'transactionid'
-                                   AND x.virtualtransaction = l.virtualtransaction
-    LEFT JOIN pg_catalog.pg_prepared_xacts p ON p.transaction = x.transactionid"""
 
 
 def table_locked(lockers: Sequence[tuple[TableRef, BlockingTransaction]], message: str) -> TableLocked:

@@ -36,6 +36,12 @@ class ServerFacts:
         is_superuser: Whether the role is a superuser.
         has_replication: Whether the role may open replication connections.
         may_create: Whether the role may create publications in the database.
+        role_limit: CONNECTION LIMIT of the role; -1: none, as for superusers. Walsenders do not count.
+        role_connections: Number of connections of the role, with that of the query.
+        database_limit: CONNECTION LIMIT of the database; -1: none, as for superusers. Walsenders do not count.
+        database_connections: Number of connections to the database, as far as the role may see them.
+        idle_slot_timeout: `idle_replication_slot_timeout` with its unit; None if it is off, and before PostgreSQL 18.
+        hot_standby_feedback: The setting, which counts on a standby.
     """
 
     version_num: int
@@ -55,6 +61,12 @@ class ServerFacts:
     is_superuser: bool
     has_replication: bool
     may_create: bool
+    role_limit: int
+    role_connections: int
+    database_limit: int
+    database_connections: int
+    idle_slot_timeout: str | None
+    hot_standby_feedback: bool
 
 
 def server_facts(conn: Connection) -> ServerFacts:
@@ -80,7 +92,17 @@ def server_facts(conn: Connection) -> ServerFacts:
                        -- Amazon RDS grants replication by membership instead of the attribute.
                        OR EXISTS (SELECT FROM pg_catalog.pg_roles rds WHERE rds.rolname = 'rds_replication'
                                   AND pg_has_role(rds.oid, 'USAGE')) AS has_replication,
-                   has_database_privilege(current_database(), 'CREATE') AS may_create
+                   has_database_privilege(current_database(), 'CREATE') AS may_create,
+                   CASE WHEN rolsuper THEN -1 ELSE rolconnlimit END AS role_limit,
+                   (SELECT count(*) FROM pg_catalog.pg_stat_activity
+                    WHERE usename = rolname AND backend_type = 'client backend')::int AS role_connections,
+                   CASE WHEN rolsuper THEN -1 ELSE (SELECT datconnlimit FROM pg_catalog.pg_database
+                                                    WHERE datname = current_database()) END AS database_limit,
+                   (SELECT count(*) FROM pg_catalog.pg_stat_activity
+                    WHERE datname = current_database() AND backend_type = 'client backend')::int
+                       AS database_connections,
+                   nullif(current_setting('idle_replication_slot_timeout', true), '0') AS idle_slot_timeout,
+                   current_setting('hot_standby_feedback')::bool AS hot_standby_feedback
             FROM pg_catalog.pg_roles WHERE rolname = current_user
             """
         ).fetchone()
@@ -145,8 +167,10 @@ class SlotState:
         confirmed_flush_lsn: LSN up to which changes were acknowledged; None while the slot is created.
         restart_lsn: LSN from which WAL is retained; None for an invalidated slot.
         wal_status: `reserved`, `extended`, `unreserved` or `lost`.
-        invalidation_reason: Why the slot was invalidated; None if it was not, and before PostgreSQL 17.
+        invalidation_reason: Why the slot was invalidated; None if it was not, and before PostgreSQL 17. `conflicting`
+            where PostgreSQL 16 has a conflict with recovery.
         retained_bytes: Bytes of WAL retained for the slot; None for an invalidated slot.
+        two_phase: Whether the slot sends transactions when they are prepared.
     """
 
     name: str
@@ -162,11 +186,17 @@ class SlotState:
     wal_status: str | None
     invalidation_reason: str | None
     retained_bytes: int | None
+    two_phase: bool
 
     @property
     def is_lost(self) -> bool:
-        """Whether the slot is invalidated: the server no longer has the WAL that the slot needs."""
+        """Whether the slot is invalidated, so that it cannot be used again."""
         return self.wal_status == "lost" or self.invalidation_reason is not None
+
+    @property
+    def lost_reason(self) -> str:
+        """Why an invalidated slot is lost. Before PostgreSQL 16, the size of WAL was the only reason."""
+        return self.invalidation_reason or "wal_removed"
 
 
 def idle_slots(conn: Connection) -> tuple[int, int, list[str]]:
@@ -183,7 +213,9 @@ def idle_slots(conn: Connection) -> tuple[int, int, list[str]]:
 
 def slot_state(conn: Connection, name: str) -> SlotState | None:
     """Return the state of a slot, or None if no slot has this name."""
-    reason = "s.invalidation_reason" if conn.info.server_version >= 170000 else "NULL"
+    version, reason = conn.info.server_version, "NULL"
+    if version >= 160000:
+        reason = "s.invalidation_reason" if version >= 170000 else "CASE WHEN s.conflicting THEN 'conflicting' END"
     with conn.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(
             f"""
@@ -191,7 +223,8 @@ def slot_state(conn: Connection, name: str) -> SlotState | None:
                    s.active, s.active_pid, nullif(a.application_name, '') AS active_application,
                    s.confirmed_flush_lsn::text, s.restart_lsn::text, s.wal_status,
                    {reason}::text AS invalidation_reason,
-                   pg_wal_lsn_diff({_POSITION}, s.restart_lsn)::bigint AS retained_bytes
+                   pg_wal_lsn_diff({_POSITION}, s.restart_lsn)::bigint AS retained_bytes,
+                   s.two_phase
             FROM pg_catalog.pg_replication_slots s
             LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid
             WHERE s.slot_name = %s

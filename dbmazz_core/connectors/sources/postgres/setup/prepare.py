@@ -13,37 +13,30 @@ import psycopg
 from psycopg import errors as pg
 
 from dbmazz_core.connectors.sources.postgres.catalog.publication import Publication, read_publication
-from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, Connection
+from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, Connection, is_standby
 from dbmazz_core.connectors.sources.postgres.errors.running import slot_active
-from dbmazz_core.connectors.sources.postgres.server.blockers import lock_holders
 from dbmazz_core.connectors.sources.postgres.server.error_details import translate_errors
 from dbmazz_core.connectors.sources.postgres.server.state import slot_state
 from dbmazz_core.connectors.sources.postgres.setup.look import Look
-from dbmazz_core.connectors.sources.postgres.setup.server_checks import server_findings, slot_findings
+from dbmazz_core.connectors.sources.postgres.setup.run_statement import CONCURRENT_CHANGES, run_statement
+from dbmazz_core.connectors.sources.postgres.setup.server_checks import (
+    connection_limit_findings,
+    server_findings,
+    slot_findings,
+    slot_limit_findings,
+)
 from dbmazz_core.connectors.sources.postgres.setup.slots import PLUGIN
-from dbmazz_core.connectors.sources.postgres.setup.statements import SetupStatement
+from dbmazz_core.connectors.sources.postgres.setup.statements import drop_publication as drop_statement
 from dbmazz_core.connectors.sources.postgres.setup.table_checks import (
     column_findings,
     publication_findings,
     table_findings,
 )
-from dbmazz_core.errors import (
-    DbmazzError,
-    MissingPrivilege,
-    SlotMismatch,
-    SourceError,
-    SourceNotReady,
-    TableLocked,
-    UnsupportedServerVersion,
-)
+from dbmazz_core.errors import DbmazzError, MissingPrivilege, SlotMismatch, SourceNotReady, UnsupportedServerVersion
 from dbmazz_core.model.findings import CheckReport, Finding, SetupReport
 from dbmazz_core.settings.config import SourceConfig
 from dbmazz_core.table_ref import TableRef, quote_identifier
 
-#: Seconds. ALTER TABLE waits for running queries of the table, and all later queries of the table wait for ALTER TABLE.
-_LOCK_TIMEOUT_S = 3
-#: Seconds, where other tables wait.
-_SHORT_LOCK_TIMEOUT_S = 1
 _ATTEMPTS = 3
 #: Seconds to wait for the release of the slot: a walsender that lost its client holds its slot for a moment.
 _SLOT_RELEASE_WAIT_S = 3.0
@@ -88,6 +81,8 @@ def check_look(look: Look) -> CheckReport:
 
 def _source_findings(look: Look) -> Iterator[Finding]:
     yield from server_findings(look)
+    yield from connection_limit_findings(look)
+    yield from slot_limit_findings(look)
     yield from table_findings(look)
     yield from publication_findings(look)
     yield from column_findings(look)
@@ -141,7 +136,7 @@ def prepare(
             try:
                 for statement in statements:
                     isolated = all(map(isolates, statement.captured))
-                    _run(conn, statement, look.facts.role, hurried=isolated)
+                    run_statement(conn, statement, config.url, look.facts.role, hurried=isolated)
                     done.append(statement.done)
             except SourceNotReady as error:
                 if not isolated:
@@ -151,9 +146,8 @@ def prepare(
                 problems |= dict.fromkeys(blocked, error)
                 excluded |= blocked.difference(captured)
                 continue
-            except (pg.DuplicateObject, pg.UniqueViolation, pg.UndefinedObject, pg.InternalError_):
-                # Another session, which does not take the setup lock, changed the same objects at the same time. "tuple
-                # concurrently updated" is an internal error. Read the source again.
+            except CONCURRENT_CHANGES:
+                # Another session, which does not take the setup lock, changed the same objects. Read the source again.
                 attempts += 1
                 continue
             look = Look.read(conn, config).following(captured).without(excluded)
@@ -188,60 +182,6 @@ def _setup_lock(conn: Connection, config: SourceConfig) -> Iterator[None]:
             conn.execute(f"SELECT pg_advisory_unlock({key[0]})".encode(), key[1])
 
 
-def _run(conn: Connection, statement: SetupStatement, role: str, *, hurried: bool = False) -> None:
-    """Run a statement, up to `_ATTEMPTS` times if it does not get its locks.
-
-    Args:
-        conn: The connection.
-        statement: The statement.
-        role: The connection's role.
-        hurried: Whether to try only once, and for a second only: other tables wait.
-
-    Raises:
-        SourceNotReady: Other sessions hold locks on the table.
-        MissingPrivilege: The role may not run the statement.
-    """
-    timeout = _SHORT_LOCK_TIMEOUT_S if hurried else _LOCK_TIMEOUT_S
-    conn.execute(f"SET lock_timeout = '{timeout}s'".encode())
-    for attempt in range(1 if hurried else _ATTEMPTS):
-        if attempt:
-            # Queries that waited for this statement run before the next attempt.
-            time.sleep(0.5)
-        try:
-            conn.execute(statement.sql.encode())
-            return
-        except pg.LockNotAvailable:
-            problem: SourceError = _table_is_locked(conn, statement)
-        except pg.InsufficientPrivilege as error:
-            problem = MissingPrivilege(
-                f"role {quote_identifier(role)} may not run a statement of setup: {error.diag.message_primary}",
-                object=statement.table or f"role {role}",
-                tables=statement.captured,
-                remedy=f"as a superuser or the owner: {statement.sql}",
-            )
-            break
-    raise problem
-
-
-def _table_is_locked(conn: Connection, statement: SetupStatement) -> SourceNotReady:
-    """Return the error for tables that other sessions have locked, with these sessions.
-
-    ALTER TABLE conflicts with every use of a table, ALTER and CREATE PUBLICATION with VACUUM, ANALYZE and some DDL.
-    """
-    holders = lock_holders(conn, statement.locked, any_lock=statement.table is not None)
-    tables = list(dict.fromkeys(ref for ref, _ in holders))
-    names = ", ".join(map(str, tables or statement.locked)) or "a table"
-    who = "".join(f"; {ref}: {holder}" for ref, holder in holders[:3])
-    end = " ".join(dict.fromkeys(holder.remedy for _, holder in holders[:3]))
-    wait = f"wait until its transactions have ended, or end them: {end}" if end else "run at a quieter time"
-    return TableLocked(
-        f"{names} {'are' if len(tables) > 1 else 'is'} in use, so that setup could not run {statement.sql}{who}",
-        object=names,
-        remedy=wait,
-        tables=statement.captured if statement.table is not None else tables,
-    )
-
-
 def teardown(conn: Connection, config: SourceConfig, *, drop_publication: bool = False) -> list[str]:
     """Drop the slot, and the publication if dbmazz created it and no other slot can use it.
 
@@ -259,6 +199,7 @@ def teardown(conn: Connection, config: SourceConfig, *, drop_publication: bool =
         SlotActive: A process consumes the slot; nothing is dropped.
         SlotMismatch: The slot belongs to another plugin or database; nothing is dropped.
         MissingPrivilege: The role may not drop one of them.
+        SourceNotReady: The publication cannot be dropped: the server is a standby, or another session holds a lock.
     """
     done: list[str] = []
     with translate_errors(config.url, slot=config.slot, publication=config.publication):
@@ -266,8 +207,10 @@ def teardown(conn: Connection, config: SourceConfig, *, drop_publication: bool =
             done.append(f"dropped replication slot {config.slot}")
         publication = read_publication(conn, config.publication)
         if publication is not None:
-            name = quote_identifier(config.publication)
-            sql = f"DROP PUBLICATION IF EXISTS {name};"
+            name, statement = quote_identifier(config.publication), drop_statement(config.publication)
+            if not drop_publication and is_standby(conn):
+                left = f"left publication {name}: this server is a standby; to drop it, on the primary: {statement.sql}"
+                return [*done, left]
             if not drop_publication and (reason := _reason_to_keep(conn, config, publication)):
                 return [*done, f"left publication {name}: {reason}; to drop it, add --drop-publication"]
             if not publication.owned:
@@ -275,10 +218,12 @@ def teardown(conn: Connection, config: SourceConfig, *, drop_publication: bool =
                     f"publication {name} belongs to {quote_identifier(publication.owner)}"
                     f"{f' ({done[0]})' if done else ''}",
                     object=f"publication {config.publication}",
-                    remedy=f"as {quote_identifier(publication.owner)} or a superuser: {sql}",
+                    remedy=f"as {quote_identifier(publication.owner)} or a superuser: {statement.sql}",
                 )
-            conn.execute(sql.encode())
-            done.append(f"dropped publication {name}")
+            role = conn.execute("SELECT current_user::text").fetchone()
+            with _setup_lock(conn, config):
+                run_statement(conn, statement, config.url, role[0] if role else "", done="".join(done))
+            done.append(statement.done)
     return done
 
 

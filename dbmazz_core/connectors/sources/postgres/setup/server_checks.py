@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from dbmazz_core.connectors.sources.postgres.errors.lost_slots import RAISE_IDLE_TIMEOUT, SET_FEEDBACK
 from dbmazz_core.connectors.sources.postgres.errors.running import (
     Login,
+    connection_limit,
     missing_replication,
     no_free_connection,
     no_free_slot,
@@ -16,7 +18,7 @@ from dbmazz_core.connectors.sources.postgres.server.version import known_decodin
 from dbmazz_core.connectors.sources.postgres.setup.look import Look
 from dbmazz_core.connectors.sources.postgres.setup.slots import unusable_slot
 from dbmazz_core.errors import SourceNotReady
-from dbmazz_core.model.findings import Finding
+from dbmazz_core.model.findings import Finding, Level
 
 #: First major version with logical decoding on standbys.
 _STANDBY_DECODING = 16
@@ -60,6 +62,46 @@ def server_findings(look: Look) -> Iterator[Finding]:
         yield Finding.of(no_free_connection("max_wal_senders", login, walsenders=(used, limit)))
     else:
         yield Finding("ok", f"{used} of {limit} walsenders are taken", "max_wal_senders")
+
+
+def connection_limit_findings(look: Look) -> Iterator[Finding]:
+    """Yield findings about a CONNECTION LIMIT that leaves no connection for copies besides that of the look.
+
+    They are errors before the first copy, which the creation of the slot begins. Later there may be nothing to copy.
+    While a pipeline runs, most likely this one, its connections are among the others.
+    """
+    facts, server = look.facts, Login.of(look.config.url).server
+    running = look.slot is not None and look.slot.active
+    level: Level = "error" if look.slot is None else "warning"
+    if all(table.ref in look.captured for table in look.tables):
+        return
+    for kind, limit, used in (
+        ("role", facts.role_limit, facts.role_connections),
+        ("database", facts.database_limit, facts.database_connections),
+    ):
+        if 0 <= limit < 2 or (0 <= limit <= used and not running):
+            login = Login(facts.role, facts.database, server)
+            yield Finding.of(connection_limit(kind, login, limit=limit, taken=used - 1), level)
+
+
+def slot_limit_findings(look: Look) -> Iterator[Finding]:
+    """Yield warnings about settings under which the server invalidates the slot between two runs."""
+    facts = look.facts
+    if facts.idle_slot_timeout is not None:
+        problem = SourceNotReady(
+            f"idle_replication_slot_timeout is {facts.idle_slot_timeout}: the server invalidates the slot if no "
+            "process uses it for longer, as between two runs",
+            object="idle_replication_slot_timeout",
+            remedy=RAISE_IDLE_TIMEOUT,
+        )
+        yield Finding.of(problem, "warning")
+    if facts.in_recovery and not facts.hot_standby_feedback:
+        problem = SourceNotReady(
+            "hot_standby_feedback is off: when the primary vacuums its catalog, the standby invalidates the slot",
+            object="hot_standby_feedback",
+            remedy=SET_FEEDBACK,
+        )
+        yield Finding.of(problem, "warning")
 
 
 def slot_findings(look: Look) -> Iterator[Finding]:

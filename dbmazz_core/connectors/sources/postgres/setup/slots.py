@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dbmazz_core.connectors.sources.postgres.errors.running import (
-    SNAPSHOT_REMEDY,
-    slot_active,
-    slot_lost,
-    slot_mismatch,
-)
+from dbmazz_core.connectors.sources.postgres.errors.lost_slots import SNAPSHOT_REMEDY, slot_lost
+from dbmazz_core.connectors.sources.postgres.errors.running import slot_active, slot_mismatch, two_phase_slot
 from dbmazz_core.connectors.sources.postgres.server.state import SlotState
 from dbmazz_core.errors import (
     HistoryDiverged,
@@ -34,9 +30,10 @@ def unusable_slot(state: SlotState, database: str) -> SlotMismatch | SlotLost | 
         return slot_mismatch(state.name, f"its output plugin is {state.plugin}, not {PLUGIN}")
     if state.database != database:
         return slot_mismatch(state.name, f"it belongs to database {state.database}, not {database}")
+    if state.two_phase:
+        return two_phase_slot(state.name)
     if state.is_lost:
-        reason = f" ({state.invalidation_reason})" if state.invalidation_reason else ""
-        return slot_lost(state.name, f"the server no longer has the WAL that it needs{reason}")
+        return slot_lost(state.name, reason=state.lost_reason)
     return None
 
 

@@ -26,12 +26,16 @@ class SetupStatement:
     Attributes:
         sql: The statement, with a semicolon at its end.
         done: What the statement did, for the report.
+        object: The table or the publication that the statement changes, for errors.
+        commands: Command tags, as event triggers know them.
         table: The table that the statement alters, or None.
         captured: The configured tables that need the statement.
     """
 
     sql: str
     done: str
+    object: str
+    commands: tuple[str, ...]
     table: TableRef | None = None
     captured: tuple[TableRef, ...] = ()
 
@@ -50,6 +54,8 @@ def replica_identity_statements(tables: Iterable[TableInfo], policy: ReplicaIden
         SetupStatement(
             f"ALTER TABLE {member.ref.sql} REPLICA IDENTITY FULL;",
             f"set replica identity FULL on {member.ref}",
+            str(member.ref),
+            ("ALTER TABLE",),
             member.ref,
             (table.ref,),
         )
@@ -77,14 +83,19 @@ def publication_statement(
         tables: The tables to publish.
         version_num: `server_version_num`.
     """
-    name = quote_identifier(config.publication)
+    name, object = quote_identifier(config.publication), f"publication {config.publication}"
     if publication is None and not tables:
         return None
     if publication is None:
         create = create_publication(config.publication, tables, version_num)
         comment = f"COMMENT ON PUBLICATION {name} IS {quote_literal(CREATED_BY_DBMAZZ)};"
-        refs = tuple(table.ref for table in tables)
-        return SetupStatement(f"{create} {comment}", f"created publication {name}", captured=refs)
+        return SetupStatement(
+            f"{create} {comment}",
+            f"created publication {name}",
+            object,
+            ("CREATE PUBLICATION", "COMMENT"),
+            captured=tuple(table.ref for table in tables),
+        )
     missing = publication.missing_tables(tables)
     if not missing:
         return None
@@ -92,7 +103,20 @@ def publication_statement(
     return SetupStatement(
         f"ALTER PUBLICATION {name} ADD TABLE {_table_list(missing)};",
         f"added table{'s' if len(missing) > 1 else ''} {added} to publication {name}",
+        object,
+        ("ALTER PUBLICATION",),
         captured=tuple(table.ref for table in missing),
+    )
+
+
+def drop_publication(name: str) -> SetupStatement:
+    """Return the statement that drops a publication."""
+    quoted = quote_identifier(name)
+    return SetupStatement(
+        f"DROP PUBLICATION IF EXISTS {quoted};",
+        f"dropped publication {quoted}",
+        f"publication {name}",
+        ("DROP PUBLICATION",),
     )
 
 

@@ -13,6 +13,11 @@ from dbmazz_core.connectors.sources.postgres.catalog.publication import (
 )
 from dbmazz_core.connectors.sources.postgres.errors.running import publication_not_found
 from dbmazz_core.connectors.sources.postgres.setup.look import Look
+from dbmazz_core.connectors.sources.postgres.setup.read_privileges import (
+    columns_to_read,
+    grant_to_read,
+    unreadable_columns,
+)
 from dbmazz_core.connectors.sources.postgres.setup.statements import (
     create_publication,
     publish_all_operations,
@@ -48,11 +53,10 @@ def table_findings(look: Look) -> Iterator[Finding]:
                 [table for table in tables if table.ref.schema == schema],
             )
     for table in tables:
-        if not table.readable:
+        if unreadable := unreadable_columns(look, table):
+            columns = "" if unreadable == columns_to_read(look, table) else f"columns {', '.join(unreadable)} of "
             yield _missing_privilege(
-                f"role {role} may not read {table.ref}",
-                table.ref,
-                f"GRANT SELECT ON {table.ref.sql} TO {role};",
+                f"role {role} may not read {columns}{table.ref}", table.ref, grant_to_read(look, table)
             )
         if table.hides_rows:
             yield _missing_privilege(

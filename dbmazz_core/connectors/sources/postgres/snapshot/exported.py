@@ -165,10 +165,12 @@ class ExportedSnapshot:
             BadValue: A text is no value of its column's type.
         """
         # Imported when rows are copied, because the import of ADBC is slow.
+        from dbmazz_core.connectors.sources.postgres.snapshot.planning import path_to_plan
         from dbmazz_core.connectors.sources.postgres.snapshot.workers import (
             PageRange,
             SnapshotWorkers,
             page_ranges,
+            restrict,
             select_query,
         )
 
@@ -185,18 +187,23 @@ class ExportedSnapshot:
         # The rows of partitions belong to their root. The rows of inheritance children do not belong to their parent.
         maskers = ColumnRules(self._config).maskers(table.ref)
         with translate_errors(self._config.url, slot=self._config.slot, publication=self._config.publication):
-            query = select_query(self._connection, schema, only=not table.is_partitioned, maskers=maskers)
+            select = select_query(self._connection, schema, only=not table.is_partitioned, maskers=maskers)
             published = published_tables(self._connection, self._config.publication, [table]).get(table.ref)
+            query, row_filter = select.as_string(self._connection), published.row_filter if published else None
+            whole = restrict(query, PageRange(0, None), row_filter)
+            planned_with = path_to_plan(self._connection, whole, table.ref, self._config.url)
+        # A range is a condition on `ctid`, and only the privilege for the whole table includes system columns.
         ranges = (
             [PageRange(0, None)]
-            if table.is_partitioned
+            if table.is_partitioned or not table.readable
             else page_ranges(table.pages, table.estimated_rows, config.chunk_size)
         )
         return self._workers.rows(
             schema,
-            query.as_string(self._connection),
+            query,
             ranges,
             maskers,
-            row_filter=published.row_filter if published else None,
+            row_filter=row_filter,
+            planned_with=planned_with,
             keep_unreadable=keep_unreadable,
         )

@@ -17,13 +17,11 @@ from functools import partial
 import adbc_driver_postgresql.dbapi
 import polars as pl
 import psycopg
-import pyarrow as pa
 from psycopg import sql
 
-from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, session_conninfo, settings_query
-from dbmazz_core.connectors.sources.postgres.server.error_details import detailed_source_error
+from dbmazz_core.connectors.sources.postgres.snapshot.adbc import SnapshotConnector, adbc_error
+from dbmazz_core.connectors.sources.postgres.snapshot.planning import EMPTY_PATH_CONDITION, set_path
 from dbmazz_core.connectors.sources.postgres.types import read_each
-from dbmazz_core.errors import ReplicationInterrupted
 from dbmazz_core.model.bad_value import bad_value
 from dbmazz_core.model.datatypes import Kind
 from dbmazz_core.model.frame_columns import value_column
@@ -96,18 +94,24 @@ def select_query(
     """
     kinds = {column.name: column.type.kind for column in schema.columns}
     columns: dict[str, sql.Composable] = {}
-    for name, function_schema, function, type_oid, *base in _output_functions(connection, schema.table):
+    for name, function_schema, function, can_call, type_oid, *base in _output_functions(connection, schema.table):
         column, masker, oid = sql.Identifier(str(name)), maskers.get(str(name)), int(str(type_oid))
         value = sql.SQL("{}::{}").format(column, sql.Identifier(*map(str, base))) if any(base) else column
+        if can_call:
+            text = sql.SQL("pg_catalog.textin({}({}))").format(
+                sql.Identifier(str(function_schema), str(function)), value
+            )
+        else:
+            # `format` calls the output function whatever its declared argument is, and checks no privileges; it looks
+            # the function up for each value, and returns an empty text for NULL. IS NULL differs for composites.
+            text = sql.SQL("CASE WHEN {0} IS DISTINCT FROM NULL THEN pg_catalog.format('%s', {0}) END").format(column)
         if masker is not None and masker.mask.kind == "null":
             columns[str(name)] = sql.SQL("NULL::pg_catalog.text AS {}").format(column)
             continue
         columns[str(name)] = (
             column
             if (_ADBC_KINDS.get(oid) is kinds.get(str(name)) if masker is None else oid in _TEXT_TYPES)
-            else sql.SQL("pg_catalog.textin({}({})) AS {}").format(
-                sql.Identifier(str(function_schema), str(function)), value, column
-            )
+            else sql.SQL("{} AS {}").format(text, column)
         )
     return sql.SQL("SELECT {} FROM {}{}").format(
         sql.SQL(", ").join(columns[name] for name in schema.names),
@@ -119,35 +123,53 @@ def select_query(
 def _output_functions(connection: psycopg.Connection[tuple[object, ...]], table: TableRef) -> list[tuple[object, ...]]:
     """Return the columns of a table with the output functions of their types.
 
-    Each row has the column's name, schema and name of the output function, OID of the type, and schema and name of the
-    base type if the type is a domain. Values of a domain are cast to the base type, because polymorphic output
-    functions do not accept every domain (enum_out none).
+    Each row has the column's name, schema and name of the output function, whether a query can call it, OID of the
+    type, and schema and name of the base type if the type is a domain. Values of a domain are cast to the base type,
+    because polymorphic output functions do not accept every domain (enum_out none).
+
+    A query cannot call a function that is declared for another type (refcursor has that of text), or that the role may
+    not execute, or whose schema, or that of the base type, the role may not use.
     """
     return connection.execute(
-        "SELECT a.attname, n.nspname, p.proname, a.atttypid::bigint, base.nspname, base.typname "
+        "SELECT a.attname, n.nspname, p.proname, "
+        "(p.proargtypes[0] = coalesce(base.oid, t.oid) OR argument.typtype = 'p') "
+        "AND has_function_privilege(p.oid, 'EXECUTE') AND has_schema_privilege(n.oid, 'USAGE') "
+        "AND coalesce(has_schema_privilege(base.typnamespace, 'USAGE'), true), "
+        "a.atttypid::bigint, base.nspname, base.typname "
         "FROM pg_catalog.pg_attribute a "
         "JOIN pg_catalog.pg_class c ON c.oid = a.attrelid "
         "JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace "
         "JOIN pg_catalog.pg_type t ON t.oid = a.atttypid "
         "JOIN pg_catalog.pg_proc p ON p.oid = t.typoutput "
         "JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace "
+        "JOIN pg_catalog.pg_type argument ON argument.oid = p.proargtypes[0] "
         "LEFT JOIN LATERAL (WITH RECURSIVE over AS ("
         "SELECT t.typbasetype AS oid UNION ALL SELECT within.typbasetype FROM over "
         "JOIN pg_catalog.pg_type within ON within.oid = over.oid WHERE within.typtype = 'd') "
-        "SELECT bn.nspname, b.typname FROM over JOIN pg_catalog.pg_type b ON b.oid = over.oid AND b.typtype <> 'd' "
+        "SELECT bn.nspname, b.typname, b.oid, b.typnamespace FROM over "
+        "JOIN pg_catalog.pg_type b ON b.oid = over.oid AND b.typtype <> 'd' "
         "JOIN pg_catalog.pg_namespace bn ON bn.oid = b.typnamespace) AS base ON t.typtype = 'd' "
         "WHERE s.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped",
         [table.schema, table.name],
     ).fetchall()
 
 
-def _restrict(query: str, pages: PageRange, row_filter: str | None) -> str:
-    """Return a query restricted to pages, for a TID range scan (PostgreSQL 14), and to the published rows."""
+def restrict(query: str, pages: PageRange, row_filter: str | None, *, planned_with: str | None = None) -> str:
+    """Return a query restricted to pages, for a TID range scan (PostgreSQL 14), and to the published rows.
+
+    Args:
+        query: The query of `select_query`.
+        pages: The pages.
+        row_filter: SQL condition of the publication.
+        planned_with: See `planning.path_to_plan`.
+    """
     conditions = [f"({row_filter})"] if row_filter else []
     if pages.first:
-        conditions.append(f"ctid >= '({pages.first},0)'::pg_catalog.tid")
+        conditions.append(f"ctid OPERATOR(pg_catalog.>=) '({pages.first},0)'::pg_catalog.tid")
     if pages.last is not None:  # None for a partitioned table, which has no pages of its own
-        conditions.append(f"ctid < '({pages.last},0)'::pg_catalog.tid")
+        conditions.append(f"ctid OPERATOR(pg_catalog.<) '({pages.last},0)'::pg_catalog.tid")
+    if planned_with is not None:
+        conditions.append(EMPTY_PATH_CONDITION)
     return f"{query} WHERE {' AND '.join(conditions)}" if conditions else query
 
 
@@ -172,16 +194,14 @@ class SnapshotWorkers:
         snapshot_name: str,
         *,
         workers: int,
-        lock_timeout_s: int = LOCK_TIMEOUT_S,
+        lock_timeout_s: int,
     ) -> None:
         self._url = url
-        self._lock_timeout_s = lock_timeout_s
-        self._server_version = server_version
-        self._connections = []
-        self._raw = False
+        self._connector = SnapshotConnector(url, server_version, snapshot_name, lock_timeout_s=lock_timeout_s)
+        self._connections: list[adbc_driver_postgresql.dbapi.Connection] = []
         try:
             for _ in range(workers):
-                self._connections.append(self._connect(snapshot_name))
+                self._connections.append(self._connector.connect())
         except BaseException:
             self.close()
             raise
@@ -200,6 +220,7 @@ class SnapshotWorkers:
         maskers: Mapping[str, Masker],
         *,
         row_filter: str | None = None,
+        planned_with: str | None = None,
         keep_unreadable: bool = False,
     ) -> Iterator[CopiedRows]:
         """Yield the rows of ranges of a table, in any order.
@@ -210,6 +231,7 @@ class SnapshotWorkers:
             ranges: Ranges of the table's pages.
             maskers: Masks by column.
             row_filter: SQL condition that the rows must fulfil, as in PostgreSQL's own initial copy; None: all rows.
+            planned_with: See `planning.path_to_plan`.
             keep_unreadable: Whether texts that are no values of their column's type are yielded, not raised.
         """
         pending: queue.SimpleQueue[PageRange] = queue.SimpleQueue()
@@ -223,12 +245,13 @@ class SnapshotWorkers:
                 args=(
                     connection,
                     schema.table,
-                    lambda pages: _restrict(query, pages, row_filter),
+                    lambda pages: restrict(query, pages, row_filter, planned_with=planned_with),
+                    planned_with,
                     pending,
                     results,
                     stopping,
                     lambda frame: _to_copied_rows(
-                        _texts_as_bytes(frame) if self._raw else frame, schema, maskers, keep_unreadable
+                        _texts_as_bytes(frame) if self._connector.raw else frame, schema, maskers, keep_unreadable
                     ),
                 ),
                 name="dbmazz-snapshot",
@@ -260,6 +283,7 @@ class SnapshotWorkers:
         connection: adbc_driver_postgresql.dbapi.Connection,
         table: TableRef,
         query: Callable[[PageRange], str],
+        planned_with: str | None,
         pending: queue.SimpleQueue[PageRange],
         results: queue.Queue[CopiedRows | Exception | None],
         stopping: threading.Event,
@@ -270,6 +294,9 @@ class SnapshotWorkers:
             while not stopping.is_set():
                 pages = pending.get_nowait()
                 with connection.cursor() as cursor:
+                    if planned_with is not None:
+                        cursor.execute(set_path(planned_with))
+                        cursor.fetchall()
                     cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(_BATCH_BYTES)})
                     cursor.execute(query(pages))
                     for batch in cursor.fetch_record_batch():
@@ -281,47 +308,9 @@ class SnapshotWorkers:
         except queue.Empty:
             pass
         except Exception as error:  # noqa: BLE001 - the consumer raises it
-            results.put(self._failure(error, table))
+            results.put(adbc_error(error, self._url, table))
         finally:
             results.put(None)
-
-    def _connect(self, snapshot_name: str) -> adbc_driver_postgresql.dbapi.Connection:
-        """Return a new connection that has imported the snapshot."""
-        try:
-            connection = adbc_driver_postgresql.dbapi.connect(
-                session_conninfo(self._url, "dbmazz snapshot"), autocommit=False
-            )
-        except Exception as error:  # noqa: BLE001 - ADBC's classes say less than its message
-            raise self._failure(error, None) from None
-        try:
-            with connection.cursor() as cursor:
-                # SET TRANSACTION SNAPSHOT must come before the transaction's first query (manual, "SET TRANSACTION").
-                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-                cursor.execute(f"SET TRANSACTION SNAPSHOT '{snapshot_name}'")
-                version, timeout = self._server_version, self._lock_timeout_s
-                cursor.execute(settings_query(version, text_form=True, raw=True, lock_timeout_s=timeout).decode())
-                cursor.fetchall()
-                cursor.execute("SELECT pg_catalog.current_setting('client_encoding') = 'SQL_ASCII'")
-                (row,) = cursor.fetchall()
-                self._raw = bool(row[0])
-        except Exception as error:  # noqa: BLE001
-            connection.close()
-            raise self._failure(error, None) from None
-        return connection
-
-    def _failure(self, error: Exception, table: TableRef | None) -> Exception:
-        """Return the error of this package for an error of ADBC; another error unchanged."""
-        sqlstate = getattr(error, "sqlstate", None)
-        # While a result is fetched, pyarrow raises: OSError if the connection broke.
-        if isinstance(error, (adbc_driver_postgresql.dbapi.Error, OSError, pa.ArrowException)):
-            if sqlstate:
-                return detailed_source_error(sqlstate, str(error), self._url)
-            return ReplicationInterrupted(
-                f"copying {table or 'tables'} broke: {self._url.redact(str(error))}",
-                object=str(table or "snapshot"),
-                remedy="run again: tables that were copied completely are kept, the others are copied again",
-            )
-        return error
 
 
 def _texts_as_bytes(frame: pl.DataFrame) -> pl.DataFrame:
