@@ -21,6 +21,7 @@ from dbmazz_core.connectors.sources.postgres.errors.running import (
     source_error,
     source_error_of,
 )
+from dbmazz_core.connectors.sources.postgres.silence import TCP_OPTIONS, WatchedConnection, execute
 from dbmazz_core.errors import DbmazzError, NoFreeWalSender, ServerChanged
 from dbmazz_core.settings.secret_url import SecretUrl
 
@@ -58,17 +59,16 @@ _SESSION_SETTINGS: dict[str, str] = {
     "row_security": "off",
 }
 
-#: Two text columns: when the server was started, to the microsecond, and whether it is a standby.
-_SERVER_COLUMNS = "extract(epoch FROM pg_postmaster_start_time())::text, pg_is_in_recovery()::text"
+#: Three text columns: when the server was started, to the microsecond, whether it is a standby, and the process id of
+#: the session's server process.
+_SERVER_COLUMNS = (
+    "extract(epoch FROM pg_postmaster_start_time())::text, pg_is_in_recovery()::text, pg_backend_pid()::text"
+)
 
 #: Defaults for connection options. libpq's own wait without limit and notice a dead peer only after two hours.
-#: Option: value, and libpq's environment variable that takes precedence.
-_DEFAULT_OPTIONS: dict[str, tuple[str, str]] = {
-    "connect_timeout": ("10", "PGCONNECT_TIMEOUT"),
-    "keepalives_idle": ("30", ""),
-    "keepalives_interval": ("10", ""),
-    "keepalives_count": ("3", ""),
-}
+_DEFAULT_OPTIONS: dict[str, str] = {"connect_timeout": "10"} | TCP_OPTIONS
+#: libpq's environment variables that take precedence over `_DEFAULT_OPTIONS`.
+_OPTION_VARIABLES = {"connect_timeout": "PGCONNECT_TIMEOUT"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ def connect_to(
     """
     # A URL for replication connections has `replication` set, which would open one.
     ordinary = {"replication": "false"} if "replication" in url.parameters else {}
-    connection = _open(Connection, url, application_name, **ordinary)
+    connection = _open(WatchedConnection, url, application_name, **ordinary)
     try:
         settings = settings_query(connection.info.server_version, text_form=text_form, lock_timeout_s=LOCK_TIMEOUT_S)
         try:
@@ -157,6 +157,8 @@ def connect_to(
         found = _server_of(url, connection.pgconn, *row[:2])
         if server is not None:
             server.verify(found)
+        if int(row[2]) == connection.info.backend_pid:  # a pooler may have another process for each query
+            connection.watch(session_conninfo(found.url, "dbmazz look", **ordinary), int(row[2]))
     except BaseException:
         connection.close()
         raise
@@ -195,10 +197,14 @@ def connect_replication(
     connection = _open(_UnownedConnection, url, application_name, replication="database").pgconn
     try:
         connection.nonblocking = 0
-        result = connection.exec_(settings_query(connection.server_version, text_form=True, raw=True))
-        if result.status != pq.ExecStatus.TUPLES_OK:
-            sqlstate = result.error_field(pq.DiagnosticField.SQLSTATE)
-            raise source_error(sqlstate.decode() if sqlstate else None, result.get_error_message(), url)
+        try:
+            result = execute(connection, settings_query(connection.server_version, text_form=True, raw=True))
+        except psycopg.Error as error:
+            raise source_error_of(error, url) from None
+        if result is None or result.status != pq.ExecStatus.TUPLES_OK:
+            sqlstate = None if result is None else result.error_field(pq.DiagnosticField.SQLSTATE)
+            message = "" if result is None else result.get_error_message()
+            raise source_error(sqlstate.decode() if sqlstate else None, message, url)
         if server is not None:
             started, in_recovery = ((result.get_value(0, place) or b"").decode() for place in (0, 1))
             server.verify(_server_of(url, connection, started, in_recovery))
@@ -262,8 +268,8 @@ def session_conninfo(url: SecretUrl, application_name: str, **overrides: str) ->
     """Return the connection string for libpq. It contains the password."""
     options = {
         option: value
-        for option, (value, variable) in _DEFAULT_OPTIONS.items()
-        if option not in url.parameters and not os.environ.get(variable)
+        for option, value in _DEFAULT_OPTIONS.items()
+        if option not in url.parameters and not os.environ.get(_OPTION_VARIABLES.get(option, ""))
     }
     options |= {"fallback_application_name": application_name, "client_encoding": "UTF8"}
     return url.conninfo(**options | overrides)

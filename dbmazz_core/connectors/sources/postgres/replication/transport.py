@@ -23,7 +23,13 @@ from dbmazz_core.connectors.sources.postgres.parser.block import HEADER, PADDING
 from dbmazz_core.connectors.sources.postgres.parser.messages import PrimaryKeepalive
 from dbmazz_core.connectors.sources.postgres.parser.parser import Buffer, parse_copy_data
 from dbmazz_core.connectors.sources.postgres.replication.buffers import BUFFER_BYTES, BufferPool
-from dbmazz_core.connectors.sources.postgres.replication.copy_data import FoundMessages, find_messages
+from dbmazz_core.connectors.sources.postgres.replication.copy_data import (
+    MESSAGE_MAX_BYTES,
+    TOO_LONG,
+    FoundMessages,
+    find_messages,
+)
+from dbmazz_core.connectors.sources.postgres.silence import ANSWER_TIMEOUT_S
 from dbmazz_core.errors import ParseError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 
@@ -33,10 +39,6 @@ _FIELD = pq.DiagnosticField
 #: Bytes ahead of each read in a buffer, for the beginning of a message that the chunk before ended with.
 HEADROOM = 1 << 16
 _FRAME = 5
-#: Seconds that the server may take to answer START_REPLICATION: nothing that it waits for there takes longer.
-ANSWER_TIMEOUT_S = 30.0
-#: PostgreSQL sends no message of a gigabyte or more (memutils.h, MaxAllocSize).
-_GIGABYTE = 1 << 30
 _LENGTH = Struct(">I")
 #: Bytes of a read. A Unix socket holds less.
 _READ_BYTES = 1 << 20
@@ -302,10 +304,8 @@ class PlainTransport:
             if begin == found.tail:
                 break
         self._rest = bytearray(buffer[begin:end])
-        if len(self._rest) >= _FRAME and not _LENGTH.size <= _LENGTH.unpack_from(self._rest, 1)[0] < _GIGABYTE:
-            raise ParseError(
-                "a message of a gigabyte or more", message_type=chr(self._rest[0]), offset=1, lsn=INVALID_LSN
-            )
+        if len(self._rest) >= _FRAME and not _LENGTH.size <= _LENGTH.unpack_from(self._rest, 1)[0] < MESSAGE_MAX_BYTES:
+            raise ParseError(TOO_LONG, message_type=chr(self._rest[0]), offset=1, lsn=INVALID_LSN)
         starts, ends = (np.concatenate([getattr(found, name) for found in pieces]) for name in ("starts", "ends"))
         if number is not None and not len(starts):
             self._buffers.release(number)

@@ -20,8 +20,10 @@ import psycopg
 import pyarrow as pa
 from psycopg import sql
 
+from dbmazz_core.connectors.sources.postgres import silence
 from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, session_conninfo, settings_query
 from dbmazz_core.connectors.sources.postgres.server.error_details import detailed_source_error
+from dbmazz_core.connectors.sources.postgres.snapshot.silent_workers import SilentWorkers, network_sockets
 from dbmazz_core.connectors.sources.postgres.types import read_each
 from dbmazz_core.errors import ReplicationInterrupted
 from dbmazz_core.model.bad_value import bad_value
@@ -170,6 +172,7 @@ class SnapshotWorkers:
         self._server_version = server_version
         self._connections = []
         self._raw = False
+        self._silent = SilentWorkers(session_conninfo(url, "dbmazz look"))
         try:
             for _ in range(workers):
                 self._connections.append(self._connect(snapshot_name))
@@ -182,6 +185,7 @@ class SnapshotWorkers:
         for connection in self._connections:
             connection.close()
         self._connections.clear()
+        self._silent.close()
 
     def rows(
         self,
@@ -231,7 +235,11 @@ class SnapshotWorkers:
         try:
             running = len(threads)
             while running:
-                item = results.get()
+                try:
+                    item = results.get(timeout=silence.SILENCE_LIMIT_S)
+                except queue.Empty:
+                    self._silent.end_dead()
+                    continue
                 if item is None:
                     running -= 1
                 elif isinstance(item, Exception):
@@ -278,6 +286,7 @@ class SnapshotWorkers:
 
     def _connect(self, snapshot_name: str) -> adbc_driver_postgresql.dbapi.Connection:
         """Return a new connection that has imported the snapshot."""
+        before = network_sockets()
         try:
             connection = adbc_driver_postgresql.dbapi.connect(
                 session_conninfo(self._url, "dbmazz snapshot"), autocommit=False
@@ -291,7 +300,8 @@ class SnapshotWorkers:
                 cursor.execute(f"SET TRANSACTION SNAPSHOT '{snapshot_name}'")
                 version, timeout = self._server_version, LOCK_TIMEOUT_S
                 cursor.execute(settings_query(version, text_form=True, raw=True, lock_timeout_s=timeout).decode())
-                cursor.fetchall()
+                ((_, _, pid, *_),) = cursor.fetchall()
+                self._silent.add(int(pid), before)
                 cursor.execute("SELECT pg_catalog.current_setting('client_encoding') = 'SQL_ASCII'")
                 (row,) = cursor.fetchall()
                 self._raw = bool(row[0])
