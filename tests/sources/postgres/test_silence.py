@@ -21,7 +21,6 @@ from psycopg.conninfo import conninfo_to_dict
 from dbmazz_core.connectors.sources.postgres import connection as connection_module
 from dbmazz_core.connectors.sources.postgres import silence
 from dbmazz_core.connectors.sources.postgres.connection import connect, session_conninfo
-from dbmazz_core.connectors.sources.postgres.replication import launcher
 from dbmazz_core.connectors.sources.postgres.replication.connection import ReplicationConnection
 from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
 from dbmazz_core.connectors.sources.postgres.server.error_details import translate_errors
@@ -34,29 +33,7 @@ from dbmazz_core.settings.tables import parse_tables
 from tests.support.lab import Lab
 from tests.support.postgres_fixtures import SourceDatabase
 from tests.support.proxy_fixture import Proxy
-
-LIMIT_S = 2.0
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Looks at the server after `LIMIT_S` of silence, in receiver processes too."""
-    monkeypatch.setattr(silence, "SILENCE_LIMIT_S", LIMIT_S)
-    monkeypatch.setattr(silence, "_LOOK_TIMEOUT_S", 2)
-    monkeypatch.setattr(silence, "ANSWER_TIMEOUT_S", LIMIT_S)
-    change = f"import {silence.__name__} as s; s.SILENCE_LIMIT_S = {LIMIT_S}; s._LOOK_TIMEOUT_S = 2; main(*map"
-    with fork_server(monkeypatch, change):
-        yield
-
-
-@contextlib.contextmanager
-def fork_server(monkeypatch: pytest.MonkeyPatch, change: str) -> Iterator[None]:
-    """A fork server of the receivers that has changed some constants first."""
-    launcher._stop_fork_server()
-    monkeypatch.setattr(launcher, "_BOOT_CODE", launcher._BOOT_CODE.replace("main(*map", change))
-    launcher.prestart()
-    yield
-    launcher._stop_fork_server()
+from tests.support.silence_fixture import LIMIT_S, fork_server
 
 
 def config(database: SourceDatabase, url: str) -> SourceConfig:

@@ -363,7 +363,7 @@ class PostgresSource:
         """
         stream = self._started()
         assert self._records is not None
-        return read_records(stream.reader, self._records, until)
+        return read_records(stream, self._records, until)
 
     def peek(self, limit: int) -> Iterator[CdcRecord]:
         """Yield the next changes, at most `limit`, with the records around them. Consumes nothing."""

@@ -48,6 +48,8 @@ GATHER_MAX_S = 0.1
 GATHER_S = 0.00003
 #: Bytes of an incomplete message that count as progress: any slow line brings them within the limits of silence.
 PROGRESS_BYTES = 1 << 16
+#: Seconds between a look at the server and the verdict.
+_POLL_S = 1.0
 #: Most seconds between two status updates, whatever `wal_sender_timeout` is.
 STATUS_INTERVAL_S = 10.0
 
@@ -102,7 +104,9 @@ class StreamReceiver:
         self._heard_at = time.monotonic()
         self._sent_at = 0.0
         self._incomplete = 0
+        self._progress_at = time.monotonic()
         self._looked_at = 0.0
+        self._suspicion: str | None = None
         self._queue: deque[Chunk] = deque()
         self._announced_end = INVALID_LSN
         self._queued = 0
@@ -136,7 +140,11 @@ class StreamReceiver:
             chunk = self._queue.popleft()
             self._queued -= chunk.size
             self._changed.notify_all()
+        before = self._transport.incomplete
         block = self._transport.read(chunk)
+        after = self._transport.incomplete
+        if after != before + chunk.size or after // PROGRESS_BYTES > before // PROGRESS_BYTES:
+            self._note_progress()
         if self._transport.reply_requested or self._transport.ended:
             self._wake()
         if not len(block) and block.server_end == self._announced_end:
@@ -169,7 +177,7 @@ class StreamReceiver:
             self._wake()
 
     def verify_server_sends(self) -> None:
-        """Verify that the server can still send: look at it if nothing has come for `SILENCE_LIMIT_S`.
+        """Verify that the server can still send: look at it if no message has come for `SILENCE_LIMIT_S`.
 
         For the thread that reads, and only when `read` has returned nothing. A busy server passes.
 
@@ -178,20 +186,21 @@ class StreamReceiver:
                 server cannot be reached.
             ParseError: The server has sent everything that it has, but bytes came that complete no message.
         """
-        if time.monotonic() - max(self._heard_at, self._looked_at) < silence.SILENCE_LIMIT_S:
-            return
-        owed, heard_at = self._asked_at > self._heard_at, self._heard_at
-        reason = self._connection.end_reason(asked=owed)
-        self._looked_at = time.monotonic()
-        if reason is not None and self._heard_at == heard_at and not self._ended:
-            if self._incomplete:
+        now = time.monotonic()
+        if self._suspicion is not None:  # what came during the look has been read meanwhile
+            if now - self._looked_at < _POLL_S:
+                return
+            if self._incomplete or self._transport.incomplete:
                 raise ParseError(
                     "bytes came that complete no message, and the server has nothing more to send",
                     message_type="d",
                     offset=1,
                     lsn=INVALID_LSN,
                 )
-            raise self._interrupted(reason)
+            raise self._interrupted(self._suspicion)
+        if now - max(self._progress_at, self._looked_at) >= silence.SILENCE_LIMIT_S:
+            self._suspicion = self._connection.end_reason(asked=self._asked_at > self._progress_at)
+            self._looked_at = time.monotonic()
 
     def stop(self) -> None:
         """Have the thread send the last acknowledgement and end. Callable from any thread; `read` then raises."""
@@ -265,16 +274,21 @@ class StreamReceiver:
             if transport.ended:
                 return
 
+    def _note_progress(self) -> None:
+        """Note that a message came, or a good part of one."""
+        self._progress_at, self._suspicion = time.monotonic(), None
+
     def _note_bytes(self, descriptor: int) -> None:
         """Count the bytes that wait in the socket, as a message that libpq assembles shows no other sign of progress.
 
         Raises:
             ParseError: More bytes came than the longest message has, and complete none.
         """
+        self._heard_at = time.monotonic()
         waiting = int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
         before, self._incomplete = self._incomplete, self._incomplete + waiting
         if self._incomplete // PROGRESS_BYTES > before // PROGRESS_BYTES:
-            self._heard_at = time.monotonic()
+            self._note_progress()
         if self._incomplete > MESSAGE_MAX_BYTES:
             raise ParseError(TOO_LONG, message_type="d", offset=1, lsn=INVALID_LSN)
 
