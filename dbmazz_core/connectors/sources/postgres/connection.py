@@ -11,6 +11,7 @@ from psycopg import pq
 from psycopg.pq import abc
 
 from dbmazz_core.connectors.sources.postgres.errors.connecting import (
+    pooler_in_between,
     recognized_connection_error,
     unrecognized_connection_error,
 )
@@ -121,7 +122,8 @@ def connect(url: SecretUrl, *, application_name: str = "dbmazz", text_form: bool
         text_form: Apply `TEXT_FORM_SETTINGS`, so that values read as text equal the stream's.
 
     Raises:
-        ConnectionFailed: No server answers; `AuthenticationFailed`: the server refuses the login.
+        ConnectionFailed: No server answers, or a pooler shares its processes among connections.
+        AuthenticationFailed: The server refuses the login.
         MissingPrivilege: The role may not connect to the database.
         NoFreeWalSender: The server takes no more connections.
         ConfigError: libpq cannot use an option of the URL.
@@ -157,12 +159,38 @@ def connect_to(
         found = _server_of(url, connection.pgconn, *row[:2])
         if server is not None:
             server.verify(found)
-        if int(row[2]) == connection.info.backend_pid:  # a pooler may have another process for each query
-            connection.watch(session_conninfo(found.url, "dbmazz look", **ordinary), int(row[2]))
+        conninfo = session_conninfo(found.url, "dbmazz look", **ordinary)
+        if int(row[2]) != connection.info.backend_pid:
+            _verify_own_process(conninfo, int(row[2]), url)
+        connection.watch(conninfo, int(row[2]))
     except BaseException:
         connection.close()
         raise
     return connection, found
+
+
+def _verify_own_process(conninfo: str, pid: int, url: SecretUrl) -> None:
+    """Verify that a connection has a server process of its own, where a proxy tells clients another process id.
+
+    A pooler in transaction mode gives the process of an idle connection to the next one that has a query. Then
+    settings, locks and snapshots do not last from one query to the next. (A pooler in session mode, and the proxies of
+    some services, invent process ids too, for their cancel requests.)
+
+    Args:
+        conninfo: Connection string of a second connection.
+        pid: Process of the first connection, which is idle.
+        url: URL of both.
+
+    Raises:
+        ConnectionFailed: Both connections have the same process.
+    """
+    try:
+        with psycopg.connect(conninfo, autocommit=True) as other:
+            row = other.execute("SELECT pg_catalog.pg_backend_pid()").fetchone()
+    except psycopg.Error as error:
+        raise source_error_of(error, url) from None
+    if row is not None and row[0] == pid:
+        raise pooler_in_between(Login.of(url), "gives several connections the same server process (transaction mode)")
 
 
 def _server_of(url: SecretUrl, pgconn: abc.PGconn, started: str, in_recovery: str) -> Server:

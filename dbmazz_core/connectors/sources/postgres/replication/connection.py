@@ -19,6 +19,8 @@ import psycopg
 from psycopg import pq
 
 from dbmazz_core.connectors.sources.postgres.connection import Server, connect_replication, session_conninfo
+from dbmazz_core.connectors.sources.postgres.errors.connecting import pooler_in_between
+from dbmazz_core.connectors.sources.postgres.errors.running import Login
 from dbmazz_core.connectors.sources.postgres.replication.buffers import BufferPool
 from dbmazz_core.connectors.sources.postgres.replication.receiver import StreamReceiver
 from dbmazz_core.connectors.sources.postgres.replication.transport import LibpqTransport, open_transport
@@ -61,6 +63,9 @@ class ReplicationConnection:
         application_name: As `pg_stat_activity` shows it.
         server: The server that the connection must lead to; None: any.
 
+    Attributes:
+        walsender_pid: Process id of the walsender; before `start`, as libpq was told.
+
     Raises:
         SourceError: From every method, with its remedy.
         ServerChanged: The connection leads to another server than `server`.
@@ -79,6 +84,7 @@ class ReplicationConnection:
         self.slot = slot
         self.publication = publication
         self.pgconn: pq.abc.PGconn = connect_replication(url, application_name=application_name, server=server)
+        self.walsender_pid = self.pgconn.backend_pid
 
     def __enter__(self) -> Self:
         return self
@@ -185,6 +191,9 @@ class ReplicationConnection:
             options += ", messages 'true'"
         command = f"START_REPLICATION SLOT {quote_identifier(self.slot)} LOGICAL {start_lsn} ({options})"
         timeout_ms = self._setting_ms("wal_sender_timeout")
+        # Proxies invent process ids for their cancel requests; the server knows its own.
+        ((pid,),) = self._query("SELECT pg_catalog.pg_backend_pid()")
+        self.walsender_pid = int(pid)
         deadline = time.monotonic() + SLOT_RELEASE_WAIT_S
         while True:
             self.pgconn.send_query(command.encode())
@@ -222,13 +231,16 @@ class ReplicationConnection:
 
     def source_error(self, sqlstate: str | None, text: str) -> Exception:
         """Return the error for an SQLSTATE and a message of the server."""
+        if sqlstate == "42601":  # syntax_error: an ordinary backend does not know the commands of a walsender
+            text = "drops the option `replication` (it answers a replication command with a syntax error)"
+            return pooler_in_between(Login.of(self.url), text)
         return detailed_source_error(sqlstate, text, self.url, slot=self.slot, publication=self.publication)
 
     def end_reason(self, *, asked: bool) -> str | None:
         """Return the reason why the walsender can send nothing any more, None if it may, see `connection_is_dead`."""
         place = {name: getattr(self.pgconn, name).decode() for name in ("host", "hostaddr", "port")}
         conninfo = session_conninfo(self.url.pinned(**place), "dbmazz look", replication="false")
-        return connection_is_dead(conninfo, self.pgconn.backend_pid, asked=asked)
+        return connection_is_dead(conninfo, self.walsender_pid, asked=asked)
 
     def _query(self, command: str) -> list[list[str]]:
         try:

@@ -220,7 +220,7 @@ def _start_stream(request: Request, buffers: BufferPool) -> tuple[StreamReceiver
     )
     try:
         receiver = connection.start(request.start_lsn, messages=request.messages, buffers=buffers)
-        return receiver, connection.pgconn.backend_pid
+        return receiver, connection.walsender_pid
     except BaseException:
         connection.close()
         raise
