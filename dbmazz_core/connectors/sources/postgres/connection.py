@@ -24,6 +24,7 @@ from dbmazz_core.connectors.sources.postgres.errors.running import (
 )
 from dbmazz_core.connectors.sources.postgres.silence import TCP_OPTIONS, WatchedConnection, execute
 from dbmazz_core.errors import DbmazzError, NoFreeWalSender, ServerChanged
+from dbmazz_core.forks import detach_in_forks
 from dbmazz_core.settings.secret_url import SecretUrl
 
 #: An ordinary connection; rows are tuples.
@@ -149,6 +150,7 @@ def connect_to(
     # A URL for replication connections has `replication` set, which would open one.
     ordinary = {"replication": "false"} if "replication" in url.parameters else {}
     connection = _open(WatchedConnection, url, application_name, **ordinary)
+    detach_in_forks(connection, lambda opened: [opened.fileno()])
     try:
         settings = settings_query(connection.info.server_version, text_form=text_form, lock_timeout_s=LOCK_TIMEOUT_S)
         try:

@@ -27,6 +27,7 @@ from dbmazz_core.connectors.sources.postgres.replication.transport import LibpqT
 from dbmazz_core.connectors.sources.postgres.server.error_details import detailed_source_error
 from dbmazz_core.connectors.sources.postgres.silence import connection_is_dead, execute, next_result
 from dbmazz_core.errors import SlotActive
+from dbmazz_core.forks import detach_in_forks
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import SystemIdentity
 from dbmazz_core.settings.secret_url import SecretUrl
@@ -84,6 +85,7 @@ class ReplicationConnection:
         self.slot = slot
         self.publication = publication
         self.pgconn: pq.abc.PGconn = connect_replication(url, application_name=application_name, server=server)
+        detach_in_forks(self, lambda connection: [connection.pgconn.socket])
         self.walsender_pid = self.pgconn.backend_pid
 
     def __enter__(self) -> Self:

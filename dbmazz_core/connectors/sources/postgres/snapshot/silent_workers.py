@@ -10,6 +10,7 @@ import stat
 import psycopg
 
 from dbmazz_core.connectors.sources.postgres import silence
+from dbmazz_core.forks import detach_in_forks
 
 #: Lists the descriptors of this process, on Linux and macOS.
 _DESCRIPTORS = "/dev/fd"
@@ -25,6 +26,8 @@ class SilentWorkers:
     def __init__(self, conninfo: str) -> None:
         self._conninfo = conninfo
         self._sockets: dict[int, socket.socket] = {}
+        self._descriptors: set[int] = set()
+        detach_in_forks(self, lambda workers: [*workers._descriptors, *(s.fileno() for s in workers._sockets.values())])
         self._seen: dict[int, silence.ProcessState] = {}
 
     def add(self, pid: int, connected: set[tuple[int, int]]) -> None:
@@ -37,6 +40,7 @@ class SilentWorkers:
         new = network_sockets() - connected
         if len(new) == 1:
             ((descriptor, _),) = new
+            self._descriptors.add(descriptor)
             self._sockets[pid] = socket.socket(fileno=os.dup(descriptor))
 
     def close(self) -> None:
@@ -44,6 +48,7 @@ class SilentWorkers:
         for connection in self._sockets.values():
             connection.close()
         self._sockets.clear()
+        self._descriptors.clear()
 
     def end_dead(self) -> None:
         """Shut down the connections on which nothing can come any more; the reads on them fail.
