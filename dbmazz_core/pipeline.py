@@ -17,6 +17,7 @@ from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import PipelineStatus, SnapshotResult, WindowResult
 from dbmazz_core.engine.resume_checks import ResumeChecks
 from dbmazz_core.errors import DestinationError, SlotError, UnsupportedServerVersion
+from dbmazz_core.forks import verify_can_run
 from dbmazz_core.lsn import INVALID_LSN
 from dbmazz_core.model.findings import CheckReport, Finding, SetupReport
 from dbmazz_core.model.managed_source import ManagedSource
@@ -258,6 +259,7 @@ class Pipeline:
     # -- source and destination
 
     def _source(self, on_wait: Callable[[str], None] | None = None) -> ManagedSource:
+        verify_can_run()
         return create_source(self.settings.source, snapshot=self.settings.snapshot, on_slot_wait=on_wait)
 
     def _sink(self, *, read_only: bool = False, lock_timeout_s: float | None = None) -> AbstractContextManager[Sink]:

@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 
-pytest_plugins = ["tests.support.postgres_fixtures", "tests.support.proxy_fixture", "tests.support.lab_fixtures"]
+pytest_plugins = [
+    "tests.support.postgres_fixtures",
+    "tests.support.proxy_fixture",
+    "tests.support.silence_fixture",
+    "tests.support.lab_fixtures",
+]
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ Fixtures, which `tests/conftest.py` loads for all tests:
 | `postgres_fixtures` | `server`, `database`, `matrix_server`, `matrix_database`: PostgreSQL, a fresh database |
 | `lab_fixtures` | `lab`, `matrix_lab`, `trap`: a source, a destination file and the pipeline between them |
 | `proxy_fixture` | `proxy`: breaks and stalls connections on command |
+| `silence_fixture` | `impatient`: short limits of silence |
 
 Arranging and judging:
 
@@ -20,6 +21,7 @@ Arranging and judging:
 | `examples` | how many examples a property test tries |
 | `before` | something that happens at an exact moment of a run |
 | `worker`, `worker_process` | a capture in a process of its own, for a test to kill |
+| `rewriting_proxy` | a proxy that rewrites messages and drops startup parameters, with or without TLS |
 | `statement_log` | what the sink says to DuckDB |
 | `lists` | a source and a sink of lists: the least that the protocols of `model` ask for |
 | `pgoutput_encoder`, `pgoutput_streams` | pgoutput messages and generated streams |

@@ -31,6 +31,8 @@ class _End:
     pending: bytearray = field(default_factory=bytearray)
     #: The peer has sent its last byte.
     finishing: bool = False
+    #: Nothing is forwarded either way.
+    stalled: bool = False
 
 
 class Proxy:
@@ -83,13 +85,17 @@ class Proxy:
         """New connections go to another server, as behind a pooler that balances."""
         self._in_thread(lambda: setattr(self, "_server", server))
 
-    def stall(self) -> None:
-        """Stop forwarding, without closing anything: a network that drops every packet."""
-        self._in_thread(lambda: self._set_stalled(True))
+    def stall(self, *, new: bool = True) -> None:
+        """Stop forwarding, without closing anything: a network that drops every packet.
+
+        Args:
+            new: Whether connections that are made from now on are stalled too.
+        """
+        self._in_thread(lambda: self._set_stalled(True, new))
 
     def resume(self) -> None:
         """Forward again; nothing was lost."""
-        self._in_thread(lambda: self._set_stalled(False))
+        self._in_thread(lambda: self._set_stalled(False, False))
 
     def close(self) -> None:
         """Reset all connections and stop listening."""
@@ -129,7 +135,7 @@ class Proxy:
         except OSError:  # the server is down: the client sees a closed connection
             client.close()
             return
-        ends = _End(client), _End(upstream)
+        ends = _End(client, stalled=self._stalled), _End(upstream, stalled=self._stalled)
         for end, peer in (ends, reversed(ends)):
             end.peer = peer
             end.socket.setblocking(False)
@@ -170,7 +176,7 @@ class Proxy:
         """Wait for what can be forwarded: data while the other side takes them, room while data wait."""
         assert end.peer is not None
         events = 0
-        if not self._stalled:
+        if not end.stalled:
             if len(end.peer.pending) < _CHUNK and not end.peer.finishing:
                 events |= selectors.EVENT_READ
             if end.pending:
@@ -180,9 +186,10 @@ class Proxy:
         if events:
             self._selector.register(end.socket, events)
 
-    def _set_stalled(self, stalled: bool) -> None:
-        self._stalled = stalled
+    def _set_stalled(self, stalled: bool, new: bool) -> None:
+        self._stalled = new
         for end in self._ends.values():
+            end.stalled = stalled
             self._watch(end)
 
     def _reset_all(self) -> None:

@@ -11,6 +11,7 @@ from psycopg import pq
 from psycopg.pq import abc
 
 from dbmazz_core.connectors.sources.postgres.errors.connecting import (
+    pooler_in_between,
     recognized_connection_error,
     unrecognized_connection_error,
 )
@@ -21,7 +22,9 @@ from dbmazz_core.connectors.sources.postgres.errors.running import (
     source_error,
     source_error_of,
 )
+from dbmazz_core.connectors.sources.postgres.silence import TCP_OPTIONS, WatchedConnection, execute
 from dbmazz_core.errors import DbmazzError, NoFreeWalSender, ServerChanged
+from dbmazz_core.forks import detach_in_forks
 from dbmazz_core.settings.secret_url import SecretUrl
 
 #: An ordinary connection; rows are tuples.
@@ -71,17 +74,16 @@ _SESSION_SETTINGS: dict[str, str] = {
 #: `default_transaction_isolation` of a role or database can ask for.
 READ_COMMITTED = b"SET TRANSACTION ISOLATION LEVEL READ COMMITTED; "
 
-#: Two text columns: when the server was started, to the microsecond, and whether it is a standby.
-_SERVER_COLUMNS = "extract(epoch FROM pg_postmaster_start_time())::text, pg_is_in_recovery()::text"
+#: Three text columns: when the server was started, to the microsecond, whether it is a standby, and the process id of
+#: the session's server process.
+_SERVER_COLUMNS = (
+    "extract(epoch FROM pg_postmaster_start_time())::text, pg_is_in_recovery()::text, pg_backend_pid()::text"
+)
 
 #: Defaults for connection options. libpq's own wait without limit and notice a dead peer only after two hours.
-#: Option: value, and libpq's environment variable that takes precedence.
-_DEFAULT_OPTIONS: dict[str, tuple[str, str]] = {
-    "connect_timeout": ("10", "PGCONNECT_TIMEOUT"),
-    "keepalives_idle": ("30", ""),
-    "keepalives_interval": ("10", ""),
-    "keepalives_count": ("3", ""),
-}
+_DEFAULT_OPTIONS: dict[str, str] = {"connect_timeout": "10"} | TCP_OPTIONS
+#: libpq's environment variables that take precedence over `_DEFAULT_OPTIONS`.
+_OPTION_VARIABLES = {"connect_timeout": "PGCONNECT_TIMEOUT"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,8 @@ def connect(url: SecretUrl, *, application_name: str = "dbmazz", text_form: bool
         text_form: Apply `TEXT_FORM_SETTINGS`, so that values read as text equal the stream's.
 
     Raises:
-        ConnectionFailed: No server answers; `AuthenticationFailed`: the server refuses the login.
+        ConnectionFailed: No server answers, or a pooler shares its processes among connections.
+        AuthenticationFailed: The server refuses the login.
         MissingPrivilege: The role may not connect to the database.
         NoFreeWalSender: The server takes no more connections.
         ConfigError: libpq cannot use an option of the URL.
@@ -159,7 +162,8 @@ def connect_to(
     """
     # A URL for replication connections has `replication` set, which would open one.
     ordinary = {"replication": "false"} if "replication" in url.parameters else {}
-    connection = _open(Connection, url, application_name, **ordinary)
+    connection = _open(WatchedConnection, url, application_name, **ordinary)
+    detach_in_forks(connection, lambda opened: [opened.fileno()])
     try:
         settings = settings_query(connection.info.server_version, text_form=text_form, lock_timeout_s=LOCK_TIMEOUT_S)
         try:
@@ -172,10 +176,38 @@ def connect_to(
         found = _server_of(url, connection.pgconn, *row[:2])
         if server is not None:
             server.verify(found)
+        conninfo = session_conninfo(found.url, "dbmazz look", **ordinary)
+        if int(row[2]) != connection.info.backend_pid:
+            _verify_own_process(conninfo, int(row[2]), url)
+        connection.watch(conninfo, int(row[2]))
     except BaseException:
         connection.close()
         raise
     return connection, found
+
+
+def _verify_own_process(conninfo: str, pid: int, url: SecretUrl) -> None:
+    """Verify that a connection has a server process of its own, where a proxy tells clients another process id.
+
+    A pooler in transaction mode gives the process of an idle connection to the next one that has a query. Then
+    settings, locks and snapshots do not last from one query to the next. (A pooler in session mode, and the proxies of
+    some services, invent process ids too, for their cancel requests.)
+
+    Args:
+        conninfo: Connection string of a second connection.
+        pid: Process of the first connection, which is idle.
+        url: URL of both.
+
+    Raises:
+        ConnectionFailed: Both connections have the same process.
+    """
+    try:
+        with psycopg.connect(conninfo, autocommit=True) as other:
+            row = other.execute("SELECT pg_catalog.pg_backend_pid()").fetchone()
+    except psycopg.Error as error:
+        raise source_error_of(error, url) from None
+    if row is not None and row[0] == pid:
+        raise pooler_in_between(Login.of(url), "gives several connections the same server process (transaction mode)")
 
 
 def _server_of(url: SecretUrl, pgconn: abc.PGconn, started: str, in_recovery: str) -> Server:
@@ -210,10 +242,16 @@ def connect_replication(
     connection = _open(_UnownedConnection, url, application_name, replication="database").pgconn
     try:
         connection.nonblocking = 0
-        result = connection.exec_(READ_COMMITTED + settings_query(connection.server_version, text_form=True, raw=True))
-        if result.status != pq.ExecStatus.TUPLES_OK:
-            sqlstate = result.error_field(pq.DiagnosticField.SQLSTATE)
-            raise source_error(sqlstate.decode() if sqlstate else None, result.get_error_message(), url)
+        try:
+            result = execute(
+                connection, READ_COMMITTED + settings_query(connection.server_version, text_form=True, raw=True)
+            )
+        except psycopg.Error as error:
+            raise source_error_of(error, url) from None
+        if result is None or result.status != pq.ExecStatus.TUPLES_OK:
+            sqlstate = None if result is None else result.error_field(pq.DiagnosticField.SQLSTATE)
+            message = "" if result is None else result.get_error_message()
+            raise source_error(sqlstate.decode() if sqlstate else None, message, url)
         if server is not None:
             started, in_recovery = ((result.get_value(0, place) or b"").decode() for place in (0, 1))
             server.verify(_server_of(url, connection, started, in_recovery))
@@ -277,8 +315,8 @@ def session_conninfo(url: SecretUrl, application_name: str, **overrides: str) ->
     """Return the connection string for libpq. It contains the password."""
     options = {
         option: value
-        for option, (value, variable) in _DEFAULT_OPTIONS.items()
-        if option not in url.parameters and not os.environ.get(variable)
+        for option, value in _DEFAULT_OPTIONS.items()
+        if option not in url.parameters and not os.environ.get(_OPTION_VARIABLES.get(option, ""))
     }
     options |= {"fallback_application_name": application_name, "client_encoding": "UTF8"}
     return url.conninfo(**options | overrides)

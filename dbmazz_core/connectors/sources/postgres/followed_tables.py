@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from dbmazz_core.connectors.sources.postgres.bounds import recorded_identities
+from dbmazz_core.connectors.sources.postgres.parser.positions import StreamPositions
 from dbmazz_core.connectors.sources.postgres.parser.records import RecordStream
 from dbmazz_core.connectors.sources.postgres.parser.relations import Relations
 from dbmazz_core.connectors.sources.postgres.session import Session
@@ -115,6 +116,7 @@ def open_stream(
         reader,
         relations,
         start_lsn=start,
+        positions=StreamPositions(session.server_lsn),
         table_start=table_start,
         upper_lsn=upper_lsn,
         verify=verify if session.server.in_recovery else None,

@@ -8,7 +8,6 @@ from dbmazz_core.connectors.sources.postgres.followed_tables import open_stream,
 from dbmazz_core.connectors.sources.postgres.parser.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.parser.records import RecordStream
 from dbmazz_core.connectors.sources.postgres.parser.relations import Relations
-from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
 from dbmazz_core.connectors.sources.postgres.session import Session
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
 from dbmazz_core.lsn import Lsn
@@ -54,19 +53,21 @@ def stream_configured_tables(
     return open_stream(session, relations, start, {}, upper_lsn, messages=messages)
 
 
-def read_records(reader: StreamReader, records: RecordStream, until: Lsn | None) -> Iterator[CdcRecord]:
+def read_records(stream: PostgresStream, records: RecordStream, until: Lsn | None) -> Iterator[CdcRecord]:
     """Return an iterator over the records of a stream, in stream order.
 
     Args:
-        reader: The running stream.
+        stream: The running stream.
         records: The stream's decoder. Another call with the same decoder continues where the last one ended.
         until: The iterator ends when every transaction that committed before this LSN was yielded; None: never.
     """
 
     def next_block() -> MessageBlock | None:
-        block = reader.read(_ASK_AFTER_S)
+        block = stream.reader.read(_ASK_AFTER_S)
         if block is None:
-            reader.request_keepalive()
+            stream.reader.request_keepalive()
+        else:
+            stream.positions.verify(block)
         return block
 
     return records.records(next_block, until)

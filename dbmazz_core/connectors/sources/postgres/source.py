@@ -31,6 +31,7 @@ from dbmazz_core.connectors.sources.postgres.snapshot.exported import ExportedSn
 from dbmazz_core.connectors.sources.postgres.snapshot.tables import TableSnapshot, export_snapshot, snapshot_tables
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
 from dbmazz_core.connectors.sources.postgres.types import TypePolicy
+from dbmazz_core.forks import verify_can_run
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.checkpoint import Checkpoint, SystemIdentity
 from dbmazz_core.model.findings import CheckReport, SetupReport
@@ -74,6 +75,9 @@ class PostgresSource:
         types: The user's choices of types; None: those of `config`.
         snapshot: Settings of copies; None: the defaults.
 
+    Raises:
+        ConfigError: This process was forked from one that had used polars before.
+
     Attributes:
         end_lsn: `batches` has yielded all transactions that committed before this LSN.
     """
@@ -87,6 +91,7 @@ class PostgresSource:
         types: TypePolicy | None = None,
         snapshot: SnapshotConfig | None = None,
     ) -> None:
+        verify_can_run()
         self.end_lsn = INVALID_LSN
         self._session = Session(config, snapshot=snapshot, types=types, on_wait=on_slot_wait)
         self._messages = messages
@@ -376,7 +381,7 @@ class PostgresSource:
         """
         stream = self._started()
         assert self._records is not None
-        return read_records(stream.reader, self._records, until)
+        return read_records(stream, self._records, until)
 
     def peek(self, limit: int) -> Iterator[CdcRecord]:
         """Yield the next changes, at most `limit`, with the records around them. Consumes nothing."""

@@ -9,6 +9,7 @@ import numpy as np
 from dbmazz_core.connectors.sources.postgres.parser.decoder import Decoder
 from dbmazz_core.connectors.sources.postgres.parser.framing import FramedBlock, OpenTransaction, frame
 from dbmazz_core.connectors.sources.postgres.parser.parser import pg_time
+from dbmazz_core.connectors.sources.postgres.parser.positions import StreamPositions
 from dbmazz_core.connectors.sources.postgres.parser.relations import Relations
 from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
 from dbmazz_core.lsn import INVALID_LSN, Lsn
@@ -29,6 +30,7 @@ class PostgresStream:
         relations: Which tables are captured.
         start_lsn: Transactions committed before this LSN are left out.
         table_start: Later start LSNs, of tables whose snapshot is newer.
+        positions: Verifies the stream's positions.
         upper_lsn: Transactions committed at or after this LSN are left for the next stream; None: no bound.
         verify: Called after messages were received and before they are returned; raises if the server has changed.
     """
@@ -39,6 +41,7 @@ class PostgresStream:
         relations: Relations,
         *,
         start_lsn: Lsn,
+        positions: StreamPositions,
         table_start: Mapping[TableRef, Lsn] | None = None,
         upper_lsn: Lsn | None = None,
         verify: Callable[[], None] | None = None,
@@ -47,6 +50,7 @@ class PostgresStream:
         self._decoder = Decoder(relations, start_lsn=start_lsn, table_start=table_start)
         self._start = start_lsn
         self._upper = _MAX_LSN if upper_lsn is None else upper_lsn
+        self.positions = positions
         self._verify = verify
         self._open: OpenTransaction | None = None
         self._framed: FramedBlock | None = None
@@ -80,7 +84,9 @@ class PostgresStream:
                 return None
             if self._verify is not None:
                 self._verify()
-            self._framed = frame(block, self._open)
+            framed = frame(block, self._open)
+            self.positions.verify(block)
+            self._framed = framed
             self._position = 0
         framed, begin = self._framed, self._position
         end, at_bound = self._part_end(framed, begin, rows, size)

@@ -80,7 +80,8 @@ def test_what_is_no_message_of_a_stream_is_refused(message: bytes) -> None:
 def test_however_the_bytes_are_cut(sent: list[bytes], cuts: list[int], shared: bool, noticed: bool) -> None:
     server, client = socket.socketpair()
     descriptor = buffers.create_memory() if shared else None
-    notice = b"N" + (4 + 12).to_bytes(4, "big") + b"SWARNING\0\0\0\0"
+    words = b"SWARNING\0C01000\0Mmind the gap\0\0"
+    notice = b"N" + (4 + len(words)).to_bytes(4, "big") + words
     data = b"".join((notice if noticed else b"") + copy_data(m) for m in sent)
     with server, client:
         transport = PlainTransport(client, BufferPool(descriptor))

@@ -67,6 +67,20 @@ def unrecognized_connection_error(message: str, url: SecretUrl, *, used_password
     )
 
 
+def pooler_in_between(login: Login, what: str) -> ConnectionFailed:
+    """Return the error for a URL that leads to a connection pooler.
+
+    Args:
+        login: The login.
+        what: What the pooler does, behind "is a connection pooler that".
+    """
+    return ConnectionFailed(
+        f"{login.server} is a connection pooler that {what}",
+        object=login.server,
+        remedy="put PostgreSQL's own host and port into SOURCE_URL",
+    )
+
+
 def _one_line(message: str) -> str:
     return " ".join(message.split())
 
@@ -164,11 +178,7 @@ def _privilege_error(text: str, login: Login) -> DbmazzError | None:
 
 def _option_error(text: str, shown: str, login: Login) -> DbmazzError | None:
     if _search(r"startup parameter.{0,20}replication|replication connections? (?:is|are) not", text):
-        return ConnectionFailed(
-            f"{login.server} is a connection pooler that does not carry replication: {shown}",
-            object=login.server,
-            remedy="put PostgreSQL's own host and port into SOURCE_URL",
-        )
+        return pooler_in_between(login, f"does not carry replication: {shown}")
     if _search(
         "invalid [^:]*value|bad value for|definition of service|service file|could not match [0-9]+|"
         "unrecognized configuration parameter|permission denied to set parameter",

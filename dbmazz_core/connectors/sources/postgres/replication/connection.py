@@ -18,12 +18,16 @@ from typing import Self
 import psycopg
 from psycopg import pq
 
-from dbmazz_core.connectors.sources.postgres.connection import Server, connect_replication
+from dbmazz_core.connectors.sources.postgres.connection import Server, connect_replication, session_conninfo
+from dbmazz_core.connectors.sources.postgres.errors.connecting import pooler_in_between
+from dbmazz_core.connectors.sources.postgres.errors.running import Login
 from dbmazz_core.connectors.sources.postgres.replication.buffers import BufferPool
 from dbmazz_core.connectors.sources.postgres.replication.receiver import StreamReceiver
 from dbmazz_core.connectors.sources.postgres.replication.transport import LibpqTransport, open_transport
 from dbmazz_core.connectors.sources.postgres.server.error_details import detailed_source_error
+from dbmazz_core.connectors.sources.postgres.silence import connection_is_dead, execute, next_result
 from dbmazz_core.errors import SlotActive
+from dbmazz_core.forks import detach_in_forks
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import SystemIdentity
 from dbmazz_core.settings.secret_url import SecretUrl
@@ -60,6 +64,9 @@ class ReplicationConnection:
         application_name: As `pg_stat_activity` shows it.
         server: The server that the connection must lead to; None: any.
 
+    Attributes:
+        walsender_pid: Process id of the walsender; before `start`, as libpq was told.
+
     Raises:
         SourceError: From every method, with its remedy.
         ServerChanged: The connection leads to another server than `server`.
@@ -78,6 +85,8 @@ class ReplicationConnection:
         self.slot = slot
         self.publication = publication
         self.pgconn: pq.abc.PGconn = connect_replication(url, application_name=application_name, server=server)
+        detach_in_forks(self, lambda connection: [connection.pgconn.socket])
+        self.walsender_pid = self.pgconn.backend_pid
 
     def __enter__(self) -> Self:
         return self
@@ -178,13 +187,15 @@ class ReplicationConnection:
             SlotActive: Another process has used the slot for `SLOT_RELEASE_WAIT_S` seconds.
             SourceError: The server refuses, or does not answer.
         """
-        # Option values are string literals in the replication grammar; the names inside are SQL identifiers.
         # Options' values are string literals in the replication grammar; names inside are SQL identifiers.
         options = f"proto_version '1', publication_names {quote_literal(quote_identifier(self.publication))}"
         if messages:
             options += ", messages 'true'"
         command = f"START_REPLICATION SLOT {quote_identifier(self.slot)} LOGICAL {start_lsn} ({options})"
         timeout_ms = self._setting_ms("wal_sender_timeout")
+        # Proxies invent process ids for their cancel requests; the server knows its own.
+        ((pid,),) = self._query("SELECT pg_catalog.pg_backend_pid()")
+        self.walsender_pid = int(pid)
         deadline = time.monotonic() + SLOT_RELEASE_WAIT_S
         while True:
             self.pgconn.send_query(command.encode())
@@ -201,11 +212,14 @@ class ReplicationConnection:
 
     def _libpq_transport(self) -> LibpqTransport:
         """Read the answer to START_REPLICATION through libpq; raise the error that it holds."""
-        result = self.pgconn.get_result()
-        if result is not None and result.status == pq.ExecStatus.COPY_BOTH:
-            return LibpqTransport(self.pgconn)
-        while self.pgconn.get_result() is not None:
-            pass
+        try:
+            result = next_result(self.pgconn)
+            if result is not None and result.status == pq.ExecStatus.COPY_BOTH:
+                return LibpqTransport(self.pgconn)
+            while result is not None and next_result(self.pgconn) is not None:
+                pass
+        except psycopg.Error as error:
+            raise self.source_error(None, str(error)) from None
         raise self.error(result)
 
     def error(self, result: pq.abc.PGresult | None = None) -> Exception:
@@ -219,10 +233,22 @@ class ReplicationConnection:
 
     def source_error(self, sqlstate: str | None, text: str) -> Exception:
         """Return the error for an SQLSTATE and a message of the server."""
+        if sqlstate == "42601":  # syntax_error: an ordinary backend does not know the commands of a walsender
+            text = "drops the option `replication` (it answers a replication command with a syntax error)"
+            return pooler_in_between(Login.of(self.url), text)
         return detailed_source_error(sqlstate, text, self.url, slot=self.slot, publication=self.publication)
 
+    def end_reason(self, *, asked: bool) -> str | None:
+        """Return the reason why the walsender can send nothing any more, None if it may, see `connection_is_dead`."""
+        place = {name: getattr(self.pgconn, name).decode() for name in ("host", "hostaddr", "port")}
+        conninfo = session_conninfo(self.url.pinned(**place), "dbmazz look", replication="false")
+        return connection_is_dead(conninfo, self.walsender_pid, asked=asked)
+
     def _query(self, command: str) -> list[list[str]]:
-        return self._rows(self.pgconn.exec_(command.encode()))
+        try:
+            return self._rows(execute(self.pgconn, command.encode()))
+        except psycopg.Error as error:
+            raise self.source_error(None, str(error)) from None
 
     def _rows(self, result: pq.abc.PGresult | None) -> list[list[str]]:
         """Return the rows of a result, NULL as an empty string, or raise its error."""

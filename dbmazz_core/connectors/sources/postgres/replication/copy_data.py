@@ -22,6 +22,10 @@ _FRAME = 5
 _LENGTH = struct.Struct(">I")
 #: If the first `_SAMPLE_SIZE` messages have at least `_LONG_BYTES` on average, the rest is walked one by one.
 _LONG_BYTES, _SAMPLE_SIZE = 2048, 16
+#: PostgreSQL sends no message of a gigabyte or more (memutils.h, MaxAllocSize).
+MESSAGE_MAX_BYTES = 1 << 30
+#: What is wrong with a longer one.
+TOO_LONG = "a message of a gigabyte or more"
 #: First byte of a length of one gigabyte or more.
 _GIGABYTE_BYTE = 0x40
 #: Bytes of a keepalive: Byte1('k'), Int64 end of WAL, Int64 time, Byte1 whether the server asks for a reply.

@@ -7,13 +7,20 @@ Once streaming has begun, the thread is the only user of the connection. It send
 consumer does, and also while the queue is full. It acknowledges only LSNs that `confirm` was called with, and before
 the first call it sends nothing. (In the minor releases of 2025 an acknowledgement of an older LSN moves the slot back:
 logical.c, LogicalConfirmReceivedLocation. It would hide that another process has moved the slot forward.)
+
+If nothing came since the last status update, the next one asks the server for a keepalive: an idle server answers at
+once. A walsender that is busy with one transaction may not read the request for minutes, so no more than one of them is
+under way between two status updates, and silence is no evidence without a look at the server (`silence`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
+import sys
+import termios
 import threading
 import time
 from collections import deque
@@ -22,10 +29,12 @@ from typing import Protocol
 
 import psycopg
 
+from dbmazz_core.connectors.sources.postgres import silence
 from dbmazz_core.connectors.sources.postgres.parser.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.parser.parser import build_standby_status_update
+from dbmazz_core.connectors.sources.postgres.replication.copy_data import MESSAGE_MAX_BYTES, TOO_LONG
 from dbmazz_core.connectors.sources.postgres.replication.transport import Chunk, Transport
-from dbmazz_core.errors import ReplicationInterrupted
+from dbmazz_core.errors import ParseError, ReplicationInterrupted
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.settings.secret_url import SecretUrl
 
@@ -37,6 +46,10 @@ GATHER_MAX_S = 0.1
 #: Seconds to sleep before a read. The walsender writes each message on its own, so a short sleep saves most system
 #: calls. In a longer one the buffer of a Unix socket fills up and the server slows down (measured: docs/benchmarks.md).
 GATHER_S = 0.00003
+#: Bytes of an incomplete message that count as progress: any slow line brings them within the limits of silence.
+PROGRESS_BYTES = 1 << 16
+#: Seconds between a look at the server and the verdict.
+_POLL_S = 1.0
 #: Most seconds between two status updates, whatever `wal_sender_timeout` is.
 STATUS_INTERVAL_S = 10.0
 
@@ -49,6 +62,9 @@ class StreamConnection(Protocol):
 
     def source_error(self, sqlstate: str | None, text: str) -> Exception:
         """Return the error for an SQLSTATE and a message of the server."""
+
+    def end_reason(self, *, asked: bool) -> str | None:
+        """Return the reason why nothing can come any more, None if something may: `silence.connection_is_dead`."""
 
     def close(self) -> None:
         """Close the connection."""
@@ -84,6 +100,13 @@ class StreamReceiver:
         self._interval = min(STATUS_INTERVAL_S, wal_sender_timeout_s / 4 or STATUS_INTERVAL_S)
         self._status_due = float("inf")
         self._reply_wanted = False
+        self._asked_at = 0.0
+        self._heard_at = time.monotonic()
+        self._sent_at = 0.0
+        self._incomplete = 0
+        self._progress_at = time.monotonic()
+        self._looked_at = 0.0
+        self._suspicion: str | None = None
         self._queue: deque[Chunk] = deque()
         self._announced_end = INVALID_LSN
         self._queued = 0
@@ -117,7 +140,11 @@ class StreamReceiver:
             chunk = self._queue.popleft()
             self._queued -= chunk.size
             self._changed.notify_all()
+        before = self._transport.incomplete
         block = self._transport.read(chunk)
+        after = self._transport.incomplete
+        if after != before + chunk.size or after // PROGRESS_BYTES > before // PROGRESS_BYTES:
+            self._note_progress()
         if self._transport.reply_requested or self._transport.ended:
             self._wake()
         if not len(block) and block.server_end == self._announced_end:
@@ -144,9 +171,36 @@ class StreamReceiver:
         return self._closing
 
     def request_keepalive(self) -> None:
-        """Ask the server for a keepalive, which moves `server_end`."""
-        self._reply_wanted = True
-        self._wake()
+        """Ask the server for a keepalive, which moves `server_end`. While an answer is owed, nothing is sent."""
+        if self._heard_at >= self._asked_at:
+            self._reply_wanted = True
+            self._wake()
+
+    def verify_server_sends(self) -> None:
+        """Verify that the server can still send: look at it if no message has come for `SILENCE_LIMIT_S`.
+
+        For the thread that reads, and only when `read` has returned nothing. A busy server passes.
+
+        Raises:
+            ReplicationInterrupted: The server's process is gone, waits for a client that it does not reach, or the
+                server cannot be reached.
+            ParseError: The server has sent everything that it has, but bytes came that complete no message.
+        """
+        now = time.monotonic()
+        if self._suspicion is not None:  # what came during the look has been read meanwhile
+            if now - self._looked_at < _POLL_S:
+                return
+            if self._incomplete or self._transport.incomplete:
+                raise ParseError(
+                    "bytes came that complete no message, and the server has nothing more to send",
+                    message_type="d",
+                    offset=1,
+                    lsn=INVALID_LSN,
+                )
+            raise self._interrupted(self._suspicion)
+        if now - max(self._progress_at, self._looked_at) >= silence.SILENCE_LIMIT_S:
+            self._suspicion = self._connection.end_reason(asked=self._asked_at > self._progress_at)
+            self._looked_at = time.monotonic()
 
     def stop(self) -> None:
         """Have the thread send the last acknowledgement and end. Callable from any thread; `read` then raises."""
@@ -197,6 +251,8 @@ class StreamReceiver:
         first = 0.0
         while not self._closing:
             received = transport.gather()
+            if received:
+                self._heard_at, self._incomplete = time.monotonic(), 0
             if not transport.ended and transport.gathered < BLOCK_BYTES:
                 if received:
                     continue
@@ -205,6 +261,8 @@ class StreamReceiver:
                 ready = poller.poll(wait_s * 1000)
                 self._send_due_status(ready)
                 if not transport.gathered:
+                    if any(descriptor == transport.fileno() for descriptor, _ in ready):
+                        self._note_bytes(transport.fileno())
                     continue
                 if ready:
                     first = first or time.monotonic()
@@ -215,6 +273,24 @@ class StreamReceiver:
             self._enqueue(transport.take())
             if transport.ended:
                 return
+
+    def _note_progress(self) -> None:
+        """Note that a message came, or a good part of one."""
+        self._progress_at, self._suspicion = time.monotonic(), None
+
+    def _note_bytes(self, descriptor: int) -> None:
+        """Count the bytes that wait in the socket, as a message that libpq assembles shows no other sign of progress.
+
+        Raises:
+            ParseError: More bytes came than the longest message has, and complete none.
+        """
+        self._heard_at = time.monotonic()
+        waiting = int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
+        before, self._incomplete = self._incomplete, self._incomplete + waiting
+        if self._incomplete // PROGRESS_BYTES > before // PROGRESS_BYTES:
+            self._note_progress()
+        if self._incomplete > MESSAGE_MAX_BYTES:
+            raise ParseError(TOO_LONG, message_type="d", offset=1, lsn=INVALID_LSN)
 
     def _send_due_status(self, ready: Sequence[tuple[int, int]]) -> None:
         """Empty the wake-up pipe if it is among the ready descriptors, and send a status update if one is due."""
@@ -249,8 +325,11 @@ class StreamReceiver:
 
     def _send_status(self, confirmed: Lsn) -> None:
         """Send a status update; raise ReplicationInterrupted if that takes longer than the status interval."""
-        reply, self._reply_wanted = self._reply_wanted, False
-        self._status_due = time.monotonic() + self._interval
+        now = time.monotonic()
+        reply, self._reply_wanted = self._reply_wanted or self._heard_at <= self._sent_at, False
+        self._sent_at, self._status_due = now, now + self._interval
+        if reply:
+            self._asked_at = now
         sent = self._transport.send(build_standby_status_update(confirmed, reply_requested=reply))
         deadline = time.monotonic() + self._interval
         while not sent:  # the socket's buffer is full: the server does not read, or the network stalls

@@ -203,6 +203,8 @@ def serve(channel: socket.socket, memory: int | None, watch: ProgramWatch) -> No
                 block = receiver.read(_POLL_S)
                 if block is not None:
                     write_block(channel, block)
+                else:
+                    receiver.verify_server_sends()
         except Exception as error:  # noqa: BLE001 - the reader raises it, unless it closed the stream itself
             if not receiver.closing:
                 write_object(channel, ERROR, error)
@@ -218,7 +220,7 @@ def _start_stream(request: Request, buffers: BufferPool) -> tuple[StreamReceiver
     )
     try:
         receiver = connection.start(request.start_lsn, messages=request.messages, buffers=buffers)
-        return receiver, connection.pgconn.backend_pid
+        return receiver, connection.walsender_pid
     except BaseException:
         connection.close()
         raise

@@ -17,26 +17,33 @@ from struct import Struct
 from typing import Protocol
 
 import numpy as np
+import psycopg
 from psycopg import pq
 
 from dbmazz_core.connectors.sources.postgres.parser.block import HEADER, PADDING, MessageBlock
 from dbmazz_core.connectors.sources.postgres.parser.messages import PrimaryKeepalive
 from dbmazz_core.connectors.sources.postgres.parser.parser import Buffer, parse_copy_data
+from dbmazz_core.connectors.sources.postgres.replication.backend_messages import (
+    ENDS,
+    NO_SUCH_MESSAGE,
+    error_fields,
+    verify_length,
+    verify_payload,
+)
 from dbmazz_core.connectors.sources.postgres.replication.buffers import BUFFER_BYTES, BufferPool
 from dbmazz_core.connectors.sources.postgres.replication.copy_data import FoundMessages, find_messages
+from dbmazz_core.connectors.sources.postgres.silence import ANSWER_TIMEOUT_S
 from dbmazz_core.errors import ParseError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 
 _COPY_BOTH = b"W"
+#: CopyBothResponse of a walsender: its length, text format, no columns (walsender.c, StartLogicalReplication).
+_COPY_BOTH_RESPONSE = b"W\0\0\0\7\0\0\0"
 _COPY_DATA = ord("d")
 _FIELD = pq.DiagnosticField
 #: Bytes ahead of each read in a buffer, for the beginning of a message that the chunk before ended with.
 HEADROOM = 1 << 16
 _FRAME = 5
-#: Seconds that the server may take to answer START_REPLICATION: nothing that it waits for there takes longer.
-ANSWER_TIMEOUT_S = 30.0
-#: PostgreSQL sends no message of a gigabyte or more (memutils.h, MaxAllocSize).
-_GIGABYTE = 1 << 30
 _LENGTH = Struct(">I")
 #: Bytes of a read. A Unix socket holds less.
 _READ_BYTES = 1 << 20
@@ -84,6 +91,8 @@ class Transport(Protocol):
         server_end: `wal_end` of the last keepalive in the chunks that were read.
         reply_requested: Whether a keepalive asked for a status update; the sender of the update clears it.
         stream_end: Why the stream ended, known once the last chunk was read.
+        incomplete: Bytes of a message in the chunks that were read whose end has not come; 0 from libpq, which keeps
+            them to itself.
     """
 
     gathered: int
@@ -91,6 +100,10 @@ class Transport(Protocol):
     server_end: Lsn
     reply_requested: bool
     stream_end: StreamEnd
+
+    @property
+    def incomplete(self) -> int:
+        """See above."""
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""
@@ -131,6 +144,7 @@ def open_transport(pgconn: pq.abc.PGconn, buffers: BufferPool) -> Transport | No
 
     Raises:
         OSError: The connection broke, or nothing came within `ANSWER_TIMEOUT_S`.
+        ParseError: The answer is none of a walsender.
     """
     while pgconn.flush():
         _wait(pgconn.socket, select.POLLOUT)
@@ -139,9 +153,12 @@ def open_transport(pgconn: pq.abc.PGconn, buffers: BufferPool) -> Transport | No
         _wait(connection.fileno(), select.POLLIN)
         if connection.recv(1, socket.MSG_PEEK) == _COPY_BOTH:
             connection.settimeout(ANSWER_TIMEOUT_S)
-            head = connection.recv(_FRAME, socket.MSG_WAITALL)
-            connection.recv(_LENGTH.unpack_from(head, 1)[0] - _LENGTH.size, socket.MSG_WAITALL)
-            return PlainTransport(connection, buffers)
+            answer = connection.recv(len(_COPY_BOTH_RESPONSE), socket.MSG_WAITALL)
+            if answer == _COPY_BOTH_RESPONSE:
+                return PlainTransport(connection, buffers)
+            if len(answer) < len(_COPY_BOTH_RESPONSE):
+                raise ConnectionResetError("the server closed the connection")
+            raise ParseError("unexpected answer to START_REPLICATION", message_type="W", offset=1, lsn=INVALID_LSN)
     except BaseException:
         connection.close()
         raise
@@ -166,7 +183,10 @@ class LibpqTransport:
         self.server_end = INVALID_LSN
         self.reply_requested = False
         self.stream_end = StreamEnd()
+        self.incomplete = 0
         self._pgconn = pgconn
+        self._damage: ParseError | None = None
+        pgconn.notice_handler = self._verify_notice
         self._pgconn.nonblocking = 1
         self._messages: list[memoryview] = []
 
@@ -176,10 +196,17 @@ class LibpqTransport:
 
     def gather(self) -> bool:
         """See `Transport.gather`."""
+        if self._damage is not None:
+            raise self._damage
         get, before = self._pgconn.get_copy_data, self.gathered
         self._pgconn.consume_input()
         while True:
-            length, data = get(1)
+            try:
+                length, data = get(1)
+            except psycopg.OperationalError as error:
+                if "lost synchronization" not in str(error):
+                    raise
+                raise ParseError(str(error), message_type="d", offset=1, lsn=INVALID_LSN) from None
             if length <= 0:
                 break
             self._messages.append(data)
@@ -190,7 +217,14 @@ class LibpqTransport:
             if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
                 fields = (result.error_field(f) for f in (_FIELD.SQLSTATE, _FIELD.MESSAGE_PRIMARY))
                 self.stream_end = StreamEnd(*(None if f is None else f.decode("utf-8", "replace") for f in fields))
+        if self._pgconn.notifies() is not None or any(map(self._pgconn.parameter_status, (b"w", b"k"))):
+            raise ParseError(NO_SUCH_MESSAGE, message_type="?", offset=0, lsn=INVALID_LSN)
         return self.gathered > before
+
+    def _verify_notice(self, notice: pq.abc.PGresult) -> None:
+        """Keep an error for the next `gather`: libpq calls this, and skips what it takes for a notice."""
+        if not (notice.error_field(_FIELD.SQLSTATE) and notice.error_field(_FIELD.MESSAGE_PRIMARY)):
+            self._damage = ParseError(NO_SUCH_MESSAGE, message_type="N", offset=0, lsn=INVALID_LSN)
 
     def take(self) -> Chunk:
         """See `Transport.take`."""
@@ -241,6 +275,12 @@ class PlainTransport:
         self._buffer, self._buffer_number = self._new_buffer()
         self._unsent = b""
         self._rest = bytearray()
+        self._over = False  # the end of the stream, or an error, was read
+
+    @property
+    def incomplete(self) -> int:
+        """See `Transport.incomplete`."""
+        return len(self._rest)
 
     def fileno(self) -> int:
         """See `Transport.fileno`."""
@@ -298,14 +338,14 @@ class PlainTransport:
             self.server_end = max(self.server_end, found.wal_end)
             self.reply_requested |= found.reply_requested
             pieces.append(found)
+            if self._over and found.tail > begin:
+                raise ParseError("CopyData behind its end", message_type="d", offset=0, lsn=INVALID_LSN)
             begin = self._skip_other_messages(buffer, found.tail, end)
             if begin == found.tail:
                 break
         self._rest = bytearray(buffer[begin:end])
-        if len(self._rest) >= _FRAME and not _LENGTH.size <= _LENGTH.unpack_from(self._rest, 1)[0] < _GIGABYTE:
-            raise ParseError(
-                "a message of a gigabyte or more", message_type=chr(self._rest[0]), offset=1, lsn=INVALID_LSN
-            )
+        if len(self._rest) >= _FRAME:
+            verify_length(self._rest, 0)
         starts, ends = (np.concatenate([getattr(found, name) for found in pieces]) for name in ("starts", "ends"))
         if number is not None and not len(starts):
             self._buffers.release(number)
@@ -318,19 +358,16 @@ class PlainTransport:
     def _skip_other_messages(self, buffer: memoryview, begin: int, end: int) -> int:
         """Read complete messages at `begin` that are no CopyData; return where they end."""
         while end - begin >= _FRAME and buffer[begin] != _COPY_DATA:
-            behind = begin + 1 + _LENGTH.unpack_from(buffer, begin + 1)[0]
+            behind = begin + 1 + verify_length(buffer, begin)
             if end < behind:
                 break
-            match chr(buffer[begin]):
-                case "E":
-                    fields = bytes(buffer[begin + _FRAME : behind]).decode("utf-8", "replace").split("\0")
-                    by_code = {field[:1]: field[1:] for field in fields}
-                    self.stream_end = StreamEnd(by_code.get("C"), by_code.get("M"))
-                case "Z":  # ReadyForQuery after an error: the connection stays open, and the stream is over
-                    self.ended = True
-                case "N" | "S" | "A" | "c" | "C":  # notice, parameter status, notification; CopyDone, CommandComplete
-                    pass
-                case other:
-                    raise ParseError("unknown message of the server", message_type=other, offset=0, lsn=INVALID_LSN)
+            kind, payload = chr(buffer[begin]), bytes(buffer[begin + _FRAME : behind])
+            verify_payload(kind, payload, stream_ended=self._over)
+            if kind == "E":
+                fields = error_fields(payload)
+                self.stream_end = StreamEnd(fields["C"], fields["M"])
+            if kind == "Z":  # ReadyForQuery after an error: the connection stays open, and the stream is over
+                self.ended = True
+            self._over |= kind in ENDS
             begin = behind
         return begin

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import adbc_driver_postgresql.dbapi
 import pyarrow as pa
 
 from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, session_conninfo, settings_query
 from dbmazz_core.connectors.sources.postgres.errors.connecting import recognized_connection_error
 from dbmazz_core.connectors.sources.postgres.server.error_details import detailed_source_error
+from dbmazz_core.connectors.sources.postgres.snapshot.silent_workers import network_sockets
 from dbmazz_core.errors import ReplicationInterrupted, SourceError, SourceNotReady
 from dbmazz_core.settings.secret_url import SecretUrl
 from dbmazz_core.table_ref import TableRef
@@ -39,6 +42,7 @@ class SnapshotConnector:
         url: URL of the server.
         server_version: `server_version_num`.
         snapshot_name: Name of the snapshot.
+        connected: Called for each connection with its server process, and `network_sockets` before it was made.
         lock_timeout_s: `lock_timeout` of the connections, in seconds.
 
     Attributes:
@@ -46,12 +50,19 @@ class SnapshotConnector:
     """
 
     def __init__(
-        self, url: SecretUrl, server_version: int, snapshot_name: str, *, lock_timeout_s: int = LOCK_TIMEOUT_S
+        self,
+        url: SecretUrl,
+        server_version: int,
+        snapshot_name: str,
+        connected: Callable[[int, set[tuple[int, int]]], None],
+        *,
+        lock_timeout_s: int = LOCK_TIMEOUT_S,
     ) -> None:
         self.raw = False
         self._url = url
         self._server_version = server_version
         self._snapshot_name = snapshot_name
+        self._connected = connected
         self._needs_options = False
         self._lock_timeout_s = lock_timeout_s
 
@@ -83,6 +94,7 @@ class SnapshotConnector:
             options: Startup options; None: those of the URL.
         """
         overrides = {} if options is None else {"options": options}
+        before = network_sockets()
         try:
             connection = adbc_driver_postgresql.dbapi.connect(
                 session_conninfo(self._url, "dbmazz snapshot", **overrides), autocommit=False
@@ -93,7 +105,7 @@ class SnapshotConnector:
                 return None
             raise recognized_connection_error(str(error), self._url) or adbc_error(error, self._url, None) from None
         try:
-            recognized = self._import(connection)
+            recognized = self._import(connection, before)
         except Exception as error:  # noqa: BLE001
             connection.close()
             raise adbc_error(error, self._url, None) from None
@@ -102,7 +114,7 @@ class SnapshotConnector:
         connection.close()
         return None
 
-    def _import(self, connection: adbc_driver_postgresql.dbapi.Connection) -> bool:
+    def _import(self, connection: adbc_driver_postgresql.dbapi.Connection, before: set[tuple[int, int]]) -> bool:
         """Import the snapshot, and return whether the connection recognizes types."""
         with connection.cursor() as cursor:
             # SET TRANSACTION SNAPSHOT must come before the transaction's first query (manual, "SET TRANSACTION"). ADBC
@@ -114,7 +126,8 @@ class SnapshotConnector:
                 return False
             version, timeout = self._server_version, self._lock_timeout_s
             cursor.execute(settings_query(version, text_form=True, raw=True, lock_timeout_s=timeout).decode())
-            cursor.fetchall()
+            ((_, _, pid, *_),) = cursor.fetchall()
+            self._connected(int(pid), before)
             cursor.execute("SELECT pg_catalog.current_setting('client_encoding') = 'SQL_ASCII'")
             (row,) = cursor.fetchall()
             self.raw = bool(row[0])

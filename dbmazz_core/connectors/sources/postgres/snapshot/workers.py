@@ -19,8 +19,11 @@ import polars as pl
 import psycopg
 from psycopg import sql
 
+from dbmazz_core.connectors.sources.postgres import silence
+from dbmazz_core.connectors.sources.postgres.connection import session_conninfo
 from dbmazz_core.connectors.sources.postgres.snapshot.adbc import SnapshotConnector, adbc_error
 from dbmazz_core.connectors.sources.postgres.snapshot.planning import EMPTY_PATH_CONDITION, set_path
+from dbmazz_core.connectors.sources.postgres.snapshot.silent_workers import SilentWorkers
 from dbmazz_core.connectors.sources.postgres.types import read_each
 from dbmazz_core.model.bad_value import bad_value
 from dbmazz_core.model.datatypes import Kind
@@ -197,7 +200,10 @@ class SnapshotWorkers:
         lock_timeout_s: int,
     ) -> None:
         self._url = url
-        self._connector = SnapshotConnector(url, server_version, snapshot_name, lock_timeout_s=lock_timeout_s)
+        self._silent = SilentWorkers(session_conninfo(url, "dbmazz look"))
+        self._connector = SnapshotConnector(
+            url, server_version, snapshot_name, self._silent.add, lock_timeout_s=lock_timeout_s
+        )
         self._connections: list[adbc_driver_postgresql.dbapi.Connection] = []
         try:
             for _ in range(workers):
@@ -211,6 +217,7 @@ class SnapshotWorkers:
         for connection in self._connections:
             connection.close()
         self._connections.clear()
+        self._silent.close()
 
     def rows(
         self,
@@ -263,7 +270,11 @@ class SnapshotWorkers:
         try:
             running = len(threads)
             while running:
-                item = results.get()
+                try:
+                    item = results.get(timeout=silence.SILENCE_LIMIT_S)
+                except queue.Empty:
+                    self._silent.end_dead()
+                    continue
                 if item is None:
                     running -= 1
                 elif isinstance(item, Exception):
