@@ -28,6 +28,8 @@ _DAMAGED = re.compile(
     r"computed checksum|Failed to deserialize|Failed to load metadata|Could not read file",
     re.IGNORECASE,
 )
+#: What DuckDB says of tables and columns that somebody has dropped, added, or made others depend on.
+_CHANGED = re.compile(r"does not exist|not found|does not have a column|already exists|is of type|depend on it")
 _HOLDER = re.compile(r"held in (?P<program>.*?) \(PID (?P<pid>\d+)\)")
 
 
@@ -90,7 +92,7 @@ def destination_error(path: str, error: duckdb.Error, table: TableRef | None = N
             object=path,
             remedy="raise SINK_MEMORY_LIMIT, or lower FLUSH_MAX_BYTES",
         )
-    if isinstance(error, duckdb.CatalogException | duckdb.BinderException):
+    if isinstance(error, duckdb.CatalogException | duckdb.BinderException) and _CHANGED.search(text):
         return DestinationConflict(
             f"tables in the DuckDB file {path} are not as dbmazz left them: {_first_line(text)}",
             object=path,
@@ -102,6 +104,13 @@ def destination_error(path: str, error: duckdb.Error, table: TableRef | None = N
             f"a constraint that dbmazz did not create rejects rows in {path}: {_first_line(text)}",
             object=path,
             remedy=f"drop the constraint or unique index in DuckDB, or {resnapshot}",
+        )
+    if isinstance(error, duckdb.CatalogException | duckdb.BinderException | duckdb.ParserException):
+        about = f" about {table}" if table else ""
+        return DestinationError(
+            f"DuckDB rejects a statement of dbmazz{about} in {path}: {_first_line(text)}",
+            object=str(table) if table else path,
+            remedy=f"{resnapshot}; please report it, with the schema change that the table has had in PostgreSQL",
         )
     return DestinationError(
         f"DuckDB cannot write {path}: {_first_line(text)}",
