@@ -35,6 +35,7 @@ one. The number is the exit code of the `dbmazz` command; a class without a numb
     ├── DestinationError              6  the destination cannot be opened or written
     │   ├── DestinationLocked
     │   ├── DestinationConflict
+    │   ├── DestinationDamaged
     │   └── DiskFull
     └── DataError                     7  data from PostgreSQL cannot be read or represented
         ├── ParseError
@@ -339,6 +340,13 @@ class DestinationConflict(DestinationError):
 
     What to do: undo the change, rename or drop the other table, or run `dbmazz snapshot --tables ...`, as the error
     says.
+    """
+
+
+class DestinationDamaged(DestinationError):
+    """The destination file is not a DuckDB file: it is damaged, cut off, or another program's.
+
+    What to do: move it away and run `dbmazz snapshot`, as the error says.
     """
 
 

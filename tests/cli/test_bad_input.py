@@ -272,7 +272,7 @@ def test_destination_from_another_server(dbmazz: Dbmazz, shop: SourceDatabase) -
 def test_destination_that_is_no_duckdb_file(dbmazz: Dbmazz, shop: SourceDatabase, duckdb_path: Path) -> None:
     duckdb_path.write_text("id,note\n1,one\n" * 1000)
     failure = fails(dbmazz, shop, 6)
-    assert failure.kind == "DestinationError"
+    assert failure.kind == "DestinationDamaged"
     assert failure.object == str(duckdb_path)
     duckdb_path.unlink()
     works(dbmazz, shop)

@@ -2,26 +2,60 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 
+from dbmazz_core.connectors.sinks.duckdb.creation import create_file, has_no_data
 from dbmazz_core.connectors.sinks.duckdb_sql.failures import is_locked, locked, translated
 from dbmazz_core.connectors.sinks.duckdb_sql.names import fold
 from dbmazz_core.errors import DestinationError
 from dbmazz_core.settings.config import SinkConfig
 
-#: Size of DuckDB's three headers: a file that another process is creating is not larger.
-_HEADERS_BYTES = 3 * 4096
-#: Maximum age of the last write to a file that another process is creating.
-_CREATION_S = 5
+#: Held while a thread of this process opens a file, which may have to be created.
+_OPENING = threading.Lock()
+
+
+@dataclass(slots=True)
+class _Use:
+    """How this process uses a file: threads share DuckDB's one instance of it.
+
+    Attributes:
+        writers: The number of sinks that have it open for writing.
+        created: Whether one of them has created it.
+    """
+
+    writers: int = 0
+    created: bool = False
+
+
+_uses: dict[Path, _Use] = {}
+
+
+@contextmanager
+def closing(path: Path) -> Iterator[bool]:
+    """Close a file that `open_file` has opened for writing, while no other thread opens it.
+
+    Yields:
+        Whether this process has created the file, and no other sink of it has the file open.
+    """
+    with _OPENING:
+        use = _uses[path]
+        use.writers -= 1
+        if not use.writers:
+            del _uses[path]
+        yield use.created and not use.writers
 
 
 def open_file(config: SinkConfig, read_only: bool) -> duckdb.DuckDBPyConnection:
     """Open the file; wait up to `config.lock_timeout_s` while another process has locked it.
 
-    A missing file that is opened for reading gives an empty database in memory.
+    A missing file, or one whose creation did not end, that is opened for reading gives an empty database in memory.
 
     Raises:
         DestinationLocked: If another process holds the lock after the timeout.
@@ -47,20 +81,31 @@ def open_file(config: SinkConfig, read_only: bool) -> duckdb.DuckDBPyConnection:
     while True:
         with translated(config.url):
             try:
-                return duckdb.connect(str(path), read_only=read_only)
+                with _OPENING:
+                    return _connect(path, read_only)
             except duckdb.IOException as error:
-                timed_out = time.monotonic() >= deadline
-                if not is_locked(error) and (timed_out or not _is_being_created(path)):
+                if not is_locked(error):
                     raise
-                if timed_out:
+                if time.monotonic() >= deadline:
                     raise locked(config.url, error, config.lock_timeout_s) from None
         time.sleep(0.1)
 
 
-def _is_being_created(path: Path) -> bool:
-    """Return whether another process is creating the file: before it locks the file, DuckDB finds no database in it."""
+def _connect(path: Path, read_only: bool) -> duckdb.DuckDBPyConnection:
+    """Open the file; create it if it is missing, or if its creation did not end."""
+    created = not read_only and not path.exists() and create_file(path)
     try:
-        status = path.stat()
-    except FileNotFoundError:
-        return False
-    return status.st_size <= _HEADERS_BYTES and time.time() - status.st_mtime < _CREATION_S
+        connection = duckdb.connect(str(path), read_only=read_only)
+    except duckdb.IOException as error:
+        # The process does not have the file open: DuckDB would have returned the open database.
+        if is_locked(error) or not has_no_data(path):
+            raise
+        if read_only:
+            return duckdb.connect(":memory:")
+        create_file(path)
+        connection = duckdb.connect(str(path))
+    if not read_only:
+        use = _uses.setdefault(path, _Use())
+        use.writers += 1
+        use.created |= created
+    return connection

@@ -13,7 +13,7 @@ from typing import Self
 
 import duckdb
 
-from dbmazz_core.connectors.sinks.duckdb.opening import open_file
+from dbmazz_core.connectors.sinks.duckdb.opening import closing, open_file
 from dbmazz_core.connectors.sinks.duckdb_sql import bookkeeping, shapes
 from dbmazz_core.connectors.sinks.duckdb_sql.compression import TextCompression
 from dbmazz_core.connectors.sinks.duckdb_sql.conflicts import columns_changed, unrecorded_table
@@ -53,29 +53,38 @@ class DuckDBSink:
     def __init__(self, config: SinkConfig, *, feed: str, read_only: bool = False) -> None:
         self.path = config.url
         self.feed = feed
-        self._created = not read_only and not Path(config.url).exists()
+        self._read_only = read_only
+        self._closed = False
         self._connection = open_file(config, read_only)
         self._destination = Destination(self._connection, self.path, feed, TextCompression(self._connection))
         self._transaction: DuckDBTransaction | None = None
-        with translated(self.path):
-            # SET instead of options of connect: DuckDB rejects a second connection of a process with other options.
-            self._connection.execute("SET TimeZone = 'UTC'")
-            self._connection.execute(f"SET memory_limit = '{config.memory_limit}B'")
-            self._connection.execute("SET preserve_insertion_order = false")
-            if not FILTERS_FRAMES:
-                self._connection.execute("SET disabled_optimizers = 'join_filter_pushdown'")
-            # The progress bar would mix with the lines of --json on standard output.
-            self._connection.execute("SET enable_progress_bar = false")
-            self._connection.execute(CHECKPOINT_SELDOM)
-            # The first transaction creates the bookkeeping: a run that fails before changes nothing.
-            self._layout = bookkeeping.layout(self._connection)
-        if self._layout > bookkeeping.LAYOUT:
-            self._connection.close()
-            raise DestinationError(
-                f"a newer dbmazz wrote {self.path} (layout {self._layout}; this version supports {bookkeeping.LAYOUT})",
-                object=self.path,
-                remedy="pip install -U dbmazz",
-            )
+        self._layout = 0
+        try:
+            with translated(self.path):
+                self._configure(config)
+                # The first transaction creates the bookkeeping: a run that fails before changes nothing.
+                self._layout = bookkeeping.layout(self._connection)
+            if self._layout > bookkeeping.LAYOUT:
+                raise DestinationError(
+                    f"a newer dbmazz wrote {self.path} (layout {self._layout}; this version supports "
+                    f"{bookkeeping.LAYOUT})",
+                    object=self.path,
+                    remedy="pip install -U dbmazz",
+                )
+        except BaseException:
+            self.close()
+            raise
+
+    def _configure(self, config: SinkConfig) -> None:
+        # SET instead of options of connect: DuckDB rejects a second connection of a process with other options.
+        self._connection.execute("SET TimeZone = 'UTC'")
+        self._connection.execute(f"SET memory_limit = '{config.memory_limit}B'")
+        self._connection.execute("SET preserve_insertion_order = false")
+        if not FILTERS_FRAMES:
+            self._connection.execute("SET disabled_optimizers = 'join_filter_pushdown'")
+        # The progress bar would mix with the lines of --json on standard output.
+        self._connection.execute("SET enable_progress_bar = false")
+        self._connection.execute(CHECKPOINT_SELDOM)
 
     def __enter__(self) -> Self:
         return self
@@ -87,11 +96,24 @@ class DuckDBSink:
         """Roll back an open transaction and close the file. Delete a new file to which nothing was committed."""
         if self._transaction is not None:
             self._transaction.rollback()
+        if self._closed:
+            return
+        self._closed = True
         with translated(self.path):
-            if self._created and self._layout == 0:
-                # Delete before closing: until then the lock keeps other processes out of the file.
-                Path(self.path).unlink(missing_ok=True)
-            self._connection.close()
+            if self._read_only:
+                self._connection.close()
+                return
+            with closing(Path(self.path)) as created:
+                if created and self._is_unused():
+                    # Delete before closing: until then the lock keeps other processes out of the file.
+                    Path(self.path).unlink(missing_ok=True)
+                self._connection.close()
+
+    def _is_unused(self) -> bool:
+        try:
+            return bookkeeping.layout(self._connection) == 0 or bookkeeping.is_unused(self._connection)
+        except duckdb.Error:
+            return False  # DuckDB has invalidated the database
 
     def begin(self) -> DuckDBTransaction:
         """See `Sink.begin`."""

@@ -48,13 +48,15 @@ def alter(connection: duckdb.DuckDBPyConnection, path: str, event: SchemaEvent, 
     dropped = [step.name for step in steps if isinstance(step, DropColumn)]
     renamed = {step.old: step.new for step in steps if isinstance(step, RenameColumn)}
     prefixes = ("", OLD) if mode is Mode.CHANGELOG else ("",)
-    alterations = _alterations(steps, renamed, prefixes)
+    alterations = _alterations(steps, dropped, renamed, prefixes)
     if alterations:
         verify_alterable(connection, path, event.table)
-    # New columns last: a new column can have the name that a dropped or renamed column had.
+    # New columns after renames: a new column can have the name that a dropped or renamed column had.
     for step in added:
         type = type_name(step.column.type)
         alterations += [f"ADD COLUMN {quoted(prefix + step.column.name)} {type}" for prefix in prefixes]
+    # Dropped columns last: DuckDB does not drop the only column of a table.
+    alterations += [f"DROP COLUMN {quoted(name)}" for name in _names_until_dropped(dropped, prefixes).values()]
     for alteration in alterations:
         statements.run(f"ALTER TABLE {statements.sql.table} {alteration}")
     # Rows after columns: DuckDB 1.4 cannot alter a table after rows were changed.
@@ -72,28 +74,36 @@ def alter(connection: duckdb.DuckDBPyConnection, path: str, event: SchemaEvent, 
     return changed > 0
 
 
-def _alterations(steps: Sequence[SchemaStep], renamed: Mapping[str, str], prefixes: Sequence[str]) -> list[str]:
-    """Return the actions of ALTER TABLE that drop, change and rename columns.
+def _alterations(
+    steps: Sequence[SchemaStep], dropped: Sequence[str], renamed: Mapping[str, str], prefixes: Sequence[str]
+) -> list[str]:
+    """Return the actions of ALTER TABLE that change and rename columns, and give dropped columns other names.
 
     Args:
         steps: The steps to apply.
+        dropped: Names of dropped columns.
         renamed: New names of columns by old names.
         prefixes: Prefixes of the columns to alter.
     """
     alterations: list[str] = []
     for step in steps:
         match step:
-            case DropColumn(name):
-                alterations += [f"DROP COLUMN {quoted(prefix + name)}" for prefix in prefixes]
             case ChangeType(_, old_column, new_column) if old_column.type.duckdb != new_column.type.duckdb:
                 type = type_name(new_column.type)
                 alterations += [f"ALTER COLUMN {quoted(prefix + old_column.name)} TYPE {type}" for prefix in prefixes]
     # Rename in two steps, through names that no column has: columns can exchange their names.
     renames = {prefix + old: prefix + new for old, new in renamed.items() for prefix in prefixes}
     temporary = {old: f"_dbmazz_renamed_{number}" for number, old in enumerate(renames)}
-    for names in (temporary, {temporary[old]: new for old, new in renames.items()}):
+    first = _names_until_dropped(dropped, prefixes) | temporary
+    for names in (first, {temporary[old]: new for old, new in renames.items()}):
         alterations += [f"RENAME COLUMN {quoted(old)} TO {quoted(new)}" for old, new in names.items()]
     return alterations
+
+
+def _names_until_dropped(dropped: Sequence[str], prefixes: Sequence[str]) -> dict[str, str]:
+    """Return the names that dropped columns have until they are dropped: a new column can have their former names."""
+    columns = [prefix + name for name in dropped for prefix in prefixes]
+    return {name: f"_dbmazz_dropped_{number}" for number, name in enumerate(columns)}
 
 
 def _fill_column(statements: Statements, value: pl.Series, place: int, lsn: Lsn, xid: int, assignments: str) -> int:

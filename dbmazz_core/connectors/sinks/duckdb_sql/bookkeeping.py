@@ -6,6 +6,7 @@ A transaction of the destination writes its bookkeeping together with its rows.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -36,6 +37,8 @@ LAYOUT_WITH_DATABASE_OID = 5
 LAYOUT_WITH_STATES = 6
 #: The states that older layouts record, under the names that they have since layout 6.
 _FORMER_STATES = {"snapshotting": TableStatus.COPYING, "changed": TableStatus.COPYING}
+#: How long another thread may take to create the schema, in seconds.
+_CREATE_TIMEOUT_S = 30
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _CREATE = """
@@ -90,8 +93,27 @@ def layout(connection: duckdb.DuckDBPyConnection) -> int:
 
 
 def create(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create the schema, or migrate an older layout to `LAYOUT`."""
-    connection.execute(_CREATE.format(layout=LAYOUT))
+    """Create the schema, or migrate an older layout to `LAYOUT`, in a transaction of its own.
+
+    Two threads of a process can do this at the same time; one of them fails and tries again. The transaction is short:
+    a copy of a table in the same transaction would make the other thread wait for its end.
+    """
+    deadline = time.monotonic() + _CREATE_TIMEOUT_S
+    while True:
+        try:
+            connection.execute(f"BEGIN TRANSACTION; {_CREATE.format(layout=LAYOUT)} COMMIT")
+            return
+        except duckdb.TransactionException:
+            connection.execute("ROLLBACK")
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(0.05)
+
+
+def is_unused(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Return whether the schema, which exists, holds neither tables nor checkpoints."""
+    found = connection.execute("SELECT 1 FROM _dbmazz.tables UNION ALL SELECT 1 FROM _dbmazz.checkpoints").fetchone()
+    return found is None
 
 
 def read_checkpoint(connection: duckdb.DuckDBPyConnection, slot: str, layout: int) -> Checkpoint | None:

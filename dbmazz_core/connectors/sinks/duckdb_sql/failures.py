@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import duckdb
 
-from dbmazz_core.errors import DestinationConflict, DestinationError, DestinationLocked, DiskFull
+from dbmazz_core.errors import (
+    DestinationConflict,
+    DestinationDamaged,
+    DestinationError,
+    DestinationLocked,
+    DiskFull,
+)
 from dbmazz_core.table_ref import TableRef
 
 _NO_SPACE = re.compile(
     r"No space left|disk full|ENOSPC|maximum size.*exceeded|max_temp_directory_size|File too large|quota exceeded",
     re.IGNORECASE,
 )
+_DAMAGED = re.compile(
+    r"not a valid DuckDB database file|Could not read enough bytes|Corrupt |Failure while replaying WAL|"
+    r"computed checksum|Failed to deserialize|Failed to load metadata|Could not read file",
+    re.IGNORECASE,
+)
+#: What DuckDB says of tables and columns that somebody has dropped, added, or made others depend on.
+_CHANGED = re.compile(r"does not exist|not found|does not have a column|already exists|is of type|depend on it")
 _HOLDER = re.compile(r"held in (?P<program>.*?) \(PID (?P<pid>\d+)\)")
 
 
@@ -69,13 +84,15 @@ def destination_error(path: str, error: duckdb.Error, table: TableRef | None = N
             remedy="free some space, or raise the limit (quota, `ulimit -f`), and run again: capture resumes at the "
             "checkpoint",
         )
+    if _DAMAGED.search(text) or isinstance(error, duckdb.SerializationException):
+        return _damaged(path, text)
     if isinstance(error, duckdb.OutOfMemoryException):
         return DestinationError(
             f"DuckDB ran out of memory while writing {path}: {_first_line(text)}",
             object=path,
             remedy="raise SINK_MEMORY_LIMIT, or lower FLUSH_MAX_BYTES",
         )
-    if isinstance(error, duckdb.CatalogException | duckdb.BinderException):
+    if isinstance(error, duckdb.CatalogException | duckdb.BinderException) and _CHANGED.search(text):
         return DestinationConflict(
             f"tables in the DuckDB file {path} are not as dbmazz left them: {_first_line(text)}",
             object=path,
@@ -88,11 +105,30 @@ def destination_error(path: str, error: duckdb.Error, table: TableRef | None = N
             object=path,
             remedy=f"drop the constraint or unique index in DuckDB, or {resnapshot}",
         )
+    if isinstance(error, duckdb.CatalogException | duckdb.BinderException | duckdb.ParserException):
+        about = f" about {table}" if table else ""
+        return DestinationError(
+            f"DuckDB rejects a statement of dbmazz{about} in {path}: {_first_line(text)}",
+            object=str(table) if table else path,
+            remedy=f"{resnapshot}; please report it, with the schema change that the table has had in PostgreSQL",
+        )
     return DestinationError(
         f"DuckDB cannot write {path}: {_first_line(text)}",
         object=path,
         remedy="check the file and the permissions of its directory; if a newer DuckDB wrote the file, upgrade "
         "(pip install -U duckdb)",
+    )
+
+
+def _damaged(path: str, text: str) -> DestinationDamaged:
+    """Return the error for a file that is not, or no longer, a database."""
+    files = [path, *(wal for wal in [f"{path}.wal"] if Path(wal).exists())]
+    moves = [f"mv {shlex.quote(file)} {shlex.quote(f'{file}.damaged')}" for file in files]
+    return DestinationDamaged(
+        f"{path} is damaged, or is not a DuckDB file: {_first_line(text)}",
+        object=path,
+        remedy=f"move it away and copy all tables again: {' && '.join(moves)} && dbmazz snapshot. To keep deleted rows "
+        "and changes of the modes soft_delete and changelog, restore a backup of the file before `dbmazz snapshot`",
     )
 
 

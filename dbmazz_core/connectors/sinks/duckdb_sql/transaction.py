@@ -76,9 +76,10 @@ class DuckDBTransaction:
         self._modified: set[TableRef] = set()
         self._changed: set[TableRef] = set()  # by the stream
         with self._translated():
-            self._connection.execute("BEGIN TRANSACTION")
             if create:
                 bookkeeping.create(self._connection)
+            self._connection.execute("BEGIN TRANSACTION")
+        self._untouched = True
 
     def __enter__(self) -> Self:
         return self
@@ -117,6 +118,8 @@ class DuckDBTransaction:
         _verify_names(schema)
         self._modified.add(table)
         saved: shapes.Columns | None = None
+        if self._untouched:
+            self._create_schema(table.schema)
         with self._translated():
             verify_owner(self._connection, table, self._destination.feed, self._destination.path)
             before = bookkeeping.read_state(self._connection, table)
@@ -325,7 +328,16 @@ class DuckDBTransaction:
         self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {qualified_schema(self._connection, table.schema)}")
         self._connection.execute(f"CREATE OR REPLACE TABLE {qualified(self._connection, table)} ({definitions})")
 
+    def _create_schema(self, schema: str) -> None:
+        """Create a schema and commit it, before the transaction reads: two threads can need the same new schema."""
+        with self._translated(), self._connection.cursor() as cursor:
+            try:
+                cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {qualified_schema(cursor, schema)}")
+            except duckdb.TransactionException:
+                return  # another thread has created it
+
     def _translated(self) -> AbstractContextManager[None]:
+        self._untouched = False
         return translated(self._destination.path)
 
 
