@@ -14,7 +14,7 @@ from typing import Self
 import duckdb
 
 from dbmazz_core.connectors.sinks.duckdb.opening import closing, open_file
-from dbmazz_core.connectors.sinks.duckdb_sql import bookkeeping, shapes
+from dbmazz_core.connectors.sinks.duckdb_sql import bookkeeping, quarantine_records, shapes, table_records
 from dbmazz_core.connectors.sinks.duckdb_sql.compression import TextCompression
 from dbmazz_core.connectors.sinks.duckdb_sql.conflicts import columns_changed, unrecorded_table
 from dbmazz_core.connectors.sinks.duckdb_sql.failures import translated
@@ -136,7 +136,7 @@ class DuckDBSink:
             return Recorded()
         with translated(self.path):
             checkpoint = bookkeeping.read_checkpoint(self._connection, self.feed, self._layout)
-            tables, pending = bookkeeping.read_recorded(self._connection, self.feed, self._layout)
+            tables, pending = table_records.read_recorded(self._connection, self.feed, self._layout)
             columns = shapes.read_all_columns(self._connection)
         return Recorded(
             checkpoint,
@@ -155,7 +155,7 @@ class DuckDBSink:
     def owner_conflicts(self, tables: Collection[TableRef]) -> Mapping[TableRef, DestinationConflict]:
         """See `Sink.owner_conflicts`."""
         with translated(self.path):
-            owners = {} if self._layout == 0 else bookkeeping.read_owners(self._connection)
+            owners = {} if self._layout == 0 else table_records.read_owners(self._connection)
             return owner_conflicts(self._connection, tables, owners, self.feed, self.path)
 
     def name_conflicts(self, tables: Mapping[TableRef, Sequence[str]]) -> Sequence[DestinationConflict]:
@@ -166,13 +166,13 @@ class DuckDBSink:
         """See `Sink.quarantined`."""
         with translated(self.path):
             has_quarantine = self._layout >= bookkeeping.LAYOUT_WITH_QUARANTINE
-            return bookkeeping.count_quarantine(self._connection, self.feed) if has_quarantine else {}
+            return quarantine_records.count_quarantine(self._connection, self.feed) if has_quarantine else {}
 
     def quarantine_reasons(self, table: TableRef) -> Mapping[str, int]:
         """See `Sink.quarantine_reasons`."""
         with translated(self.path):
             has_quarantine = self._layout >= bookkeeping.LAYOUT_WITH_QUARANTINE
-            return bookkeeping.quarantine_reasons(self._connection, table) if has_quarantine else {}
+            return quarantine_records.quarantine_reasons(self._connection, table) if has_quarantine else {}
 
     def count_duplicated_keys(self, schema: TableSchema) -> int:
         """See `Sink.count_duplicated_keys`."""
@@ -193,7 +193,7 @@ class DuckDBSink:
 
     def _live_rows(self, table: TableRef) -> str:
         """Return FROM and WHERE for the rows of a table that the source has; see `shapes.LIVE`."""
-        state = bookkeeping.read_state(self._connection, table, self._layout)
+        state = table_records.read_state(self._connection, table, self._layout)
         if state is None:
             raise unrecorded_table(table, self.path)
         return f"FROM {qualified(self._connection, table)} AS {TARGET} WHERE {shapes.LIVE[state.mode]}"

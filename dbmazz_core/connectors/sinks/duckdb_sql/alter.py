@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 import duckdb
 import polars as pl
 
-from dbmazz_core.connectors.sinks.duckdb_sql import bookkeeping
+from dbmazz_core.connectors.sinks.duckdb_sql import table_records
 from dbmazz_core.connectors.sinks.duckdb_sql.conflicts import verify_alterable
 from dbmazz_core.connectors.sinks.duckdb_sql.names import fold, qualified, qualified_schema
 from dbmazz_core.connectors.sinks.duckdb_sql.sql import TARGET
@@ -196,7 +196,7 @@ def rename(connection: duckdb.DuckDBPyConnection, path: str, names: Mapping[Tabl
     temporary = {old: TableRef(old.schema, next(free)) for old in names}
     for old, between in temporary.items():
         connection.execute(f"ALTER TABLE {qualified(connection, old)} RENAME TO {quoted(between.name)}")
-        bookkeeping.rename_table(connection, old, between)
+        table_records.rename_table(connection, old, between)
     for old, between in temporary.items():
         new = names[old]
         source, target = qualified(connection, between), qualified(connection, new)
@@ -206,4 +206,4 @@ def rename(connection: duckdb.DuckDBPyConnection, path: str, names: Mapping[Tabl
             connection.execute(f"DROP TABLE {source}")
         else:
             connection.execute(f"ALTER TABLE {source} RENAME TO {quoted(new.name)}")
-        bookkeeping.rename_table(connection, between, new)
+        table_records.rename_table(connection, between, new)

@@ -8,8 +8,8 @@ from typing import Self
 
 import duckdb
 
-from dbmazz_core.connectors.sinks.duckdb_sql.bookkeeping import read_owners
 from dbmazz_core.connectors.sinks.duckdb_sql.names import fold
+from dbmazz_core.connectors.sinks.duckdb_sql.table_records import read_owners
 from dbmazz_core.errors import DestinationConflict
 from dbmazz_core.table_ref import TableRef, quote_identifier
 

@@ -10,7 +10,7 @@ from typing import Self
 import duckdb
 import polars as pl
 
-from dbmazz_core.connectors.sinks.duckdb_sql import bookkeeping, resnapshot, shapes
+from dbmazz_core.connectors.sinks.duckdb_sql import bookkeeping, quarantine_records, resnapshot, shapes, table_records
 from dbmazz_core.connectors.sinks.duckdb_sql.alter import ALTERS_MODIFIED_TABLES, alter, rename
 from dbmazz_core.connectors.sinks.duckdb_sql.apply import RowApplier, apply_effect
 from dbmazz_core.connectors.sinks.duckdb_sql.apply_changelog import ChangelogApplier
@@ -94,12 +94,12 @@ class DuckDBTransaction:
     ) -> None:
         """See `SinkTransaction.mark`."""
         with self._translated():
-            bookkeeping.write_state(self._connection, table, state, problem, retry_when, slot=self._destination.feed)
+            table_records.write_state(self._connection, table, state, problem, retry_when, slot=self._destination.feed)
 
     def forget(self, tables: Collection[TableRef]) -> None:
         """See `SinkTransaction.forget`."""
         with self._translated():
-            bookkeeping.forget(self._connection, tables, slot=self._destination.feed)
+            table_records.forget(self._connection, tables, slot=self._destination.feed)
 
     def rename_tables(self, names: Mapping[TableRef, TableRef]) -> None:
         """See `SinkTransaction.rename_tables`."""
@@ -107,7 +107,7 @@ class DuckDBTransaction:
             verify_renames(self._connection, names, self._destination.feed, self._destination.path)
             rename(self._connection, self._destination.path, names)
             for old, new in names.items():
-                schema = bookkeeping.read_schema(self._connection, new)
+                schema = table_records.read_schema(self._connection, new)
                 assert schema is not None
                 entry = ("rename_table", f"{old} was renamed to {new}", "apply")
                 self._write_history(schema, Lsn(0), 0, [entry])
@@ -122,9 +122,9 @@ class DuckDBTransaction:
             self._create_schema(table.schema)
         with self._translated():
             verify_owner(self._connection, table, self._destination.feed, self._destination.path)
-            before = bookkeeping.read_state(self._connection, table)
+            before = table_records.read_state(self._connection, table)
             found = shapes.read_columns(self._connection, table)
-            bookkeeping.write_table(
+            table_records.write_table(
                 self._connection,
                 shape,
                 slot=self._destination.feed,
@@ -133,7 +133,7 @@ class DuckDBTransaction:
                 complete=complete,
             )
             # The snapshot contains the rows that are in quarantine.
-            bookkeeping.clear_quarantine(self._connection, table)
+            quarantine_records.clear_quarantine(self._connection, table)
             same_mode = bool(found) and before is not None and before.mode is mode
             if same_mode and mode is Mode.CHANGELOG:
                 self._continue_changelog(schema, found, snapshot_lsn)
@@ -173,7 +173,7 @@ class DuckDBTransaction:
         """See `SinkTransaction.record_shapes`."""
         with self._translated():
             for shape in shapes:
-                bookkeeping.write_shape(self._connection, shape)
+                table_records.write_shape(self._connection, shape)
 
     def evolve(self, event: SchemaEvent) -> bool:
         """See `SinkTransaction.evolve`."""
@@ -184,7 +184,7 @@ class DuckDBTransaction:
         with self._translated():
             if alter(self._connection, self._destination.path, event, self._state(event.table).mode):
                 self._modified.add(event.table)
-            bookkeeping.write_shape(self._connection, event.shape)
+            table_records.write_shape(self._connection, event.shape)
             entries = [(step.kind.value, str(step), action.value) for step, action in event.steps]
             self._write_history(event.schema, event.commit_lsn, event.xid, entries)
         return True
@@ -238,7 +238,7 @@ class DuckDBTransaction:
     def quarantine(self, table: TableRef, rows: pl.DataFrame) -> None:
         """See `SinkTransaction.quarantine`."""
         with self._translated():
-            bookkeeping.write_quarantine(self._connection, table, rows, slot=self._destination.feed)
+            quarantine_records.write_quarantine(self._connection, table, rows, slot=self._destination.feed)
 
     # -- the end
 
@@ -247,7 +247,7 @@ class DuckDBTransaction:
         with self._translated():
             if checkpoint is not None:
                 bookkeeping.write_checkpoint(self._connection, checkpoint)
-                bookkeeping.write_last_change(
+                table_records.write_last_change(
                     self._connection, self._changed, checkpoint.lsn, slot=self._destination.feed
                 )
             if last:
@@ -311,7 +311,7 @@ class DuckDBTransaction:
 
     def _state(self, table: TableRef) -> TableState:
         with self._translated():
-            state = bookkeeping.read_state(self._connection, table)
+            state = table_records.read_state(self._connection, table)
         if state is None:
             raise unrecorded_table(table, self._destination.path)
         return state
@@ -320,7 +320,9 @@ class DuckDBTransaction:
         self, schema: TableSchema, commit_lsn: Lsn, xid: int, entries: list[tuple[str, str, str]]
     ) -> None:
         slot = self._destination.feed
-        bookkeeping.write_history(self._connection, schema, slot=slot, commit_lsn=commit_lsn, xid=xid, entries=entries)
+        table_records.write_history(
+            self._connection, schema, slot=slot, commit_lsn=commit_lsn, xid=xid, entries=entries
+        )
 
     def _replace(self, table: TableRef, columns: shapes.Columns) -> None:
         """Create a table, or replace it, without rows."""
