@@ -174,3 +174,28 @@ def test_a_named_table_that_is_locked_does_not_stop_the_others(captured: Lab) ->
     with transaction(captured, "LOCK TABLE new IN SHARE MODE"):
         assert_pending(named.capture_and_compare("good"), "TableLocked", "public.new")
     named.capture_and_compare("good", "new")
+
+
+@pytest.mark.parametrize(
+    "create",
+    [
+        "CREATE TABLE new (id int PRIMARY KEY, v text)",
+        "CREATE TABLE new (id int PRIMARY KEY, v text) PARTITION BY RANGE (id); CREATE TABLE p PARTITION OF new DEFAULT",
+    ],
+    ids=["table", "partitions"],
+)
+@pytest.mark.parametrize("locked", ["new", "good"])
+def test_a_captured_table_that_is_locked_against_readers_holds_nobody_up(
+    captured: Lab, create: str, locked: str
+) -> None:
+    """The stream reads no table. PostgreSQL's view of a publication waits for the lock, from version 16 on."""
+    captured.execute(create)
+    captured.capture_and_compare("good", "new")
+    captured.execute("INSERT INTO new VALUES (1, 'one'); INSERT INTO good VALUES (2, 'two')")
+    with transaction(captured, f"LOCK TABLE {locked} IN ACCESS EXCLUSIVE MODE"):
+        started = time.monotonic()
+        result = captured.capture()
+        assert time.monotonic() - started < HELD_UP_S
+        assert not result.in_trouble
+        assert result.changes == 2
+    captured.assert_equal("good", "new")

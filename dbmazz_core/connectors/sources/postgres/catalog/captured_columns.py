@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from dbmazz_core.connectors.sources.postgres.catalog.column_choice import ColumnRules
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
-from dbmazz_core.connectors.sources.postgres.catalog.publication import GENERATED_COLUMNS_VERSION, Publication
+from dbmazz_core.connectors.sources.postgres.catalog.publication import Publication
+from dbmazz_core.connectors.sources.postgres.catalog.published_relations import GENERATED_COLUMNS_VERSION
 from dbmazz_core.model.table_description import ColumnDescription, TableDescription
 from dbmazz_core.settings.config import SourceConfig
 from dbmazz_core.table_ref import TableRef

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from dbmazz_core.connectors.sources.postgres.catalog.identity import SourceColumn
+from dbmazz_core.connectors.sources.postgres.catalog.published_relations import LEAF_PARTITIONS
 from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.model.nested_text import array_elements
 
@@ -41,7 +42,7 @@ def read_column_facts(connection: Connection, oids: Collection[int]) -> dict[int
                     WHEN c.relkind <> 'p' THEN a.attmissingval::text
                     ELSE (SELECT min(l.attmissingval::text) FROM pg_catalog.pg_attribute l
                           WHERE l.attname = a.attname AND l.attrelid IN
-                                (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid) WHERE isleaf)) END
+                                {LEAF_PARTITIONS.format(root="c.oid")}) END
         FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
         LEFT JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
         WHERE a.attrelid = ANY (%s) AND a.attnum > 0

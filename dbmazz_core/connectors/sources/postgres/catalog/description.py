@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from dbmazz_core.connectors.sources.postgres.catalog.published_relations import LEAF_PARTITIONS
 from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.table_ref import TableRef
 
@@ -259,7 +260,7 @@ def _sizes(conn: Connection, oids: Sequence[int]) -> dict[int, tuple[int, int, b
     return {
         oid: (int(rows), int(pages), has_children)
         for oid, rows, pages, has_children in conn.execute(
-            """
+            f"""
             SELECT c.oid, s.rows, s.pages,
                    c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE inhparent = c.oid)
             FROM pg_catalog.pg_class c
@@ -269,10 +270,10 @@ def _sizes(conn: Connection, oids: Sequence[int]) -> dict[int, tuple[int, int, b
                        coalesce(sum(l.relpages), 0)
                 FROM pg_catalog.pg_class l
                 WHERE l.relkind = 'r' AND (l.oid = c.oid
-                   OR c.relkind = 'p' AND l.oid IN (SELECT relid FROM pg_partition_tree(c.oid) WHERE isleaf))
+                   OR c.relkind = 'p' AND l.oid IN {LEAF_PARTITIONS.format(root="c.oid")})
             ) AS s (rows, pages)
             WHERE c.oid = ANY (%s)
-            """,
+            """.encode(),
             (list(oids),),
         )
     }
@@ -281,14 +282,14 @@ def _sizes(conn: Connection, oids: Sequence[int]) -> dict[int, tuple[int, int, b
 def _partitions(conn: Connection, oids: Sequence[int]) -> dict[int, list[Partition]]:
     found: dict[int, list[Partition]] = {}
     for root, schema, name, identity in conn.execute(
-        """
+        f"""
         SELECT root, n.nspname, c.relname, c.relreplident::text
         FROM unnest(%s::oid[]) AS root
-        CROSS JOIN LATERAL pg_partition_tree(root::regclass) AS tree
+        CROSS JOIN LATERAL {LEAF_PARTITIONS.format(root="root")} AS tree
         JOIN pg_catalog.pg_class c ON c.oid = tree.relid
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         WHERE c.oid <> root AND c.relkind = 'r' ORDER BY n.nspname, c.relname
-        """,
+        """.encode(),
         (list(oids),),
     ):
         found.setdefault(root, []).append(Partition(TableRef(schema, name), identity))

@@ -6,17 +6,18 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
+from dbmazz_core.connectors.sources.postgres.catalog.published_relations import (
+    COLUMN_LISTS_VERSION,
+    GENERATED_COLUMNS_VERSION,
+    published_relations,
+)
 from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.table_ref import TableRef
 
 OPERATIONS = ("insert", "update", "delete", "truncate")
 
-#: First version whose publications can have column lists, row filters, and all tables of a schema.
-_COLUMN_LISTS_VERSION = 150000
 #: Comment on a publication that dbmazz has created.
 CREATED_BY_DBMAZZ = "created by dbmazz"
-#: First version whose publications can publish stored generated columns.
-GENERATED_COLUMNS_VERSION = 180000
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class Publication:
         return published.columns
 
 
-#: Condition that restricts tables `t` of pg_publication_tables to schemas and names.
+#: Condition that restricts tables `t` of `published_relations` to schemas and names.
 _ONLY = " AND (t.schemaname, t.tablename) IN (SELECT * FROM unnest(%s::text[], %s::text[]))"
 
 
@@ -114,17 +115,6 @@ def read_publication(conn: Connection, name: str, *, only: Collection[TableRef] 
     ).fetchone()
     if row is None:
         return None
-    if version >= GENERATED_COLUMNS_VERSION:
-        details = "attnames::text[], rowfilter"
-    elif version >= _COLUMN_LISTS_VERSION:
-        # The view lists generated columns, which are never in the stream of these versions.
-        details = """
-            ARRAY(SELECT listed.name::text FROM unnest(attnames) WITH ORDINALITY AS listed (name, position)
-                  JOIN pg_catalog.pg_attribute a ON a.attname = listed.name AND a.attgenerated = ''
-                   AND a.attrelid = format('%%I.%%I', schemaname, tablename)::regclass
-                  ORDER BY listed.position), rowfilter"""
-    else:
-        details = "NULL::text[], NULL"
     restriction = "" if only is None else _ONLY
     arguments: list[object] = [name]
     arguments += [] if only is None else [[ref.schema for ref in only], [ref.name for ref in only]]
@@ -134,7 +124,7 @@ def read_publication(conn: Connection, name: str, *, only: Collection[TableRef] 
         for ref, columns, row_filter in (
             (TableRef(schema, table), *more)
             for schema, table, *more in conn.execute(
-                f"SELECT schemaname, tablename, {details} FROM pg_catalog.pg_publication_tables t "
+                f"SELECT schemaname, tablename, attnames, rowfilter FROM ({published_relations(version)}) t "
                 f"WHERE pubname = %s{restriction}".encode(),
                 arguments,
             )
@@ -157,7 +147,7 @@ def _entries(
     never updated, but deleted and inserted with a new OID (also by ALTER PUBLICATION ... SET TABLE with another filter
     or list). SET (...) updates the row of pg_publication.
     """
-    if conn.info.server_version >= _COLUMN_LISTS_VERSION:
+    if conn.info.server_version >= COLUMN_LISTS_VERSION:
         filtered = "t.rowfilter IS NOT NULL"
         schemas = """
             UNION ALL
@@ -181,12 +171,10 @@ def _entries(
     rows = conn.execute(
         f"""
         WITH published AS MATERIALIZED (
-            SELECT p.oid AS publication, p.xmin AS altered, c.oid, t.schemaname, t.tablename,
+            SELECT p.oid AS publication, p.xmin AS altered, t.relid AS oid, t.schemaname, t.tablename,
                    {filtered} AS filtered
             FROM pg_catalog.pg_publication p
-            JOIN pg_catalog.pg_publication_tables t ON t.pubname = p.pubname
-            JOIN pg_catalog.pg_namespace s ON s.nspname = t.schemaname
-            JOIN pg_catalog.pg_class c ON c.relnamespace = s.oid AND c.relname = t.tablename
+            JOIN ({published_relations(conn.info.server_version)}) t ON t.pubname = p.pubname
             WHERE p.pubname = %s{restriction}),
         line AS MATERIALIZED (  -- each table with the partitioned tables above it
             SELECT up.publication, up.published, c.oid, c.relnamespace, i.xmin AS attached

@@ -9,6 +9,7 @@ from typing import Any
 from psycopg.rows import dict_row
 
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo, describe
+from dbmazz_core.connectors.sources.postgres.catalog.published_relations import LEAF_PARTITIONS
 from dbmazz_core.connectors.sources.postgres.catalog.table_errors import (
     SYSTEM_SCHEMA,
     UnstreamedPartition,
@@ -193,15 +194,15 @@ def _unstreamed_partitions(conn: Connection, oids: Sequence[int]) -> dict[int, U
     return {
         root: UnstreamedPartition(TableRef(schema, name), _KINDS.get(kind) or _PERSISTENCE[persistence])
         for root, schema, name, kind, persistence in conn.execute(
-            """
+            f"""
             SELECT root, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text
             FROM unnest(%s::oid[]) AS root
-            CROSS JOIN LATERAL pg_partition_tree(root::regclass) AS tree
+            CROSS JOIN LATERAL {LEAF_PARTITIONS.format(root="root")} AS tree
             JOIN pg_catalog.pg_class c ON c.oid = tree.relid
             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-            WHERE tree.isleaf AND c.relkind <> 'p' AND (c.relkind = 'f' OR c.relpersistence = 'u')
+            WHERE c.oid <> root AND (c.relkind = 'f' OR c.relpersistence = 'u')
             ORDER BY n.nspname DESC, c.relname DESC
-            """,
+            """.encode(),
             (list(oids),),
         )
     }

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
 from dbmazz_core.connectors.sources.postgres.catalog.publication import (
     CREATED_BY_DBMAZZ,
-    GENERATED_COLUMNS_VERSION,
     OPERATIONS,
     Publication,
 )
+from dbmazz_core.connectors.sources.postgres.catalog.published_relations import GENERATED_COLUMNS_VERSION
 from dbmazz_core.settings.config import SourceConfig
 from dbmazz_core.settings.replica_identity import ReplicaIdentityPolicy
 from dbmazz_core.table_ref import TableRef, quote_identifier, quote_literal

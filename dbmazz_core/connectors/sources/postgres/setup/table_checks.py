@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dbmazz_core.connectors.sources.postgres.catalog.column_choice import ColumnRules
 from dbmazz_core.connectors.sources.postgres.catalog.description import CatalogColumn, TableInfo
 from dbmazz_core.connectors.sources.postgres.catalog.publication import (
-    GENERATED_COLUMNS_VERSION,
     Publication,
     PublishedTable,
 )
+from dbmazz_core.connectors.sources.postgres.catalog.published_relations import GENERATED_COLUMNS_VERSION
 from dbmazz_core.connectors.sources.postgres.errors.running import publication_not_found
 from dbmazz_core.connectors.sources.postgres.setup.look import Look
 from dbmazz_core.connectors.sources.postgres.setup.read_privileges import (
