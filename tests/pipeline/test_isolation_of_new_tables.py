@@ -180,7 +180,7 @@ def test_a_named_table_that_is_locked_does_not_stop_the_others(captured: Lab) ->
     "create",
     [
         "CREATE TABLE new (id int PRIMARY KEY, v text)",
-        "CREATE TABLE new (id int PRIMARY KEY, v text) PARTITION BY RANGE (id); CREATE TABLE p PARTITION OF new DEFAULT",
+        "CREATE TABLE new (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);CREATE TABLE p PARTITION OF new DEFAULT",
     ],
     ids=["table", "partitions"],
 )

@@ -26,9 +26,9 @@ LEAF_PARTITIONS = """
 def published_relations(version: int) -> str:
     """Return a query for the tables of publications.
 
-    Its columns are `pubname`, `relid`, `schemaname`, `tablename`, `attnames` and `rowfilter`. Columns and rows are those of
-    `pg_publication_tables`; `attnames` (text[]) has no generated columns where the version does not send them, and is
-    null on PostgreSQL 14, as `rowfilter` is.
+    Its columns are `pubname`, `relid`, `schemaname`, `tablename`, `attnames` and `rowfilter`. Columns and rows are
+    those of `pg_publication_tables`; `attnames` (text[]) has no generated columns where the version does not send them,
+    and is null on PostgreSQL 14, as `rowfilter` is.
 
     Args:
         version: `server_version_num`.
