@@ -4,6 +4,7 @@ Every error says what happened, to which object, and what to do about it: exact 
 one. The number is the exit code of the `dbmazz` command; a class without a number has the exit code of its branch.
 
     DbmazzError
+    ├── LimitReached                  1  a limit of the process: open files, memory, threads
     ├── ConfigError                   2  a setting is missing, unknown or malformed
     ├── SourceError
     │   ├── ConnectionFailed          3  server unreachable, unknown host, TLS refused
@@ -106,6 +107,13 @@ def _restored(kind: type[DbmazzError], what: str, attributes: dict[str, object])
     error = kind.__new__(kind, what)
     error.__dict__.update(attributes)
     return error
+
+
+class LimitReached(DbmazzError):
+    """A limit that the system sets for the process is reached: open files, memory, or threads.
+
+    What to do: raise the limit that the error names (`ulimit`, the service unit, or the container).
+    """
 
 
 class ConfigError(DbmazzError):

@@ -28,12 +28,14 @@ from dbmazz_core.model.source_status import SourceStatus
 from dbmazz_core.model.stopping import StopRequested
 from dbmazz_core.model.table_description import TableDescription
 from dbmazz_core.model.table_state import TableState
+from dbmazz_core.process_limits import name_limits
 from dbmazz_core.settings.config import Settings, WindowLimits
 from dbmazz_core.table_ref import TableRef
 
 ProgressCallback = Callable[[Progress], None]
 
 
+@name_limits
 class Pipeline:
     """Keeps tables of one source in one destination.
 

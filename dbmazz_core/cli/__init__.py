@@ -6,6 +6,12 @@
 
 from __future__ import annotations
 
-from dbmazz_core.cli.run import main
+try:
+    from dbmazz_core.cli.run import main
+except KeyboardInterrupt:  # Ctrl-C before there is a command to end
+    import os
+
+    os.write(2, b"error: interrupted\n")
+    os._exit(130)
 
 __all__ = ["main"]

@@ -12,6 +12,7 @@ from dbmazz_core.cli import table_commands  # noqa: F401 - adds its commands
 from dbmazz_core.cli.commands import dbmazz
 from dbmazz_core.cli.report import BROKEN_PIPE, Interrupted, Report
 from dbmazz_core.errors import ConfigError, DbmazzError
+from dbmazz_core.process_limits import limit_reached, small_address_space
 
 _COMPLETION_VARIABLE = "_DBMAZZ_COMPLETE"
 
@@ -53,13 +54,20 @@ def _reported(arguments: list[str], report: Report) -> int:
         return report.error(error)
     except BrokenPipeError:
         raise
-    except Exception as error:  # noqa: BLE001 - users get a sentence, not a traceback
+    except BaseException as error:  # users get a sentence, not a traceback; a panic of polars is no Exception
+        limit = limit_reached(error)
+        if limit is not None:
+            return report.error(limit)
+        if not isinstance(error, Exception):
+            raise
         return report.unexpected(error)
 
 
 def _invoke(arguments: list[str], report: Report) -> int:
     # Not click's `main`, which has other exit codes.
     with dbmazz.make_context("dbmazz", arguments, obj=report) as context:
+        if (warning := small_address_space()) is not None:
+            report.message(warning)
         code = dbmazz.invoke(context)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
