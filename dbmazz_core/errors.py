@@ -215,7 +215,8 @@ class TableNotFound(SourceNotReady):
 
 
 class TableNotSupported(SourceNotReady):
-    """The relation writes no logical changes: a view, a sequence, or a foreign, temporary or unlogged table.
+    """The relation writes no logical changes: a view, a sequence, or a foreign, temporary or unlogged table, or one
+    without columns.
 
     What to do: remove it from `TABLES`.
     """

@@ -66,7 +66,9 @@ class Report:
     def result(self, value: Mapping[str, Any], *human: RenderableType) -> None:
         """Print the result of a command: `value` as JSON with `--json`, else the texts and tables `human`."""
         if self.json:
-            sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+            # `backslashreplace` (module `run`) does not give JSON.
+            ascii_only = not (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+            sys.stdout.write(json.dumps(value, ensure_ascii=ascii_only, allow_nan=False) + "\n")
         elif all(isinstance(part, str) for part in human):
             sys.stdout.writelines(f"{part}\n" for part in human)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,10 @@ _COMPLETION_VARIABLE = "_DBMAZZ_COMPLETE"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `dbmazz` and return its exit code (docs/cli.md lists them). Never raises."""
+    for stream in (sys.stdout, sys.stderr):
+        # Names of tables can have characters that the encoding of the terminal, or PYTHONIOENCODING, does not have.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if arguments is None and _COMPLETION_VARIABLE in os.environ:
         dbmazz.main(prog_name="dbmazz")  # click answers a shell that asks for completions
     arguments = list(sys.argv[1:] if arguments is None else arguments)

@@ -17,6 +17,7 @@ import click
 
 from dbmazz_core.errors import ConfigError
 from dbmazz_core.settings.config import Settings
+from dbmazz_core.settings.paths import expanded
 from dbmazz_core.settings.suggestions import did_you_mean
 from dbmazz_core.settings.variables import SETTINGS, Setting
 
@@ -122,7 +123,7 @@ def read_file(path: Path) -> dict[str, str]:
         ConfigError: The file cannot be read, is not TOML, or has a key that is not a setting.
     """
     try:
-        with path.open("rb") as file:
+        with Path(expanded("--config", str(path))).open("rb") as file:
             content = tomllib.load(file)
     except OSError as error:
         raise ConfigError(

@@ -100,7 +100,7 @@ def _headless(seconds: float, rate: float, keep: Path | None, stop: threading.Ev
         messages.print("interrupted: source and destination were not compared")
         return _INTERRUPTED
     if as_json:
-        click.echo(json.dumps(report.to_dict(), ensure_ascii=False))
+        click.echo(json.dumps(report.to_dict()))
     else:
         _print_report(report, Console(highlight=False))
     return 0 if report.equal else _DIFFERENT

@@ -15,6 +15,7 @@ from dbmazz_core.errors import ConfigError
 from dbmazz_core.model.policies import BadValuePolicy, Mode, NumericForm, TableErrorPolicy
 from dbmazz_core.settings.by_table import ByTable, ColumnMasks, ColumnNames, SchemaPolicy
 from dbmazz_core.settings.parsers import MEBIBYTE
+from dbmazz_core.settings.paths import expanded
 from dbmazz_core.settings.replica_identity import ReplicaIdentityPolicy
 from dbmazz_core.settings.secret_url import SecretUrl
 from dbmazz_core.settings.tables import TablePattern
@@ -62,7 +63,7 @@ class SinkConfig:
     """The destination.
 
     Attributes:
-        url: Path of the DuckDB file (`duckdb:///path` works too).
+        url: Path of the DuckDB file (`duckdb:///path` works too). `~` at its beginning is the home directory.
         type: Sink type; `duckdb` is the only one.
         lock_timeout_s: Seconds to wait while another process holds the file.
         memory_limit: DuckDB's `memory_limit`, in bytes.
@@ -72,6 +73,9 @@ class SinkConfig:
     type: str = "duckdb"
     lock_timeout_s: float = 10.0
     memory_limit: int = 1024 * MEBIBYTE
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "url", expanded("SINK_URL", self.url))
 
 
 @dataclass(frozen=True, slots=True)

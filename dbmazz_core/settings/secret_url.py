@@ -8,8 +8,11 @@ from urllib.parse import parse_qsl, quote, unquote
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from dbmazz_core.errors import ConfigError
+from dbmazz_core.settings.paths import expanded
 
 _SECRET_OPTIONS = ("password", "passfile", "sslpassword", "oauth_client_secret")
+#: Options that hold a path.
+_FILE_OPTIONS = ("passfile", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslcrldir")
 _HIDDEN = "***"
 #: libpq reads any other text as `key=value` pairs (fe-connect.c, uri_prefix_length).
 _PREFIXES = ("postgresql://", "postgres://")
@@ -35,6 +38,10 @@ class SecretUrl:
     def __init__(self, text: str, *, variable: str = "SOURCE_URL") -> None:
         self._text = text.strip()
         self.parameters: dict[str, str] = _read(self._text, variable)
+        if paths := {k: v for k, v in self.parameters.items() if k in _FILE_OPTIONS and v.startswith("~")}:
+            paths = {name: expanded(f"{name} in {variable}", path) for name, path in paths.items()}
+            self._text = self.conninfo(**paths)
+            self.parameters |= paths
         self._secrets = {self.parameters[k] for k in _SECRET_OPTIONS if self.parameters.get(k)}
 
     def reveal(self) -> str:

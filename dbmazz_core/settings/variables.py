@@ -184,7 +184,9 @@ SETTINGS: tuple[Setting, ...] = (
         "`MODE`",
     ),
     Setting("SINK_TYPE", "sink", "type", one_of("duckdb"), "duckdb", "destination type; only `duckdb`"),
-    Setting("SINK_URL", "sink", "url", duckdb_path, "dbmazz.duckdb", "path of the DuckDB file"),
+    Setting(
+        "SINK_URL", "sink", "url", duckdb_path, "dbmazz.duckdb", "path of the DuckDB file; `~` is the home directory"
+    ),
     Setting(
         "SINK_LOCK_TIMEOUT_S",
         "sink",

@@ -66,7 +66,8 @@ def test_leaf_partitions_are_those_of_the_function(matrix_database: SourceDataba
     for root in ("one.root", "two.middle", "one.leaf1", "two.empty_root", "two.parent", "one.plain"):
         # For a table that is no partition, the function returns nothing.
         (expected,) = matrix_database.fetch(
-            f"SELECT coalesce(array_agg(t.relid::oid::bigint ORDER BY t.relid), ARRAY['{root}'::regclass::oid::bigint]) "
+            "SELECT coalesce(array_agg(t.relid::oid::bigint ORDER BY t.relid), "
+            f"ARRAY['{root}'::regclass::oid::bigint]) "
             f"FROM pg_partition_tree('{root}') t JOIN pg_class c ON c.oid = t.relid "
             "WHERE c.relkind <> 'p'"
         )

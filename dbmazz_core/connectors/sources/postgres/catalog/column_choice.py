@@ -17,7 +17,7 @@ from dbmazz_core.model.masks import Masker
 from dbmazz_core.model.schema import ColumnChoice, ColumnDef, TableSchema
 from dbmazz_core.settings.config import SourceConfig
 from dbmazz_core.settings.suggestions import suggestion
-from dbmazz_core.table_ref import ColumnRef, TableRef
+from dbmazz_core.table_ref import ColumnRef, TableRef, quote_identifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,16 @@ class ColumnRules:
                     yield _unknown(variable, f"{column}, which does not exist", column, known)
         for table in tables:
             yield from self._key_problems(table.ref, table.key)
-            if not any(self.choice(table.ref).keeps(column.name) for column in table.columns):
+            if not table.columns:
+                yield _problem(
+                    "TABLES",
+                    f"has {table.ref}, which has no columns that PostgreSQL sends",
+                    "leave the table out of TABLES, or publish its generated columns: "
+                    f"ALTER PUBLICATION {quote_identifier(self._config.publication)} "
+                    "SET (publish_generated_columns = stored);",
+                    table.ref,
+                )
+            elif not any(self.choice(table.ref).keeps(column.name) for column in table.columns):
                 yield _problem(
                     "COLUMNS_EXCLUDE", f"leaves no column of {table.ref}", "leave the table out of TABLES", table.ref
                 )

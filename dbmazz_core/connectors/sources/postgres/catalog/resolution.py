@@ -12,6 +12,7 @@ from dbmazz_core.connectors.sources.postgres.catalog.description import TableInf
 from dbmazz_core.connectors.sources.postgres.catalog.published_relations import LEAF_PARTITIONS
 from dbmazz_core.connectors.sources.postgres.catalog.table_errors import (
     SYSTEM_SCHEMA,
+    WITHOUT_COLUMNS,
     UnstreamedPartition,
     in_system_schema,
     partition_of_captured,
@@ -24,6 +25,8 @@ from dbmazz_core.settings.tables import TablePattern
 from dbmazz_core.table_ref import TableRef
 
 _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence"}
+#: First version that can publish generated columns.
+_SENDS_GENERATED = 180000
 _PERSISTENCE = {"t": "a temporary table", "u": "an unlogged table"}
 
 
@@ -156,6 +159,9 @@ def _read_relations(conn: Connection, condition: str, arguments: Mapping[str, An
             f"""
             SELECT c.oid, n.nspname AS schema, c.relname AS name, c.relkind::text, c.relpersistence::text,
                    c.relreplident::text,
+                   EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                           WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                             AND (a.attgenerated = '' OR %(sends_generated)s)) AS has_columns,
                    r.rolname AS owner, pg_has_role(c.relowner, 'USAGE') AS owned,
                    has_table_privilege(c.oid, 'SELECT') AS readable,
                    c.relrowsecurity AND NOT (SELECT u.rolsuper OR u.rolbypassrls
@@ -173,13 +179,15 @@ def _read_relations(conn: Connection, condition: str, arguments: Mapping[str, An
               AND {condition}
             ORDER BY n.nspname, c.relname
             """.encode(),
-            arguments,
+            {**arguments, "sends_generated": conn.info.server_version >= _SENDS_GENERATED},
         )
         rows = cursor.fetchall()
     unstreamed = _unstreamed_partitions(conn, [row["oid"] for row in rows if row["relkind"] == "p"])
     for row in rows:
         row["ref"] = TableRef(row["schema"], row["name"])
         row["unsupported"] = _KINDS.get(row["relkind"]) or _PERSISTENCE.get(row["relpersistence"])
+        if not row["unsupported"] and not row["has_columns"]:
+            row["unsupported"] = WITHOUT_COLUMNS
         row["partition"] = None if row["unsupported"] else unstreamed.get(row["oid"])
         if row["partition"] is not None:
             row["unsupported"] = f"a partitioned table with {row['partition']}"

@@ -14,6 +14,8 @@ from dbmazz_core.settings.suggestions import did_you_mean
 from dbmazz_core.settings.tables import TablePattern
 from dbmazz_core.table_ref import TableRef, quote_identifier
 
+#: A table with dropped columns only, or, before PostgreSQL 18, with generated columns besides.
+WITHOUT_COLUMNS = "a table without columns that PostgreSQL sends"
 _UNLOGGED = "an unlogged table"
 #: PostgreSQL reserves schema names that begin with `pg_` (manual, "The System Catalog Schema").
 SYSTEM_SCHEMA = re.compile(r"pg_.*|information_schema", re.DOTALL)
@@ -119,6 +121,9 @@ def table_not_supported(ref: TableRef, what: str, partition: UnstreamedPartition
         reason, remedy = "it writes no WAL", f"ALTER TABLE {ref.sql} SET LOGGED; or leave it out of TABLES"
     elif what == "a foreign table":
         reason, remedy = "its rows are on another server", "capture it there, or leave it out of TABLES"
+    elif what == WITHOUT_COLUMNS:
+        reason = "there is nothing to capture"
+        remedy = f"ALTER TABLE {ref.sql} ADD COLUMN ...; or leave it out of TABLES"
     elif what == "a sequence":
         reason, remedy = "its value is not published", "leave it out of TABLES"
     else:
