@@ -10,6 +10,7 @@ from dbmazz_core.engine.isolation import Isolation, LeftOut, mark_left_out
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import StopReason, WindowResult
 from dbmazz_core.engine.schema_following import SchemaFollower
+from dbmazz_core.engine.table_states import unmissed
 from dbmazz_core.engine.window import Window
 from dbmazz_core.errors import DbmazzError
 from dbmazz_core.lsn import INVALID_LSN
@@ -79,7 +80,9 @@ class Capture:
         bound = source.bound(checkpoint.lsn, followed)
         quarantined = quarantined_tables(settings)
         try:
-            stream = source.stream(checkpoint.lsn, bound, followed, keep_unreadable=quarantined)
+            stream = source.stream(
+                checkpoint.lsn, bound, followed, keep_unreadable=quarantined, watched=unmissed(recorded)
+            )
         except DbmazzError as error:
             if (left_out := self._isolation.left_out(error)) is None:
                 raise

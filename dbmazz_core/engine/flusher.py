@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,12 +17,13 @@ from types import TracebackType
 from typing import Self
 
 from dbmazz_core.engine.apply_events import EventApplier
-from dbmazz_core.engine.isolation import LeftOut
+from dbmazz_core.engine.isolation import CHANGES_MISSED, LeftOut
 from dbmazz_core.engine.result import TableCounts, WindowResult
 from dbmazz_core.engine.schema_following import WindowEvent
 from dbmazz_core.errors import DbmazzError
 from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.sink import Sink, SinkTransaction
+from dbmazz_core.model.table_state import TableStatus
 from dbmazz_core.table_ref import TableRef
 
 #: An interrupt between two statements has no effect: it is repeated after this time, in seconds.
@@ -41,6 +42,8 @@ class Flush:
         counts: The changes of this flush by table.
         transactions: Number of source transactions in this flush.
         last: Whether the window ends with this flush.
+        missed: Removed tables that have changes up to the checkpoint, or soon after it: they must be copied again
+            before they can stream.
     """
 
     checkpoint: Checkpoint
@@ -48,6 +51,7 @@ class Flush:
     counts: Mapping[TableRef, TableCounts]
     transactions: int
     last: bool = False
+    missed: Collection[TableRef] = ()
 
 
 class Flusher:
@@ -177,6 +181,8 @@ class Flusher:
                 break
         if flush is not None:
             clock = time.perf_counter()
+            for table in flush.missed:
+                self._transaction.mark(table, TableStatus.REMOVED, CHANGES_MISSED)
             self._committing.set()
             try:
                 self._transaction.commit(flush.checkpoint, last=flush.last)

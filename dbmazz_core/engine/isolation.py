@@ -33,6 +33,8 @@ from dbmazz_core.table_ref import TableRef
 
 #: Errors of statements on one table, which do not always name it.
 _OF_STATEMENTS = (DestinationConflict, BadValue, UnknownValue, TableLocked, MissingPrivilege)
+#: Why a removed table must be copied again when it comes back. A removed table without this reason has missed nothing.
+CHANGES_MISSED = Problem("it has changed since it was taken out of TABLES")
 #: `TableState.retry_when` of a table whose facts are not recorded yet.
 UNRECORDED = ""
 

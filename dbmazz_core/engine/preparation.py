@@ -10,7 +10,7 @@ from dbmazz_core.engine.copying import Copying
 from dbmazz_core.engine.isolation import UNRECORDED, Isolation
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.resume_checks import ResumeChecks
-from dbmazz_core.engine.table_states import held_tables, record_states
+from dbmazz_core.engine.table_states import bring_back, held_tables, record_states
 from dbmazz_core.errors import DbmazzError, PublicationLacksTable, SlotError, TableNotFound, TableNotSupported
 from dbmazz_core.model.managed_source import ManagedSource
 from dbmazz_core.model.recorded import Recorded
@@ -100,8 +100,10 @@ class Preparation:
         checks = self._checks(recorded)
         point = self.source.resume(checks.checkpoint(), stopped=self._stopped)
 
-        self._take_out_unusable(recorded.tables)
         tables = [table.ref for table in look.tables]
+        if (brought_back := bring_back(self.sink, recorded, {*tables}.difference(resnapshot))) is not recorded:
+            recorded, checks = brought_back, self._checks(brought_back)
+        self._take_out_unusable(recorded.tables)
         checks.verify_rule_tables(tables)
         for table in tables:
             if table not in resnapshot:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from functools import partial
 
-from dbmazz_core.engine.isolation import UNRECORDED, facts, is_held
+from dbmazz_core.engine.isolation import CHANGES_MISSED, UNRECORDED, facts, is_held
 from dbmazz_core.errors import DbmazzError
 from dbmazz_core.model.recorded import Recorded
 from dbmazz_core.model.sink import Sink
 from dbmazz_core.model.source import Source
+from dbmazz_core.model.table_shape import TableToken
 from dbmazz_core.model.table_state import Problem, TableState, TableStatus
 from dbmazz_core.settings.config import TableConfig
 from dbmazz_core.table_ref import TableRef
@@ -46,8 +47,9 @@ def record_states(
             if ref not in configured and state.state is not TableStatus.PAUSED:
                 if ref in recorded.pending:
                     gone.append(ref)
-                else:
-                    marks[ref] = TableStatus.REMOVED, None, None
+                elif state.state is not TableStatus.REMOVED:
+                    missed = None if state.state is TableStatus.STREAMING else CHANGES_MISSED
+                    marks[ref] = TableStatus.REMOVED, missed, None
     for ref, error in problems.items():
         status = TableStatus.FAILED if ref in recorded.tables else TableStatus.PENDING
         marks[ref] = status, Problem.of(error), (retry_when or {}).get(ref)
@@ -64,6 +66,28 @@ def record_states(
 
 def _is_recorded(state: TableState | None, status: TableStatus, problem: Problem | None, when: str | None) -> bool:
     return state is not None and (state.state, state.problem, state.retry_when) == (status, problem, when)
+
+
+def unmissed(recorded: Recorded) -> dict[TableRef, TableToken]:
+    """Return the removed tables that have missed no change since, with their tokens."""
+    tables = [recorded.tables[ref] for ref in recorded.in_state(TableStatus.REMOVED) if ref in recorded.tables]
+    return {
+        table.state.table: table.shape.token
+        for table in tables
+        if table.state.problem is None and table.shape.token is not None
+    }
+
+
+def bring_back(sink: Sink, recorded: Recorded, configured: Collection[TableRef]) -> Recorded:
+    """Let removed tables stream again that are configured again and have missed nothing; return the bookkeeping."""
+    back = [ref for ref in unmissed(recorded) if ref in configured and recorded.tables[ref].altered is None]
+    if not back or recorded.checkpoint is None:
+        return recorded
+    with sink.begin() as transaction:
+        for ref in back:
+            transaction.mark(ref, TableStatus.STREAMING)
+        transaction.commit()
+    return sink.read()
 
 
 def held_tables(

@@ -181,6 +181,8 @@ class Window:
         self._pending = _PendingFlush()
         # Counts of the open transaction. They count once it is complete: if the window ends before, it comes again.
         self._open_counts: dict[TableRef, TableCounts] = {}
+        # Removed tables whose changes were seen.
+        self._missed: frozenset[TableRef] = frozenset()
         # Row changes of complete transactions, for the limit.
         self._received = 0
         self._started = time.monotonic()
@@ -345,7 +347,9 @@ class Window:
             if transaction is not None:
                 self._checkpoint = replace(self._checkpoint, commit_time=transaction.commit_time, last=transaction)
             commit_time = None if transaction is None else transaction.commit_time
-            flush = Flush(self._checkpoint, commit_time, pending.counts, pending.transactions, last)
+            missed = self._stream.touched - self._missed
+            self._missed |= missed
+            flush = Flush(self._checkpoint, commit_time, pending.counts, pending.transactions, last, missed)
             self._flusher.submit(pending.complete_events, flush)
         self._pending = pending.following()
 

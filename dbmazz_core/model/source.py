@@ -259,6 +259,7 @@ class Source(Protocol):
         followed: Mapping[TableRef, FollowedTable],
         *,
         keep_unreadable: Callable[[TableRef], bool] | None,
+        watched: Mapping[TableRef, TableToken] | None = None,
     ) -> ChangeStream:
         """Stream transactions that committed at or after `start`.
 
@@ -268,6 +269,8 @@ class Source(Protocol):
             followed: The captured tables.
             keep_unreadable: Returns whether change batches of a table are keep_unreadable, see
                 `RowImages.keep_unreadable`; None: no table's are.
+            watched: Tables that the stream does not follow, with their tokens: it tells whether they have changes
+                (`ChangeStream.touched`).
 
         Raises:
             SlotAheadOfCheckpoint: The feed was confirmed beyond `start`: changes in between are gone.

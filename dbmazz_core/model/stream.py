@@ -77,6 +77,10 @@ class ChangeStream(Protocol):
     def receive_cpu_s(self) -> float:
         """CPU seconds that receiving took; complete once the stream has ended."""
 
+    @property
+    def touched(self) -> frozenset[TableRef]:
+        """The watched tables that have changes in the stream up to the last part, or soon after it."""
+
     def next(self, *, rows: int, size: int, timeout: float) -> StreamPart | None:
         """Return the next part.
 

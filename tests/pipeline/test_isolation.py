@@ -318,7 +318,50 @@ def test_a_table_that_leaves_the_settings_is_removed(isolating: Lab) -> None:
     assert state(result).state is TableStatus.REMOVED
     assert not result.in_trouble
     assert held_rows(lab) == rows
+    # It has missed a change, so it is copied again.
+    assert lab.capture_and_compare("good", "odd").tables[lab.ref("odd")].snapshot_rows == 2
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "copied"),
+    [
+        ("INSERT INTO good VALUES (3, 'three')", False),
+        ("UPDATE odd SET v = 'changed'", True),
+        ("TRUNCATE odd", True),
+        ("INSERT INTO odd VALUES (5, 5, 'five'); DELETE FROM odd WHERE id = 5", True),
+        ("ALTER TABLE odd ADD COLUMN w int DEFAULT 5", False),
+        ("ALTER TABLE odd ALTER COLUMN n TYPE numeric(12, 4)", True),
+        ("DROP TABLE odd; CREATE TABLE odd (id int PRIMARY KEY, n numeric(9,2), v text)", True),
+        ("ALTER PUBLICATION dbmazz_pub DROP TABLE odd; UPDATE odd SET v = 'unseen'", True),
+        ("ALTER TABLE odd RENAME TO aside; UPDATE aside SET v = 'aside'; ALTER TABLE aside RENAME TO odd", True),
+    ],
+)
+def test_a_table_that_comes_back_is_copied_only_if_it_missed_something(
+    isolating: Lab, meanwhile: str, copied: bool
+) -> None:
+    lab = isolating
     lab.capture_and_compare("good", "odd")
+    without = replace(lab, tables="public.good")
+    without.capture()
+    lab.transactions(*meanwhile.split("; "))
+    for _ in range(2):
+        without.capture_and_compare("good")
+    lab.execute("INSERT INTO good VALUES (4, 'four')")
+    result = lab.capture_and_compare("good", "odd")
+    assert (result.tables[lab.ref("odd")].snapshot_rows is not None) == copied
+    lab.execute("INSERT INTO odd (id, n) VALUES (9, 9)")
+    lab.capture_and_compare("good", "odd")
+
+
+def test_a_removed_table_of_a_new_feed_is_copied(isolating: Lab) -> None:
+    lab = isolating
+    lab.capture_and_compare("good", "odd")
+    without = replace(lab, tables="public.good")
+    without.capture()
+    lab.execute("UPDATE odd SET v = 'missed'")
+    without.pipeline.snapshot()
+    without.capture_and_compare("good")
+    assert lab.capture_and_compare("good", "odd").tables[lab.ref("odd")].snapshot_rows == 1
 
 
 def test_paused_tables_keep_their_rows_until_they_are_resumed(isolating: Lab) -> None:

@@ -162,6 +162,7 @@ class ListStream:
     source: ListSource
     at: int
     receive_cpu_s: float = 0.0
+    touched: frozenset[TableRef] = frozenset()
 
     def next(self, *, rows: int, size: int, timeout: float) -> StreamPart | None:
         source, number = self.source, self.at

@@ -164,13 +164,14 @@ def write_state(
 ) -> None:
     """Record the state of a table; a table that has no record gets one, as never copied.
 
-    A table that was streaming holds its rows as of the checkpoint, or as of its copy if that is newer.
+    A table that is going to stream has no LSN of its own. A table that was streaming holds its rows as of the
+    checkpoint, or as of its copy if that is newer.
     """
     error, reason, remedy = (problem.error, problem.reason, problem.remedy) if problem else (None, None, None)
     updated = connection.execute(
         """
         UPDATE _dbmazz.tables SET
-            lsn = CASE WHEN state = 'streaming' THEN greatest(
+            lsn = CASE WHEN $state = 'streaming' THEN NULL WHEN state = 'streaming' THEN greatest(
                 snapshot_lsn, (SELECT max(c.lsn) FROM _dbmazz.checkpoints c WHERE c.slot = $slot)) ELSE lsn END,
             since = CASE WHEN state = $state AND error IS NOT DISTINCT FROM $error THEN since ELSE now() END,
             state = $state, error = $error, reason = $reason, remedy = $remedy, retry_when = $retry_when

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from dbmazz_core.connectors.sources.postgres.bounds import recorded_identities
+from dbmazz_core.connectors.sources.postgres.catalog.identity import TableIdentity
 from dbmazz_core.connectors.sources.postgres.parser.positions import StreamPositions
 from dbmazz_core.connectors.sources.postgres.parser.records import RecordStream
 from dbmazz_core.connectors.sources.postgres.parser.relations import Relations
@@ -14,6 +15,7 @@ from dbmazz_core.connectors.sources.postgres.stream_start import start_verified_
 from dbmazz_core.errors import SlotNotFound
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.source import Bound, FollowedTable
+from dbmazz_core.model.table_shape import TableToken
 from dbmazz_core.table_ref import TableRef
 
 
@@ -24,6 +26,7 @@ def stream_followed_tables(
     followed: Mapping[TableRef, FollowedTable],
     *,
     keep_unreadable: Callable[[TableRef], bool] | None = None,
+    watched: Mapping[TableRef, TableToken] | None = None,
     messages: bool = True,
 ) -> tuple[PostgresStream, RecordStream]:
     """Start the stream of tables that a destination holds.
@@ -34,6 +37,7 @@ def stream_followed_tables(
         bound: Where the stream ends.
         followed: The tables, by their names of the last look.
         keep_unreadable: Tables whose batches keep unreadable values apart, see `RowImages.unreadable`; None: none.
+        watched: Tables that are not followed, with their tokens: the stream tells whether they have changes.
         messages: Whether the server sends logical messages.
 
     Raises:
@@ -69,6 +73,7 @@ def stream_followed_tables(
         keep_unreadable=keep_unreadable,
         partitions={table.oid: () for table in infos if table.is_partitioned}
         | {identity.oid: identity.partitions for identity in recorded.values() if identity.partitions},
+        watched={TableIdentity.from_token(token).oid: ref for ref, token in (watched or {}).items()},
     )
     session.names = names
     starts = {ref: table.start for ref, table in followed.items()}

@@ -310,6 +310,7 @@ class PostgresSource:
         followed: Mapping[TableRef, FollowedTable],
         *,
         keep_unreadable: Callable[[TableRef], bool] | None = None,
+        watched: Mapping[TableRef, TableToken] | None = None,
     ) -> PostgresStream:
         """Stream the changes of tables that a destination holds, see `Source.stream`.
 
@@ -318,7 +319,13 @@ class PostgresSource:
         """
         return self._keep(
             *stream_followed_tables(
-                self._session, start, bound, followed, keep_unreadable=keep_unreadable, messages=self._messages
+                self._session,
+                start,
+                bound,
+                followed,
+                keep_unreadable=keep_unreadable,
+                watched=watched or {},
+                messages=self._messages,
             )
         )
 

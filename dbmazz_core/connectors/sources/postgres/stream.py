@@ -47,6 +47,7 @@ class PostgresStream:
         verify: Callable[[], None] | None = None,
     ) -> None:
         self.reader = reader
+        self._relations = relations
         self._decoder = Decoder(relations, start_lsn=start_lsn, table_start=table_start)
         self._start = start_lsn
         self._upper = _MAX_LSN if upper_lsn is None else upper_lsn
@@ -62,6 +63,11 @@ class PostgresStream:
     def receive_cpu_s(self) -> float:
         """CPU seconds of the receiving thread, known once the stream is closed."""
         return self.reader.receive_cpu_s
+
+    @property
+    def touched(self) -> frozenset[TableRef]:
+        """See `ChangeStream.touched`."""
+        return frozenset(self._relations.touched)
 
     def next(self, *, rows: int, size: int, timeout: float) -> StreamPart | None:
         """Return the next part, or None if nothing came in time.

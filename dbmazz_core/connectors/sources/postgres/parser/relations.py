@@ -81,6 +81,10 @@ class Relations:
         columns: Column names of tables as in the catalog, for tables that are not in `recorded`.
         keep_unreadable: Returns whether a table's bad values are kept apart; None: of no table.
         partitions: OIDs of captured partitioned tables, each with the OIDs of its partitions when the stream began.
+        watched: Tables by OID whose changes are not wanted, only whether there are any.
+
+    Attributes:
+        touched: Watched tables that the stream has described: it describes a table before its first change.
     """
 
     def __init__(
@@ -96,7 +100,10 @@ class Relations:
         columns: Mapping[TableRef, Collection[str]] | None = None,
         keep_unreadable: Callable[[TableRef], bool] | None = None,
         partitions: Mapping[int, Collection[int]] | None = None,
+        watched: Mapping[int, TableRef] | None = None,
     ) -> None:
+        self.touched: set[TableRef] = set()
+        self._watched = watched or {}
         self._captured = captured
         self._names = names or {}
         # With `keep_names` another table that takes one of these names meanwhile is not captured.
@@ -118,6 +125,8 @@ class Relations:
 
     def learn(self, message: Relation) -> tuple[KnownRelation | None, KnownRelation]:
         """Keep a Relation message; return the relation as known before, and as known now (the same if equal)."""
+        if message.oid in self._watched:
+            self.touched.add(self._watched[message.oid])
         old = self._by_oid.get(message.oid)
         if old is not None and old.message == message:
             return old, old
