@@ -114,7 +114,7 @@ class ResumeChecks:
         Args:
             tables: The configured tables.
         """
-        known = {*tables, *self._recorded.tables}
+        known = {*tables, *self._recorded.all_states}
         for problem in unknown_tables(self.settings.tables, self.settings.source.tables, known):
             raise problem
 

@@ -21,8 +21,10 @@ from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import StopReason
 from dbmazz_core.errors import SchemaChanged
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.model.policies import Mode
-from dbmazz_core.settings.config import FlushConfig, WindowLimits
+from dbmazz_core.model.policies import Mode, TableErrorPolicy
+from dbmazz_core.model.table_state import TableStatus
+from dbmazz_core.settings.by_table import ByTable, parse_schema_policy
+from dbmazz_core.settings.config import FlushConfig, TableConfig, WindowLimits
 from dbmazz_core.settings.tables import parse_tables
 from dbmazz_core.table_ref import TableRef
 from tests.soak.ddl import CHANGES
@@ -54,6 +56,10 @@ _REFUSED = (
 )
 #: With schema changes a statement may also be wrong for the table as it is now.
 _REFUSED_WITH_DDL = (*_REFUSED, psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError)
+#: The policy with schema changes: one table must not change.
+STOPPED = "apply, public.t1=stop"
+#: Every so many windows, a table is paused, or resumed.
+_PAUSES_EVERY = 3
 _LOCK_TIMEOUT = "SET lock_timeout = '20ms'"
 
 
@@ -97,14 +103,21 @@ class Run:
                 self._sessions.append(_Session(number, connection))
             stack.callback(self._roll_back_prepared)
             self._create(program)
-            self.lab = self.lab.kept(program.mode)
+            # A table whose schema changes must not change fails, and others are paused: the rest goes on without them.
+            policy = parse_schema_policy("SCHEMA_CHANGES", self._schema_changes(program))
+            config = TableConfig(mode=ByTable(program.mode), schema_changes=policy)
+            self.lab = self.lab.configured(tables=config, on_error=ByTable(TableErrorPolicy.ISOLATE))
             self._say(f"MODE={program.mode.value}")
             for step in (Capture(), *program.steps):
                 self._step(step)
             self._end_sessions(everything=True)
-            self._capture(Capture())
+            self._bring_back()
+            self._capture(Capture(), pauses=False)
             self.lab.assert_equal(*table_names(self._observer))
         self.tally.programs += 1
+
+    def _schema_changes(self, program: Program) -> str:
+        return STOPPED if self.ddl and len(program.tables) > 1 else "apply"
 
     def _create(self, program: Program) -> None:
         first = self._sessions[0]
@@ -259,7 +272,7 @@ class Run:
     @property
     def _copies_wait(self) -> bool:
         """Whether the next window copies tables first: those that one before has given up, and was stopped then."""
-        waiting = "SELECT count(*) FROM _dbmazz.tables WHERE state <> 'streaming'"
+        waiting = "SELECT count(*) FROM _dbmazz.tables WHERE state IN ('pending', 'copying')"
         return not self.lab.path.exists() or self.lab.rows(waiting) != [(0,)]
 
     def _end_sessions(self, *, everything: bool) -> None:
@@ -308,6 +321,7 @@ class Run:
         confirmed = status.source.confirmed_lsn
         assert confirmed is None or confirmed <= checkpoint.lsn, "confirmed is more than is held"
         self.tally.comparisons += self._past.assert_equal(self.lab)
+        self.tally.left_out += self._past.assert_left_out_equal(self.lab)
 
     def _compare_flush(self) -> None:
         self.tally.comparisons += self._past.assert_files_equal(self.lab)
@@ -315,7 +329,7 @@ class Run:
 
     # -- the destination
 
-    def _capture(self, step: Capture) -> None:
+    def _capture(self, step: Capture, *, pauses: bool = True) -> None:
         lab = self.lab.configured(flush=FlushConfig(size=step.flush_size, max_bytes=step.flush_bytes))
         limits = WindowLimits(max_changes=step.max_changes, max_bytes=step.max_bytes)
         stop = threading.Event()
@@ -347,6 +361,8 @@ class Run:
             self._compare()
 
         self.tally.windows += 1
+        if pauses and self.tally.windows % _PAUSES_EVERY == 0:
+            self._pause_or_resume()
         self._unless_schema_changed(window)
 
     def _unless_schema_changed(self, window: Callable[[], None]) -> None:
@@ -361,10 +377,35 @@ class Run:
             self._copy_tables(str(error.object))
             self._unless_schema_changed(window)
 
+    def _pause_or_resume(self) -> None:
+        """Resume the paused tables; if there are none, pause one."""
+        states = self.lab.pipeline.table_states(rows=False) if self.lab.path.exists() else []
+        if paused := [state.table for state in states if state.state is TableStatus.PAUSED]:
+            self._say(f"resume {', '.join(map(str, paused))}")
+            self.lab.pipeline.resume(paused)
+            self._end_sessions(everything=True)  # a copy waits for them
+        elif states:
+            table = states[self.tally.windows % len(states)].table
+            self._say(f"pause {table}")
+            self.lab.pipeline.pause([table])
+
+    def _bring_back(self) -> None:
+        """Resume paused tables, and copy all if one has failed."""
+        states = self.lab.pipeline.table_states(rows=False)
+        self.lab.pipeline.resume([state.table for state in states if state.state is TableStatus.PAUSED])
+        if any(state.state is TableStatus.FAILED for state in states):
+            self._say("snapshot")
+            self.lab.pipeline.snapshot()
+
     def _kill(self, step: Kill) -> None:
         self.tally.kills += 1
         self._say(str(step))
-        environment = {"FLUSH_SIZE": str(step.flush_size), "MODE": self.lab.mode.value}
+        environment = {
+            "FLUSH_SIZE": str(step.flush_size),
+            "MODE": self.lab.mode.value,
+            "ON_TABLE_ERROR": "isolate",
+            "SCHEMA_CHANGES": str(self.lab.settings["tables"].schema_changes),
+        }
         if step.after_flush is not None:
             environment["DBMAZZ_TEST_DIE_AT"] = f"stream:{step.after_flush}"
         worker = Worker(self.lab, **environment)

@@ -19,6 +19,7 @@ class Tally:
     kills: int = 0
     changes: int = 0
     comparisons: int = 0
+    left_out: int = 0
     copies: int = 0
 
     def __str__(self) -> str:
