@@ -23,7 +23,7 @@ from dbmazz_core.connectors.sources.postgres.server.blockers import LOG_STANDBY_
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.engine.progress import Progress
-from dbmazz_core.errors import ServerChanged, SlotCreationBlocked, SlotLost, SourceNotReady
+from dbmazz_core.errors import ServerChanged, SlotCreationBlocked, SlotLost, SlotMismatch, SourceNotReady
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.settings.config import FlushConfig
 from tests.sources.postgres.setup.kit import apply
@@ -228,6 +228,31 @@ def test_a_primary_whose_wal_level_is_lowered(captured: Pair) -> None:
     primary.database.server.restart()
     captured.write("INSERT INTO t VALUES (5, 'five')")
     snapshot_again(captured)
+
+
+def test_a_slot_that_the_standby_copies_from_the_primary(pair: Pair, server: EmbeddedPostgres) -> None:
+    """For a failover: it can be used after the promotion."""
+    if server.major < 17:
+        pytest.skip("slots are copied from PostgreSQL 17 on")
+    standby = pair.standby
+    pair.primary.database.fetch("SELECT pg_create_physical_replication_slot('of_standby')")
+    standby.database.execute("ALTER SYSTEM SET primary_slot_name = 'of_standby'")
+    standby.database.execute("ALTER SYSTEM SET sync_replication_slots = on")
+    standby.database.fetch("SELECT pg_reload_conf()")
+    pair.primary.database.fetch(
+        "SELECT pg_create_logical_replication_slot(%s, 'pgoutput', failover => true)", standby.slot
+    )
+    deadline = time.monotonic() + 60
+    while standby.database.fetch("SELECT synced AND NOT temporary FROM pg_replication_slots") != [(True,)]:
+        assert time.monotonic() < deadline
+        pair.write("SELECT pg_log_standby_snapshot(); INSERT INTO t SELECT max(id) + 1 FROM t")
+        # A copy is kept only once the primary's slot is past what the standby still has.
+        pair.primary.database.fetch("SELECT pg_replication_slot_advance(%s, pg_current_wal_flush_lsn())", standby.slot)
+    with pytest.raises(SlotMismatch, match="cannot be used before a promotion") as info:
+        standby.capture()
+    standby.assert_found_by_check(info.value)
+    pair.promote()
+    standby.capture_and_compare("t")
 
 
 BEFORE_THE_STREAM = (StreamReader, "__init__")

@@ -277,6 +277,15 @@ def two_phase_slot(slot: str) -> SlotMismatch:
     )
 
 
+def slot_of_primary(slot: str) -> SlotMismatch:
+    """Return the error for a standby's copy of a slot, which nobody can use before the standby is promoted."""
+    return SlotMismatch(
+        f"replication slot {slot} is the standby's copy of the primary's slot: it cannot be used before a promotion",
+        object=f"replication slot {slot}",
+        remedy="put the primary's host into SOURCE_URL, or choose another SOURCE_SLOT_NAME for the standby",
+    )
+
+
 def publication_not_found(publication: str) -> PublicationNotFound:
     """Return the error for a publication that was dropped after capturing had begun."""
     # Logical decoding reads the catalog as of each change. Creating the publication again does not help with changes

@@ -171,6 +171,7 @@ class SlotState:
             where PostgreSQL 16 has a conflict with recovery.
         retained_bytes: Bytes of WAL retained for the slot; None for an invalidated slot.
         two_phase: Whether the slot sends transactions when they are prepared.
+        is_copy: Whether the slot, on a standby, is kept equal to one of the primary, for a failover.
     """
 
     name: str
@@ -187,6 +188,7 @@ class SlotState:
     invalidation_reason: str | None
     retained_bytes: int | None
     two_phase: bool
+    is_copy: bool
 
     @property
     def is_lost(self) -> bool:
@@ -216,6 +218,7 @@ def slot_state(conn: Connection, name: str) -> SlotState | None:
     version, reason = conn.info.server_version, "NULL"
     if version >= 160000:
         reason = "s.invalidation_reason" if version >= 170000 else "CASE WHEN s.conflicting THEN 'conflicting' END"
+    copied = "s.synced AND pg_is_in_recovery()" if version >= 170000 else "false"
     with conn.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(
             f"""
@@ -224,7 +227,7 @@ def slot_state(conn: Connection, name: str) -> SlotState | None:
                    s.confirmed_flush_lsn::text, s.restart_lsn::text, s.wal_status,
                    {reason}::text AS invalidation_reason,
                    pg_wal_lsn_diff({_POSITION}, s.restart_lsn)::bigint AS retained_bytes,
-                   s.two_phase
+                   s.two_phase, {copied} AS is_copy
             FROM pg_catalog.pg_replication_slots s
             LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid
             WHERE s.slot_name = %s

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dbmazz_core.connectors.sources.postgres.errors.lost_slots import SNAPSHOT_REMEDY, slot_lost
-from dbmazz_core.connectors.sources.postgres.errors.running import slot_active, slot_mismatch, two_phase_slot
+from dbmazz_core.connectors.sources.postgres.errors.running import (
+    slot_active,
+    slot_mismatch,
+    slot_of_primary,
+    two_phase_slot,
+)
 from dbmazz_core.connectors.sources.postgres.server.state import SlotState
 from dbmazz_core.errors import (
     HistoryDiverged,
@@ -30,6 +35,8 @@ def unusable_slot(state: SlotState, database: str) -> SlotMismatch | SlotLost | 
         return slot_mismatch(state.name, f"its output plugin is {state.plugin}, not {PLUGIN}")
     if state.database != database:
         return slot_mismatch(state.name, f"it belongs to database {state.database}, not {database}")
+    if state.is_copy:
+        return slot_of_primary(state.name)
     if state.two_phase:
         return two_phase_slot(state.name)
     if state.is_lost:
