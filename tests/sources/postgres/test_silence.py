@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -142,6 +143,18 @@ def test_a_query_that_takes_long_is_waited_for(database: SourceDatabase, impatie
         timer.start()
         assert connection.execute("SELECT count(*) FROM public.t").fetchone() == (0,)
         timer.join()
+
+
+def test_ctrl_c_cancels_a_query(database: SourceDatabase) -> None:
+    """psycopg's own reaction stays, and the connection is usable after it."""
+    with closing(connect(SecretUrl(database.url))) as connection:
+        timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+        timer.start()
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            connection.execute("SELECT pg_sleep(30)")
+        assert time.monotonic() - started < 10
+        assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
 def test_a_server_that_is_full_is_not_dead(database: SourceDatabase) -> None:

@@ -13,7 +13,7 @@ from dbmazz_core.connectors.sources.postgres.session import Session
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
 from dbmazz_core.connectors.sources.postgres.stream_start import start_verified_stream, verify_not_promoted
 from dbmazz_core.errors import SlotNotFound
-from dbmazz_core.lsn import Lsn
+from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.source import Bound, FollowedTable
 from dbmazz_core.model.table_shape import TableToken
 from dbmazz_core.table_ref import TableRef
@@ -77,7 +77,7 @@ def stream_followed_tables(
     )
     session.names = names
     starts = {ref: table.start for ref, table in followed.items()}
-    return open_stream(session, relations, start, starts, bound.lsn, messages=messages)
+    return open_stream(session, relations, start, starts, bound.lsn, messages=messages, known=bound.lsn)
 
 
 def open_stream(
@@ -88,6 +88,7 @@ def open_stream(
     upper_lsn: Lsn | None,
     *,
     messages: bool,
+    known: Lsn = INVALID_LSN,
 ) -> tuple[PostgresStream, RecordStream]:
     """Start a stream at `start` that decodes the given relations.
 
@@ -98,6 +99,7 @@ def open_stream(
         table_start: Later start LSNs, of tables whose snapshot is newer.
         upper_lsn: Transactions that commit at or after it are left for the next stream; None: no bound.
         messages: Whether the server sends logical messages, if its version can (PostgreSQL 14).
+        known: A position that the server is known to have reached.
 
     Returns:
         The stream as change batches, and as records.
@@ -121,7 +123,7 @@ def open_stream(
         reader,
         relations,
         start_lsn=start,
-        positions=StreamPositions(session.server_lsn),
+        positions=StreamPositions(session.server_lsn, known),
         table_start=table_start,
         upper_lsn=upper_lsn,
         verify=verify if session.server.in_recovery else None,

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-from psycopg import pq
+from psycopg import pq, waiting
 
 #: libpq's options for TCP: probes after 10 s of silence, every 5 s; sent data must be acknowledged within 30 s.
 #: With TCP_USER_TIMEOUT, the kernel's limit for unanswered probes is that time too (tcp(7)).
@@ -43,6 +43,9 @@ _LOOK_TIMEOUT_S = 10
 ANSWER_TIMEOUT_S = 30.0
 #: Seconds between the two looks that must agree.
 _SECOND_LOOK_S = 1.0
+
+#: Longest time, in seconds, until Ctrl-C is noticed: polars' handler of SIGINT restarts system calls.
+_CTRL_C_S = 0.1
 
 _PgGenerator = Generator[Any, Any, Any]
 
@@ -67,7 +70,7 @@ class WatchedConnection(psycopg.Connection[tuple[Any, ...]]):
 
     def wait(self, gen: _PgGenerator, *args: Any, **options: Any) -> Any:
         """Run one of psycopg's generators, and watch for silence meanwhile."""
-        return super().wait(_watched(gen, self._end_if_dead), *args, **options)
+        return super().wait(_Watched(gen, self.pgconn, self._end_if_dead, SILENCE_LIMIT_S), *args, **options)
 
     def _end_if_dead(self) -> None:
         reason = f"nothing has come for {SILENCE_LIMIT_S:.0f} s" if self._look is None else self._look()
@@ -76,29 +79,59 @@ class WatchedConnection(psycopg.Connection[tuple[Any, ...]]):
             raise psycopg.OperationalError(reason)
 
 
-def _watched(gen: _PgGenerator, on_silence: Callable[[], None], limit_s: float | None = None) -> _PgGenerator:
-    """Run a generator of psycopg; call `on_silence` after each `limit_s` without an event (READY_NONE)."""
-    limit_s = SILENCE_LIMIT_S if limit_s is None else limit_s
-    try:
-        wanted = next(gen)
+class _Watched:
+    """A generator of psycopg that waits for its socket itself, and notices silence meanwhile.
+
+    psycopg waits in C, where not all supported versions tell the generator that nothing has come.
+
+    Args:
+        gen: The generator.
+        pgconn: Its connection.
+        on_silence: Called after each `limit_s` without an event; an exception ends the wait.
+        limit_s: Seconds of silence.
+    """
+
+    def __init__(self, gen: _PgGenerator, pgconn: pq.abc.PGconn, on_silence: Callable[[], None], limit_s: float):
+        self._gen = gen
+        self._pgconn = pgconn
+        self._on_silence = on_silence
+        self._limit_s = limit_s
+        self._interrupted = False
+        self.throw, self.close = gen.throw, gen.close
+
+    def __iter__(self) -> _Watched:
+        return self
+
+    def __next__(self) -> Any:
+        return self.send(None)
+
+    def send(self, ready: Any) -> Any:
+        """Go on, and return what the generator waits for once that has come."""
+        wanted = self._gen.send(ready)
+        if not self._interrupted:  # psycopg cancels the query, and waits for the end with a limit of its own
+            try:
+                self._wait(wanted)
+            except BaseException:
+                self._interrupted = True
+                raise
+        return wanted
+
+    def _wait(self, wanted: int) -> None:
+        poller = select.poll()
+        events = (select.POLLIN if wanted & waiting.Wait.R else 0) | (select.POLLOUT if wanted & waiting.Wait.W else 0)
+        poller.register(self._pgconn.socket, events)
         since = time.monotonic()
-        while True:
-            ready = yield wanted
-            if ready:
+        while not poller.poll(_CTRL_C_S * 1000):
+            if time.monotonic() - since >= self._limit_s:
+                self._on_silence()
                 since = time.monotonic()
-            elif time.monotonic() - since >= limit_s:
-                on_silence()
-                since = time.monotonic()
-            wanted = gen.send(ready)
-    except StopIteration as end:
-        return end.value
 
 
 class _LookConnection(psycopg.Connection[tuple[Any, ...]]):
     """A connection whose queries must be answered within `_LOOK_TIMEOUT_S`."""
 
     def wait(self, gen: _PgGenerator, *args: Any, **options: Any) -> Any:
-        return super().wait(_watched(gen, self._give_up, _LOOK_TIMEOUT_S), *args, **options)
+        return super().wait(_Watched(gen, self.pgconn, self._give_up, _LOOK_TIMEOUT_S), *args, **options)
 
     def _give_up(self) -> None:
         self.pgconn.finish()

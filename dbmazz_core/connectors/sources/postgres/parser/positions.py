@@ -31,12 +31,12 @@ class StreamPositions:
 
     Args:
         server_position: Returns the position up to which the server's WAL can be read, from an ordinary connection.
+        known: A position that `server_position` would return or has passed.
     """
 
-    def __init__(self, server_position: Callable[[], Lsn]) -> None:
+    def __init__(self, server_position: Callable[[], Lsn], known: Lsn = INVALID_LSN) -> None:
         self._server_position = server_position
-        # A position that the server has passed.
-        self._known = INVALID_LSN
+        self._known = known
         # The last BEGIN or COMMIT: its type, commit LSN, end (of a BEGIN: the commit LSN), and commit time as unsigned.
         self._last: tuple[int, int, int, int] = (_COMMIT, 0, 0, 0)
 
