@@ -175,7 +175,9 @@ SETTINGS: tuple[Setting, ...] = (
         "`apply`, `ignore` or `stop`; exceptions: `apply, drop_column=ignore, public.orders:change_type=stop`",
     ),
     Setting("SINK_TYPE", "sink", "type", one_of("duckdb"), "duckdb", "destination type; only `duckdb`"),
-    Setting("SINK_URL", "sink", "url", duckdb_path, "dbmazz.duckdb", "path of the DuckDB file; `~` is the home directory"),
+    Setting(
+        "SINK_URL", "sink", "url", duckdb_path, "dbmazz.duckdb", "path of the DuckDB file; `~` is the home directory"
+    ),
     Setting(
         "SINK_LOCK_TIMEOUT_S",
         "sink",

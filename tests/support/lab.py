@@ -86,7 +86,7 @@ class Lab:
                 connection.execute(statement.encode())
 
     def configured(self, **groups: Any) -> Lab:
-        """The same with other settings: `flush`, `limits`, `snapshot`, `tables`, and single attributes of `source`."""
+        """The same with other settings: groups of `Settings`, and single attributes of `source`."""
         return replace(self, settings=self.settings | groups)
 
     @property
@@ -107,7 +107,7 @@ class Lab:
         return Pipeline(
             Settings(
                 source=self.config,
-                sink=SinkConfig(url=str(self.path)),
+                sink=self.settings.get("sink", SinkConfig(url=str(self.path))),
                 snapshot=self.settings.get("snapshot", SnapshotConfig()),
                 flush=self.settings.get("flush", FlushConfig()),
                 limits=self.settings.get("limits", WindowLimits()),
