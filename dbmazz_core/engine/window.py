@@ -40,6 +40,9 @@ _POLL_S = 0.2
 #: Most pieces of complete transactions in a flush. Each commit costs: the destination writes the rows of a flush to a
 #: log of its own, and from there into the file (docs/benchmarks.md has the measurements).
 _MAX_PIECES = 16
+#: The same for rows that are wide on average: a destination may have to hold many of them in memory to commit them.
+_MAX_WIDE_PIECES = 4
+_WIDE_ROW_BYTES = 1 << 16
 
 
 @dataclass(slots=True)
@@ -315,7 +318,9 @@ class Window:
         pending, limit = self._pending, self._flush.max_bytes
         max_age = self._flush.interval_ms / 1000
         is_old = pending.first_event_at is not None and time.monotonic() - pending.first_event_at >= max_age
-        is_full = pending.pieces_applied + 1 >= _MAX_PIECES and pending.bytes >= limit
+        pieces = pending.pieces_applied + 1
+        is_wide = pieces * limit >= pending.rows * _WIDE_ROW_BYTES
+        is_full = pieces >= (_MAX_WIDE_PIECES if is_wide else _MAX_PIECES) and pending.bytes >= limit
         is_due = pending.has_complete and (pending.rows >= self._flush.size or is_old or is_full)
         if pending.large_complete or is_due:
             self._commit_pending(at_bound=False)

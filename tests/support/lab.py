@@ -111,7 +111,7 @@ class Lab:
         return Pipeline(
             Settings(
                 source=self.config,
-                sink=SinkConfig(url=str(self.path)),
+                sink=self.settings.get("sink", SinkConfig(url=str(self.path))),
                 snapshot=self.settings.get("snapshot", SnapshotConfig()),
                 flush=self.settings.get("flush", FlushConfig()),
                 limits=self.settings.get("limits", WindowLimits()),

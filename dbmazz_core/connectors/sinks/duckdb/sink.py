@@ -17,15 +17,13 @@ from dbmazz_core.connectors.sinks.duckdb.opening import closing, open_file
 from dbmazz_core.connectors.sinks.duckdb_sql import bookkeeping, quarantine_records, shapes, table_records
 from dbmazz_core.connectors.sinks.duckdb_sql.compression import TextCompression
 from dbmazz_core.connectors.sinks.duckdb_sql.conflicts import columns_changed, unrecorded_table
+from dbmazz_core.connectors.sinks.duckdb_sql.destination import Destination
 from dbmazz_core.connectors.sinks.duckdb_sql.failures import translated
+from dbmazz_core.connectors.sinks.duckdb_sql.memory import MemoryLimit
 from dbmazz_core.connectors.sinks.duckdb_sql.names import name_conflicts, qualified
 from dbmazz_core.connectors.sinks.duckdb_sql.ownership import owner_conflicts
 from dbmazz_core.connectors.sinks.duckdb_sql.sql import TARGET
-from dbmazz_core.connectors.sinks.duckdb_sql.transaction import (
-    CHECKPOINT_SELDOM,
-    Destination,
-    DuckDBTransaction,
-)
+from dbmazz_core.connectors.sinks.duckdb_sql.transaction import DuckDBTransaction
 from dbmazz_core.errors import DestinationConflict, DestinationError
 from dbmazz_core.model.recorded import Recorded, RecordedTable
 from dbmazz_core.model.schema import TableSchema
@@ -56,7 +54,9 @@ class DuckDBSink:
         self._read_only = read_only
         self._closed = False
         self._connection = open_file(config, read_only)
-        self._destination = Destination(self._connection, self.path, feed, TextCompression(self._connection))
+        self._destination = Destination(
+            self._connection, self.path, feed, TextCompression(self._connection), MemoryLimit(config.memory_limit)
+        )
         self._transaction: DuckDBTransaction | None = None
         self._layout = 0
         try:
@@ -84,7 +84,7 @@ class DuckDBSink:
             self._connection.execute("SET disabled_optimizers = 'join_filter_pushdown'")
         # The progress bar would mix with the lines of --json on standard output.
         self._connection.execute("SET enable_progress_bar = false")
-        self._connection.execute(CHECKPOINT_SELDOM)
+        self._destination.set_checkpoint_threshold()
 
     def __enter__(self) -> Self:
         return self

@@ -15,7 +15,12 @@ class RowApplier(Protocol):
     """Applies the parts of a net effect to a table in mode `mirror` or `soft_delete`.
 
     All methods raise BadValue if DuckDB's type cannot hold a value, and DestinationError if DuckDB fails.
+
+    Attributes:
+        replaces: Whether rows are deleted and inserted again instead of updated (module `memory`).
     """
+
+    replaces: bool
 
     def truncate(self, position: SourcePosition) -> None:
         """Delete all rows; in `soft_delete` mark them with the position of the TRUNCATE."""

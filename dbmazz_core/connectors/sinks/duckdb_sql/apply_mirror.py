@@ -7,6 +7,7 @@ import polars as pl
 from dbmazz_core.connectors.sinks.duckdb_sql.drift import DriftCheck
 from dbmazz_core.connectors.sinks.duckdb_sql.equal_rows import IS_REMOVED, move_equal_rows, select_equal_rows
 from dbmazz_core.connectors.sinks.duckdb_sql.indistinct_updates import is_indistinct, replace_indistinct
+from dbmazz_core.connectors.sinks.duckdb_sql.replacement import replace_rows
 from dbmazz_core.connectors.sinks.duckdb_sql.sql import DERIVED, SOURCE
 from dbmazz_core.connectors.sinks.duckdb_sql.statements import Statements
 from dbmazz_core.connectors.sinks.duckdb_sql.unknown_values import fetch_unknown_values, unknown_value
@@ -21,12 +22,16 @@ class MirrorApplier:
     Args:
         statements: The table.
         drift: Compares row counts with expected counts.
+
+    Attributes:
+        replaces: Whether rows are deleted and inserted again instead of updated (module `memory`).
     """
 
     def __init__(self, statements: Statements, drift: DriftCheck) -> None:
         self._statements = statements
         self._sql = statements.sql
         self._drift = drift
+        self.replaces = False
 
     def truncate(self, position: SourcePosition) -> None:
         """See `RowApplier.truncate`."""
@@ -48,10 +53,13 @@ class MirrorApplier:
         # If no other column is known, set the key to itself: the row count shows whether the row exists.
         assignments = ", ".join(sql.assignments(update.known or sql.key))
         source = sql.source((*sql.key, *update.known))
-        replace_indistinct(self._statements, update)
-        found = self._statements.run(
-            f"UPDATE {sql.target} SET {assignments} FROM {source} WHERE {sql.on_key}", update.frame
-        )
+        if self.replaces:
+            found = replace_rows(self._statements, update)
+        else:
+            replace_indistinct(self._statements, update)
+            found = self._statements.run(
+                f"UPDATE {sql.target} SET {assignments} FROM {source} WHERE {sql.on_key}", update.frame
+            )
         if found != len(update.frame):
             at = self._statements.first_row(
                 f"SELECT {SOURCE}.{COMMIT_LSN}, {SOURCE}.{XID} FROM {sql.source(sql.key, COMMIT_LSN, XID)} "
@@ -83,6 +91,10 @@ class MirrorApplier:
     def upsert(self, rows: pl.DataFrame) -> None:
         """See `RowApplier.upsert`."""
         sql = self._sql
+        if self.replaces:
+            self.delete(rows)
+            self.insert(rows)
+            return
         # If the table has no other columns, set the key to itself, for the row count.
         assignments = ", ".join(sql.assignments([place for place in sql.places if place not in sql.key] or sql.key))
         replaced = 0

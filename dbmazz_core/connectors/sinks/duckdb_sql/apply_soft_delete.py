@@ -7,11 +7,14 @@ replaces the marked row with its key.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import polars as pl
 
 from dbmazz_core.connectors.sinks.duckdb_sql.drift import DriftCheck
 from dbmazz_core.connectors.sinks.duckdb_sql.equal_rows import IS_REMOVED, move_equal_rows, select_equal_rows
 from dbmazz_core.connectors.sinks.duckdb_sql.indistinct_updates import is_indistinct, replace_indistinct
+from dbmazz_core.connectors.sinks.duckdb_sql.replacement import replace_rows
 from dbmazz_core.connectors.sinks.duckdb_sql.shapes import LIVE, MARKS, SYNCED_AT
 from dbmazz_core.connectors.sinks.duckdb_sql.sql import DERIVED, SOURCE, TARGET
 from dbmazz_core.connectors.sinks.duckdb_sql.statements import Statements
@@ -39,6 +42,9 @@ def _set_marks(
 
 
 _SET_DELETED = _set_marks("true")
+#: The marks of rows that are replaced instead of updated.
+_NEW_MARKS = {**{name: f"{SOURCE}.{name}" for name in _FRAME_MARKS}, SYNCED_AT: "now()"}
+_DELETED_MARKS = {**_NEW_MARKS, DELETED: "true"}
 
 
 class SoftDeleteApplier:
@@ -48,6 +54,9 @@ class SoftDeleteApplier:
         statements: The table.
         drift: Compares row counts with expected counts of live rows.
         snapshot_lsn: Commit LSN in the marks of a snapshot's rows.
+
+    Attributes:
+        replaces: Whether rows are deleted and inserted again instead of updated (module `memory`).
     """
 
     def __init__(self, statements: Statements, drift: DriftCheck, snapshot_lsn: Lsn) -> None:
@@ -55,6 +64,7 @@ class SoftDeleteApplier:
         self._sql = statements.sql
         self._drift = drift
         self._snapshot_lsn = snapshot_lsn
+        self.replaces = False
 
     def truncate(self, position: SourcePosition) -> None:
         """See `RowApplier.truncate`."""
@@ -70,9 +80,12 @@ class SoftDeleteApplier:
         """See `RowApplier.delete`."""
         sql = self._sql
         source = sql.source(sql.key, *_POSITION)
-        found = self._statements.run(
-            f"UPDATE {sql.target} SET {_SET_DELETED} FROM {source} WHERE {sql.on_key} AND {_LIVE}", rows
-        )
+        if self.replaces:
+            found = self._replace(PartialUpdate(rows, ()), _POSITION, _DELETED_MARKS)
+        else:
+            found = self._statements.run(
+                f"UPDATE {sql.target} SET {_SET_DELETED} FROM {source} WHERE {sql.on_key} AND {_LIVE}", rows
+            )
         self._drift.verify(found, self._statements, rows, sql.key)
 
     def update(self, update: PartialUpdate) -> None:
@@ -80,10 +93,13 @@ class SoftDeleteApplier:
         sql = self._sql
         assignments = ", ".join([*sql.assignments(update.known), _set_marks()])
         source = sql.source((*sql.key, *update.known), *_FRAME_MARKS)
-        replace_indistinct(self._statements, update, marks=_MARKS, where=_LIVE)
-        found = self._statements.run(
-            f"UPDATE {sql.target} SET {assignments} FROM {source} WHERE {sql.on_key} AND {_LIVE}", update.frame
-        )
+        if self.replaces:
+            found = self._replace(update, _FRAME_MARKS, _NEW_MARKS)
+        else:
+            replace_indistinct(self._statements, update, marks=_MARKS, where=_LIVE)
+            found = self._statements.run(
+                f"UPDATE {sql.target} SET {assignments} FROM {source} WHERE {sql.on_key} AND {_LIVE}", update.frame
+            )
         if found != len(update.frame):
             at = self._statements.first_row(
                 f"SELECT {SOURCE}.{COMMIT_LSN}, {SOURCE}.{XID} FROM {sql.source(sql.key, COMMIT_LSN, XID)} "
@@ -95,7 +111,7 @@ class SoftDeleteApplier:
     def remove(self, rows: pl.DataFrame) -> None:
         """See `RowApplier.remove`."""
         sql = self._sql
-        if sql.row_id is not None:
+        if sql.row_id is not None and not self.replaces:
             position = ", ".join(f"{SOURCE}.{name} AS {name}" for name in _POSITION)
             equal_rows = select_equal_rows(sql, f"{sql.row_id} AS _dbmazz_id, {position}", *_POSITION, where=_LIVE)
             found = self._statements.run(
@@ -126,6 +142,13 @@ class SoftDeleteApplier:
     def upsert(self, rows: pl.DataFrame) -> None:
         """See `RowApplier.upsert`."""
         sql = self._sql
+        if self.replaces:
+            found = self._statements.run(
+                f"DELETE FROM {sql.target} USING {sql.source(sql.key)} WHERE {sql.on_key} AND {_LIVE}", rows
+            )
+            self._drift.verify(found, self._statements, rows, sql.key)
+            self._insert(rows, replace_marked=not self._drift.complete)
+            return
         assignments = [*sql.assignments(place for place in sql.places if place not in sql.key), _set_marks()]
         # In WHEN, not in ON: there DuckDB 1.4 fails for a condition on the table alone (tried).
         actions = f"WHEN MATCHED AND {_LIVE} THEN UPDATE SET {', '.join(assignments)}"
@@ -147,8 +170,12 @@ class SoftDeleteApplier:
 
     def insert(self, rows: pl.DataFrame) -> None:
         """See `RowApplier.insert`."""
+        self._insert(rows, replace_marked=True)
+
+    def _insert(self, rows: pl.DataFrame, *, replace_marked: bool) -> None:
         sql = self._sql
-        self._delete_marked(sql.source(sql.key), rows)
+        if replace_marked:
+            self._delete_marked(sql.source(sql.key), rows)
         names, values = self._names_and_values()
         source = sql.source(sql.places, *_FRAME_MARKS)
         self._statements.run(f"INSERT INTO {sql.table} ({names}) SELECT {values} FROM {source}", rows)
@@ -164,6 +191,9 @@ class SoftDeleteApplier:
         sql = self._sql
         names, values = self._names_and_values(f"false, {int(self._snapshot_lsn)}, NULL")
         self._statements.run(f"INSERT INTO {sql.table} ({names}) SELECT {values} FROM {sql.source(sql.places)}", rows)
+
+    def _replace(self, update: PartialUpdate, others: tuple[str, ...], marks: Mapping[str, str]) -> int:
+        return replace_rows(self._statements, update, others=others, marks=marks, where=_LIVE)
 
     def _delete_marked(self, source: str, rows: pl.DataFrame | None = None) -> None:
         """Delete marked rows with the keys of rows that are about to be inserted."""

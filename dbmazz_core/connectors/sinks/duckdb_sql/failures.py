@@ -28,6 +28,7 @@ _DAMAGED = re.compile(
     r"computed checksum|Failed to deserialize|Failed to load metadata|Could not read file",
     re.IGNORECASE,
 )
+_NO_MEMORY = re.compile(r"failed to (pin block|allocate data)|Out of Memory Error")
 #: What DuckDB says of tables and columns that somebody has dropped, added, or made others depend on.
 _CHANGED = re.compile(r"does not exist|not found|does not have a column|already exists|is of type|depend on it")
 _HOLDER = re.compile(r"held in (?P<program>.*?) \(PID (?P<pid>\d+)\)")
@@ -86,11 +87,12 @@ def destination_error(path: str, error: duckdb.Error, table: TableRef | None = N
         )
     if _DAMAGED.search(text) or isinstance(error, duckdb.SerializationException):
         return _damaged(path, text)
-    if isinstance(error, duckdb.OutOfMemoryException):
+    if isinstance(error, duckdb.OutOfMemoryException) or _NO_MEMORY.search(text):
         return DestinationError(
             f"DuckDB ran out of memory while writing {path}: {_first_line(text)}",
             object=path,
-            remedy="raise SINK_MEMORY_LIMIT, or lower FLUSH_MAX_BYTES",
+            remedy="raise SINK_MEMORY_LIMIT, or lower FLUSH_MAX_BYTES; DuckDB holds 2,048 rows of a table in memory at "
+            "a time, and all wide rows of a single transaction",
         )
     if isinstance(error, duckdb.CatalogException | duckdb.BinderException) and _CHANGED.search(text):
         return DestinationConflict(

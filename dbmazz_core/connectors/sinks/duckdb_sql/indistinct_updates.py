@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import polars as pl
 
-from dbmazz_core.connectors.sinks.duckdb_sql.sql import SOURCE, TARGET
+from dbmazz_core.connectors.sinks.duckdb_sql.replacement import keep, replace_rows
 from dbmazz_core.connectors.sinks.duckdb_sql.statements import Statements
 from dbmazz_core.connectors.sinks.duckdb_sql.table_sql import TableSql, frame_value
 from dbmazz_core.model.datatypes import Kind
@@ -60,19 +60,4 @@ def replace_indistinct(
     indistinct = is_indistinct(sql, update.frame, update.known)
     if not indistinct:
         return
-    values = [
-        f"{frame_value(place) if place in update.known else sql.table_value(place)} AS {value_column(place)}"
-        for place in sql.places
-    ]
-    values += [f"{TARGET}.{name} AS {name}" for name in marks]
-    name, _ = statements.create_temporary(
-        "_dbmazz_indistinct_updates",
-        f"SELECT {', '.join(values)} FROM {sql.target} JOIN {sql.source((*sql.key, *update.known))} "
-        f"ON {sql.on_key} WHERE {where} AND ({indistinct})",
-        update.frame,
-    )
-    statements.run(f"DELETE FROM {sql.target} USING {name} AS {SOURCE} WHERE {sql.on_key} AND {where}")
-    columns = ", ".join([sql.names(), *marks])
-    values = [sql.values(), *(f"{SOURCE}.{name}" for name in marks)]
-    statements.run(f"INSERT INTO {sql.table} ({columns}) SELECT {', '.join(values)} FROM {name} AS {SOURCE}")
-    statements.run(f"DROP TABLE {name}")
+    replace_rows(statements, update, indistinct, marks=keep(*marks), where=where)

@@ -30,16 +30,19 @@ class Statements:
         connection: The connection, in a transaction.
         path: The file, for messages.
         schema: The table.
+        name: Quoted name of another table with the same columns; None: the table's own.
 
     Attributes:
         path: The file, for messages.
         sql: SQL fragments about the table.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, path: str, schema: TableSchema) -> None:
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, path: str, schema: TableSchema, *, name: str | None = None
+    ) -> None:
         self._connection = connection
         self.path = path
-        self.sql = TableSql(schema, qualified(connection, schema.table))
+        self.sql = TableSql(schema, name or qualified(connection, schema.table))
 
     def run(self, sql: str, frame: pl.DataFrame | None = None) -> int:
         """Run a statement that reads `frame`, and return the number of rows that it changed.

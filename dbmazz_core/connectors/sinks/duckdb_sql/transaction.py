@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, suppress
+from functools import partial
 from typing import Self
 
 import duckdb
@@ -16,13 +16,15 @@ from dbmazz_core.connectors.sinks.duckdb_sql.apply import RowApplier, apply_effe
 from dbmazz_core.connectors.sinks.duckdb_sql.apply_changelog import ChangelogApplier
 from dbmazz_core.connectors.sinks.duckdb_sql.apply_mirror import MirrorApplier
 from dbmazz_core.connectors.sinks.duckdb_sql.apply_soft_delete import SoftDeleteApplier
-from dbmazz_core.connectors.sinks.duckdb_sql.compression import TextCompression
 from dbmazz_core.connectors.sinks.duckdb_sql.conflicts import has_indexes_or_constraints, unrecorded_table
+from dbmazz_core.connectors.sinks.duckdb_sql.destination import Destination
 from dbmazz_core.connectors.sinks.duckdb_sql.drift import DriftCheck
 from dbmazz_core.connectors.sinks.duckdb_sql.failures import translated
+from dbmazz_core.connectors.sinks.duckdb_sql.loading import Creation, Loader
 from dbmazz_core.connectors.sinks.duckdb_sql.names import name_conflicts, qualified, qualified_schema
 from dbmazz_core.connectors.sinks.duckdb_sql.other_values import other_values
 from dbmazz_core.connectors.sinks.duckdb_sql.ownership import verify_owner, verify_renames
+from dbmazz_core.connectors.sinks.duckdb_sql.staging import Staging, drop_leftover
 from dbmazz_core.connectors.sinks.duckdb_sql.statements import Statements
 from dbmazz_core.connectors.sinks.duckdb_sql.unrepresentable import missing, unrepresentable
 from dbmazz_core.lsn import Lsn
@@ -34,26 +36,6 @@ from dbmazz_core.model.schema_events import SchemaEvent
 from dbmazz_core.model.table_shape import TableShape
 from dbmazz_core.model.table_state import Problem, TableState, TableStatus
 from dbmazz_core.table_ref import TableRef, quote_identifier
-
-#: Let DuckDB checkpoint the file once per window, at the window's last commit, instead of once per 16 MB of WAL.
-CHECKPOINT_SELDOM = "SET checkpoint_threshold = '1GB'"
-
-
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """An open DuckDB file with the tables of a feed.
-
-    Attributes:
-        connection: The connection.
-        path: The file, for messages.
-        feed: The feed that the tables belong to (PostgreSQL: the slot).
-        compression: Sets the compression of texts.
-    """
-
-    connection: duckdb.DuckDBPyConnection
-    path: str
-    feed: str
-    compression: TextCompression
 
 
 class DuckDBTransaction:
@@ -75,6 +57,11 @@ class DuckDBTransaction:
         self._open = True
         self._modified: set[TableRef] = set()
         self._changed: set[TableRef] = set()  # by the stream
+        self._updated_bytes = 0
+        self._staging: Staging | None = None
+        self._can_stage = False
+        self._held_rows: list[tuple[TableRef, pl.DataFrame]] = []
+        self._checkpoint_threshold = destination.memory.checkpoint_threshold
         with self._translated():
             if create:
                 bookkeeping.create(self._connection)
@@ -114,12 +101,18 @@ class DuckDBTransaction:
 
     def create_table(self, shape: TableShape, *, snapshot_lsn: Lsn, mode: Mode, complete: bool) -> Loader:
         """See `SinkTransaction.create_table`."""
+        _verify_names(shape.schema)
+        self._can_stage = self._untouched
+        if self._untouched:
+            self._create_schema(shape.schema.table.schema)
+        creation = partial(self._create, shape, snapshot_lsn, mode, complete)
+        return Loader(self, shape.schema, snapshot_lsn, mode, creation, creation())
+
+    def _create(self, shape: TableShape, snapshot_lsn: Lsn, mode: Mode, complete: bool) -> shapes.Columns | None:
+        """Create or replace a table; return the columns of the replaced table whose deleted rows come back, if any."""
         schema, table = shape.schema, shape.schema.table
-        _verify_names(schema)
         self._modified.add(table)
         saved: shapes.Columns | None = None
-        if self._untouched:
-            self._create_schema(table.schema)
         with self._translated():
             verify_owner(self._connection, table, self._destination.feed, self._destination.path)
             before = table_records.read_state(self._connection, table)
@@ -136,13 +129,14 @@ class DuckDBTransaction:
             quarantine_records.clear_quarantine(self._connection, table)
             same_mode = bool(found) and before is not None and before.mode is mode
             if same_mode and mode is Mode.CHANGELOG:
+                self._can_stage = False
                 self._continue_changelog(schema, found, snapshot_lsn)
             else:
                 if same_mode and mode is Mode.SOFT_DELETE:
                     resnapshot.save_table(self._connection, table)
                     saved = found
                 self._replace(table, shapes.columns(schema, mode))
-        return Loader(self, schema, snapshot_lsn, saved)
+        return saved
 
     def _continue_changelog(self, schema: TableSchema, found: shapes.Columns, snapshot_lsn: Lsn) -> None:
         """Append a TRUNCATE to a changelog that is re-snapshotted; create it again first if its shape differs.
@@ -203,9 +197,15 @@ class DuckDBTransaction:
         applier, statements = self.applier(effect.schema)
         if isinstance(applier, ChangelogApplier):
             raise TypeError(f"{effect.schema.table} is a changelog; use append_changes")
-        for frame in (effect.appends, effect.upserts, *(update.frame for update in effect.updates)):
-            if frame is not None:
-                self._destination.compression.observe(frame)
+        self._observe(effect.appends)
+        for frame in (effect.upserts, *(update.frame for update in effect.updates)):
+            self._updated_bytes += self._observe(frame)
+        if isinstance(applier, SoftDeleteApplier):
+            self._updated_bytes += sum(
+                int(frame.estimated_size()) for frame in (effect.deletes, effect.removals) if frame is not None
+            )
+        if not self._destination.memory.allows_updates(self._updated_bytes):
+            applier.replaces = True
         apply_effect(effect, applier, statements)
         self._modified.add(effect.schema.table)
         self._changed.add(effect.schema.table)
@@ -215,7 +215,7 @@ class DuckDBTransaction:
         applier, _ = self.applier(schema)
         if not isinstance(applier, ChangelogApplier):
             raise TypeError(f"{schema.table} is not a changelog; use apply")
-        self._destination.compression.observe(changes)
+        self._observe(changes)
         applier.append(changes)
         self._modified.add(schema.table)
         self._changed.add(schema.table)
@@ -237,6 +237,10 @@ class DuckDBTransaction:
 
     def quarantine(self, table: TableRef, rows: pl.DataFrame) -> None:
         """See `SinkTransaction.quarantine`."""
+        if self._staging is not None:
+            self._held_rows.append((table, rows))
+            return
+        self._can_stage = False
         with self._translated():
             quarantine_records.write_quarantine(self._connection, table, rows, slot=self._destination.feed)
 
@@ -253,17 +257,26 @@ class DuckDBTransaction:
             if last:
                 # Let COMMIT write the data to the file. Otherwise COMMIT writes it to the WAL, and closing the file
                 # writes it again.
-                self._connection.execute("SET checkpoint_threshold = '0B'")
+                self._destination.set_checkpoint_threshold(0)
             self._open = False  # even if COMMIT fails
             try:
                 self._connection.execute("COMMIT")
             finally:
                 self._on_end(False)
-            self._connection.execute(CHECKPOINT_SELDOM)
+            self._destination.set_checkpoint_threshold()
 
     def rollback(self) -> None:
         """See `SinkTransaction.rollback`."""
         if not self._open:
+            return
+        if self._staging is not None:
+            staging, self._staging = self._staging, None
+            self._open = False
+            self._on_end(True)
+            with self._translated():
+                with suppress(duckdb.TransactionException):  # no transaction is open before `finish_staging`
+                    self._connection.execute("ROLLBACK")
+                staging.drop()
             return
         self._open = False
         self._on_end(True)
@@ -275,6 +288,11 @@ class DuckDBTransaction:
 
     # -- parts
 
+    @property
+    def is_staging(self) -> bool:
+        """Whether a copy goes to another table, and no transaction is open."""
+        return self._staging is not None
+
     def applier(self, schema: TableSchema) -> tuple[RowApplier | ChangelogApplier, Statements]:
         """Return the applier of a table for its mode, and the applier's statements."""
         # Read the state each time: the first row in quarantine makes the table incomplete.
@@ -282,29 +300,52 @@ class DuckDBTransaction:
         statements = self._statements(schema)
         lsn = state.snapshot_lsn or Lsn(0)
         drift = DriftCheck(state.complete, schema.table not in self._modified, shapes.LIVE[state.mode])
-        match state.mode:
-            case Mode.MIRROR:
-                return MirrorApplier(statements, drift), statements
-            case Mode.SOFT_DELETE:
-                return SoftDeleteApplier(statements, drift, lsn), statements
-            case Mode.CHANGELOG:
-                return ChangelogApplier(statements, lsn), statements
+        return _applier(state.mode, statements, drift, lsn), statements
 
-    def load(self, schema: TableSchema, rows: pl.DataFrame) -> None:
-        """Insert rows of a snapshot into a table.
+    def load(self, schema: TableSchema, mode: Mode, snapshot_lsn: Lsn, rows: pl.DataFrame) -> None:
+        """Insert rows of a snapshot into a table. If the first rows are wide, all go to another table; see `staging`.
 
         Raises:
             BadValue: If DuckDB's type cannot hold a value.
             DestinationError: If DuckDB fails.
         """
-        self._destination.compression.observe(rows)
-        self.applier(schema)[0].insert_snapshot(rows)
+        self._observe(rows)
+        if len(rows) and self._can_stage:
+            self._can_stage = False
+            if self._destination.memory.is_wide(rows):
+                with self._translated():
+                    self._connection.execute("ROLLBACK")
+                    columns = shapes.columns(schema, mode)
+                    self._staging = Staging(self._connection, self._destination.path, schema, columns)
+        statements = self._statements(schema) if self._staging is None else self._staging.statements
+        _applier(mode, statements, DriftCheck(False, False), snapshot_lsn).insert_snapshot(rows)
+
+    def finish_staging(self, creation: Creation) -> shapes.Columns | None:
+        """Begin the transaction again, and let the other table take the place of the created table."""
+        with self._translated():
+            self._connection.execute("BEGIN TRANSACTION")
+            saved = creation()
+            self._staging = None
+            for table, rows in self._held_rows:
+                self.quarantine(table, rows)
+        return saved
 
     def restore_deleted_rows(self, schema: TableSchema, saved: shapes.Columns, snapshot_lsn: Lsn) -> None:
         """Insert the deleted rows of the table that a re-snapshot replaced; see `resnapshot.restore_deleted_rows`."""
         with self._translated():
             resnapshot.restore_deleted_rows(self._statements(schema), saved, snapshot_lsn)
             resnapshot.drop_saved(self._connection)
+
+    def _observe(self, frame: pl.DataFrame | None) -> int:
+        """Prepare to write a frame; return its size in bytes."""
+        if frame is None:
+            return 0
+        self._destination.compression.observe(frame)
+        size, threshold = self._destination.memory.observe(frame), self._destination.memory.checkpoint_threshold
+        if threshold != self._checkpoint_threshold:
+            self._checkpoint_threshold = threshold
+            self._destination.set_checkpoint_threshold()
+        return size
 
     def _statements(self, schema: TableSchema) -> Statements:
         return Statements(self._connection, self._destination.path, schema)
@@ -327,7 +368,11 @@ class DuckDBTransaction:
     def _replace(self, table: TableRef, columns: shapes.Columns) -> None:
         """Create a table, or replace it, without rows."""
         definitions = ", ".join(f"{quote_identifier(name)} {type}" for name, type in columns)
+        if self._staging is not None:
+            self._staging.swap()
+            return
         self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {qualified_schema(self._connection, table.schema)}")
+        drop_leftover(self._connection, table.schema)
         self._connection.execute(f"CREATE OR REPLACE TABLE {qualified(self._connection, table)} ({definitions})")
 
     def _create_schema(self, schema: str) -> None:
@@ -343,32 +388,15 @@ class DuckDBTransaction:
         return translated(self._destination.path)
 
 
-class Loader:
-    """Implements `dbmazz_core.model.sink.Loader`.
-
-    Args:
-        transaction: The transaction that has created the table.
-        schema: The table.
-        snapshot_lsn: LSN of the snapshot.
-        saved: Columns of the replaced table whose deleted rows `finish` restores; None: it restores no rows.
-    """
-
-    def __init__(
-        self, transaction: DuckDBTransaction, schema: TableSchema, snapshot_lsn: Lsn, saved: shapes.Columns | None
-    ) -> None:
-        self._transaction = transaction
-        self._schema = schema
-        self._snapshot_lsn = snapshot_lsn
-        self._saved = saved
-
-    def append(self, rows: pl.DataFrame) -> None:
-        """See `dbmazz_core.model.sink.Loader.append`."""
-        self._transaction.load(self._schema, rows)
-
-    def finish(self) -> None:
-        """See `dbmazz_core.model.sink.Loader.finish`."""
-        if self._saved is not None:
-            self._transaction.restore_deleted_rows(self._schema, self._saved, self._snapshot_lsn)
+def _applier(mode: Mode, statements: Statements, drift: DriftCheck, lsn: Lsn) -> RowApplier | ChangelogApplier:
+    """Return the applier of a mode."""
+    match mode:
+        case Mode.MIRROR:
+            return MirrorApplier(statements, drift)
+        case Mode.SOFT_DELETE:
+            return SoftDeleteApplier(statements, drift, lsn)
+        case Mode.CHANGELOG:
+            return ChangelogApplier(statements, lsn)
 
 
 def _verify_names(schema: TableSchema) -> None:

@@ -54,7 +54,6 @@ class Session:
         on_wait: The argument.
         types: Resolves the types of columns.
         rules: The rules for columns.
-        names: By OID, the names under which the rules know the streamed tables, which may be renamed meanwhile.
     """
 
     def __init__(
@@ -71,7 +70,8 @@ class Session:
         policy = types or TypePolicy(config.numeric_as.value, lambda table, name: name in config.as_text.of(table))
         self.types = CatalogTypes(lambda: self.connection, policy, failures=self.translated)
         self.rules = ColumnRules(config)
-        self.names: dict[int, TableRef] = {}
+        self._names: dict[int, TableRef] = {}
+        self._catalog_tables: dict[int, tuple[Lsn, CatalogTable | None]] = {}
         self._url = config.url
         self._look: Look | None = None
         self._infos: dict[TableRef, TableInfo] = {}
@@ -101,7 +101,17 @@ class Session:
             self._connection.close()
             self._connection = None
         self._server, self.config, self._look = None, replace(self.config, url=self._url), None
+        self._catalog_tables = {}
         self.__dict__.pop("identity", None)
+
+    @property
+    def names(self) -> dict[int, TableRef]:
+        """By OID, the names under which the rules know the streamed tables, which may be renamed meanwhile."""
+        return self._names
+
+    @names.setter
+    def names(self, names: dict[int, TableRef]) -> None:
+        self._names, self._catalog_tables = names, {}
 
     # -- the last look
 
@@ -156,9 +166,22 @@ class Session:
         with self.translated():
             return read_tables(self.connection, self.config.publication, tables, self.types, self.rules, self.names)
 
-    def catalog_table(self, oid: int) -> CatalogTable | None:
-        """Return a table by its OID; None if it was dropped, or can no longer be captured."""
-        return next(iter(self.catalog([oid]).values()), None)
+    def catalog_table(self, oid: int, committed: Lsn) -> CatalogTable | None:
+        """Return a table as the catalog has it after a transaction; None if it was dropped, or cannot be captured.
+
+        The catalog is read once for all transactions that had committed at that time: the stream describes a
+        partitioned table before the changes of each of its partitions.
+
+        Args:
+            oid: OID of the table.
+            committed: Commit LSN of the transaction.
+        """
+        read = self._catalog_tables.get(oid)
+        if read is None or read[0] <= committed:
+            # Before the catalog: a transaction that commits in between is not relied on.
+            lsn = self.server_lsn()
+            read = self._catalog_tables[oid] = lsn, next(iter(self.catalog([oid]).values()), None)
+        return read[1]
 
     def fingerprints(self, oids: Collection[int]) -> dict[int, Fingerprint]:
         """Return the fingerprints of the tables with these OIDs."""

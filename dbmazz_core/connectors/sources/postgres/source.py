@@ -215,7 +215,13 @@ class PostgresSource:
         self, known: TableShape, seen: NewSchema | SourceTable, *, truncated_by: int = 0
     ) -> Reshape | Resnapshot:
         """Explain how a table changed since the destination recorded its shape, see `Source.explain`."""
-        return explain(known, seen, self._session.catalog_table, self._session.layouts, last_truncate=truncated_by)
+        committed = seen.commit_lsn if isinstance(seen, NewSchema) else INVALID_LSN
+        session = self._session
+
+        def catalog_table(oid: int) -> CatalogTable | None:
+            return session.catalog_table(oid, committed)
+
+        return explain(known, seen, catalog_table, session.layouts, last_truncate=truncated_by)
 
     def verify_rules(self, table: TableRef, recorded: TableSchema) -> None:
         """Raise ConfigError if a table was copied under other rules for its columns than the current rules."""

@@ -141,6 +141,8 @@ class Comparison:
         The stream reports none of these, and does not send the rows that come or go.
         """
         before, after = self.identity.partitions, self.now.identity.partitions
+        if before == after:
+            return None
         if gone := [oid for oid in before if oid not in after]:
             return Resnapshot(f"lost {len(gone)} of its partitions", SchemaChangeKind.DROP_COLUMN)
         if any(after[oid] != storage for oid, storage in before.items()):

@@ -46,7 +46,9 @@ class Partitions:
 
     def __init__(self, roots: Mapping[int, Collection[int]]) -> None:
         self._known = {root: {*partitions} for root, partitions in roots.items()}
-        self._described: dict[int, dict[int, Relation]] = {root: {} for root in roots}
+        # By root and key columns: the partitions with that identity. A root with a thousand partitions is described a
+        # thousand times, and hardly ever has more than a few identities.
+        self._described: dict[int, dict[frozenset[str], dict[int, TableRef]]] = {root: {} for root in roots}
 
     def learn(self, message: Relation, root: Relation) -> bool:
         """Keep a partition's description.
@@ -61,8 +63,16 @@ class Partitions:
         if root.oid not in self._described:
             return False
         if {c.name for c in message.columns} == {c.name for c in root.columns}:
-            self._described[root.oid][message.oid] = message
+            self._keep(message, self._described[root.oid])
         return message.oid not in self._known[root.oid]
+
+    def _keep(self, message: Relation, described: dict[frozenset[str], dict[int, TableRef]]) -> None:
+        for same_identity in described.values():
+            same_identity.pop(message.oid, None)
+        # A partition without replica identity does not matter: the server refuses its updates and deletes.
+        if message.replica_identity != "f":
+            columns = frozenset(c.name for c in message.columns if c.is_key)
+            described.setdefault(columns, {})[message.oid] = TableRef(message.schema, message.name)
 
     def forget(self, root: int) -> None:
         """Forget the descriptions of a root's partitions, after its columns have changed.
@@ -78,15 +88,12 @@ class Partitions:
 
         With `key_in_doubt` the root is re-snapshotted, and its rows need not be identified.
         """
-        # A partition without replica identity does not matter: the server refuses its updates and deletes.
-        identities = {
-            TableRef(p.schema, p.name): {c.name for c in p.columns if c.is_key}
-            for p in self._described.get(root.oid, {}).values()
-            if p.replica_identity != "f"
-        }
-        partial = {ref: columns for ref, columns in identities.items() if columns}
-        lacking = [ref for ref, columns in partial.items() if not schema.key or not columns.issuperset(schema.key)]
+        identities = self._described.get(root.oid, {}).items()
+        partial = [(columns, partitions) for columns, partitions in identities if columns and partitions]
+        lacking = [
+            partitions for columns, partitions in partial if not schema.key or not columns.issuperset(schema.key)
+        ]
         return OldTupleCoverage(
             key_only=root.replica_identity == "f" and bool(partial),
-            unidentified_partition=lacking[0] if lacking and not key_in_doubt else None,
+            unidentified_partition=next(iter(lacking[0].values())) if lacking and not key_in_doubt else None,
         )

@@ -1,0 +1,34 @@
+"""The open file that a sink writes to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import duckdb
+
+from dbmazz_core.connectors.sinks.duckdb_sql.compression import TextCompression
+from dbmazz_core.connectors.sinks.duckdb_sql.memory import MemoryLimit
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """An open DuckDB file with the tables of a feed.
+
+    Attributes:
+        connection: The connection.
+        path: The file, for messages.
+        feed: The feed that the tables belong to (PostgreSQL: the slot).
+        compression: Sets the compression of texts.
+        memory: Decides how to write within the memory limit.
+    """
+
+    connection: duckdb.DuckDBPyConnection
+    path: str
+    feed: str
+    compression: TextCompression
+    memory: MemoryLimit
+
+    def set_checkpoint_threshold(self, size: int | None = None) -> None:
+        """Let DuckDB checkpoint the file after so many bytes of WAL; None: as the memory limit allows."""
+        size = self.memory.checkpoint_threshold if size is None else size
+        self.connection.execute(f"SET checkpoint_threshold = '{size}B'")

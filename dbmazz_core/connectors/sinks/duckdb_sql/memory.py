@@ -1,0 +1,54 @@
+"""Keep what DuckDB cannot write to disk before a COMMIT within the memory limit.
+
+DuckDB keeps two things of a transaction in memory until its end, whatever the memory limit is (tried, 1.5 and 2.0):
+
+- The old and the new values of an UPDATE, also of one by MERGE. DELETE and INSERT are spilled to disk. Beyond a part of
+  the limit, a transaction therefore deletes rows and inserts them again instead of updating them.
+- The last 2,048 rows of a table that were written since the last checkpoint, as it reads them as one vector. Rows of a
+  megabyte fill the memory before there are as many, so the file is checkpointed sooner.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+#: Part of the limit that the values of a transaction's updates may take, by the size of their frames. 500 MB of 953 MB
+#: were too much with rows of 2 kB; DuckDB takes several times as much for rows of some bytes.
+_UPDATES = 1 / 8
+#: Part of the limit that the rows of a vector may take.
+_VECTOR = 1 / 4
+_VECTOR_ROWS = 2048
+_SELDOM_BYTES = 1_000_000_000
+
+
+class MemoryLimit:
+    """Decides how a run writes, by the sizes of frames.
+
+    Args:
+        limit: DuckDB's memory limit, in bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._has_wide_rows = False
+
+    def observe(self, frame: pl.DataFrame) -> int:
+        """Note how wide the rows of a frame are, and return the frame's size in bytes. Call before writing it."""
+        self._has_wide_rows |= self.is_wide(frame)
+        return int(frame.estimated_size())
+
+    def is_wide(self, frame: pl.DataFrame) -> bool:
+        """Return whether a vector of such rows fills the memory."""
+        return frame.estimated_size() * _VECTOR_ROWS > self._limit * _VECTOR * max(len(frame), 1)
+
+    def allows_updates(self, size: int) -> bool:
+        """Return whether a transaction that has updated rows of so many bytes may update more."""
+        return size <= self._limit * _UPDATES
+
+    @property
+    def checkpoint_threshold(self) -> int:
+        """The size of the WAL, in bytes, after which DuckDB checkpoints the file.
+
+        Once per window is enough, at its last commit; by default, DuckDB does it after each 16 MB.
+        """
+        return int(self._limit * _VECTOR) if self._has_wide_rows else _SELDOM_BYTES
