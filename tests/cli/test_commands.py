@@ -49,7 +49,7 @@ def test_check_knows_what_the_destination_follows_and_says_if_it_cannot_be_read(
     assert [error["error"] for error in errors] == ["PublicationNotFound"]
     duckdb_path.write_bytes(b"not a database")
     errors = [f for f in dbmazz.json("check", code=6)["findings"] if f["level"] == "error"]
-    assert [error["error"] for error in errors] == ["DestinationError"]
+    assert [error["error"] for error in errors] == ["DestinationDamaged"]
 
 
 def test_a_slots_creation_says_which_transaction_it_waits_for(dbmazz: Dbmazz, shop: SourceDatabase) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +19,7 @@ from dbmazz_core.settings.config import FlushConfig, TableConfig
 from dbmazz_core.settings.replica_identity import ReplicaIdentityPolicy
 from dbmazz_core.table_ref import TableRef
 from tests.support.lab import Lab
+from tests.support.worker_process import Worker
 
 ISOLATE = ByTable(TableErrorPolicy.ISOLATE)
 
@@ -403,3 +405,24 @@ def test_status_tells_the_last_change_of_each_table(isolating: Lab) -> None:
     states = {entry.table.name: entry for entry in lab.pipeline.table_states()}
     assert states["good"].last_change_lsn == changed
     assert states["odd"].last_change_lsn == lab.checkpoint
+
+
+@pytest.mark.parametrize("moment", ["mark:1", "mark:2", "stream:1"])
+@pytest.mark.parametrize("pieces", [False, True], ids=["one flush", "pieces"])
+def test_killed_between_marking_and_committing(isolating: Lab, moment: str, pieces: bool) -> None:
+    lab = isolating
+    lab.execute("CREATE TABLE odd2 (id int PRIMARY KEY, n numeric(9,2))")
+    lab.capture_and_compare("good", "odd", "odd2")
+    rows = held_rows(lab)
+    lab.execute(
+        "INSERT INTO good SELECT i, repeat('g', 6000) FROM generate_series(10, 400) i;"
+        "INSERT INTO odd VALUES (2, 'NaN', 'bad'); INSERT INTO odd2 VALUES (1, 'NaN');"
+        "INSERT INTO good SELECT i, repeat('g', 6000) FROM generate_series(1000, 1400) i;"
+    )
+    size = "1MB" if pieces else "32MB"
+    code, said = Worker(lab, DBMAZZ_TEST_DIE_AT=moment, FLUSH_MAX_BYTES=size, ON_TABLE_ERROR="isolate").end()
+    assert code == -signal.SIGKILL, said
+    assert lab.confirmed <= lab.checkpoint
+    result = lab.configured(flush=FlushConfig(max_bytes=1 << (20 if pieces else 25))).capture_and_compare("good")
+    assert {ref.name for ref in result.in_trouble} == {"odd", "odd2"}
+    assert held_rows(lab) == rows
