@@ -9,6 +9,7 @@ import pytest
 from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.connectors.sources.postgres.setup import prepare as setup
 from dbmazz_core.connectors.sources.postgres.setup.prepare import prepare, teardown
+from dbmazz_core.connectors.sources.postgres.setup.run_statement import run_statement
 from dbmazz_core.errors import SourceNotReady
 from tests.sources.postgres.setup.kit import EVENTS, ORDERS, Configure, apply, create_slot, identity
 from tests.support.before import before
@@ -129,7 +130,8 @@ def test_a_table_that_another_transaction_uses(
     database: SourceDatabase, conn: Connection, configure: Configure, monkeypatch: pytest.MonkeyPatch, prepared: bool
 ) -> None:
     """The error names the oldest transaction, and how to end it: a prepared one has no process."""
-    monkeypatch.setattr(setup, "_LOCK_TIMEOUT_S", 0.1)
+    for name in ("_LOCK_TIMEOUT_S", "_SHORT_LOCK_TIMEOUT_S"):
+        monkeypatch.setattr(f"{run_statement.__module__}.{name}", 0.1)
     database.execute(EVENTS)
     gid = f"it''s {database.name}"
     with closing(database.connect()) as one, closing(database.connect()) as two:
@@ -140,6 +142,7 @@ def test_a_table_that_another_transaction_uses(
         with pytest.raises(SourceNotReady, match=r"public\.events is in use by .* and 1 more") as info:
             prepare(conn, configure("events"))
         assert ("prepared transaction" if prepared else f"process {one.info.backend_pid} (nightly") in info.value.what
+        assert ";;" not in info.value.remedy
         two.execute("ROLLBACK")
         end = info.value.remedy.partition("end it: ")[2].partition(";")[0]
         database.execute(end)

@@ -17,7 +17,7 @@ class BlockingTransaction:
     Attributes:
         pid: Process id of its session; None for a prepared transaction.
         gid: Identifier of a prepared transaction, else None.
-        role: The role that runs it.
+        role: The role that runs it; None for a process of the server, such as autovacuum.
         database: The database it runs in; a slot's creation waits for transactions of all databases.
         application: `application_name` of its session.
         state: As in `pg_stat_activity`, or `prepared`; None where the role may not see it.
@@ -39,7 +39,8 @@ class BlockingTransaction:
         application = f"{self.application}, " if self.application else ""
         age = f", open for {self.age_s:.0f} s" if self.age_s is not None else ""
         state = f", {self.state}" if self.state and self.pid is not None else ""
-        return f"{name} ({application}role {self.role}, database {self.database}{state}{age})"
+        role = f"role {self.role}" if self.role else "a process of the server, such as autovacuum"
+        return f"{name} ({application}{role}, database {self.database}{state}{age})"
 
     @property
     def remedy(self) -> str:

@@ -18,8 +18,9 @@ from dbmazz_core.table_ref import quote_identifier
 _ATTEMPTS = 3
 #: Seconds. ALTER TABLE waits for running queries of the table, and all later queries of the table wait for ALTER TABLE.
 _LOCK_TIMEOUT_S = 3
-#: Seconds, where other tables wait.
-_SHORT_LOCK_TIMEOUT_S = 1
+#: Seconds, where other tables wait. More than deadlock_timeout (1 s by default), after which PostgreSQL ends an
+#: autovacuum that a statement waits for.
+_SHORT_LOCK_TIMEOUT_S = 2
 #: Precedes each statement, in its transaction: event triggers run with the settings of the role and the database, as
 #: they do for everybody else. The statements themselves have only qualified names.
 _SETTINGS_OF_THE_ROLE = "SET LOCAL search_path TO DEFAULT; SET LOCAL row_security TO DEFAULT; "
@@ -153,6 +154,6 @@ def _table_is_locked(conn: Connection, statement: SetupStatement) -> SourceNotRe
     return TableLocked(
         f"{names} {'are' if len(tables) > 1 else 'is'} in use{who}, so that setup could not run: {statement.sql}",
         object=names,
-        remedy=f"{end}; or run at a quieter time: {statement.sql}",
+        remedy=f"{end.removesuffix(';')}; or run at a quieter time: {statement.sql}",
         tables=statement.captured if statement.table is not None else tables,
     )
