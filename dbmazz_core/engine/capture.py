@@ -121,8 +121,9 @@ class Capture:
 
     def _without(self, tables: Mapping[TableRef, DbmazzError | SchemaEvent], result: WindowResult) -> WindowResult:
         """Record that tables have left the stream at the last commit; return the result with them."""
+        unrecorded = {ref: why for ref, why in tables.items() if ref not in result.failed | result.copy_anew}
         with self.sink.begin() as transaction:
-            for table, why in tables.items():
+            for table, why in unrecorded.items():
                 mark_left_out(transaction, table, why)
                 if isinstance(why, SchemaEvent):
                     result.copy_anew[table] = str(why.resnapshot)

@@ -168,12 +168,13 @@ class Preparation:
             recorded = self._mark_all_incomplete(recorded)
         tables = {table.ref: table for table in look.tables if table.ref in plan.tables and table.ref not in failed}
         self._verify_any(tables, recorded)
+        marked = record_states(self.sink, recorded, configured=None, problems=failed)
         return Copying.plan(
             self.settings,
             self.source,
             self.sink,
             tables,
-            record_states(self.sink, recorded, configured=None, problems=failed),
+            replace(marked, checkpoint=recorded.checkpoint),
             plan.point.position,
             again=[ref for ref in plan.again if ref in tables],
             redacted=plan.redacted,
