@@ -33,6 +33,7 @@ SAMPLES: dict[str, tuple[str, str]] = {
     "NUMERIC_AS": ("double", "text"),
     "MODE": ("soft_delete", "mirror, public.a=changelog, sales.*=soft_delete"),
     "ON_BAD_VALUE": ("quarantine", "error, public.a=quarantine"),
+    "ON_TABLE_ERROR": ("stop", "isolate, public.a=stop"),
     "SCHEMA_CHANGES": ("stop", "ignore, drop_column=stop, public.a:change_type=apply, sales.*=stop"),
     "SINK_TYPE": ("duckdb", "duckdb"),
     "SINK_URL": ("a.duckdb", "b.duckdb"),

@@ -41,6 +41,13 @@ def runs(window: Browser, url: str) -> None:
     time.sleep(_SETTLE_S)
 
 
+def failed_table(window: Browser, url: str) -> None:
+    """The checks of a table in trouble, with the reason."""
+    window.open(f"{url}/assets/public/order_items/checks?checkDetail=is_streaming")
+    window.wait_for("is_streaming", "Failed", "rows_as_of_lsn", "remedy")
+    time.sleep(_SETTLE_S)
+
+
 def sensor(window: Browser, url: str) -> None:
     """The sensor with its ticks and its cursor."""
     window.open(f"{url}/locations/dbmazz_dagster.demo/sensors/dbmazz_sensor")

@@ -6,15 +6,23 @@ import tempfile
 import time
 from pathlib import Path
 
+import psycopg
+
 from dbmazz_core.demo.dagster_client import DagsterClient
 from dbmazz_core.demo.shop import TABLES
 from tests.demo.browser import browser
-from tests.demo.pages import lineage, plots, runs, sensor
-from tests.demo.processes import running_demo, until
+from tests.demo.pages import failed_table, lineage, plots, runs, sensor
+from tests.demo.processes import Demo, running_demo, until
 
 _IMAGES = Path(__file__).parents[2] / "docs" / "images"
 #: By name: the page, and how many pixels high it is.
-_PAGES = {"sensor": (sensor, 900), "runs": (runs, 900), "lag-plot": (plots, 960), "asset-graph": (lineage, 900)}
+_PAGES = {
+    "sensor": (sensor, 900),
+    "runs": (runs, 900),
+    "lag-plot": (plots, 960),
+    "asset-graph": (lineage, 900),
+    "failed-table": (failed_table, 900),
+}
 #: Until the plots have something to show.
 _WARM_UP_S = 300
 _CHECKS = [(["public", table.name], "key_is_unique") for table in TABLES] + [(["dbmazz", "shop"], "slot_health")]
@@ -42,6 +50,8 @@ def main() -> None:
             if page is lineage:
                 _rest(client)
                 _run_checks(client)
+            if page is failed_table:
+                _make_trouble(demo, client)
             with browser(Path(directory) / name, height=height) as window:
                 page(window, demo.url())
                 window.screenshot(_IMAGES / f"{name}.png")
@@ -58,6 +68,21 @@ def _rest(client: DagsterClient) -> None:
         time.sleep(1)
 
 
+def _make_trouble(demo: Demo, client: DagsterClient) -> None:
+    """Write a value that DuckDB cannot hold, and run a window."""
+    environments = (Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid, _ in demo.processes())
+    variables = (line.decode().split("=", 1) for lines in environments for line in lines if b"=" in line)
+    url = next(value for name, value in variables if name == "SOURCE_URL")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("UPDATE order_items SET unit_price = 'NaN' WHERE id = (SELECT max(id) FROM order_items)")
+    selector = {
+        "repositoryLocationName": "dbmazz_dagster.demo",
+        "repositoryName": "__repository__",
+        "pipelineName": "dbmazz_capture",
+    }
+    _launch(client, selector, 120)
+
+
 def _run_checks(client: DagsterClient) -> None:
     selector = {
         "repositoryLocationName": "dbmazz_dagster.demo",
@@ -66,9 +91,14 @@ def _run_checks(client: DagsterClient) -> None:
         "assetSelection": [],
         "assetCheckSelection": [{"assetKey": {"path": path}, "name": name} for path, name in _CHECKS],
     }
+    _launch(client, selector, 60)
+
+
+def _launch(client: DagsterClient, selector: dict[str, object], seconds: float) -> None:
+    """Run a job, and wait until it has succeeded."""
     launched = client.query(_LAUNCH, params={"selector": selector, "mode": "default"})["launchPipelineExecution"]
     run = launched["run"]["runId"]
-    until(lambda: client.query(_STATUS, id=run)["runOrError"]["status"] == "SUCCESS", 60, lambda: str(launched))
+    until(lambda: client.query(_STATUS, id=run)["runOrError"]["status"] == "SUCCESS", seconds, lambda: str(launched))
 
 
 if __name__ == "__main__":
