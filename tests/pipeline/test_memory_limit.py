@@ -175,6 +175,18 @@ def test_copy_of_wide_rows_that_is_killed_or_fails(lab: Lab, monkeypatch: pytest
     assert len(lab.rows("SELECT table_name FROM duckdb_tables() WHERE schema_name = 'public'")) == 2
 
 
+def test_copy_of_wide_rows_of_a_table_that_is_named_like_the_one_for_copies(lab: Lab) -> None:
+    lab = lab.configured(sink=SinkConfig(url=str(lab.path), memory_limit=64 * MEGABYTE))
+    names = ("_dbmazz_copy", "_dbmazz_copy_2", "w")
+    for name in names:
+        lab.execute(f"CREATE TABLE {name} (id int PRIMARY KEY, t text)")
+        lab.execute(f"INSERT INTO {name} SELECT g, {TEXT.format('g', 9000)} FROM generate_series(1, 5) g")
+    lab.capture_and_compare(*names)
+    lab.pipeline.snapshot()
+    lab.assert_equal(*names)
+    assert lab.rows("SELECT count(*) FROM duckdb_tables() WHERE schema_name = 'public' AND comment IS NULL") == [(3,)]
+
+
 def test_quarantine_of_wide_rows(lab: Lab) -> None:
     policy = TableConfig(on_bad_value=ByTable(BadValuePolicy.QUARANTINE))
     lab = lab.configured(tables=policy, sink=SinkConfig(url=str(lab.path), memory_limit=64 * MEGABYTE))

@@ -6,16 +6,20 @@ copy, so the rows go to another table first; the transaction that records the co
 
 from __future__ import annotations
 
+import itertools
+
 import duckdb
 
-from dbmazz_core.connectors.sinks.duckdb_sql.names import qualified
+from dbmazz_core.connectors.sinks.duckdb_sql.names import fold, qualified
 from dbmazz_core.connectors.sinks.duckdb_sql.shapes import Columns
 from dbmazz_core.connectors.sinks.duckdb_sql.statements import Statements
 from dbmazz_core.model.schema import TableSchema
-from dbmazz_core.table_ref import TableRef, quote_identifier
+from dbmazz_core.table_ref import TableRef, quote_identifier, quote_literal
 
-#: Name of the other table, in the schema of the table. A killed copy leaves it; the next copy of the schema drops it.
+#: The other table is in the schema of the table, since DuckDB moves no table to another schema. It has a name that is
+#: free there, and this comment, by which the next copy of the schema finds what a killed copy has left.
 _NAME = "_dbmazz_copy"
+_COMMENT = "rows of a copy by dbmazz that is not complete"
 
 
 class Staging:
@@ -34,21 +38,44 @@ class Staging:
     def __init__(self, connection: duckdb.DuckDBPyConnection, path: str, schema: TableSchema, columns: Columns) -> None:
         self._connection = connection
         self._table = schema.table
-        self._name = qualified(connection, TableRef(schema.table.schema, _NAME))
+        self._name = qualified(connection, _free_name(connection, schema.table))
         definitions = ", ".join(f"{quote_identifier(name)} {type}" for name, type in columns)
-        connection.execute(f"CREATE OR REPLACE TABLE {self._name} ({definitions})")
+        connection.execute(
+            f"BEGIN TRANSACTION; CREATE TABLE {self._name} ({definitions}); "
+            f"COMMENT ON TABLE {self._name} IS {quote_literal(_COMMENT)}; COMMIT"
+        )
         self.statements = Statements(connection, path, schema, name=self._name)
 
     def swap(self) -> None:
         """Replace the copied table, in the open transaction."""
-        self._connection.execute(f"DROP TABLE IF EXISTS {qualified(self._connection, self._table)}")
+        table = qualified(self._connection, self._table)
+        self._connection.execute(f"DROP TABLE IF EXISTS {table}")
         self._connection.execute(f"ALTER TABLE {self._name} RENAME TO {quote_identifier(self._table.name)}")
+        self._connection.execute(f"COMMENT ON TABLE {table} IS NULL")
 
     def drop(self) -> None:
         """Drop the other table."""
         self._connection.execute(f"DROP TABLE IF EXISTS {self._name}")
 
 
+def _free_name(connection: duckdb.DuckDBPyConnection, table: TableRef) -> TableRef:
+    """Return the name for the other table: no table, view or copied table has it."""
+    rows = connection.execute(
+        "SELECT table_name FROM information_schema.tables WHERE table_catalog = current_database() "
+        "AND table_schema = ?",
+        [table.schema],
+    ).fetchall()
+    taken = {fold(table.name), *(fold(name) for (name,) in rows)}
+    names = itertools.chain([_NAME], (f"{_NAME}_{number}" for number in itertools.count(2)))
+    return TableRef(table.schema, next(name for name in names if name not in taken))
+
+
 def drop_leftover(connection: duckdb.DuckDBPyConnection, schema: str) -> None:
     """Drop what a killed copy has left in a schema."""
-    connection.execute(f"DROP TABLE IF EXISTS {qualified(connection, TableRef(schema, _NAME))}")
+    rows = connection.execute(
+        "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database() AND schema_name = ? "
+        "AND comment = ?",
+        [schema, _COMMENT],
+    ).fetchall()
+    for (name,) in rows:
+        connection.execute(f"DROP TABLE {qualified(connection, TableRef(schema, name))}")
