@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 import struct
@@ -27,7 +28,7 @@ def message(kind: bytes, payload: bytes) -> bytes:
 
 
 class RewritingProxy:
-    """Forwards a port of 127.0.0.1 to the server, with two threads for each connection.
+    """Forwards a port of 127.0.0.1 to the server, with a thread for each connection.
 
     Args:
         server: The server; connections to it are not encrypted.
@@ -94,11 +95,8 @@ class RewritingProxy:
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._open |= {client, upstream}
             upstream.sendall(_counted_bytes(self._startup(startup)))
-            threading.Thread(target=self._forward, args=(client, upstream), daemon=True).start()
             try:
-                while True:
-                    kind = _exactly(upstream, 1)
-                    client.sendall(self.rewrite(kind, _counted(upstream)))
+                self._forward(client, upstream)
             finally:
                 client.close()
                 upstream.close()
@@ -117,11 +115,22 @@ class RewritingProxy:
         return packet[:4] + b"".join(kept) + b"\0"
 
     def _forward(self, client: socket.socket, upstream: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := client.recv(1 << 16):
+        """Forward both ways until one end closes; in one thread, for OpenSSL serves only one of a connection."""
+        received = b""
+        while True:
+            decrypted = isinstance(client, ssl.SSLSocket) and client.pending()
+            ready = [client] if decrypted else select.select([client, upstream], [], [])[0]
+            if client in ready:
+                if not (data := client.recv(1 << 16)):
+                    return
                 upstream.sendall(data)
-        with contextlib.suppress(OSError):
-            upstream.shutdown(socket.SHUT_RDWR)
+            if upstream in ready:
+                if not (data := upstream.recv(1 << 16)):
+                    return
+                received += data
+                while len(received) >= 5 and len(received) > (size := int.from_bytes(received[1:5], "big")):
+                    client.sendall(self.rewrite(received[:1], received[5 : size + 1]))
+                    received = received[size + 1 :]
 
 
 def _exactly(source: socket.socket, size: int) -> bytes:

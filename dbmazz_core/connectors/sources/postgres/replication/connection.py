@@ -12,6 +12,7 @@ import re
 import select
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -156,8 +157,9 @@ class ReplicationConnection:
         except BaseException:
             # If the command were not canceled, the server would go on waiting and create the slot in the end.
             self.pgconn.get_cancel().cancel()
-            while self.pgconn.get_result() is not None:
-                pass
+            with suppress(psycopg.Error):  # the connection may be dead
+                while next_result(self.pgconn) is not None:
+                    pass
             raise
         result = self.pgconn.get_result()
         while self.pgconn.get_result() is not None:
