@@ -212,7 +212,7 @@ def test_two_setups_at_once_both_succeed(database: SourceDatabase, configure: Co
 def test_a_table_in_use_is_an_error_that_names_the_process(
     database: SourceDatabase, conn: Connection, configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dbmazz_core.connectors.sources.postgres.setup.prepare._LOCK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("dbmazz_core.connectors.sources.postgres.setup.run_statement._LOCK_TIMEOUT_S", 0.1)
     database.execute(EVENTS)
     with closing(database.connect()) as other:
         other.execute("BEGIN; SELECT FROM events")

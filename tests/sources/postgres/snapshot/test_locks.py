@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -15,11 +15,6 @@ from dbmazz_core.connectors.sources.postgres.snapshot import adbc as snapshot
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.errors import TableLocked
 from tests.support.lab import Lab
-
-#: Since then the server opens a publication's tables to describe them (pg_get_publication_tables). A window of those
-#: before asks for nothing that a lock keeps from it.
-_OPENS_TABLES = 16
-NEEDS_TABLES = pytest.mark.since(_OPENS_TABLES)
 
 
 @pytest.fixture
@@ -47,46 +42,53 @@ def end_as_told(lab: Lab, error: TableLocked, locked: str = "t") -> None:
     lab.capture_and_compare("t")
 
 
-@NEEDS_TABLES
-def test_a_window_names_the_transaction_that_has_locked_a_table(shop: Lab, nightly: psycopg.Connection[Any]) -> None:
-    nightly.execute("LOCK TABLE t")
+def copy(lab: Lab, lock: Callable[[], object]) -> None:
+    """Copy the table, which is locked once the slot of the copy exists."""
+    locks = [lock]
+
+    def at_first_rows(report: Progress) -> None:
+        if report.phase == "snapshot" and locks:
+            locks.pop()()
+
+    lab.pipeline.snapshot([lab.ref("t")], progress=at_first_rows)
+
+
+def test_a_copy_names_the_transaction_that_has_locked_a_table(shop: Lab, nightly: psycopg.Connection[Any]) -> None:
     with shop.nothing_changes("public.t"), pytest.raises(TableLocked, match=r"process \d+ \(nightly, role") as caught:
-        shop.capture()
-    with pytest.raises(TableLocked):
-        shop.pipeline.check()
+        copy(shop, lambda: nightly.execute("LOCK TABLE t"))
     end_as_told(shop, caught.value)
 
 
-@NEEDS_TABLES
 def test_a_lock_that_is_waited_for_locks_readers_out_too(shop: Lab, nightly: psycopg.Connection[Any]) -> None:
     nightly.execute("SELECT FROM t")
     with closing(shop.database.connect()) as other:
-        other.pgconn.send_query(b"TRUNCATE t")
         with shop.nothing_changes("public.t"), pytest.raises(TableLocked, match="open for") as caught:
-            shop.capture()
+            copy(shop, lambda: other.pgconn.send_query(b"TRUNCATE t"))
         assert str(other.info.backend_pid) in caught.value.remedy
     nightly.execute("COMMIT")
     shop.capture_and_compare("t")
 
 
-@NEEDS_TABLES
 def test_a_prepared_transaction_keeps_its_locks(shop: Lab, nightly: psycopg.Connection[Any]) -> None:
-    nightly.execute("LOCK TABLE t")
-    nightly.execute(f"PREPARE TRANSACTION 'it''s {shop.slot}'")
+    def lock() -> None:
+        nightly.execute("LOCK TABLE t")
+        nightly.execute(f"PREPARE TRANSACTION 'it''s {shop.slot}'")
+
     try:
         with shop.nothing_changes("public.t"), pytest.raises(TableLocked, match="prepared transaction") as caught:
-            shop.capture()
+            copy(shop, lock)
         assert f"ROLLBACK PREPARED 'it''s {shop.slot}'" in caught.value.remedy
     finally:  # others' slots would wait for it
         nightly.execute(f"ROLLBACK PREPARED 'it''s {shop.slot}'")
     shop.capture_and_compare("t")
 
 
-def test_a_window_of_earlier_versions_goes_on(shop: Lab, nightly: psycopg.Connection[Any]) -> None:
-    if shop.database.server.major >= _OPENS_TABLES:
-        pytest.skip("it needs the table")
+def test_a_window_and_a_check_ask_for_nothing_that_a_lock_keeps_from_them(
+    shop: Lab, nightly: psycopg.Connection[Any]
+) -> None:
     nightly.execute("LOCK TABLE t")
     assert shop.capture().changes == 1
+    assert shop.pipeline.check().ok
     nightly.execute("COMMIT")
     shop.assert_equal("t")
 
