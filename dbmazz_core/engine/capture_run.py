@@ -83,7 +83,7 @@ class CaptureRun:
     def _plan(self, resnapshot: Sequence[TableRef]) -> Plan:
         preparation = self._preparation()
         plan = preparation.verify(resnapshot)
-        self._copies.replaced |= preparation.replaced
+        self._copies.replaced |= {**plan.waiting, **preparation.replaced}
         return plan
 
     def _has_set_up(self, plan: Plan) -> bool:

@@ -22,6 +22,7 @@ from dbmazz_core.settings.config import Settings
 from dbmazz_core.table_ref import TableRef
 
 _REPLACED = "was dropped and created again, or another table took its name"
+_REQUESTED = "was requested again"
 _UNPUBLISHED = "was not in the publication: changes since its removal are not in the stream"
 
 
@@ -44,6 +45,17 @@ class Plan:
     followed: Sequence[TableRef]
     again: Collection[TableRef]
     redacted: Mapping[TableRef, TableToken]
+
+    @property
+    def waiting(self) -> dict[TableRef, str]:
+        """Tables that an earlier window left to be copied, with the reason: a sentence without its subject."""
+        states = {ref: self.recorded.states[ref] for ref in self.recorded.in_state(TableStatus.COPYING)}
+        reasons = {
+            ref: state.problem.reason.removeprefix(f"{ref} ")
+            for ref, state in states.items()
+            if ref in self.tables and state.problem is not None
+        }
+        return {ref: reason for ref, reason in reasons.items() if reason != _REQUESTED}
 
     @property
     def needs_copies(self) -> bool:
@@ -145,7 +157,7 @@ class Preparation:
             problems=self.problems,
             # Nothing looks at the columns of a table that is not followed: its trouble would seem to be gone.
             retry_when={ref: UNRECORDED for ref, error in self.problems.items() if error is altered.get(ref)},
-            again={**dict.fromkeys(resnapshot, "was requested again"), **self.replaced},
+            again={**dict.fromkeys(resnapshot, _REQUESTED), **self.replaced},
         )
         return Plan(
             {table.ref: table for table in look.tables},
