@@ -192,7 +192,7 @@ def test_a_copy_that_goes_silent(
     stalled: list[float] = []
 
     def stall(progress: Progress) -> None:
-        if not stalled and progress.phase == "snapshot":
+        if not stalled and progress.phase == "snapshot" and progress.rows:
             proxy.stall(new=new)
             stalled.append(time.monotonic())
 
