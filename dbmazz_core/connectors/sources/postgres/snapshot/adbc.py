@@ -10,7 +10,7 @@ import pyarrow as pa
 from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, session_conninfo, settings_query
 from dbmazz_core.connectors.sources.postgres.errors.connecting import recognized_connection_error
 from dbmazz_core.connectors.sources.postgres.server.error_details import detailed_source_error
-from dbmazz_core.connectors.sources.postgres.snapshot.silent_workers import network_sockets
+from dbmazz_core.connectors.sources.postgres.snapshot.silent_workers import Socket, network_sockets
 from dbmazz_core.errors import ReplicationInterrupted, SourceError, SourceNotReady
 from dbmazz_core.settings.secret_url import SecretUrl
 from dbmazz_core.table_ref import TableRef
@@ -54,7 +54,7 @@ class SnapshotConnector:
         url: SecretUrl,
         server_version: int,
         snapshot_name: str,
-        connected: Callable[[int, set[tuple[int, int]]], None],
+        connected: Callable[[int, set[Socket]], None],
         *,
         lock_timeout_s: int = LOCK_TIMEOUT_S,
     ) -> None:
@@ -114,7 +114,7 @@ class SnapshotConnector:
         connection.close()
         return None
 
-    def _import(self, connection: adbc_driver_postgresql.dbapi.Connection, before: set[tuple[int, int]]) -> bool:
+    def _import(self, connection: adbc_driver_postgresql.dbapi.Connection, before: set[Socket]) -> bool:
         """Import the snapshot, and return whether the connection recognizes types."""
         with connection.cursor() as cursor:
             # SET TRANSACTION SNAPSHOT must come before the transaction's first query (manual, "SET TRANSACTION"). ADBC

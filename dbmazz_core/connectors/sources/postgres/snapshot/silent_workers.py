@@ -6,14 +6,24 @@ import contextlib
 import os
 import socket
 import stat
+from typing import NamedTuple
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from dbmazz_core.connectors.sources.postgres import silence
 from dbmazz_core.forks import detach_in_forks
 
 #: Lists the descriptors of this process, on Linux and macOS.
 _DESCRIPTORS = "/dev/fd"
+
+
+class Socket(NamedTuple):
+    """A connected TCP socket of this process."""
+
+    descriptor: int
+    inode: int
+    peer_port: int
 
 
 class SilentWorkers:
@@ -25,21 +35,22 @@ class SilentWorkers:
 
     def __init__(self, conninfo: str) -> None:
         self._conninfo = conninfo
+        self._port = str(conninfo_to_dict(conninfo).get("port") or os.environ.get("PGPORT") or 5432)
         self._sockets: dict[int, socket.socket] = {}
         self._descriptors: set[int] = set()
         detach_in_forks(self, lambda workers: [*workers._descriptors, *(s.fileno() for s in workers._sockets.values())])
         self._seen: dict[int, silence.ProcessState] = {}
 
-    def add(self, pid: int, connected: set[tuple[int, int]]) -> None:
+    def add(self, pid: int, connected: set[Socket]) -> None:
         """Watch a connection.
 
         Args:
             pid: Its server process.
-            connected: `network_sockets` just before it was made. If several are new, it is not watched.
+            connected: `network_sockets` just before it was made. If several to the server are new, it is not watched.
         """
-        new = network_sockets() - connected
+        new = [found for found in network_sockets() - connected if str(found.peer_port) == self._port]
         if len(new) == 1:
-            ((descriptor, _),) = new
+            descriptor = new[0].descriptor
             self._descriptors.add(descriptor)
             self._sockets[pid] = socket.socket(fileno=os.dup(descriptor))
 
@@ -71,8 +82,8 @@ class SilentWorkers:
                     connection.shutdown(socket.SHUT_RDWR)
 
 
-def network_sockets() -> set[tuple[int, int]]:
-    """Return the connected TCP sockets of this process as descriptor and inode; none where the system lists none."""
+def network_sockets() -> set[Socket]:
+    """Return the connected TCP sockets of this process; none where the system lists none."""
     found = set()
     with contextlib.suppress(OSError):
         for name in os.listdir(_DESCRIPTORS):
@@ -81,6 +92,6 @@ def network_sockets() -> set[tuple[int, int]]:
                 if not stat.S_ISSOCK(status.st_mode):
                     continue
                 with socket.socket(fileno=os.dup(int(name))) as copy:
-                    if copy.family in (socket.AF_INET, socket.AF_INET6) and copy.getpeername():
-                        found.add((int(name), status.st_ino))
+                    if copy.family in (socket.AF_INET, socket.AF_INET6):
+                        found.add(Socket(int(name), status.st_ino, copy.getpeername()[1]))
     return found
