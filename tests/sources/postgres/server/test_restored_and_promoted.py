@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import shutil
 import signal
@@ -15,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from dbmazz_core.connectors.sinks import create_sink
 from dbmazz_core.connectors.sources import create_source
 from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
 from dbmazz_core.demo.postgres import EmbeddedPostgres
@@ -23,13 +21,12 @@ from dbmazz_core.engine.result import WindowResult
 from dbmazz_core.errors import (
     DbmazzError,
     DestinationConflict,
-    DestinationError,
     HistoryDiverged,
     ServerBehindCheckpoint,
     ServerChanged,
 )
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.settings.config import SinkConfig, WindowLimits
+from dbmazz_core.settings.config import WindowLimits
 from tests.support.before import before
 from tests.support.lab import Lab
 from tests.support.postgres_fixtures import UNSAFE_BUT_FAST, create_database
@@ -296,28 +293,6 @@ def test_two_engines_on_one_destination_take_turns(lab: Lab) -> None:
             assert code == 0, said
         lab.assert_equal("t", "u")
     assert len(lab.rows("SELECT DISTINCT slot FROM _dbmazz.checkpoints")) == 2
-
-
-def test_a_file_that_another_engine_is_just_making_is_waited_for(lab: Lab) -> None:
-    """Between making and locking it there are moments in which DuckDB finds no database in it."""
-    lab.execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
-    lab.capture()
-    whole, checkpoint = lab.path.read_bytes(), lab.checkpoint
-    for begun in (0, 100, 4096):
-        lab.path.write_bytes(whole[:begun])
-        complete = lab.path.with_suffix(".complete")
-        complete.write_bytes(whole)
-        made = threading.Timer(0.5, complete.replace, [lab.path])  # at once: nobody reads half of it
-        made.start()
-        with create_sink(SinkConfig(url=str(lab.path)), feed=lab.slot) as sink:
-            found = sink.read().checkpoint
-        assert found is not None
-        assert found.lsn == checkpoint
-        made.join()
-    lab.path.write_bytes(b"notes")
-    os.utime(lab.path, (0, 0))
-    with pytest.raises(DestinationError, match="not a valid DuckDB database file"):
-        lab.capture()
 
 
 def test_a_table_belongs_to_one_slot(lab: Lab) -> None:
