@@ -156,11 +156,7 @@ class EventApplier:
             self._result.tables[table].quarantined += count
         self._result.schema_changes += done.schema_changes
         for table in done.left_out | done.abandoned:
-            why = self.left_out[table]
-            if isinstance(why, SchemaEvent):
-                self._result.copy_anew[table] = str(why.resnapshot)
-            else:
-                self._result.failed[table] = why
+            self._result.leave_out(table, self.left_out[table])
 
     def rolled_back(self) -> None:
         """Forget what the transaction did: it was rolled back."""

@@ -84,9 +84,8 @@ class Capture:
                 checkpoint.lsn, bound, followed, keep_unreadable=quarantined, watched=unmissed(recorded)
             )
         except DbmazzError as error:
-            if (left_out := self._isolation.left_out(error)) is None:
-                raise
-            if not left_out.tables.keys() & captured.keys():
+            left_out = self._isolation.left_out(error)
+            if left_out is None or not left_out.tables.keys() & captured.keys():
                 raise
             result = WindowResult(checkpoint.lsn, checkpoint.lsn, bound.lsn)
             return self._without(left_out.tables, result), True
@@ -125,10 +124,7 @@ class Capture:
         with self.sink.begin() as transaction:
             for table, why in unrecorded.items():
                 mark_left_out(transaction, table, why)
-                if isinstance(why, SchemaEvent):
-                    result.copy_anew[table] = str(why.resnapshot)
-                else:
-                    result.failed[table] = why
+                result.leave_out(table, why)
             transaction.commit()
         return result
 

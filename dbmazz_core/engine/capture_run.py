@@ -62,7 +62,7 @@ class CaptureRun:
             plan = self._plan(resnapshot)
             if plan.followed and plan.recorded.checkpoint is not None and self._has_set_up(plan):
                 result = self._capture(plan.followed, plan.recorded.checkpoint, None)
-                if result.stop_reason is StopReason.STOP_REQUESTED:
+                if _is_stopped(result):
                     return self._reported(result, started)
                 plan = self._plan(())
             copying = self._copy(plan)
@@ -70,7 +70,7 @@ class CaptureRun:
                 raise StopRequested
             if result is None or copying.needed:
                 result = self._capture(list(copying.tables), copying.checkpoint, result)
-            if result.copy_anew and not self._is_stopped(result) and self._copy(self._plan(())).stopped:
+            if result.copy_anew and not _is_stopped(result) and self._copy(self._plan(())).stopped:
                 raise StopRequested
         except StopRequested:
             result = result or _stopped_at(self.sink.read().checkpoint)
@@ -112,10 +112,6 @@ class CaptureRun:
         before.extend(result)
         return before
 
-    @staticmethod
-    def _is_stopped(result: WindowResult) -> bool:
-        return result.stop_reason is StopReason.STOP_REQUESTED
-
     def _reported(self, result: WindowResult, started: float) -> WindowResult:
         """Add the copies and the states of the tables to the result."""
         recorded = record_facts(self.sink, self.sink.read(), self.source, self.settings.tables)
@@ -152,6 +148,10 @@ class _Copies:
             counts = result.tables.setdefault(table, TableCounts())
             counts.snapshot_rows = rows
             counts.quarantined += self.quarantined.get(table, 0)
+
+
+def _is_stopped(result: WindowResult) -> bool:
+    return result.stop_reason is StopReason.STOP_REQUESTED
 
 
 def _stopped_at(checkpoint: Checkpoint | None) -> WindowResult:

@@ -11,6 +11,7 @@ from typing import Any
 from dbmazz_core.errors import DbmazzError
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import Checkpoint
+from dbmazz_core.model.schema_events import SchemaEvent
 from dbmazz_core.model.source_status import SourceStatus
 from dbmazz_core.model.table_state import TableState
 from dbmazz_core.table_ref import TableRef
@@ -115,7 +116,14 @@ class WindowResult:
     @property
     def in_trouble(self) -> dict[TableRef, TableState]:
         """The tables that an error keeps from streaming."""
-        return {ref: state for ref, state in self.states.items() if state.is_in_trouble}
+        return _in_trouble(self.states)
+
+    def leave_out(self, table: TableRef, why: DbmazzError | SchemaEvent) -> None:
+        """Add a table that has left the stream because of an error, or to be re-snapshotted."""
+        if isinstance(why, SchemaEvent):
+            self.copy_anew[table] = str(why.resnapshot)
+        else:
+            self.failed[table] = why
 
     def extend(self, later: WindowResult) -> None:
         """Add the result of the window that began at the end of this window."""
@@ -182,7 +190,7 @@ class SnapshotResult:
     @property
     def in_trouble(self) -> dict[TableRef, TableState]:
         """The tables that an error keeps from streaming."""
-        return {ref: state for ref, state in self.states.items() if state.is_in_trouble}
+        return _in_trouble(self.states)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as `snapshot --json` prints it."""
@@ -196,6 +204,10 @@ class SnapshotResult:
             "duration_s": round(self.duration_s, 3),
             "warnings": list(self.warnings),
         }
+
+
+def _in_trouble(states: Mapping[TableRef, TableState]) -> dict[TableRef, TableState]:
+    return {ref: state for ref, state in states.items() if state.is_in_trouble}
 
 
 @dataclass(frozen=True, slots=True)

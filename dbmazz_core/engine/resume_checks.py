@@ -159,8 +159,3 @@ class ResumeChecks:
             remedy=f"re-snapshot the table{lost[state.mode]}: dbmazz snapshot --tables '{ref}'; "
             f'or leave it as it is: MODE="{ref}={state.mode}"',
         )
-
-    def verify_names(self) -> None:
-        """Verify that the destination can hold all names, and distinguish them."""
-        for conflict in self._sink.name_conflicts(self._source.column_names()):
-            raise conflict

@@ -11,7 +11,7 @@ import pytest
 
 from dbmazz_core.connectors.sources.postgres import connection
 from dbmazz_core.connectors.sources.postgres.setup import prepare as setup
-from dbmazz_core.connectors.sources.postgres.snapshot import adbc as snapshot
+from dbmazz_core.connectors.sources.postgres.snapshot import exported as snapshot
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.errors import TableLocked
 from tests.support.lab import Lab

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import adbc_driver_postgresql.dbapi
 import pyarrow as pa
 
-from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, session_conninfo, settings_query
+from dbmazz_core.connectors.sources.postgres.connection import session_conninfo, settings_query
 from dbmazz_core.connectors.sources.postgres.errors.connecting import recognized_connection_error
 from dbmazz_core.connectors.sources.postgres.server.error_details import detailed_source_error
 from dbmazz_core.connectors.sources.postgres.snapshot.silent_workers import Socket, network_sockets
@@ -56,7 +56,7 @@ class SnapshotConnector:
         snapshot_name: str,
         connected: Callable[[int, set[Socket]], None],
         *,
-        lock_timeout_s: int = LOCK_TIMEOUT_S,
+        lock_timeout_s: int,
     ) -> None:
         self.raw = False
         self._url = url
