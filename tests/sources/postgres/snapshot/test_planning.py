@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dbmazz_core.errors import SourceNotReady
+from dbmazz_core.model.policies import TableErrorPolicy
+from dbmazz_core.settings.by_table import ByTable
 from dbmazz_core.settings.config import SnapshotConfig
 from tests.support.lab import Lab
 
@@ -81,4 +83,15 @@ def test_a_function_that_the_role_does_not_find_either(lab: Lab) -> None:
     assert_equal(lab, 1000)
     lab.execute("UPDATE v SET j = 0 WHERE i = 3")
     lab.capture()
+    assert_equal(lab, 1000)
+
+
+def test_the_others_go_on_without_the_table(lab: Lab) -> None:
+    lab.execute(f"CREATE SCHEMA app; {BEFORE} {TABLE} CREATE INDEX ON v (w(i)); CREATE TABLE good (id int PRIMARY KEY)")
+    lab.execute(f"SET search_path = public, app; {AFTER.format('app.')}")
+    lab = lab.configured(on_error=ByTable(TableErrorPolicy.ISOLATE))
+    result = lab.capture_and_compare("good")
+    assert [*result.in_trouble] == [lab.ref("v")]
+    lab.execute(f'ALTER DATABASE "{lab.database.name}" SET search_path = public, app')
+    assert not lab.capture().in_trouble
     assert_equal(lab, 1000)

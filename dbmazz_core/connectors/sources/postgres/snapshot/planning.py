@@ -76,7 +76,7 @@ def _cannot_plan(connection: Connection, error: psycopg.Error, table: TableRef, 
         f"PostgreSQL cannot plan a query of {table}: {url.redact(error.diag.message_primary or str(error))}"
         f"{f', in {url.redact(where)}' if where else ''}; an expression of the table, such as an index's, calls a "
         "function that has names without a schema",
-        object=str(table),
+        object=table,
         remedy="qualify the names in the function, or put their schemas into the search_path of the role: "
         f"{_alter_role(connection)} ...;",
     )
@@ -88,7 +88,7 @@ def _shadowed(connection: Connection, table: TableRef, path: str) -> SourceNotRe
         f"PostgreSQL can plan a query of {table} only with the role's search_path, {path}, because an expression of "
         "the table, such as an index's, calls a function that has names without a schema; dbmazz uses no path in which "
         "another schema comes before pg_catalog",
-        object=str(table),
+        object=table,
         remedy="qualify the names in the function, or set a search_path without pg_catalog, which then comes first: "
         f"{_alter_role(connection)} ...;",
     )
