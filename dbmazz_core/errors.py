@@ -281,6 +281,13 @@ class SlotMismatch(SlotError):
     """
 
 
+class SlotServesOther(SlotError):
+    """The slot serves another destination, which would lose changes if this one moved the slot on.
+
+    What to do: choose the file that the error names, another `SOURCE_SLOT_NAME`, or run `dbmazz snapshot --take-over`.
+    """
+
+
 class SlotLost(SlotError):
     """The server invalidated the slot: `max_slot_wal_keep_size`, `idle_replication_slot_timeout`, or on a standby
     missing `hot_standby_feedback`.

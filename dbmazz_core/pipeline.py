@@ -202,6 +202,7 @@ class Pipeline:
         tables: Sequence[TableRef] | None = None,
         *,
         new_server: bool = False,
+        take_over: bool = False,
         upgraded_server: bool = False,
         progress: ProgressCallback | None = None,
     ) -> SnapshotResult:
@@ -212,6 +213,8 @@ class Pipeline:
                 lost or ahead of the checkpoint.
             new_server: Whether the tables may have moved to another server or database, such as by dump and restore.
                 The destination's tables, with the history that their modes keep, continue there. Only without `tables`.
+            take_over: Whether the slot may have served another destination until now, which then can no longer follow.
+                Only without `tables`.
             upgraded_server: Whether pg_upgrade has upgraded the server and kept the slot. Then only tables that need it
                 are copied, and the destination continues at the slot's position.
             progress: Called after rows were loaded.
@@ -222,7 +225,7 @@ class Pipeline:
             if upgraded_server:
                 copying = preparation.for_upgraded_server()
             elif tables is None:
-                copying = preparation.for_new_feed(new_server=new_server)
+                copying = preparation.for_new_feed(new_server=new_server, take_over=take_over)
             else:
                 copying = preparation.for_window(tables)
             copying.with_rows = True  # a snapshot on request copies rows, whatever DO_SNAPSHOT says

@@ -122,9 +122,21 @@ def setup(report: Report, config: Path | None, **flags: str | None) -> None:
     help="pg_upgrade has upgraded the server and kept the slot, which this destination has consumed: continue at the "
     "slot's position, and copy only tables that are not the same.",
 )
+@click.option(
+    "--take-over",
+    is_flag=True,
+    help="The slot has served another destination, which is given up: re-snapshot all tables into this one.",
+)
 @setting_options("source", "sink", "snapshot", without=(*WINDOW_ONLY, "DO_SNAPSHOT"))
 @common_options
-def snapshot(report: Report, config: Path | None, new_server: bool, upgraded_server: bool, **flags: str | None) -> int:
+def snapshot(
+    report: Report,
+    config: Path | None,
+    new_server: bool,
+    upgraded_server: bool,
+    take_over: bool,
+    **flags: str | None,
+) -> int:
     """Re-snapshot tables; readers see the old rows of a table until its copy is complete.
 
     Without --tables, all configured tables are copied and the slot starts at a new position. This repairs a slot
@@ -137,14 +149,21 @@ def snapshot(report: Report, config: Path | None, new_server: bool, upgraded_ser
         flags["tables"] = None
     pipeline = make_pipeline(read_settings(report, config, flags))
     chosen = _chosen_tables(pipeline, some) if some is not None else None
-    if (chosen is not None) + new_server + upgraded_server > 1:
+    ways = {
+        "--tables": chosen is not None,
+        "--upgraded-server": upgraded_server,
+        "--new-server, --take-over": new_server or take_over,
+    }
+    if len(given := [way for way, is_given in ways.items() if is_given]) > 1:
         raise ConfigError(
-            "--tables, --new-server and --upgraded-server exclude each other",
-            object="--tables" if chosen is not None else "--new-server",
+            f"{' and '.join(given)} exclude each other",
+            object=given[0],
             remedy="give one of them",
         )
     with show_progress(report) as progress:
-        result = pipeline.snapshot(chosen, new_server=new_server, upgraded_server=upgraded_server, progress=progress)
+        result = pipeline.snapshot(
+            chosen, new_server=new_server, upgraded_server=upgraded_server, take_over=take_over, progress=progress
+        )
     _warn(report, result.warnings)
     report.result(result.to_dict(), *rendered(report, "snapshot", result))
     return _code(report, result.in_trouble)

@@ -110,7 +110,10 @@ class Preparation:
         look = read_look(self.source)
         recorded = self.sink.read()
         checks = self._checks(recorded)
-        point = self.source.resume(checks.checkpoint(), stopped=self._stopped)
+        checkpoint = checks.checkpoint()
+        if checkpoint is None:
+            checks.verify_claim()
+        point = self.source.resume(checkpoint, stopped=self._stopped)
 
         tables = [table.ref for table in look.tables]
         if (brought_back := bring_back(self.sink, recorded, {*tables}.difference(resnapshot))) is not recorded:
@@ -176,6 +179,8 @@ class Preparation:
         """
         look, failed = self._set_up(plan.followed)
         recorded = plan.recorded
+        if recorded.checkpoint is None:
+            self.source.claim(self.sink.identify())
         if plan.point.restart:
             recorded = self._mark_all_incomplete(recorded)
         tables = {table.ref: table for table in look.tables if table.ref in plan.tables and table.ref not in failed}
@@ -194,17 +199,20 @@ class Preparation:
             stop=self.stop,
         )
 
-    def for_new_feed(self, *, new_server: bool = False) -> Copying:
+    def for_new_feed(self, *, new_server: bool = False, take_over: bool = False) -> Copying:
         """Prepare a re-snapshot of all tables, with a new position of the feed.
 
         Args:
             new_server: Whether the tables may have moved to another server or database since the last checkpoint.
+            take_over: Whether the feed may have served another destination until now.
         """
         look = read_look(self.source)
         recorded = self.sink.read()
         checks = self._checks(recorded)
         if not new_server:
             checks.checkpoint()
+        if not take_over:
+            checks.verify_claim()
         self._take_out_unusable(recorded.tables)
         tables = [table.ref for table in look.tables]
         checks.verify_rule_tables(tables)
@@ -218,6 +226,7 @@ class Preparation:
         self.source.leave_out([ref for ref in tables if ref not in chosen or ref in paused])
         look, _ = self._set_up()
         position = self.source.usable_feed()
+        self.source.claim(self.sink.identify())
         recorded = self._mark_all_incomplete(recorded)
         recorded = replace(
             record_states(self.sink, recorded, configured={*tables, *self.problems}, problems=self.problems),
@@ -300,7 +309,6 @@ class Preparation:
 
     def _verify_source(self, followed: Sequence[TableRef], again: set[TableRef] | None) -> list[TableRef]:
         """Leave out tables with which the source has a problem; return the tables that are still followed.
-
 
         Args:
             followed: Tables that the stream follows.

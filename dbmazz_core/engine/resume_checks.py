@@ -92,10 +92,19 @@ class ResumeChecks:
         return checkpoint
 
     def verify_position(self, *, and_feed: bool) -> None:
-        """Verify that the checkpoint belongs to this server, and that the stream can continue at it."""
+        """Verify that the checkpoint belongs to this server, and that the stream can continue at it.
+
+        Without a checkpoint: verify that the feed does not serve another destination.
+        """
         checkpoint = self.checkpoint()
         if checkpoint is not None:
             self._source.verify_position(checkpoint, and_feed=and_feed)
+        elif and_feed:
+            self.verify_claim()
+
+    def verify_claim(self) -> None:
+        """Verify that the feed does not serve another destination."""
+        self._source.verify_claim(self._sink.identity())
 
     def name_changes(self, tables: Collection[TableRef], followed: Collection[TableRef]) -> NameChanges:
         """Return which tables were renamed or replaced.

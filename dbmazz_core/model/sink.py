@@ -10,6 +10,7 @@ import polars as pl
 from dbmazz_core.errors import DestinationError
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import Checkpoint
+from dbmazz_core.model.destination_identity import DestinationIdentity
 from dbmazz_core.model.net_effect import NetEffect
 from dbmazz_core.model.policies import Mode
 from dbmazz_core.model.recorded import Recorded
@@ -156,6 +157,12 @@ class Sink(Protocol):
 
     def read(self) -> Recorded:
         """Read the bookkeeping of the feed: the checkpoint, and the tables."""
+
+    def identity(self) -> DestinationIdentity:
+        """Return what tells this destination from others; without an id until `identify` has given it one."""
+
+    def identify(self) -> DestinationIdentity:
+        """Give the destination an id, if it has none, and make it durable; return its identity."""
 
     def owner_conflicts(self, tables: Collection[TableRef]) -> Mapping[TableRef, DestinationError]:
         """Return an error for each table that `create_table` must not replace: dbmazz or this feed does not own it."""

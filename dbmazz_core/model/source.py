@@ -10,6 +10,7 @@ import polars as pl
 
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import Checkpoint, SystemIdentity
+from dbmazz_core.model.destination_identity import DestinationIdentity
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.model.schema_events import Reshape, Resnapshot
 from dbmazz_core.model.stream import ChangeStream, NewSchema
@@ -212,6 +213,16 @@ class Source(Protocol):
             checkpoint: The destination's checkpoint.
             and_feed: Whether the feed is verified too.
         """
+
+    def verify_claim(self, destination: DestinationIdentity) -> None:
+        """Verify, in the last look, that the feed does not serve another destination, as far as the source remembers.
+
+        Raises:
+            SlotServesOther: The feed exists, and serves another destination.
+        """
+
+    def claim(self, destination: DestinationIdentity) -> None:
+        """Remember at the source, if that is possible, that the feed serves a destination."""
 
     def resume(self, checkpoint: Checkpoint | None, *, stopped: Callable[[], bool]) -> ResumePoint:
         """Verify that the stream can continue at the checkpoint, and that the server has the same history.

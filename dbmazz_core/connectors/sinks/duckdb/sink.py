@@ -6,6 +6,7 @@ unique (docs/benchmarks.md).
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from dbmazz_core.connectors.sinks.duckdb_sql.ownership import owner_conflicts
 from dbmazz_core.connectors.sinks.duckdb_sql.sql import TARGET
 from dbmazz_core.connectors.sinks.duckdb_sql.transaction import DuckDBTransaction
 from dbmazz_core.errors import DestinationConflict, DestinationError
+from dbmazz_core.model.destination_identity import DestinationIdentity
 from dbmazz_core.model.recorded import Recorded, RecordedTable
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.settings.config import SinkConfig
@@ -151,6 +153,27 @@ class DuckDBSink:
         if shapes.comparable(found) == shapes.comparable(expected):
             return table
         return replace(table, altered=columns_changed(ref, self.path, expected, found))
+
+    def identity(self) -> DestinationIdentity:
+        """See `Sink.identity`."""
+        # The path may have any characters; the source keeps the location as ASCII on one line.
+        path = str(Path(self.path).resolve()).encode("unicode_escape").decode()
+        with translated(self.path):
+            return DestinationIdentity(
+                bookkeeping.read_id(self._connection, self._layout), f"{path} on host {socket.gethostname()}"
+            )
+
+    def identify(self) -> DestinationIdentity:
+        """See `Sink.identify`."""
+        identity = self.identity()
+        if identity.id is not None:
+            return identity
+        with translated(self.path):
+            if self._layout < bookkeeping.LAYOUT:
+                bookkeeping.create(self._connection)
+                self._layout = bookkeeping.LAYOUT
+            bookkeeping.write_id(self._connection)
+        return self.identity()
 
     def owner_conflicts(self, tables: Collection[TableRef]) -> Mapping[TableRef, DestinationConflict]:
         """See `Sink.owner_conflicts`."""

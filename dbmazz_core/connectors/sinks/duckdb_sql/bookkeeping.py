@@ -15,7 +15,7 @@ from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.records import CommittedTransaction
 
 #: Version of the schema below. A newer dbmazz writes a higher version.
-LAYOUT = 6
+LAYOUT = 7
 #: First layout with the quarantine, and with the mark for complete tables.
 LAYOUT_WITH_QUARANTINE = 2
 #: First layout that records the last transaction.
@@ -24,6 +24,8 @@ LAYOUT_WITH_TRANSACTION = 3
 LAYOUT_WITH_DATABASE_OID = 5
 #: First layout with the reasons of states.
 LAYOUT_WITH_STATES = 6
+#: First layout with an id of the file.
+LAYOUT_WITH_ID = 7
 #: How long another thread may take to create the schema, in seconds.
 _CREATE_TIMEOUT_S = 30
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -31,6 +33,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CREATE = """
 CREATE SCHEMA IF NOT EXISTS _dbmazz;
 CREATE TABLE IF NOT EXISTS _dbmazz.layout (version INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS _dbmazz.destination (id VARCHAR NOT NULL);
 CREATE TABLE IF NOT EXISTS _dbmazz.checkpoints (
     slot VARCHAR NOT NULL, system_identifier VARCHAR NOT NULL, timeline INTEGER NOT NULL, database VARCHAR NOT NULL,
     lsn UBIGINT NOT NULL, commit_time TIMESTAMPTZ, updated_at TIMESTAMPTZ NOT NULL);
@@ -98,9 +101,25 @@ def create(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def is_unused(connection: duckdb.DuckDBPyConnection) -> bool:
-    """Return whether the schema, which exists, holds neither tables nor checkpoints."""
-    found = connection.execute("SELECT 1 FROM _dbmazz.tables UNION ALL SELECT 1 FROM _dbmazz.checkpoints").fetchone()
+    """Return whether the schema, which exists, holds neither tables nor checkpoints, nor an id of the file."""
+    found = connection.execute(
+        "SELECT 1 FROM _dbmazz.tables UNION ALL SELECT 1 FROM _dbmazz.checkpoints "
+        "UNION ALL SELECT 1 FROM _dbmazz.destination"
+    ).fetchone()
     return found is None
+
+
+def read_id(connection: duckdb.DuckDBPyConnection, layout: int) -> str | None:
+    """Return the id of the file; None if it has none."""
+    if layout < LAYOUT_WITH_ID:
+        return None
+    row = connection.execute("SELECT id FROM _dbmazz.destination").fetchone()
+    return None if row is None else str(row[0])
+
+
+def write_id(connection: duckdb.DuckDBPyConnection) -> None:
+    """Give the file a random id, in a transaction of its own."""
+    connection.execute("INSERT INTO _dbmazz.destination SELECT uuid()")
 
 
 def read_checkpoint(connection: duckdb.DuckDBPyConnection, slot: str, layout: int) -> Checkpoint | None:

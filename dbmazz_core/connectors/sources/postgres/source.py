@@ -25,6 +25,7 @@ from dbmazz_core.connectors.sources.postgres.record_api import first_changes, re
 from dbmazz_core.connectors.sources.postgres.server.feed_status import slot_has_changes, source_status
 from dbmazz_core.connectors.sources.postgres.server.state import SlotState
 from dbmazz_core.connectors.sources.postgres.session import Session, confirmed_lsn
+from dbmazz_core.connectors.sources.postgres.setup import claims
 from dbmazz_core.connectors.sources.postgres.setup import prepare as setup
 from dbmazz_core.connectors.sources.postgres.setup.look import Look
 from dbmazz_core.connectors.sources.postgres.snapshot.exported import ExportedSnapshot
@@ -34,6 +35,7 @@ from dbmazz_core.connectors.sources.postgres.types import TypePolicy
 from dbmazz_core.forks import verify_can_run
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.checkpoint import Checkpoint, SystemIdentity
+from dbmazz_core.model.destination_identity import DestinationIdentity
 from dbmazz_core.model.findings import CheckReport, SetupReport
 from dbmazz_core.model.records import CdcRecord
 from dbmazz_core.model.schema import TableSchema
@@ -178,6 +180,14 @@ class PostgresSource:
     def usable_feed(self) -> Lsn | None:
         """Return the confirmed LSN of the slot, None if there is none; drop a slot that the server has invalidated."""
         return resuming.usable_slot(self._session)
+
+    def verify_claim(self, destination: DestinationIdentity) -> None:
+        """Raise SlotServesOther if the last look shows that the slot serves another destination."""
+        claims.verify_claim(self._session.look, destination)
+
+    def claim(self, destination: DestinationIdentity) -> None:
+        """Remember at the source that the slot serves a destination, see `setup.claims.claim`."""
+        claims.claim(self._session.connection, self._session.look, destination)
 
     def teardown(self, *, drop_publication: bool = False) -> list[str]:
         """Drop the slot, and the publication as `setup.prepare.teardown` says; return what was done."""

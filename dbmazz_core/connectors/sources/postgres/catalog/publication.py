@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
+from dbmazz_core.connectors.sources.postgres.catalog.publication_comment import is_created_by_dbmazz
 from dbmazz_core.connectors.sources.postgres.catalog.published_relations import (
     COLUMN_LISTS_VERSION,
     GENERATED_COLUMNS_VERSION,
@@ -15,9 +16,6 @@ from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.table_ref import TableRef
 
 OPERATIONS = ("insert", "update", "delete", "truncate")
-
-#: Comment on a publication that dbmazz has created.
-CREATED_BY_DBMAZZ = "created by dbmazz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +55,7 @@ class Publication:
         via_root: `publish_via_partition_root`.
         generated_columns: Whether stored generated columns are published.
         tables: All published tables, whether by name, by schema or as ALL TABLES.
-        created_by_dbmazz: Whether the publication has the comment that dbmazz gives to publications that it creates.
+        comment: The comment on the publication, or None.
     """
 
     name: str
@@ -67,7 +65,12 @@ class Publication:
     via_root: bool
     generated_columns: bool
     tables: dict[TableRef, PublishedTable]
-    created_by_dbmazz: bool
+    comment: str | None
+
+    @property
+    def created_by_dbmazz(self) -> bool:
+        """Whether the publication has the comment that dbmazz gives to publications that it creates."""
+        return is_created_by_dbmazz(self.comment)
 
     @property
     def missing_operations(self) -> list[str]:
@@ -107,11 +110,11 @@ def read_publication(conn: Connection, name: str, *, only: Collection[TableRef] 
     row = conn.execute(
         f"""
         SELECT r.rolname, pg_has_role(p.pubowner, 'USAGE'), pubinsert, pubupdate, pubdelete, pubtruncate,
-               pubviaroot, {generated}, coalesce(obj_description(p.oid, 'pg_publication') = %s, false)
+               pubviaroot, {generated}, obj_description(p.oid, 'pg_publication')
         FROM pg_catalog.pg_publication p JOIN pg_catalog.pg_roles r ON r.oid = p.pubowner
         WHERE pubname = %s
         """.encode(),
-        (CREATED_BY_DBMAZZ, name),
+        (name,),
     ).fetchone()
     if row is None:
         return None
@@ -131,9 +134,9 @@ def read_publication(conn: Connection, name: str, *, only: Collection[TableRef] 
         )
         if ref in entries  # not dropped between the two queries
     }
-    owner, owned, *publishes, via_root, generated_columns, created = row
+    owner, owned, *publishes, via_root, generated_columns, comment = row
     operations = frozenset(o for o, published in zip(OPERATIONS, publishes, strict=True) if published)
-    return Publication(name, owner, owned, operations, via_root, generated_columns, tables, created)
+    return Publication(name, owner, owned, operations, via_root, generated_columns, tables, comment)
 
 
 def _entries(

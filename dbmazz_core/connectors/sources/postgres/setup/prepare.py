@@ -5,15 +5,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-import psycopg
 from psycopg import errors as pg
 
 from dbmazz_core.connectors.sources.postgres.catalog.publication import Publication, read_publication
-from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, Connection, is_standby
+from dbmazz_core.connectors.sources.postgres.connection import Connection, is_standby
 from dbmazz_core.connectors.sources.postgres.errors.running import slot_active
 from dbmazz_core.connectors.sources.postgres.server.error_details import translate_errors
 from dbmazz_core.connectors.sources.postgres.server.state import slot_state
@@ -25,6 +23,7 @@ from dbmazz_core.connectors.sources.postgres.setup.server_checks import (
     slot_findings,
     slot_limit_findings,
 )
+from dbmazz_core.connectors.sources.postgres.setup.setup_lock import setup_lock
 from dbmazz_core.connectors.sources.postgres.setup.slots import PLUGIN
 from dbmazz_core.connectors.sources.postgres.setup.statements import drop_publication as drop_statement
 from dbmazz_core.connectors.sources.postgres.setup.table_checks import (
@@ -124,7 +123,7 @@ def prepare(
         report.raise_first()
         if not look.statements():
             return _report(look, (), report), look
-    with translate_errors(config.url, slot=config.slot, publication=config.publication), _setup_lock(conn, config):
+    with translate_errors(config.url, slot=config.slot, publication=config.publication), setup_lock(conn, config):
         attempts = 0
         while attempts < _ATTEMPTS:
             look = Look.read(conn, config).following(captured).without(excluded)
@@ -168,20 +167,6 @@ def _report(
     return SetupReport(tuple(table.ref for table in look.tables), tuple(done), check, problems or {})
 
 
-@contextlib.contextmanager
-def _setup_lock(conn: Connection, config: SourceConfig) -> Iterator[None]:
-    """Hold an advisory lock against other setups of this publication."""
-    key = ("hashtextextended(%s, 0)", (f"dbmazz setup {config.publication}",))
-    conn.execute(f"SELECT pg_advisory_lock({key[0]})".encode(), key[1])
-    try:
-        yield
-    finally:
-        # The connection may have failed.
-        with contextlib.suppress(psycopg.OperationalError):
-            conn.execute(f"SET lock_timeout = '{LOCK_TIMEOUT_S}s'".encode())
-            conn.execute(f"SELECT pg_advisory_unlock({key[0]})".encode(), key[1])
-
-
 def teardown(conn: Connection, config: SourceConfig, *, drop_publication: bool = False) -> list[str]:
     """Drop the slot, and the publication if dbmazz created it and no other slot can use it.
 
@@ -221,7 +206,7 @@ def teardown(conn: Connection, config: SourceConfig, *, drop_publication: bool =
                     remedy=f"as {quote_identifier(publication.owner)} or a superuser: {statement.sql}",
                 )
             role = conn.execute("SELECT current_user::text").fetchone()
-            with _setup_lock(conn, config):
+            with setup_lock(conn, config):
                 run_statement(conn, statement, config.url, role[0] if role else "", done="".join(done))
             done.append(statement.done)
     return done

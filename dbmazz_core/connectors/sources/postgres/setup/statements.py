@@ -6,11 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
-from dbmazz_core.connectors.sources.postgres.catalog.publication import (
-    CREATED_BY_DBMAZZ,
-    OPERATIONS,
-    Publication,
-)
+from dbmazz_core.connectors.sources.postgres.catalog.publication import OPERATIONS, Publication
+from dbmazz_core.connectors.sources.postgres.catalog.publication_comment import CREATED_BY_DBMAZZ
 from dbmazz_core.connectors.sources.postgres.catalog.published_relations import GENERATED_COLUMNS_VERSION
 from dbmazz_core.settings.config import SourceConfig
 from dbmazz_core.settings.replica_identity import ReplicaIdentityPolicy
@@ -88,9 +85,8 @@ def publication_statement(
         return None
     if publication is None:
         create = create_publication(config.publication, tables, version_num)
-        comment = f"COMMENT ON PUBLICATION {name} IS {quote_literal(CREATED_BY_DBMAZZ)};"
         return SetupStatement(
-            f"{create} {comment}",
+            f"{create} {_comment(config.publication, CREATED_BY_DBMAZZ)}",
             f"created publication {name}",
             object,
             ("CREATE PUBLICATION", "COMMENT"),
@@ -107,6 +103,20 @@ def publication_statement(
         ("ALTER PUBLICATION",),
         captured=tuple(table.ref for table in missing),
     )
+
+
+def comment_on_publication(name: str, comment: str) -> SetupStatement:
+    """Return the statement that changes the comment on a publication."""
+    return SetupStatement(
+        _comment(name, comment),
+        f"commented on publication {quote_identifier(name)}",
+        f"publication {name}",
+        ("COMMENT",),
+    )
+
+
+def _comment(name: str, comment: str) -> str:
+    return f"COMMENT ON PUBLICATION {quote_identifier(name)} IS {quote_literal(comment)};"
 
 
 def drop_publication(name: str) -> SetupStatement:
