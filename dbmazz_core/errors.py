@@ -27,6 +27,7 @@ one. The number is the exit code of the `dbmazz` command; a class without a numb
     │       ├── SlotNotFound
     │       ├── SlotActive
     │       ├── SlotMismatch
+    │       ├── SlotServesOther
     │       ├── SlotLost
     │       ├── SlotAheadOfCheckpoint
     │       ├── SlotCreationBlocked
@@ -37,6 +38,7 @@ one. The number is the exit code of the `dbmazz` command; a class without a numb
     │   ├── DestinationLocked
     │   ├── DestinationConflict
     │   ├── DestinationDamaged
+    │   ├── DestinationOutOfMemory
     │   └── DiskFull
     └── DataError                     7  data from PostgreSQL cannot be read or represented
         ├── ParseError
@@ -363,6 +365,13 @@ class DestinationDamaged(DestinationError):
     """The destination file is not a DuckDB file: it is damaged, cut off, or another program's.
 
     What to do: move it away and run `dbmazz snapshot`, as the error says.
+    """
+
+
+class DestinationOutOfMemory(DestinationError):
+    """DuckDB needs more memory than `SINK_MEMORY_LIMIT`, also when rows are written in pieces.
+
+    What to do: raise `SINK_MEMORY_LIMIT`, or lower `FLUSH_MAX_BYTES`.
     """
 
 

@@ -15,14 +15,16 @@ from dbmazz_core.engine.quarantine import Quarantine
 from dbmazz_core.engine.result import WindowResult
 from dbmazz_core.engine.schema_following import WindowEvent, stopped
 from dbmazz_core.errors import DbmazzError
+from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.batch import ChangeBatch
 from dbmazz_core.model.net_effect import NetEffect
 from dbmazz_core.model.policies import Mode
 from dbmazz_core.model.records import SourcePosition
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.model.schema_events import Resnapshot, SchemaEvent
-from dbmazz_core.model.sink import SinkTransaction
+from dbmazz_core.model.sink import NoRoom, SinkTransaction
 from dbmazz_core.model.stream import Truncation
+from dbmazz_core.model.table_shape import TableShape
 from dbmazz_core.table_ref import TableRef
 
 #: Changes of rows, in stream order.
@@ -204,7 +206,11 @@ class EventApplier:
             )
             truncated = None
             compacted = time.perf_counter()
-            self._sink.apply(effect)
+            try:
+                self._sink.apply(effect)
+            except NoRoom as no_room:
+                # Without a table that leaves the stream, the transaction is repeated as it is.
+                raise LeftOut({} if no_room.again else {table: _too_large(batches[-1])}) from no_room
             self._add_durations(started, compacted)
         if truncated:
             self._sink.apply(NetEffect(self._shapes[table], truncated))
@@ -300,6 +306,13 @@ class EventApplier:
         """Add the seconds of compaction and of applying, which ends now, to the phases."""
         self._result.phases["compact"] += compacted - started
         self._result.phases["merge"] += time.perf_counter() - compacted
+
+
+def _too_large(batch: ChangeBatch) -> SchemaEvent:
+    """Return the event that asks for the re-snapshot of a table with a transaction that is too large."""
+    reason = "had a transaction with more wide rows than the destination's memory holds"
+    shape, lsn, xid = TableShape.of(batch.schema, None), Lsn(int(batch.commit_lsn[-1])), int(batch.xid[-1])
+    return SchemaEvent(batch.table, (), shape, reason, lsn, xid)
 
 
 def _identification(change: ChangeBatch | Truncation) -> tuple[object, ...] | None:

@@ -107,7 +107,7 @@ class Capture:
             result = window.run()
             more = bound.more and result.stop_reason is StopReason.CAUGHT_UP and not result.copy_anew
         except LeftOut as left_out:
-            if not left_out.tables.keys() & captured.keys():
+            if left_out.tables and not left_out.tables.keys() & captured.keys():
                 raise left_out.__cause__ or left_out from None
             result, more = self._without({**window.left_out, **left_out.tables}, window.result), True
         source.end_stream()

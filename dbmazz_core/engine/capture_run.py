@@ -68,6 +68,8 @@ class CaptureRun:
             copying = self._copy(plan)
             if copying.stopped:
                 raise StopRequested
+            if copying.needed:
+                self.source.mark_history()
             if result is None or copying.needed:
                 result = self._capture(list(copying.tables), copying.checkpoint, result)
             if result.copy_anew and not _is_stopped(result) and self._copy(self._plan(())).stopped:

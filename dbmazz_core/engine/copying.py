@@ -21,7 +21,7 @@ from dbmazz_core.errors import DbmazzError, SlotCreationBlocked, SourceNotReady
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.recorded import Recorded
-from dbmazz_core.model.sink import Loader, Sink, SinkTransaction
+from dbmazz_core.model.sink import Loader, NoRoom, Sink, SinkTransaction
 from dbmazz_core.model.source import FoundTable, Snapshot, Source, SourceTable
 from dbmazz_core.model.stopping import StopRequested
 from dbmazz_core.model.table_shape import TableShape, TableToken
@@ -197,7 +197,13 @@ class Copying:
             self._verify_not_stopped()
             try:
                 table = snapshot.table(ref)
-                if table is not None and (rows := self._copy_table(snapshot, table)) is not None:
+                if table is None:
+                    continue
+                try:
+                    rows = self._copy_table(snapshot, table)
+                except NoRoom:
+                    rows = self._copy_table(snapshot, table)  # in another way, see `NoRoom.again`
+                if rows is not None:
                     copied[ref] = rows
             except DbmazzError as error:
                 if not self._isolation.concerned(error, ref):

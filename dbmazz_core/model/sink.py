@@ -21,11 +21,28 @@ from dbmazz_core.model.table_state import Problem, TableStatus
 from dbmazz_core.table_ref import TableRef
 
 
+class NoRoom(Exception):
+    """A transaction has no room for rows of a table in the destination's memory; it must be rolled back.
+
+    Attributes:
+        again: Whether another transaction can take the same rows: the sink writes them in another way then. Otherwise
+            only a re-snapshot of the table helps.
+    """
+
+    def __init__(self, *, again: bool) -> None:
+        super().__init__(again)
+        self.again = again
+
+
 class Loader(Protocol):
     """Loads the rows of a snapshot into one table."""
 
     def append(self, rows: pl.DataFrame) -> None:
-        """Append whole rows, in carrier dtypes, columns named by their places."""
+        """Append whole rows, in carrier dtypes, columns named by their places.
+
+        Raises:
+            NoRoom: Another transaction must load the table, from its first row.
+        """
 
     def finish(self) -> None:
         """Complete the copy: all rows of the snapshot were appended."""
@@ -88,6 +105,7 @@ class SinkTransaction(Protocol):
 
         Raises:
             DestinationConflict: The table is complete and lacks a row that is changed, or has it twice.
+            NoRoom: The transaction must be rolled back, and repeated or given up for this table.
         """
 
     def append_changes(self, schema: TableSchema, changes: pl.DataFrame) -> None:

@@ -214,6 +214,12 @@ class Source(Protocol):
             and_feed: Whether the feed is verified too.
         """
 
+    def mark_history(self) -> None:
+        """Write a transaction without changes, if the source can, which the feed sends.
+
+        Once it is the last applied transaction, it proves that a source has the history that the destination knows.
+        """
+
     def verify_claim(self, destination: DestinationIdentity) -> None:
         """Verify, in the last look, that the feed does not serve another destination, as far as the source remembers.
 

@@ -131,6 +131,84 @@ def test_wide_rows_in_many_transactions(lab: Lab) -> None:
     lab.assert_equal("w")
 
 
+@pytest.mark.parametrize("mode", [Mode.MIRROR, Mode.SOFT_DELETE])
+@pytest.mark.parametrize("statement", ["INSERT", "UPDATE"])
+def test_transaction_with_more_wide_rows_than_the_memory(lab: Lab, mode: Mode, statement: str) -> None:
+    """The table is copied again; the others follow the transaction."""
+    lab.execute(
+        "CREATE TABLE w (id int PRIMARY KEY, t text); ALTER TABLE w ALTER t SET STORAGE external;"
+        "CREATE TABLE other (id int PRIMARY KEY)"
+    )
+    if statement == "UPDATE":
+        lab.execute("INSERT INTO w SELECT g, 'short' FROM generate_series(1, 900) g")
+    dbmazz = _limited(lab, 64 * MEGABYTE, 2 * MEGABYTE)
+    dbmazz.variables["MODE"] = mode.value
+    dbmazz.run_in_process("capture")
+    wide = TEXT.format("id", 2500)
+    lab.execute(
+        (
+            f"INSERT INTO w SELECT id, {wide} FROM generate_series(1, 900) id;"
+            if statement == "INSERT"
+            else f"UPDATE w SET t = {wide};"
+        )
+        + "INSERT INTO other VALUES (1)"
+    )
+    result = dbmazz.json("capture")
+    assert "more wide rows" in result["copied_anew"]["public.w"]
+    assert result["tables"]["public.other"]["inserts"] == 1
+    lab.kept(mode).assert_equal("w", "other")
+    lab.execute("UPDATE w SET t = 'short again' WHERE id > 5; DELETE FROM w WHERE id = 1; INSERT INTO other VALUES (2)")
+    assert dbmazz.json("capture")["copied_anew"] == {}
+    lab.kept(mode).assert_equal("w", "other")
+
+
+def test_changelog_with_more_wide_changes_than_the_memory_stops_alone(lab: Lab) -> None:
+    """No copy brings its changes back: a person decides."""
+    lab.execute(
+        "CREATE TABLE w (id int PRIMARY KEY, t text); ALTER TABLE w ALTER t SET STORAGE external;"
+        "CREATE TABLE other (id int PRIMARY KEY)"
+    )
+    dbmazz = _limited(lab, 64 * MEGABYTE, 2 * MEGABYTE)
+    dbmazz.variables["MODE"] = "changelog"
+    dbmazz.run_in_process("capture")
+    lab.execute(
+        f"INSERT INTO w SELECT id, {TEXT.format('id', 2500)} FROM generate_series(1, 900) id;"
+        "INSERT INTO other VALUES (1)"
+    )
+    for _ in range(2):
+        state = dbmazz.json("capture", code=8)["table_states"]["public.w"]
+        assert state["state"] == "failed"
+        assert "more wide rows" in state["reason"]
+        assert "SINK_MEMORY_LIMIT" in state["remedy"]
+        lab.kept(Mode.CHANGELOG).assert_equal("other")
+    dbmazz.variables["SINK_MEMORY_LIMIT"] = "500MB"
+    dbmazz.run_in_process("snapshot", "--tables", "public.w")
+    dbmazz.run_in_process("capture")
+    lab.kept(Mode.CHANGELOG).assert_equal("w", "other")
+
+
+@pytest.mark.parametrize("quarantined", [False, True])
+def test_copy_whose_wide_rows_come_after_others(lab: Lab, quarantined: bool) -> None:
+    lab.execute(
+        "CREATE TABLE w (id int PRIMARY KEY, t text, d timestamp); ALTER TABLE w ALTER t SET STORAGE external;"
+        "INSERT INTO w SELECT g, 'short', CASE WHEN g % 10000 = 1 THEN '294276-01-01'::timestamp END "
+        "FROM generate_series(1, 100000) g;"
+        f"INSERT INTO w SELECT -g, {TEXT.format('g', 2500)} FROM generate_series(1, 900) g"
+    )
+    dbmazz = _limited(lab, 64 * MEGABYTE, 2 * MEGABYTE)
+    if quarantined:
+        dbmazz.variables["ON_BAD_VALUE"] = "quarantine"
+    else:
+        lab.execute("UPDATE w SET d = NULL WHERE d IS NOT NULL")
+    rows = dbmazz.json("capture")["tables"]["public.w"]["snapshot_rows"]
+    if quarantined:
+        assert rows == 100_900 - 10
+        assert lab.rows("SELECT count(*), count(DISTINCT row) FROM _dbmazz.quarantine") == [(10, 10)]
+        lab.execute("DELETE FROM w WHERE d IS NOT NULL")
+        dbmazz.run_in_process("capture")
+    lab.assert_equal("w")
+
+
 @pytest.mark.parametrize("mode", [Mode.MIRROR, variant(Mode.SOFT_DELETE), variant(Mode.CHANGELOG)])
 def test_copy_of_wide_rows(lab: Lab, mode: Mode) -> None:
     """The first copy, and the next one, which keeps what the mode keeps."""
@@ -246,6 +324,19 @@ def test_gigabyte_of_wide_rows_in_many_transactions(lab: Lab, record_property: C
     lab.execute("CREATE TABLE w (id int PRIMARY KEY, t text); ALTER TABLE w ALTER t SET STORAGE external")
     _default(lab).run_in_process("capture")
     lab.transactions(*(f"INSERT INTO w VALUES ({n}, {TEXT.format(n, 31_250)})" for n in range(1200)))
+    peak, seconds = _peak(_default(lab), "capture")
+    record_property("peak_mb", peak)
+    record_property("seconds", seconds)
+    ((rows, size),) = lab.rows("SELECT count(*), sum(strlen(t)) FROM public.w")
+    assert (rows, size) == (1200, 1200 * MEGABYTE)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_gigabyte_of_wide_rows_in_one_transaction(lab: Lab, record_property: Callable[[str, Any], None]) -> None:
+    lab.execute("CREATE TABLE w (id int PRIMARY KEY, t text); ALTER TABLE w ALTER t SET STORAGE external")
+    _default(lab).run_in_process("capture")
+    lab.execute(f"INSERT INTO w SELECT g, {TEXT.format('g', 31_250)} FROM generate_series(1, 1200) g")
     peak, seconds = _peak(_default(lab), "capture")
     record_property("peak_mb", peak)
     record_property("seconds", seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import duckdb
 
 from dbmazz_core.connectors.sinks.duckdb_sql import shapes
-from dbmazz_core.errors import DestinationConflict
+from dbmazz_core.errors import DestinationConflict, DestinationOutOfMemory
 from dbmazz_core.table_ref import TableRef, quote_identifier
 
 
@@ -40,6 +40,15 @@ def unrecorded_table(table: TableRef, path: str) -> DestinationConflict:
         f"dbmazz's bookkeeping in {path} does not contain the table {table} any more",
         object=table,
         remedy=f"re-snapshot the table: dbmazz snapshot --tables '{table}'",
+    )
+
+
+def too_many_wide_rows(table: TableRef, path: str) -> DestinationOutOfMemory:
+    """Return the error for wide rows that DuckDB cannot commit at once, where a copy of the table is no way out."""
+    return DestinationOutOfMemory(
+        f"a single transaction of dbmazz would write more wide rows into {table} in {path} than DuckDB's memory holds",
+        object=table,
+        remedy=f"raise SINK_MEMORY_LIMIT, then re-snapshot the table: dbmazz snapshot --tables '{table}'",
     )
 
 

@@ -15,6 +15,7 @@ from dbmazz_core.errors import (
     DestinationDamaged,
     DestinationError,
     DestinationLocked,
+    DestinationOutOfMemory,
     DiskFull,
 )
 from dbmazz_core.table_ref import TableRef
@@ -88,9 +89,9 @@ def destination_error(path: str, error: duckdb.Error, table: TableRef | None = N
     if _DAMAGED.search(text) or isinstance(error, duckdb.SerializationException):
         return _damaged(path, text)
     if isinstance(error, duckdb.OutOfMemoryException) or _NO_MEMORY.search(text):
-        return DestinationError(
-            f"DuckDB ran out of memory while writing {path}: {_first_line(text)}",
-            object=path,
+        return DestinationOutOfMemory(
+            f"DuckDB ran out of memory while writing {f'{table} in ' if table else ''}{path}: {_first_line(text)}",
+            object=table or path,
             remedy="raise SINK_MEMORY_LIMIT, or lower FLUSH_MAX_BYTES; DuckDB holds 2,048 rows of a table in memory at "
             "a time, and all wide rows of a single transaction",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from functools import partial
@@ -16,7 +17,11 @@ from dbmazz_core.connectors.sinks.duckdb_sql.apply import RowApplier, apply_effe
 from dbmazz_core.connectors.sinks.duckdb_sql.apply_changelog import ChangelogApplier
 from dbmazz_core.connectors.sinks.duckdb_sql.apply_mirror import MirrorApplier
 from dbmazz_core.connectors.sinks.duckdb_sql.apply_soft_delete import SoftDeleteApplier
-from dbmazz_core.connectors.sinks.duckdb_sql.conflicts import has_indexes_or_constraints, unrecorded_table
+from dbmazz_core.connectors.sinks.duckdb_sql.conflicts import (
+    has_indexes_or_constraints,
+    too_many_wide_rows,
+    unrecorded_table,
+)
 from dbmazz_core.connectors.sinks.duckdb_sql.destination import Destination
 from dbmazz_core.connectors.sinks.duckdb_sql.drift import DriftCheck
 from dbmazz_core.connectors.sinks.duckdb_sql.failures import translated
@@ -27,12 +32,14 @@ from dbmazz_core.connectors.sinks.duckdb_sql.ownership import verify_owner, veri
 from dbmazz_core.connectors.sinks.duckdb_sql.staging import Staging, drop_leftover
 from dbmazz_core.connectors.sinks.duckdb_sql.statements import Statements
 from dbmazz_core.connectors.sinks.duckdb_sql.unrepresentable import missing, unrepresentable
+from dbmazz_core.errors import DestinationOutOfMemory
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.net_effect import NetEffect
 from dbmazz_core.model.policies import Mode, SchemaAction
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.model.schema_events import SchemaEvent
+from dbmazz_core.model.sink import NoRoom
 from dbmazz_core.model.table_shape import TableShape
 from dbmazz_core.model.table_state import Problem, TableState, TableStatus
 from dbmazz_core.table_ref import TableRef, quote_identifier
@@ -58,8 +65,10 @@ class DuckDBTransaction:
         self._modified: set[TableRef] = set()
         self._changed: set[TableRef] = set()  # by the stream
         self._updated_bytes = 0
+        self._wide_bytes: Counter[TableRef] = Counter()  # of inserted rows
         self._staging: Staging | None = None
-        self._can_stage = False
+        self._stageable = False  # the rows of the copy may go to another table
+        self._can_stage = False  # and none were inserted yet
         self._held_rows: list[tuple[TableRef, pl.DataFrame]] = []
         self._checkpoint_threshold = destination.memory.checkpoint_threshold
         with self._translated():
@@ -102,7 +111,7 @@ class DuckDBTransaction:
     def create_table(self, shape: TableShape, *, snapshot_lsn: Lsn, mode: Mode, complete: bool) -> Loader:
         """See `SinkTransaction.create_table`."""
         _verify_names(shape.schema)
-        self._can_stage = self._untouched
+        self._stageable = self._can_stage = self._untouched
         if self._untouched:
             self._create_schema(shape.schema.table.schema)
         creation = partial(self._create, shape, snapshot_lsn, mode, complete)
@@ -129,7 +138,7 @@ class DuckDBTransaction:
             quarantine_records.clear_quarantine(self._connection, table)
             same_mode = bool(found) and before is not None and before.mode is mode
             if same_mode and mode is Mode.CHANGELOG:
-                self._can_stage = False
+                self._stageable = self._can_stage = False
                 self._continue_changelog(schema, found, snapshot_lsn)
             else:
                 if same_mode and mode is Mode.SOFT_DELETE:
@@ -194,9 +203,12 @@ class DuckDBTransaction:
 
     def apply(self, effect: NetEffect) -> None:
         """See `SinkTransaction.apply`."""
+        table, memory = effect.schema.table, self._destination.memory
         applier, statements = self.applier(effect.schema)
         if isinstance(applier, ChangelogApplier):
             raise TypeError(f"{effect.schema.table} is a changelog; use append_changes")
+        if not self._has_room(table, effect.appends, effect.upserts, *(update.frame for update in effect.updates)):
+            raise NoRoom(again=False)
         self._observe(effect.appends)
         for frame in (effect.upserts, *(update.frame for update in effect.updates)):
             self._updated_bytes += self._observe(frame)
@@ -204,17 +216,25 @@ class DuckDBTransaction:
             self._updated_bytes += sum(
                 int(frame.estimated_size()) for frame in (effect.deletes, effect.removals) if frame is not None
             )
-        if not self._destination.memory.allows_updates(self._updated_bytes):
+        if table in memory.wide_tables or not memory.allows_updates(self._updated_bytes):
             applier.replaces = True
-        apply_effect(effect, applier, statements)
-        self._modified.add(effect.schema.table)
-        self._changed.add(effect.schema.table)
+        try:
+            apply_effect(effect, applier, statements)
+        except DestinationOutOfMemory as error:
+            # The table's old rows may be wide, which UPDATE keeps in memory.
+            again = not applier.replaces
+            memory.wide_tables.add(table)
+            raise NoRoom(again=again) from error
+        self._modified.add(table)
+        self._changed.add(table)
 
     def append_changes(self, schema: TableSchema, changes: pl.DataFrame) -> None:
         """See `SinkTransaction.append_changes`."""
         applier, _ = self.applier(schema)
         if not isinstance(applier, ChangelogApplier):
             raise TypeError(f"{schema.table} is not a changelog; use apply")
+        if not self._has_room(schema.table, changes):
+            raise too_many_wide_rows(schema.table, self._destination.path)
         self._observe(changes)
         applier.append(changes)
         self._modified.add(schema.table)
@@ -237,10 +257,9 @@ class DuckDBTransaction:
 
     def quarantine(self, table: TableRef, rows: pl.DataFrame) -> None:
         """See `SinkTransaction.quarantine`."""
-        if self._staging is not None:
+        if self._staging is not None or self._can_stage:
             self._held_rows.append((table, rows))
             return
-        self._can_stage = False
         with self._translated():
             quarantine_records.write_quarantine(self._connection, table, rows, slot=self._destination.feed)
 
@@ -248,6 +267,7 @@ class DuckDBTransaction:
 
     def commit(self, checkpoint: Checkpoint | None = None, *, last: bool = False) -> None:
         """See `SinkTransaction.commit`."""
+        self._write_held_rows()
         with self._translated():
             if checkpoint is not None:
                 bookkeeping.write_checkpoint(self._connection, checkpoint)
@@ -306,17 +326,27 @@ class DuckDBTransaction:
         """Insert rows of a snapshot into a table. If the first rows are wide, all go to another table; see `staging`.
 
         Raises:
+            NoRoom: Wide rows came after others. The next transaction lets all rows of the table go to another table.
             BadValue: If DuckDB's type cannot hold a value.
-            DestinationError: If DuckDB fails.
+            DestinationError: If DuckDB fails, or the table must stay where it is, and has too many wide rows.
         """
+        memory, table = self._destination.memory, schema.table
+        has_room = self._has_room(table, rows)
+        if self._staging is None and not self._can_stage and not has_room:
+            if not self._stageable:
+                raise too_many_wide_rows(table, self._destination.path)
+            memory.wide_tables.add(table)
+            raise NoRoom(again=True)
         self._observe(rows)
         if len(rows) and self._can_stage:
             self._can_stage = False
-            if self._destination.memory.is_wide(rows):
+            if memory.is_wide(rows) or table in memory.wide_tables:
                 with self._translated():
                     self._connection.execute("ROLLBACK")
                     columns = shapes.columns(schema, mode)
                     self._staging = Staging(self._connection, self._destination.path, schema, columns)
+            else:
+                self._write_held_rows()
         statements = self._statements(schema) if self._staging is None else self._staging.statements
         _applier(mode, statements, DriftCheck(False, False), snapshot_lsn).insert_snapshot(rows)
 
@@ -326,9 +356,14 @@ class DuckDBTransaction:
             self._connection.execute("BEGIN TRANSACTION")
             saved = creation()
             self._staging = None
-            for table, rows in self._held_rows:
-                self.quarantine(table, rows)
+        self._write_held_rows()
         return saved
+
+    def _write_held_rows(self) -> None:
+        """Write the rows that go to quarantine, now that it is decided which table takes the others."""
+        held, self._held_rows, self._can_stage = self._held_rows, [], False
+        for table, rows in held:
+            self.quarantine(table, rows)
 
     def restore_deleted_rows(self, schema: TableSchema, saved: shapes.Columns, snapshot_lsn: Lsn) -> None:
         """Insert the deleted rows of the table that a re-snapshot replaced; see `resnapshot.restore_deleted_rows`."""
@@ -346,6 +381,12 @@ class DuckDBTransaction:
             self._checkpoint_threshold = threshold
             self._destination.set_checkpoint_threshold()
         return size
+
+    def _has_room(self, table: TableRef, *frames: pl.DataFrame | None) -> bool:
+        """Count the wide rows among rows to insert; return whether the transaction can commit them."""
+        memory = self._destination.memory
+        self._wide_bytes[table] += sum(memory.wide_bytes(frame) for frame in frames if frame is not None)
+        return memory.has_room(self._wide_bytes[table])
 
     def _statements(self, schema: TableSchema) -> Statements:
         return Statements(self._connection, self._destination.path, schema)

@@ -77,6 +77,21 @@ def resume(session: Session, checkpoint: Checkpoint | None, *, stopped: Callable
     return ResumePoint(confirmed_lsn(slot))
 
 
+def mark_history(session: Session) -> None:
+    """Write a logical message in a transaction of its own; a standby, and a role that may not, write none.
+
+    The rows of a copy prove nothing about the server's history. A transaction behind them does: `_verify_replay`.
+    """
+    connection = session.connection
+    with session.translated():
+        if connection.execute(
+            "SELECT true FROM pg_catalog.pg_proc "
+            "WHERE proname = 'pg_logical_emit_message' AND proargtypes[2] = 'text'::regtype "
+            "AND has_function_privilege(oid, 'EXECUTE') AND NOT pg_is_in_recovery()"
+        ).fetchone():
+            connection.execute("SELECT pg_catalog.pg_logical_emit_message(true, 'dbmazz', 'copied')")
+
+
 def usable_slot(session: Session) -> Lsn | None:
     """Return the confirmed LSN of the slot, None if there is none, see `ManagedSource.usable_feed`.
 

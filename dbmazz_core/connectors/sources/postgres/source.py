@@ -303,6 +303,10 @@ class PostgresSource:
         """Raise ServerBehindCheckpoint, or SlotError, if the stream cannot continue from the checkpoint."""
         resuming.verify_position(self._session, checkpoint, and_slot=and_feed)
 
+    def mark_history(self) -> None:
+        """Write a logical message in a transaction of its own, where the role and the server can."""
+        resuming.mark_history(self._session)
+
     def resume(self, checkpoint: Checkpoint | None, *, stopped: Callable[[], bool]) -> ResumePoint:
         """Verify slot and history against the checkpoint; return where the stream resumes, see `Source.resume`."""
         return resuming.resume(self._session, checkpoint, stopped=stopped)

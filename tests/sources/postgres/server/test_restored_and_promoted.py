@@ -162,6 +162,21 @@ def test_a_copy_of_the_server_that_is_written_beyond_the_checkpoint(
     assert_repaired_by_a_new_snapshot(own)
 
 
+def test_a_copy_of_the_server_from_before_the_first_rows_were_copied(own: Lab, tmp_path: Path) -> None:
+    """No transaction with changes was applied since: the one behind the copies tells."""
+    own.pipeline.teardown()
+    own.path.unlink()
+    own.pipeline.setup()
+    backup(own, tmp_path / "backup")
+    own.execute("INSERT INTO t VALUES (2, 'lost by the restore')")
+    assert own.capture_and_compare("t").changes == 0
+    restore(own, tmp_path / "backup", new_timeline=False)
+    written_on_past(own, own.checkpoint)
+    with own.nothing_changes("public.t"), pytest.raises(HistoryDiverged, match="last transaction"):
+        own.capture()
+    assert_repaired_by_a_new_snapshot(own)
+
+
 def test_a_copy_of_the_server_with_nothing_captured_since_goes_on(own: Lab, tmp_path: Path) -> None:
     """What the destination holds is in the copy as well; only what it never had is another's."""
     own.execute("INSERT INTO t VALUES (2, 'in the copy')")
