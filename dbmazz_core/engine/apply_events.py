@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from dbmazz_core.engine.changelog import changelog
@@ -107,12 +107,7 @@ class EventApplier:
         """
         self._sink = sink
         self._quarantine = None if self._quarantined is None else Quarantine(sink, self._quarantined)
-        by_table: dict[TableRef, list[WindowEvent]] = {}
-        for event in events:
-            by_table.setdefault(event.table, []).append(event)
-        for table, table_events in by_table.items():
-            if table in self.left_out:
-                continue
+        for table, table_events in self.by_table(events).items():
             try:
                 self._apply_table(table, table_events)
             except DbmazzError as error:
@@ -138,8 +133,21 @@ class EventApplier:
                 changes.append(event)
         self._apply_changes(table, changes)
 
+    def by_table(self, events: Iterable[WindowEvent]) -> dict[TableRef, list[WindowEvent]]:
+        """Return the events of each table that has not left the stream, in their order."""
+        found: dict[TableRef, list[WindowEvent]] = {}
+        for event in events:
+            if event.table not in self.left_out:
+                found.setdefault(event.table, []).append(event)
+        return found
+
     def leave_out(self, tables: Mapping[TableRef, DbmazzError | SchemaEvent]) -> None:
-        """Ignore all events of tables from now on. Call this after `rolled_back`, for what `apply` raised."""
+        """Forget what the transaction did, which was rolled back; ignore all events of tables from now on.
+
+        Args:
+            tables: What `apply` raised.
+        """
+        self.rolled_back()
         self.left_out |= tables
         self._open.left_out |= tables.keys()
 
@@ -166,7 +174,7 @@ class EventApplier:
             self._shapes = dict(self._open.shapes)
         for table in self._open.abandoned:
             self.left_out.pop(table, None)
-        self._open = _OpenTransaction(left_out=self._open.left_out)
+        self._open = _OpenTransaction(left_out=self._open.left_out, shapes=dict(self._shapes))
 
     def _apply_changes(self, table: TableRef, changes: _Changes) -> None:
         """Apply changes of rows to a table in its mode, unless the table was abandoned."""

@@ -155,9 +155,10 @@ class Flusher:
             self._transaction.rollback()
             self._transaction = None
 
-    def _begin(self) -> None:
+    def _begin(self) -> SinkTransaction:
         self._transaction = self._sink.begin()
         self._applier.begin(self._transaction)
+        return self._transaction
 
     def _apply(self, events: Sequence[WindowEvent], begin: bool, flush: Flush | None) -> Flush | None:
         """Apply events, in the flusher's thread, and commit if the flush ends with them.
@@ -166,6 +167,7 @@ class Flusher:
         """
         if begin:
             self._begin()
+        failures = 0
         while True:
             assert self._transaction is not None
             try:
@@ -173,9 +175,11 @@ class Flusher:
             except LeftOut as left_out:
                 if not begin:
                     raise  # earlier pieces of this flush are gone: the stream must be opened again
+                failures += 1
                 self._transaction.rollback()
-                self._applier.rolled_back()
                 self._applier.leave_out(left_out.tables)
+                if failures > 1:
+                    self._leave_out_failing(events)
                 self._begin()
             else:
                 break
@@ -190,3 +194,18 @@ class Flusher:
                 self._committing.clear()
             self._result.phases["merge"] += time.perf_counter() - clock
         return flush
+
+    def _leave_out_failing(self, events: Sequence[WindowEvent]) -> None:
+        """Leave out every table whose events fail, so that the time does not grow with the square of their number.
+
+        Each table's events are applied in a transaction of their own, which is rolled back.
+        """
+        for own in self._applier.by_table(events).values():
+            with self._sink.begin() as transaction:
+                try:
+                    self._applier.apply(own, transaction)
+                except LeftOut as left_out:
+                    tables = left_out.tables
+                else:
+                    tables = {}
+            self._applier.leave_out(tables)

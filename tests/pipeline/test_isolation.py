@@ -302,6 +302,8 @@ def test_twenty_of_two_hundred_tables_are_unusable(isolating: Lab) -> None:
             connection.execute(f"INSERT INTO {name} VALUES (1, {(name in odd and 'NULL') or '1'})".encode())
     lab.capture_and_compare("good", *names)
     with lab.database.connect() as connection:
+        # A good table changes its shape in the flush that is applied several times.
+        connection.execute("ALTER TABLE t001 ADD COLUMN x int; INSERT INTO t001 VALUES (3, 1, 5)")
         for name in names:
             connection.execute(
                 f"INSERT INTO {name} VALUES (2, {(name in odd and chr(39) + 'NaN' + chr(39)) or '1'})".encode()
