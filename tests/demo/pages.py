@@ -43,7 +43,7 @@ def runs(window: Browser, url: str) -> None:
 
 def failed_table(window: Browser, url: str) -> None:
     """The checks of a table in trouble, with the reason."""
-    window.open(f"{url}/assets/public/order_items/checks?checkDetail=is_streaming")
+    window.open(f"{url}/assets/public/order_items?view=checks&checkDetail=is_streaming")
     window.wait_for("is_streaming", "Failed", "rows_as_of_lsn", "remedy")
     time.sleep(_SETTLE_S)
 

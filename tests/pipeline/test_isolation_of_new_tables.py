@@ -199,3 +199,23 @@ def test_a_captured_table_that_is_locked_against_readers_holds_nobody_up(
         assert not result.in_trouble
         assert result.changes == 2
     captured.assert_equal("good", "new")
+
+
+def test_a_table_whose_query_fails(captured: Lab) -> None:
+    """For a function in its row filter, a damaged block, a row that is too long for the protocol."""
+    captured.execute(
+        "CREATE TABLE new (id int PRIMARY KEY); INSERT INTO new VALUES (0), (1);"
+        f"ALTER PUBLICATION {captured.config.publication} ADD TABLE new WHERE (10 / id > 0);"
+        "INSERT INTO good VALUES (2, 'two'); CREATE TABLE last (id int PRIMARY KEY); INSERT INTO last VALUES (1)"
+    )
+    result = captured.capture_and_compare("good", "last")
+    assert_pending(result, "SourceError", "copying public.new", "division by zero")
+    captured.execute("UPDATE good SET v = 'again'")
+    assert_pending(captured.capture_and_compare("good", "last"), "SourceError", "division by zero")
+    captured.execute("TRUNCATE new; INSERT INTO new VALUES (1)")
+    problem = captured.pipeline.table_states()[2].problem
+    assert problem is not None
+    assert "dbmazz snapshot --tables 'public.new'" in problem.remedy
+    captured.pipeline.snapshot([captured.ref("new")])
+    captured.execute("INSERT INTO new VALUES (2)")
+    captured.capture_and_compare("good", "last", "new")

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from dbmazz_core.connectors.sources.postgres import connection
-from dbmazz_core.connectors.sources.postgres.setup import prepare as setup
+from dbmazz_core.connectors.sources.postgres.setup import setup_lock
 from dbmazz_core.connectors.sources.postgres.snapshot import exported as snapshot
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.errors import TableLocked
@@ -19,7 +19,7 @@ from tests.support.lab import Lab
 
 @pytest.fixture
 def shop(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    for module in (connection, setup, snapshot):
+    for module in (connection, setup_lock, snapshot):
         monkeypatch.setattr(module, "LOCK_TIMEOUT_S", 1)
     lab.execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
     lab.capture_and_compare("t")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import adbc_driver_postgresql.dbapi
@@ -33,6 +34,13 @@ _TYPES_QUERY = "SELECT " + ", ".join(f"NULL::pg_catalog.{name}" for name in _TYP
 #: text, which is another one with `quote_all_identifiers`, and where the search path leads to a function with such a
 #: name. Not every pooler accepts options, so they are sent only where they are needed.
 _OPTIONS = r"-c search_path= -c quote_all_identifiers=off -c default_transaction_isolation=read\ committed"
+
+#: Classes of SQLSTATEs (manual, "PostgreSQL Error Codes") for which a query of a table fails, and not for the state of
+#: the server: data and syntax, functions of others (in a row filter, or of a type), limits of a row's size, damaged
+#: blocks.
+_OF_THE_QUERY = ("0A", "21", "22", "23", "2F", "38", "39", "42", "44", "54", "P0", "XX")
+#: Messages without an SQLSTATE that are about the server, or somebody who canceled the query.
+_OF_THE_SERVER = re.compile("cancel|conflict|memory|space|disk", re.IGNORECASE)
 
 
 class SnapshotConnector:
@@ -134,25 +142,58 @@ class SnapshotConnector:
         return True
 
 
-def adbc_error(error: Exception, url: SecretUrl, table: TableRef | None) -> Exception:
+def adbc_error(
+    error: Exception,
+    url: SecretUrl,
+    table: TableRef | None,
+    connection: adbc_driver_postgresql.dbapi.Connection | None = None,
+) -> Exception:
     """Return the error of this package for an error of ADBC; another error unchanged.
 
     Args:
         error: The error.
         url: URL of the server.
         table: The table that was read, if any.
+        connection: The connection that read it.
     """
-    sqlstate = getattr(error, "sqlstate", None)
-    # While a result is fetched, pyarrow raises: OSError if the connection broke.
-    if isinstance(error, (adbc_driver_postgresql.dbapi.Error, OSError, pa.ArrowException)):
-        if sqlstate:
-            found = detailed_source_error(sqlstate, str(error), url)
-            if table is not None and type(found) is SourceError:
-                found.what, found.object = f"copying {table}: {found.what}", str(table)
-            return found
-        return ReplicationInterrupted(
-            f"copying {table or 'tables'} broke: {url.redact(str(error))}",
-            object=str(table or "snapshot"),
-            remedy="run again: tables that were copied completely are kept, the others are copied again",
-        )
-    return error
+    if not isinstance(error, (adbc_driver_postgresql.dbapi.Error, OSError, pa.ArrowException)):
+        return error
+    if sqlstate := getattr(error, "sqlstate", None):
+        found = detailed_source_error(sqlstate, str(error), url)
+        if table is not None and type(found) is SourceError:
+            if sqlstate.startswith(_OF_THE_QUERY):
+                return _query_failed(table, found.what)
+            found.what, found.object = f"copying {table}: {found.what}", str(table)
+        return found
+    # While a result is fetched, pyarrow raises without an SQLSTATE: OSError, also if the connection broke.
+    text = url.redact(str(error))
+    if table is not None and connection is not None and not _OF_THE_SERVER.search(text) and _has_failed(connection):
+        message = text.partition("]: ")[2] or text
+        return _query_failed(table, f"PostgreSQL reports: {re.sub(r'^[^ ]+: +', '', message.strip())}")
+    return ReplicationInterrupted(
+        f"copying {table or 'tables'} broke: {text}",
+        object=str(table or "snapshot"),
+        remedy="run again: tables that were copied completely are kept, the others are copied again",
+    )
+
+
+def _query_failed(table: TableRef, what: str) -> SourceError:
+    """Return the error for a query that fails because of its table."""
+    return SourceError(
+        f"copying {table}: {what}",
+        object=table,
+        remedy="remove the cause, of which the server's log tells more, then re-snapshot the table: dbmazz snapshot "
+        f"--tables '{table}'",
+    )
+
+
+def _has_failed(connection: adbc_driver_postgresql.dbapi.Connection) -> bool:
+    """Return whether a statement has failed on a connection that works."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+            cursor.fetchall()
+    except adbc_driver_postgresql.dbapi.Error as error:
+        # in_failed_sql_transaction, or what newer versions of ADBC say before they ask the server
+        return error.sqlstate == "25P02" or "in an error state" in str(error)
+    return False

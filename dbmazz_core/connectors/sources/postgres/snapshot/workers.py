@@ -319,7 +319,7 @@ class SnapshotWorkers:
         except queue.Empty:
             pass
         except Exception as error:  # noqa: BLE001 - the consumer raises it
-            results.put(adbc_error(error, self._url, table))
+            results.put(adbc_error(error, self._url, table, connection))
         finally:
             results.put(None)
 
