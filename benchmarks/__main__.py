@@ -20,6 +20,7 @@ import duckdb
 import polars
 
 from benchmarks import report, stages
+from benchmarks.many_tables import measure_many_tables, measure_partitions
 from benchmarks.process import run
 from benchmarks.rounds import Bench, Measured
 from benchmarks.snapshot import measure_snapshot
@@ -33,6 +34,7 @@ _SERVER_SETTINGS = {
     "synchronous_commit": "off",
     "max_wal_size": "16GB",
     "shared_buffers": "512MB",
+    "max_locks_per_transaction": "1024",
     "max_replication_slots": "40",
     "max_wal_senders": "40",
     "autovacuum": "off",
@@ -45,10 +47,19 @@ def main() -> int:
     parser.add_argument("--changes", type=int, default=1_400_000, help="changes of orders; other workloads have fewer")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each workload and transport")
     parser.add_argument(
-        "--workloads", type=_chosen, default=list(WORKLOADS.values()), help=f"comma-separated, of {','.join(WORKLOADS)}"
+        "--workloads",
+        type=_chosen,
+        default=list(WORKLOADS.values()),
+        help=f"comma-separated, of {','.join(WORKLOADS)}; '': none",
     )
     parser.add_argument(
         "--snapshot-rows", type=int, default=2_000_000, help="rows of the snapshot; 0: no snapshot is measured"
+    )
+    parser.add_argument(
+        "--tables", type=_numbers, default=[1, 200, 1000], help="numbers of tables of the measured windows; '': none"
+    )
+    parser.add_argument(
+        "--partitions", type=_numbers, default=[100, 1500], help="numbers of partitions of the measured windows"
     )
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.json and docs/benchmarks.md")
     arguments = parser.parse_args()
@@ -69,8 +80,10 @@ def main() -> int:
                 alone = _stages(server, workload, measured[workload.name].backlog.end)
         if arguments.snapshot_rows:
             snapshot = measure_snapshot(server, directory, arguments.snapshot_rows)
+        many = measure_many_tables(server, directory, arguments.tables)
+        partitions = measure_partitions(server, directory, arguments.partitions)
         machine = _machine(server)
-    text = report.tables(machine, measured, alone, snapshot)
+    text = report.tables(machine, measured, alone, snapshot, many, partitions)
     sys.stdout.write(text)
     if arguments.write:
         _write(
@@ -80,6 +93,8 @@ def main() -> int:
                 "workloads": {name: one.to_dict() for name, one in measured.items()},
                 "stages": alone,
                 "snapshot": snapshot,
+                "many_tables": many,
+                "partitions": partitions,
             },
         )
     return 1 if any(one.differences for one in measured.values()) else 0
@@ -87,11 +102,15 @@ def main() -> int:
 
 def _chosen(text: str) -> Sequence[Workload]:
     try:
-        return [WORKLOADS[name.strip()] for name in text.split(",")]
+        return [WORKLOADS[name.strip()] for name in text.split(",") if name]
     except KeyError as error:
         raise argparse.ArgumentTypeError(
             f"workload {error} does not exist; choose from {', '.join(WORKLOADS)}"
         ) from None
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]
 
 
 def _stages(server: EmbeddedPostgres, workload: Workload, end: str) -> Mapping[str, Mapping[str, float]]:

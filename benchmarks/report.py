@@ -13,6 +13,8 @@ def tables(
     measured: Mapping[str, Measured],
     stages: Mapping[str, Mapping[str, float]] | None,
     snapshot: Mapping[str, float] | None,
+    many_tables: Sequence[Mapping[str, float]],
+    partitions: Sequence[Mapping[str, float]],
 ) -> str:
     """Return the text with all tables.
 
@@ -21,6 +23,8 @@ def tables(
         measured: Results by workload.
         stages: Results of single stages, None if they were not measured.
         snapshot: Result of the snapshot, None if it was not measured.
+        many_tables: Results of windows by number of tables.
+        partitions: Results of windows by number of partitions.
     """
     differences = [sentence for one in measured.values() for sentence in one.differences]
     lines = [
@@ -39,6 +43,9 @@ def tables(
         lines += ["", "Other tables:", "", *_workloads(others)]
     if snapshot is not None:
         lines += ["", _snapshot(snapshot)]
+    for what, windows in (("tables", many_tables), ("partitions of one table", partitions)):
+        if windows:
+            lines += ["", *_windows(what, windows)]
     return "\n".join(lines) + "\n"
 
 
@@ -94,3 +101,14 @@ def _snapshot(snapshot: Mapping[str, float]) -> str:
         f"`dbmazz snapshot` {rows / snapshot['snapshot_s']:,.0f} rows/s (ratio {snapshot['ratio']:.2f}), "
         f"peak {snapshot['peak_mb']:.0f} MB."
     )
+
+
+def _windows(what: str, windows: Iterable[Mapping[str, float]]) -> list[str]:
+    lines = [
+        f"| {what} | first capture, s | idle window, s | one change in each, s | peak MB |",
+        "|---|---|---|---|---|",
+    ]
+    for window in windows:
+        number, *seconds, peak = window.values()
+        lines.append(f"| {number:,.0f} | {' | '.join(f'{one:.2f}' for one in seconds)} | {peak:.0f} |")
+    return lines

@@ -218,7 +218,7 @@ class _WindowReport:
             yield dg.MaterializeResult(asset_key=self._assets.checkpoint, metadata=checkpoint_metadata(result))
 
     def checks(self) -> Iterator[dg.AssetCheckResult]:
-        """Yield the check `is_streaming` of tables that do not stream, and of those that stream again after a copy.
+        """Yield the check `is_streaming` of tables that do not stream, and of those that have changed.
 
         Tables that do not stream also get an observation, and a message in the log.
         """
@@ -227,7 +227,7 @@ class _WindowReport:
             key = self._assets.tables.get(table)
             counts = result.tables.get(table)
             streams = state.state is TableStatus.STREAMING
-            if key is None or (streams and (counts is None or counts.snapshot_rows is None)):
+            if key is None or (streams and not (counts and _has_changes(counts))):
                 continue
             reason = state.problem.reason if state.problem else f"{table} is {state.state.value}"
             if not streams:

@@ -17,7 +17,7 @@ from dbmazz_core.model.recorded import Recorded
 from dbmazz_core.model.sink import Sink
 from dbmazz_core.model.source import FoundTable, Look, ResumePoint
 from dbmazz_core.model.table_shape import TableToken
-from dbmazz_core.model.table_state import TableStatus
+from dbmazz_core.model.table_state import TableState, TableStatus
 from dbmazz_core.settings.config import Settings
 from dbmazz_core.table_ref import TableRef
 
@@ -121,16 +121,19 @@ class Preparation:
         self._take_out_unusable(recorded.tables)
         checks.verify_rule_tables(tables)
         for table in tables:
-            if table not in resnapshot:
-                self._sort_out(table, checks.verify_redacted, [table])
+            if table not in resnapshot and table not in self.problems:
+                try:
+                    checks.verify_redacted([table])
+                except DbmazzError as error:
+                    self._refuse(table, error)
         redacted = {ref: token for ref, token in checks.tokens.items() if checks.names_today.get(ref) not in resnapshot}
 
         # A table that is re-snapshotted may have any shape, and may have been missing from the publication.
         followed = [] if point.restart else [ref for ref in recorded.streaming if ref not in resnapshot]
         known = [*followed, *(ref for ref in recorded.in_state(TableStatus.FAILED) if ref not in resnapshot)]
         names = checks.name_changes(tables, known)
-        for old, (new, error) in names.refused.items():
-            self._refuse(old, error)
+        for old, (new, refusal) in names.refused.items():
+            self._refuse(old, refusal)
             tables.remove(new)
         if renamed := self._rename_tables(names.renamed):
             recorded = self.sink.read()
@@ -142,9 +145,9 @@ class Preparation:
 
         _verify_configured(tables, resnapshot)
         self._verify_names(followed)
-        for ref in tables:
-            state = None if ref in again else recorded.states.get(ref)
-            self._sort_out(ref, checks.verify_tables, [(ref, state)], {*followed})
+        self._sort_out_tables(
+            checks, {ref: None if ref in again else recorded.states.get(ref) for ref in tables}, followed
+        )
         followed = self._verify_source([ref for ref in followed if ref not in self.problems], again)
 
         chosen = [ref for ref in tables if ref not in self.problems]
@@ -217,8 +220,7 @@ class Preparation:
         tables = [table.ref for table in look.tables]
         checks.verify_rule_tables(tables)
         self._verify_names(())
-        for ref in tables:
-            self._sort_out(ref, checks.verify_tables, [(ref, None)], ())
+        self._sort_out_tables(checks, dict.fromkeys(tables), ())
         self._verify_source((), None)
         chosen = [ref for ref in tables if ref not in self.problems]
         paused = recorded.in_state(TableStatus.PAUSED)
@@ -276,13 +278,12 @@ class Preparation:
             raise error
         self.problems.setdefault(table, error)
 
-    def _sort_out(self, table: TableRef, verify: Callable[..., None], *arguments: object) -> None:
-        """Verify a table; leave it out, or raise, if that fails."""
-        if table in self.problems:
-            return
-        try:
-            verify(*arguments)
-        except DbmazzError as error:
+    def _sort_out_tables(
+        self, checks: ResumeChecks, tables: Mapping[TableRef, TableState | None], followed: Collection[TableRef]
+    ) -> None:
+        """Leave out tables that fail their verification, see `ResumeChecks.table_problems`."""
+        left = {table: state for table, state in tables.items() if table not in self.problems}
+        for table, error in checks.table_problems(left, followed).items():
             self._refuse(table, error)
 
     def _take_out_unusable(self, captured: Collection[TableRef]) -> None:

@@ -59,7 +59,6 @@ class ResumeChecks:
             and_feed: Whether the feed is verified too.
         """
         states, followed = self._recorded.states, self._recorded.streaming
-        captured = frozenset(followed)
         origins: dict[TableRef, TableRef] = {}
 
         def verify_names_today() -> None:
@@ -68,21 +67,20 @@ class ResumeChecks:
             for _, error in names.refused.values():
                 raise error
 
-        def verify_table(table: TableRef) -> None:
-            self.verify_tables([(table, states.get(origins.get(table, table)))], captured)
-
         checks: list[Callable[[], None]] = [
             partial(self.verify_rule_tables, tables),
             partial(self.verify_position, and_feed=and_feed),
             verify_names_today,
         ]
         checks += [partial(self.verify_redacted, [table]) for table in tables]
-        checks += [partial(verify_table, table) for table in tables]
         for check in checks:
             try:
                 check()
             except DbmazzError as error:
                 yield error
+        yield from self.table_problems(
+            {table: states.get(origins.get(table, table)) for table in tables}, followed
+        ).values()
 
     def checkpoint(self) -> Checkpoint | None:
         """Return the destination's checkpoint after verifying that it belongs to this server."""
@@ -133,28 +131,36 @@ class ResumeChecks:
             if table in self._tokens_by_name_today:
                 self._source.verify_redacted([table], self._tokens_by_name_today[table])
 
-    def verify_tables(
-        self, tables: Sequence[tuple[TableRef, TableState | None]], followed: Collection[TableRef]
-    ) -> None:
-        """Verify that tables of the destination belong to this feed, are unaltered, and fit today's settings.
+    def table_problems(
+        self, tables: Mapping[TableRef, TableState | None], followed: Collection[TableRef]
+    ) -> dict[TableRef, DbmazzError]:
+        """Return the first problem of each table that does not belong to this feed, was altered, or does not fit.
 
         Args:
             tables: The configured tables, each with the state of the destination's table, which has another name if the
                 table was renamed; None if the table is going to be created or re-snapshotted.
             followed: The destination's tables that the stream continues to follow.
         """
-        refs = [state.table if state else table for table, state in tables]
-        conflicts = self._sink.owner_conflicts(refs)
-        for ref, (name, state) in zip(refs, tables, strict=True):
-            if ref in conflicts:
-                raise conflicts[ref]
-            if state is None:
-                continue
-            self._verify_mode(state)
-            if ref in followed:
-                table = self._recorded.tables[ref]
-                table.verify_unaltered()
-                self._source.verify_rules(name, table.schema)
+        names = {table: state.table if state else table for table, state in tables.items()}
+        conflicts, followed = self._sink.owner_conflicts(names.values()), frozenset(followed)
+        found: dict[TableRef, DbmazzError] = {}
+        for table, state in tables.items():
+            try:
+                if names[table] in conflicts:
+                    raise conflicts[names[table]]
+                if state is not None:
+                    self._verify_table(table, state, is_followed=names[table] in followed)
+            except DbmazzError as error:
+                found[table] = error
+        return found
+
+    def _verify_table(self, table: TableRef, state: TableState, *, is_followed: bool) -> None:
+        """Verify that a table of the destination is unaltered, and fits today's settings."""
+        self._verify_mode(state)
+        if is_followed:
+            recorded = self._recorded.tables[state.table]
+            recorded.verify_unaltered()
+            self._source.verify_rules(table, recorded.schema)
 
     def _verify_mode(self, state: TableState) -> None:
         """Verify the mode. A new mode needs a re-snapshot on request, because a history might be lost."""

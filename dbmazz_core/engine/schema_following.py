@@ -56,7 +56,19 @@ class SchemaFollower:
     abandoned: dict[TableRef, str] = field(default_factory=dict)
     truncated: dict[TableRef, int] = field(default_factory=dict)
 
-    def events(self, event: TableEvent) -> list[WindowEvent]:
+    def events(self, received: Sequence[TableEvent]) -> list[WindowEvent]:
+        """Return the events to apply for events of the stream.
+
+        Raises:
+            SchemaChanged: The policy is to stop at a change.
+            ConfigError: A redacted column got a name under which the rules do not redact it.
+        """
+        schemas = [event for event in received if isinstance(event, NewSchema) and event.table not in self.abandoned]
+        if len(schemas) > 1:
+            self.source.read_ahead(schemas)
+        return [event for one in received for event in self._events_of(one)]
+
+    def _events_of(self, event: TableEvent) -> list[WindowEvent]:
         """Return the events to apply for an event of the stream.
 
         Raises:
@@ -225,7 +237,7 @@ def stopped(table: TableRef, what: str, commit_lsn: Lsn, xid: int) -> SchemaChan
     """Return the error for a change at which the policy is to stop."""
     where = f" (transaction {xid}, committed at {commit_lsn})" if xid else ""
     return SchemaChanged(
-        f"{table} changed at the source: {what}{where}; nothing of this flush was applied",
+        f"{table} changed at the source: {what}{where}; nothing of this flush was applied to the table",
         object=table,
         remedy=f"re-snapshot the table: dbmazz snapshot --tables '{table}'; or let the destination follow: "
         "SCHEMA_CHANGES=apply",

@@ -252,7 +252,7 @@ class Window:
     def _take(self, part: StreamPart) -> None:
         """Add a part of the stream to the pending flush, and count it."""
         with self._of_tables():
-            events = [event for received in part.events for event in self._follower.events(received)]
+            events = self._follower.events(part.events)
         if self._pending.has_complete and any(isinstance(event, SchemaEvent) for event in events):
             # Some destinations cannot alter a table whose rows the same transaction has changed.
             self._commit_pending(at_bound=False)

@@ -45,7 +45,7 @@ def bad_value(
     return BadValue(
         f"{schema.table}, column {definition.name} ({definition.source_type}){_of_row(schema, column, row)}: the value "
         f"{shown!r}{where} cannot be held by {definition.type}; nothing of this "
-        f"{'table was copied' if copied else 'flush was applied'}",
+        f"{'table was copied' if copied else 'flush was applied to the table'}",
         object=ColumnRef(schema.table, definition.name),
         remedy=f"change the value in PostgreSQL and re-snapshot the table: dbmazz snapshot --tables '{schema.table}'; "
         f"or keep such rows apart: ON_BAD_VALUE='{schema.table}=quarantine'; or keep the column as PostgreSQL's "

@@ -295,6 +295,9 @@ class Source(Protocol):
             ConfigError: The rules for columns do not match the tables.
         """
 
+    def read_ahead(self, schemas: Sequence[NewSchema]) -> None:
+        """Prepare for calls of `explain` with descriptions that came together."""
+
     def explain(
         self, known: TableShape, seen: NewSchema | SourceTable, *, truncated_by: int = 0
     ) -> Reshape | Resnapshot:

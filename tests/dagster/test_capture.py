@@ -165,7 +165,9 @@ def test_checks_of_keys_and_slot(captured: Shop) -> None:
 
     change_orders(captured)
     result = job.execute_in_process(instance=captured.instance, raise_on_error=False)
-    (orders,) = (e for e in result.get_asset_check_evaluations() if e.asset_key == ORDERS)
+    evaluations = {(e.asset_key, e.check_name): e for e in result.get_asset_check_evaluations()}
+    assert evaluations[ORDERS, "is_streaming"].passed
+    orders = evaluations[ORDERS, "key_is_unique"]
     assert orders.passed
     assert orders.metadata["duplicated_keys"].value == 0
 

@@ -100,7 +100,7 @@ def test_a_new_column_that_is_bad_in_older_rows_is_an_error(
     with lab.nothing_changes("public.t"), pytest.raises(BadValue) as error:
         lab.capture()
     assert "public.t, column c (" in error.value.what
-    assert error.value.what.endswith("nothing of this flush was applied")
+    assert error.value.what.endswith("nothing of this flush was applied to the table")
     assert ("of the transaction" in error.value.what) == bool(then)
     lab.execute("UPDATE t SET c = NULL")
     lab.pipeline.snapshot([lab.ref("t")])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -109,6 +109,8 @@ class ListSource:
 
     def now(self) -> ListTable:
         return self.described(self.state(len(self.transactions))[0])
+
+    def read_ahead(self, schemas: Sequence[NewSchema]) -> None: ...
 
     def explain(self, known: TableShape, seen: NewSchema | SourceTable, *, truncated_by: int = 0) -> Reshape:
         before, schema = json.loads(known.token or ""), seen.schema

@@ -71,7 +71,7 @@ def verify_alterable(connection: duckdb.DuckDBPyConnection, path: str, table: Ta
     schema = quote_identifier(table.schema)
     raise DestinationConflict(
         f"{table} changed in PostgreSQL, and in {path} it has indexes that dbmazz did not create: {', '.join(names)}; "
-        "DuckDB does not alter a table with indexes; nothing of this flush was applied",
+        "DuckDB does not alter a table with indexes; nothing of this flush was applied to the table",
         object=table,
         remedy="drop the indexes in DuckDB, and create them again afterwards: "
         + " ".join(f"DROP INDEX {schema}.{name};" for name in names)

@@ -90,7 +90,8 @@ class DriftCheck:
             times, instead_of = _times(mismatch.found), _times(mismatch.expected)
             state = "is missing" if not mismatch.found else f"exists {times} instead of {instead_of}"
         raise DestinationConflict(
-            f"{table} in {statements.path} was changed by hand: {row} {state}; nothing of this flush was applied",
+            f"{table} in {statements.path} was changed by hand: {row} {state}; nothing of this flush was applied to "
+            "the table",
             object=table,
             remedy=f"undo the change in DuckDB, or re-snapshot the table: dbmazz snapshot --tables '{table}'",
         )

@@ -66,7 +66,7 @@ def unknown_value(table: TableRef, at: tuple[Any, ...] | None) -> UnknownValue:
     where = f"transaction {at[1]} committed at {Lsn(at[0])}" if at else "this flush"
     return UnknownValue(
         f"{table}: {where} updates a row that the destination does not hold exactly once, and PostgreSQL did not send "
-        "its unchanged TOAST values; nothing of this flush was applied",
+        "its unchanged TOAST values; nothing of this flush was applied to the table",
         object=table,
         remedy=f"re-snapshot the table: dbmazz snapshot --tables '{table}'; or have PostgreSQL send whole rows from "
         f"now on: ALTER TABLE {table.sql} REPLICA IDENTITY FULL;",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -182,6 +182,19 @@ class Session:
             lsn = self.server_lsn()
             read = self._catalog_tables[oid] = lsn, next(iter(self.catalog([oid]).values()), None)
         return read[1]
+
+    def read_ahead(self, tables: Mapping[int, Lsn]) -> None:
+        """Read tables together for the next calls of `catalog_table`.
+
+        Args:
+            tables: By OID of the table, the commit LSN of the transaction.
+        """
+        known = self._catalog_tables
+        missing = [oid for oid, committed in tables.items() if oid not in known or known[oid][0] <= committed]
+        if len(missing) > 1:
+            lsn = self.server_lsn()
+            found = {table.identity.oid: table for table in self.catalog(missing).values()}
+            known |= {oid: (lsn, found.get(oid)) for oid in missing}
 
     def fingerprints(self, oids: Collection[int]) -> dict[int, Fingerprint]:
         """Return the fingerprints of the tables with these OIDs."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Self
 
 from dbmazz_core.connectors.sources.postgres import resuming, upgrade
@@ -19,6 +19,7 @@ from dbmazz_core.connectors.sources.postgres.catalog.redaction_checks import (
     verify_redacted_table,
     verify_redacted_tables,
 )
+from dbmazz_core.connectors.sources.postgres.catalog.relation_description import RelationDescription
 from dbmazz_core.connectors.sources.postgres.followed_tables import stream_followed_tables
 from dbmazz_core.connectors.sources.postgres.parser.records import RecordStream
 from dbmazz_core.connectors.sources.postgres.record_api import first_changes, read_records, stream_configured_tables
@@ -220,6 +221,11 @@ class PostgresSource:
     def describe_tables(self, tables: Collection[TableRef]) -> dict[TableRef, CatalogTable]:
         """Return tables of the last look as the catalog has them now. Tables that cannot be captured are left out."""
         return self.catalog([table.oid for table in self._session.table_infos(tables)]) if tables else {}
+
+    def read_ahead(self, schemas: Sequence[NewSchema]) -> None:
+        """Read the catalog once for the next calls of `explain`, see `Source.read_ahead`."""
+        described = ((schema.description, schema.commit_lsn) for schema in schemas)
+        self._session.read_ahead({d.relation: lsn for d, lsn in described if isinstance(d, RelationDescription)})
 
     def explain(
         self, known: TableShape, seen: NewSchema | SourceTable, *, truncated_by: int = 0

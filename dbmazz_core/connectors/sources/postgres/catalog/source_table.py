@@ -54,11 +54,17 @@ def read_tables(
             # The view pg_publication_tables calls a function, which reads the current state, not that of the snapshot.
             if all(published.columns_exist(table) for table in found):
                 fingerprints = read_fingerprints(connection, [table.oid for table in found])
+                columns = types.columns_of([(table.ref, table.oid, _captured(table, published)) for table in found])
                 return {
                     table.ref: source_table(
-                        table, published, fingerprints[table.oid], types, rules, names.get(table.oid, table.ref)
+                        table,
+                        TableSchema(table.ref, resolved, table.key),
+                        published,
+                        fingerprints[table.oid],
+                        rules,
+                        names.get(table.oid, table.ref),
                     )
-                    for table in found
+                    for table, resolved in zip(found, columns, strict=True)
                 }
     raise SourceNotReady(
         "the tables were altered while their definitions were read",
@@ -67,11 +73,17 @@ def read_tables(
     )
 
 
+def _captured(table: TableInfo, publication: Publication) -> list[ColumnOfType]:
+    """Return the published columns of a table."""
+    columns, names = {c.name: c for c in table.columns}, publication.columns_of(table)
+    return [ColumnOfType(n, columns[n].type_oid, columns[n].type_modifier, n in table.key) for n in names]
+
+
 def source_table(
     table: TableInfo,
+    whole: TableSchema,
     publication: Publication,
     fingerprint: Fingerprint,
-    types: CatalogTypes,
     rules: ColumnRules,
     name_in_rules: TableRef,
 ) -> CatalogTable:
@@ -79,17 +91,13 @@ def source_table(
 
     Args:
         table: Columns and key of the table.
+        whole: The published columns, before the rules.
         publication: The publication, with at least this table.
         fingerprint: Fingerprint of the table.
-        types: Resolves the columns' types.
         rules: The rules for columns.
         name_in_rules: Name under which the rules know the table, which may be renamed.
     """
     published = publication.tables.get(table.ref)
-    columns = {c.name: c for c in table.columns}
-    names = publication.columns_of(table)
-    chosen = [ColumnOfType(n, columns[n].type_oid, columns[n].type_modifier, n in table.key) for n in names]
-    whole = TableSchema(table.ref, types.columns(table.ref, table.oid, chosen), table.key)
     schema = rules.apply(whole, name_in_rules)[0]
     return CatalogTable(
         table.ref,

@@ -139,7 +139,7 @@ def unsent_toast_value(ref: TableRef, lsn: Lsn, xid: int) -> UnknownValue:
     """
     return UnknownValue(
         f"{ref}: transaction {xid} committed at {lsn} moved a row into the publication's row filter, and PostgreSQL "
-        "left out its unchanged TOAST values; nothing of this flush was applied",
+        "left out its unchanged TOAST values; nothing of this flush was applied to the table",
         object=ref,
         remedy=f"ALTER TABLE {ref.sql} REPLICA IDENTITY FULL; then re-snapshot the table: "
         f"dbmazz snapshot --tables '{ref}'",
@@ -150,7 +150,7 @@ def unidentified_row(ref: TableRef, partition: TableRef, lsn: Lsn, xid: int) -> 
     """Return the error for an update or delete in a partition that does not contain the key of the root."""
     return ReplicaIdentityInsufficient(
         f"{ref}: its partition {partition} has a replica identity that does not identify the rows of {ref} that "
-        f"transaction {xid} committed at {lsn} updates or deletes; nothing of this flush was applied",
+        f"transaction {xid} committed at {lsn} updates or deletes; nothing of this flush was applied to the table",
         object=partition,
         tables=(ref,),
         remedy=f"ALTER TABLE {partition.sql} REPLICA IDENTITY FULL; then re-snapshot the table: "

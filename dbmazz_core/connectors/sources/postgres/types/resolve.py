@@ -166,40 +166,61 @@ class CatalogTypes:
 
     def columns(self, table: TableRef, relation_oid: int, columns: Sequence[ColumnOfType]) -> tuple[ColumnDef, ...]:
         """See `TypeResolver.columns`."""
+        return self.columns_of([(table, relation_oid, columns)])[0]
+
+    def columns_of(
+        self, relations: Sequence[tuple[TableRef, int, Sequence[ColumnOfType]]]
+    ) -> list[tuple[ColumnDef, ...]]:
+        """Return the columns of several relations like `columns`, with as many queries as for one.
+
+        Args:
+            relations: Name, OID and columns of each relation.
+        """
         with self._failures():
-            self._fetch_types({c.type_oid for c in columns} - BY_OID.keys() - self._types.keys())
-            described = self._fetch_names(relation_oid, columns)
-        return tuple(
-            ColumnDef(
-                column.name,
-                TEXT
-                if self._policy.as_text(table, column.name)
-                else self._core_type(column.type_oid, column.type_modifier, dimensions, self._policy.numeric(column)),
-                source_type,
-            )
-            for column, (source_type, dimensions) in zip(columns, described, strict=True)
+            oids = {column.type_oid for _, _, columns in relations for column in columns}
+            self._fetch_types(oids - BY_OID.keys() - self._types.keys())
+            described = iter(self._fetch_names([(oid, column) for _, oid, columns in relations for column in columns]))
+        return [
+            tuple(self._column(table, column, *next(described)) for column in columns)
+            for table, _, columns in relations
+        ]
+
+    def _column(self, table: TableRef, column: ColumnOfType, source_type: str, dimensions: int) -> ColumnDef:
+        """Return a column with its core type; `_fetch_names` returns the last two arguments."""
+        if self._policy.as_text(table, column.name):
+            return ColumnDef(column.name, TEXT, source_type)
+        unbounded = self._policy.numeric(column)
+        return ColumnDef(
+            column.name, self._core_type(column.type_oid, column.type_modifier, dimensions, unbounded), source_type
         )
 
-    def _fetch_names(self, relation_oid: int, columns: Sequence[ColumnOfType]) -> list[tuple[str, int]]:
-        """Return the SQL names of the columns' types, and their declared dimensions (0: no array)."""
+    def _fetch_names(self, columns: Sequence[tuple[int, ColumnOfType]]) -> list[tuple[str, int]]:
+        """Return the SQL names of the types of columns, and their declared dimensions (0: no array).
+
+        Args:
+            columns: OID of the relation, and the column.
+        """
+        if not columns:
+            return []
         rows = self._connection().execute(
             """
             SELECT pg_catalog.format_type(c.oid, c.modifier), coalesce(a.attndims, 0)
-            FROM unnest(%s::text[], %s::oid[], %s::int4[]) WITH ORDINALITY AS c (name, oid, modifier, place)
+            FROM unnest(%s::oid[], %s::text[], %s::oid[], %s::int4[])
+                WITH ORDINALITY AS c (relation, name, oid, modifier, place)
             LEFT JOIN pg_catalog.pg_attribute a
-                ON a.attrelid = %s AND a.attname = c.name AND a.attnum > 0 AND NOT a.attisdropped
+                ON a.attrelid = c.relation AND a.attname = c.name AND a.attnum > 0 AND NOT a.attisdropped
             ORDER BY c.place
             """,
             (
-                [c.name for c in columns],
-                [c.type_oid for c in columns],
-                [c.type_modifier for c in columns],
-                relation_oid,
+                [relation for relation, _ in columns],
+                [c.name for _, c in columns],
+                [c.type_oid for _, c in columns],
+                [c.type_modifier for _, c in columns],
             ),
         )
         return [
             (f"type with OID {column.type_oid}" if name == "???" else name, dimensions)
-            for column, (name, dimensions) in zip(columns, rows, strict=True)
+            for (_, column), (name, dimensions) in zip(columns, rows, strict=True)
         ]
 
     def _fetch_types(self, oids: Iterable[int]) -> None:
