@@ -7,8 +7,9 @@ fails, complete tables stay, and the next run copies the other tables from a new
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event
 
@@ -33,6 +34,10 @@ from dbmazz_core.table_ref import TableRef
 _REPORT_S = 0.1
 #: How often copying is tried if tables are altered while they are copied.
 _ATTEMPTS = 5
+#: How many small tables are copied in one transaction of the destination: a commit costs as much as a small table.
+_GROUP = 50
+#: Tables with at most so many rows, as estimated, are small; a transaction with more rows takes no further table.
+_FEW_ROWS = 10_000
 
 
 @dataclass(slots=True)
@@ -73,6 +78,7 @@ class Copying:
     quarantined: dict[TableRef, int] = field(default_factory=dict)
     failed: dict[TableRef, DbmazzError] = field(default_factory=dict)
     stopped: bool = False
+    _alone: set[TableRef] = field(default_factory=set)
 
     @classmethod
     def plan(
@@ -157,7 +163,7 @@ class Copying:
         attempts = 0
         while attempts < _ATTEMPTS:
             left = [ref for ref in self.needed if ref not in copied and ref not in self.failed]
-            failed_before = len(self.failed)
+            failed_before = len(self.failed), len(self._alone)
             try:
                 with self.source.snapshot(left, new_feed=self.position is None, hurried=self._hurried) as snapshot:
                     if self.first:
@@ -169,7 +175,7 @@ class Copying:
                 self._isolate(error, left)
             if all(ref in copied or ref in self.failed for ref in self.needed):
                 return
-            if len(self.failed) > failed_before:
+            if (len(self.failed), len(self._alone)) > failed_before:
                 continue  # the failed statement has ended the snapshot's transaction
             # A table was altered, or the publication was, during the copy.
             attempts += 1
@@ -192,24 +198,58 @@ class Copying:
         self._isolate(altered, missing)
 
     def _copy_from(self, snapshot: Snapshot, tables: Collection[TableRef], copied: dict[TableRef, int]) -> None:
-        """Copy tables from a snapshot until the first one fails."""
-        for ref in tables:
+        """Copy tables from a snapshot until the first one fails, or several fail together."""
+        left = [ref for ref in tables if snapshot.table(ref) is not None]
+        while left:
             self._verify_not_stopped()
-            try:
-                table = snapshot.table(ref)
-                if table is None:
-                    continue
-                try:
-                    rows = self._copy_table(snapshot, table)
-                except NoRoom:
-                    rows = self._copy_table(snapshot, table)  # in another way, see `NoRoom.again`
-                if rows is not None:
-                    copied[ref] = rows
-            except DbmazzError as error:
-                if not self._isolation.concerned(error, ref):
-                    raise
-                self.failed[ref] = error
+            if len(group := self._first_group(left)) > 1:
+                if (rows := self._copy_together(snapshot, group)) is None:
+                    return
+                left = [ref for ref in left if ref not in rows]
+                copied |= rows
+            elif not self._copy_alone(snapshot, left.pop(0), copied):
                 return
+
+    def _copy_together(self, snapshot: Snapshot, tables: Sequence[TableRef]) -> dict[TableRef, int] | None:
+        """Copy small tables in one transaction; return the number of rows of the first ones, which are complete.
+
+        If that fails, the tables are copied one after the other: from this snapshot, or, where the result is None, from
+        a new one.
+        """
+        rows: dict[TableRef, int] | None = None
+        try:
+            rows = self._copy_tables(snapshot, tables)
+        except NoRoom:
+            rows = {}
+        except DbmazzError:
+            pass  # it comes again for the table that it is about
+        if not rows:
+            self._alone |= {*tables}
+        return rows
+
+    def _copy_alone(self, snapshot: Snapshot, table: TableRef, copied: dict[TableRef, int]) -> bool:
+        """Copy one table, unless it was altered; return whether the snapshot can still be used."""
+        try:
+            try:
+                rows = self._copy_tables(snapshot, [table])
+            except NoRoom:
+                rows = self._copy_tables(snapshot, [table])  # in another way, see `NoRoom.again`
+        except DbmazzError as error:
+            if not self._isolation.concerned(error, table):
+                raise
+            self.failed[table] = error
+            return False
+        copied |= rows or {}
+        return True
+
+    def _first_group(self, tables: Sequence[TableRef]) -> Sequence[TableRef]:
+        """Return the first tables that are copied in one transaction: small ones of one schema, or a single table."""
+
+        def is_small(table: TableRef) -> bool:
+            is_near = table.schema == tables[0].schema and table not in self._alone
+            return is_near and self.tables[table].estimated_rows <= _FEW_ROWS
+
+        return [*itertools.takewhile(is_small, tables[:_GROUP])] or tables[:1]
 
     @property
     def _isolation(self) -> Isolation:
@@ -245,35 +285,54 @@ class Copying:
         recorded = record_states(self.sink, recorded, configured=None, problems=self.failed, retry_when=when)
         record_facts(self.sink, recorded, self.source, self.settings.tables)
 
-    def _copy_table(self, snapshot: Snapshot, table: SourceTable) -> int | None:
-        """Copy a table; return the number of its rows, or None if it was altered during the copy."""
+    def _copy_tables(self, snapshot: Snapshot, tables: Sequence[TableRef]) -> dict[TableRef, int] | None:
+        """Copy tables in one transaction of the destination, until they have many rows together.
+
+        Returns:
+            The number of rows by table, for the first tables; None if a table was altered during the copy.
+        """
+        rows: dict[TableRef, int] = {}
+        bad: dict[TableRef, int] = {}
+        with self.sink.begin() as transaction:
+            for ref in tables:
+                table = snapshot.table(ref)
+                assert table is not None
+                self.progress(Progress("snapshot", ref, 0, max(self.tables[ref].estimated_rows, 0)))
+                if rows and self.stop.is_set():
+                    break  # the tables before are complete
+                rows[ref], bad[ref] = self._load(transaction, snapshot, table)
+                if sum(rows.values()) > _FEW_ROWS:
+                    break
+            if snapshot.altered(rows):
+                return None
+            transaction.commit(self.checkpoint)
+        self.quarantined |= bad
+        for ref, count in rows.items():
+            self.progress(Progress("snapshot", ref, count, count))
+        return rows
+
+    def _load(self, transaction: SinkTransaction, snapshot: Snapshot, table: SourceTable) -> tuple[int, int]:
+        """Load a table in an open transaction; return the numbers of its rows, and of those in quarantine."""
         ref = table.table
         reported, rows, bad = time.monotonic(), 0, 0
         applies_to = quarantined_tables(self.settings)
         keep_unreadable = applies_to is not None and applies_to(ref)
         total = max(self.tables[ref].estimated_rows, 0)
-        self.progress(Progress("snapshot", ref, 0, total))
-        with self.sink.begin() as transaction:
-            loader = self._create(transaction, table, snapshot.lsn)
-            quarantine = Quarantine(transaction, applies_to) if applies_to is not None and keep_unreadable else None
-            for copied in snapshot.rows(ref, keep_unreadable=keep_unreadable):
-                self._verify_not_stopped()
-                frame, count = copied.frame, 0
-                if quarantine is not None:
-                    frame, count = quarantine.separate_copied_rows(table.schema, copied, snapshot.lsn)
-                bad += count
-                loader.append(frame)
-                rows += len(frame)
-                if time.monotonic() - reported >= _REPORT_S:
-                    reported = time.monotonic()
-                    self.progress(Progress("snapshot", ref, rows, max(total, rows)))
-            if not snapshot.is_unaltered(ref):
-                return None
-            loader.finish()
-            transaction.commit(self.checkpoint)
-        self.quarantined[ref] = bad
-        self.progress(Progress("snapshot", ref, rows, rows))
-        return rows
+        loader = self._create(transaction, table, snapshot.lsn)
+        quarantine = Quarantine(transaction, applies_to) if applies_to is not None and keep_unreadable else None
+        for copied in snapshot.rows(ref, keep_unreadable=keep_unreadable):
+            self._verify_not_stopped()
+            frame, count = copied.frame, 0
+            if quarantine is not None:
+                frame, count = quarantine.separate_copied_rows(table.schema, copied, snapshot.lsn)
+            bad += count
+            loader.append(frame)
+            rows += len(frame)
+            if time.monotonic() - reported >= _REPORT_S:
+                reported = time.monotonic()
+                self.progress(Progress("snapshot", ref, rows, max(total, rows)))
+        loader.finish()
+        return rows, bad
 
     def _verify_not_stopped(self) -> None:
         if self.stop.is_set():

@@ -138,8 +138,8 @@ class Snapshot(Protocol):
                 (`CopiedRows.unreadable`); otherwise they raise BadValue.
         """
 
-    def is_unaltered(self, table: TableRef) -> bool:
-        """Return whether the table is the table of the snapshot, with the same columns and storage.
+    def altered(self, tables: Collection[TableRef]) -> Collection[TableRef]:
+        """Return the tables that are not those of the snapshot any more, with the same columns and storage.
 
         ALTER TABLE and TRUNCATE are not MVCC-safe: after them a snapshot shows other columns, or no rows at all
         (PostgreSQL manual, "Caveats" of MVCC). So a copy is valid only if the table is unaltered at its end.

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from dbmazz_core.connectors.sources.postgres.catalog.fingerprint import Fingerprint
-from dbmazz_core.connectors.sources.postgres.catalog.publication import PublishedTable, published_tables
+from dbmazz_core.connectors.sources.postgres.catalog.publication import PublishedTable, read_publication
 from dbmazz_core.connectors.sources.postgres.catalog.resolution import find_tables
 from dbmazz_core.connectors.sources.postgres.connection import connect
 from dbmazz_core.connectors.sources.postgres.snapshot.exported import ExportedSnapshot
@@ -24,7 +24,10 @@ from tests.support.lab import Lab, toast
 
 def in_force(lab: Lab) -> PublishedTable:
     with connect(lab.config.url) as connection:
-        return published_tables(connection, "dbmazz_pub", find_tables(connection, lab.config.tables))[T]
+        publication = read_publication(connection, "dbmazz_pub")
+        assert publication is not None
+        (table,) = find_tables(connection, lab.config.tables)
+        return replace(publication.tables[T], columns=publication.columns_of(table))
 
 
 @pytest.mark.since(15)

@@ -113,6 +113,8 @@ class Run:
             self._end_sessions(everything=True)
             self._bring_back()
             self._capture(Capture(), pauses=False)
+            if self._bring_back():  # a table has failed in this window
+                self._capture(Capture(), pauses=False)
             self.lab.assert_equal(*table_names(self._observer))
         self.tally.programs += 1
 
@@ -389,13 +391,16 @@ class Run:
             self._say(f"pause {table}")
             self.lab.pipeline.pause([table])
 
-    def _bring_back(self) -> None:
-        """Resume paused tables, and copy all if one has failed."""
+    def _bring_back(self) -> bool:
+        """Resume paused tables, and copy all if one has failed; return whether there were any."""
         states = self.lab.pipeline.table_states(rows=False)
-        self.lab.pipeline.resume([state.table for state in states if state.state is TableStatus.PAUSED])
-        if any(state.state is TableStatus.FAILED for state in states):
+        paused = [state.table for state in states if state.state is TableStatus.PAUSED]
+        self.lab.pipeline.resume(paused)
+        failed = any(state.state is TableStatus.FAILED for state in states)
+        if failed:
             self._say("snapshot")
             self.lab.pipeline.snapshot()
+        return failed or bool(paused)
 
     def _kill(self, step: Kill) -> None:
         self.tally.kills += 1

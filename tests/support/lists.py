@@ -143,8 +143,8 @@ class ListSource:
     def table(self, table: TableRef) -> ListTable:
         return self.now()
 
-    def is_unaltered(self, table: TableRef) -> bool:
-        return True
+    def altered(self, tables: Collection[TableRef]) -> Collection[TableRef]:
+        return ()
 
     # -- streaming: the source is its own stream
 

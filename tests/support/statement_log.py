@@ -66,7 +66,7 @@ def names_of_duckdb() -> set[str]:
     return {str(name) for (name,) in found} | {"rowid", "file_row_number", "filename", "excluded"}
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class _Recording:
     """A connection, or a cursor of it, that notes its statements."""
 

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -17,7 +18,7 @@ import pytest
 
 from dbmazz_core.connectors.sinks.duckdb import DuckDBSink
 from dbmazz_core.connectors.sinks.duckdb.creation import create_file
-from dbmazz_core.errors import DbmazzError, DestinationDamaged
+from dbmazz_core.errors import DbmazzError, DestinationDamaged, TableNotFound
 from dbmazz_core.settings.config import SinkConfig
 from tests.cli.command import Dbmazz
 from tests.support.lab import Lab
@@ -224,9 +225,20 @@ def test_thread_that_fails_leaves_the_file_to_the_other(duckdb_path: Path) -> No
     assert not duckdb_path.exists()  # nobody wrote anything
 
 
-def test_failed_run_leaves_no_new_file(lab: Lab) -> None:
+def test_run_that_fails_before_the_source_is_set_up_leaves_no_new_file(lab: Lab) -> None:
+    lab.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    with pytest.raises(TableNotFound):
+        replace(lab, tables="missing").capture()
+    assert not lab.path.exists()
+
+
+def test_run_that_fails_in_the_first_copy_leaves_what_recognises_the_file(lab: Lab) -> None:
+    """The slot serves this file from then on, also if the next run is on another host."""
     lab.execute("CREATE TABLE t (id int PRIMARY KEY, d timestamp); INSERT INTO t VALUES (1, '294276-01-01')")
     with pytest.raises(DbmazzError) as caught:
         lab.capture()
     assert not isinstance(caught.value, DestinationDamaged)
-    assert not lab.path.exists()
+    assert lab.rows("SELECT count(*) FROM duckdb_tables() WHERE schema_name = 'public'") == [(0,)]
+    assert lab.rows("SELECT count(*) FROM _dbmazz.destination") == [(1,)]
+    lab.execute("UPDATE t SET d = NULL")
+    lab.capture_and_compare("t")

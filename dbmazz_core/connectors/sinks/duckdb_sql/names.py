@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterator, Mapping, Sequence
+from weakref import WeakKeyDictionary
 
 import duckdb
 
@@ -93,8 +94,14 @@ def qualified_schema(connection: duckdb.DuckDBPyConnection, name: str) -> str:
     return f"{_database(connection)}.{quote_identifier(name)}"
 
 
+#: The quoted names of the databases of open files.
+_DATABASES: WeakKeyDictionary[duckdb.DuckDBPyConnection, str] = WeakKeyDictionary()
+
+
 def _database(connection: duckdb.DuckDBPyConnection) -> str:
     """Return the quoted name of the file's database."""
-    row = connection.execute("SELECT current_database()").fetchone()
-    assert row is not None
-    return quote_identifier(str(row[0]))
+    if (known := _DATABASES.get(connection)) is None:
+        row = connection.execute("SELECT current_database()").fetchone()
+        assert row is not None
+        known = _DATABASES[connection] = quote_identifier(str(row[0]))
+    return known

@@ -23,8 +23,8 @@ class CatalogNames:
         tables: Tables and views by schema and folded name, each with its `table_type`.
     """
 
-    schemas: Mapping[str, str]
-    tables: Mapping[tuple[str, str], tuple[TableRef, str]]
+    schemas: dict[str, str]
+    tables: dict[tuple[str, str], tuple[TableRef, str]]
 
     @classmethod
     def read(cls, connection: duckdb.DuckDBPyConnection) -> Self:
@@ -41,6 +41,15 @@ class CatalogNames:
             else:
                 tables[schema, fold(name)] = TableRef(schema, name), kind
         return cls(schemas, tables)
+
+    def has(self, table: TableRef) -> bool:
+        """Return whether the file has a table or view of this name."""
+        return self.tables.get((table.schema, fold(table.name)), (None, ""))[0] == table
+
+    def add(self, table: TableRef) -> None:
+        """Add a table that was created, or replaced another one."""
+        self.schemas.setdefault(fold(table.schema), table.schema)
+        self.tables[table.schema, fold(table.name)] = table, "BASE TABLE"
 
     def colliding(self, table: TableRef) -> str | None:
         """Return the other schema or table that CREATE OR REPLACE TABLE would use or replace; None if none."""
@@ -113,6 +122,35 @@ def owner_conflicts(
     names = CatalogNames.read(connection)
     found = ((table, owner_conflict(table, slot, owners, names, path)) for table in tables)
     return {table: conflict for table, conflict in found if conflict is not None}
+
+
+class Owners:
+    """The names in the file, and who feeds its tables, within a transaction that creates tables.
+
+    Args:
+        connection: The file.
+        slot: The slot that the tables are created for.
+        path: The file, for messages.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, slot: str, path: str) -> None:
+        self._slot = slot
+        self._path = path
+        self._names = CatalogNames.read(connection)
+        self._owners = read_owners(connection)
+
+    def create(self, table: TableRef) -> bool:
+        """Verify that the slot may create or replace a table, which it then owns; return whether it existed.
+
+        Raises:
+            DestinationConflict: If it must not.
+        """
+        if conflict := owner_conflict(table, self._slot, self._owners, self._names, self._path):
+            raise conflict
+        existed = self._names.has(table)
+        self._names.add(table)
+        self._owners[table] = self._slot
+        return existed
 
 
 def verify_owner(connection: duckdb.DuckDBPyConnection, table: TableRef, slot: str, path: str) -> None:

@@ -47,6 +47,11 @@ def read_state(connection: duckdb.DuckDBPyConnection, table: TableRef, layout: i
     return next(map(_state, _rows(connection, layout, _OF_TABLE, [table.schema, table.name])), None)
 
 
+def read_states(connection: duckdb.DuckDBPyConnection) -> dict[TableRef, TableState]:
+    """Return the states of all tables of all slots, see `read_state`."""
+    return {state.table: state for state in map(_state, _rows(connection, LAYOUT, "true", []))}
+
+
 def read_schema(connection: duckdb.DuckDBPyConnection, table: TableRef, layout: int = LAYOUT) -> TableSchema | None:
     """Return the recorded columns and key of a table of any slot; None if it is not recorded."""
     return next(map(_schema, _rows(connection, layout, _OF_TABLE, [table.schema, table.name])), None)
@@ -282,7 +287,8 @@ def write_table(
     )
     connection.execute(
         "INSERT INTO _dbmazz.tables (slot, schema_name, table_name, state, snapshot_lsn, columns, key, choice, "
-        "updated_at, mode, complete, since) VALUES (?, ?, ?, 'streaming', ?, ?, ?, ?, now(), ?, ?, now())",
+        "updated_at, mode, complete, since, identity, targets) "
+        "VALUES (?, ?, ?, 'streaming', ?, ?, ?, ?, now(), ?, ?, now(), ?, ?)",
         [
             slot,
             table.schema,
@@ -293,9 +299,10 @@ def write_table(
             json.dumps({"include": schema.choice.include, "exclude": schema.choice.exclude}),
             mode.value,
             complete,
+            shape.token,
+            json.dumps(shape.targets),
         ],
     )
-    write_shape(connection, shape)
 
 
 def _columns_json(schema: TableSchema) -> str:

@@ -28,7 +28,7 @@ from dbmazz_core.connectors.sinks.duckdb_sql.failures import translated
 from dbmazz_core.connectors.sinks.duckdb_sql.loading import Creation, Loader
 from dbmazz_core.connectors.sinks.duckdb_sql.names import name_conflicts, qualified, qualified_schema
 from dbmazz_core.connectors.sinks.duckdb_sql.other_values import other_values
-from dbmazz_core.connectors.sinks.duckdb_sql.ownership import verify_owner, verify_renames
+from dbmazz_core.connectors.sinks.duckdb_sql.ownership import Owners, verify_renames
 from dbmazz_core.connectors.sinks.duckdb_sql.staging import Staging, drop_leftover
 from dbmazz_core.connectors.sinks.duckdb_sql.statements import Statements
 from dbmazz_core.connectors.sinks.duckdb_sql.unrepresentable import missing, unrepresentable
@@ -43,6 +43,9 @@ from dbmazz_core.model.sink import NoRoom
 from dbmazz_core.model.table_shape import TableShape
 from dbmazz_core.model.table_state import Problem, TableState, TableStatus
 from dbmazz_core.table_ref import TableRef, quote_identifier
+
+#: How many tables' states are read one by one, before all are read.
+_SINGLE_READS = 4
 
 
 class DuckDBTransaction:
@@ -66,6 +69,9 @@ class DuckDBTransaction:
         self._changed: set[TableRef] = set()  # by the stream
         self._updated_bytes = 0
         self._wide_bytes: Counter[TableRef] = Counter()  # of inserted rows
+        self._states: dict[TableRef, TableState] = {}
+        self._owners: Owners | None = None
+        self._tidied: set[str] = set()  # schemas without leftovers of copies
         self._staging: Staging | None = None
         self._stageable = False  # the rows of the copy may go to another table
         self._can_stage = False  # and none were inserted yet
@@ -91,14 +97,18 @@ class DuckDBTransaction:
         """See `SinkTransaction.mark`."""
         with self._translated():
             table_records.write_state(self._connection, table, state, problem, retry_when, slot=self._destination.feed)
+        self._states.clear()
 
     def forget(self, tables: Collection[TableRef]) -> None:
         """See `SinkTransaction.forget`."""
         with self._translated():
             table_records.forget(self._connection, tables, slot=self._destination.feed)
+        self._states.clear()
 
     def rename_tables(self, names: Mapping[TableRef, TableRef]) -> None:
         """See `SinkTransaction.rename_tables`."""
+        self._owners = None
+        self._states.clear()
         with self._translated():
             verify_renames(self._connection, names, self._destination.feed, self._destination.path)
             rename(self._connection, self._destination.path, names)
@@ -121,11 +131,13 @@ class DuckDBTransaction:
         """Create or replace a table; return the columns of the replaced table whose deleted rows come back, if any."""
         schema, table = shape.schema, shape.schema.table
         self._modified.add(table)
+        self._states.pop(table, None)
         saved: shapes.Columns | None = None
         with self._translated():
-            verify_owner(self._connection, table, self._destination.feed, self._destination.path)
-            before = table_records.read_state(self._connection, table)
-            found = shapes.read_columns(self._connection, table)
+            before, found = None, []
+            if self._owned().create(table):
+                before = table_records.read_state(self._connection, table)
+                found = shapes.read_columns(self._connection, table)
             table_records.write_table(
                 self._connection,
                 shape,
@@ -262,6 +274,7 @@ class DuckDBTransaction:
             return
         with self._translated():
             quarantine_records.write_quarantine(self._connection, table, rows, slot=self._destination.feed)
+        self._states.pop(table, None)  # the first row in quarantine makes the table incomplete
 
     # -- the end
 
@@ -315,7 +328,6 @@ class DuckDBTransaction:
 
     def applier(self, schema: TableSchema) -> tuple[RowApplier | ChangelogApplier, Statements]:
         """Return the applier of a table for its mode, and the applier's statements."""
-        # Read the state each time: the first row in quarantine makes the table incomplete.
         state = self._state(schema.table)
         statements = self._statements(schema)
         lsn = state.snapshot_lsn or Lsn(0)
@@ -355,7 +367,7 @@ class DuckDBTransaction:
         with self._translated():
             self._connection.execute("BEGIN TRANSACTION")
             saved = creation()
-            self._staging = None
+            self._staging = self._owners = None  # the other table has its name now
         self._write_held_rows()
         return saved
 
@@ -388,15 +400,27 @@ class DuckDBTransaction:
         self._wide_bytes[table] += sum(memory.wide_bytes(frame) for frame in frames if frame is not None)
         return memory.has_room(self._wide_bytes[table])
 
+    def _owned(self) -> Owners:
+        """The owners of the file's tables, read once in a transaction."""
+        if self._owners is None:
+            self._owners = Owners(self._connection, self._destination.feed, self._destination.path)
+        return self._owners
+
     def _statements(self, schema: TableSchema) -> Statements:
         return Statements(self._connection, self._destination.path, schema)
 
     def _state(self, table: TableRef) -> TableState:
-        with self._translated():
-            state = table_records.read_state(self._connection, table)
-        if state is None:
+        """Return the state of a table; the states of all are read at once where several are needed."""
+        if table not in self._states:
+            with self._translated():
+                if len(self._states) < _SINGLE_READS:
+                    state = table_records.read_state(self._connection, table)
+                    self._states |= {} if state is None else {table: state}
+                else:
+                    self._states = table_records.read_states(self._connection)
+        if table not in self._states:
             raise unrecorded_table(table, self._destination.path)
-        return state
+        return self._states[table]
 
     def _write_history(
         self, schema: TableSchema, commit_lsn: Lsn, xid: int, entries: list[tuple[str, str, str]]
@@ -412,8 +436,10 @@ class DuckDBTransaction:
         if self._staging is not None:
             self._staging.swap()
             return
-        self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {qualified_schema(self._connection, table.schema)}")
-        drop_leftover(self._connection, table.schema)
+        if table.schema not in self._tidied:
+            self._tidied.add(table.schema)
+            self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {qualified_schema(self._connection, table.schema)}")
+            drop_leftover(self._connection, table.schema)
         self._connection.execute(f"CREATE OR REPLACE TABLE {qualified(self._connection, table)} ({definitions})")
 
     def _create_schema(self, schema: str) -> None:

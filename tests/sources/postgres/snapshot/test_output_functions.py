@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import closing
 
 from dbmazz_core.connectors.sources.postgres.connection import connect
-from dbmazz_core.connectors.sources.postgres.snapshot.workers import _output_functions
+from dbmazz_core.connectors.sources.postgres.snapshot.workers import output_functions
 from dbmazz_core.settings.secret_url import SecretUrl
-from dbmazz_core.table_ref import TableRef, quote_identifier
+from dbmazz_core.table_ref import quote_identifier
 from tests.sources.postgres.setup.kit import PASSWORD
 from tests.support.lab import Lab
 from tests.support.postgres_fixtures import SourceDatabase
@@ -36,7 +36,8 @@ def test_no_other_built_in_type_has_the_output_function_of_another(database: Sou
         ).fetchall()
         columns = ", ".join(f"c{number} {name}" for number, (name,) in enumerate(names))
         conn.execute(f"CREATE TABLE public.every ({columns})".encode())
-        found = _output_functions(conn, TableRef("public", "every"))
+        ((oid,),) = conn.execute("SELECT 'public.every'::regclass::oid::bigint").fetchall()
+        (found,) = output_functions(conn, [oid]).values()
         assert len(found) > 60
         assert [names[int(str(name)[1:])] for name, _, _, can_call, *_ in found if not can_call] == [("refcursor",)]
 

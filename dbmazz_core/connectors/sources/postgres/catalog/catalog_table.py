@@ -35,6 +35,7 @@ class CatalogTable:
         table: Name of the table.
         schema: The captured columns, and the key.
         identity: Identity of the table.
+        row_filter: The publication's condition for rows, see `PublishedTable.row_filter`. A copy reads these rows.
         created_partitions: Leaf partitions that were created as partitions, so that the stream has all their rows;
             by OID, the (sub)transaction that created each.
         missing_values: By number of a column: the value that rows older than the column have (`attmissingval`), in the
@@ -57,6 +58,7 @@ class CatalogTable:
     table: TableRef
     schema: TableSchema
     identity: TableIdentity
+    row_filter: str | None = None
     created_partitions: Mapping[int, int] = field(default_factory=dict)
     missing_values: Mapping[int, pl.Series] = field(default_factory=dict)
     unreported_rewrites: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
 from dbmazz_core.connectors.sources.postgres.catalog.publication_comment import is_created_by_dbmazz
@@ -205,23 +205,3 @@ def _entries(
         arguments,
     )
     return {TableRef(schema, table): (tuple(columns), *more) for schema, table, columns, *more in rows}
-
-
-def published_tables(conn: Connection, name: str, tables: Iterable[TableInfo]) -> dict[TableRef, PublishedTable]:
-    """Return how tables are published: columns, row filter, and the catalog entries.
-
-    Read it *before* the snapshot that a table is copied from is exported, and keep the entry with the copy. If the
-    entry differs later, changes may be missing and the table must be re-snapshotted.
-
-    Returns:
-        Published tables, with `columns` on every version. A table that is not published is left out.
-    """
-    tables = list(tables)
-    publication = read_publication(conn, name, only=[table.ref for table in tables])
-    if publication is None:
-        return {}
-    return {
-        t.ref: replace(publication.tables[t.ref], columns=publication.columns_of(t))
-        for t in tables
-        if t.ref in publication.tables
-    }

@@ -108,6 +108,7 @@ def source_table(
             published=f"{published.entry} {published.row_filter}" if published else "",
             redacted=rules.redacted(name_in_rules, {n: c.number for n, c in fingerprint.columns.items()}),
         ),
+        published.row_filter if published else None,
         fingerprint.created_partitions,
         _missing_values(fingerprint, schema, rules, name_in_rules),
         unreported_rewrites=not (published and published.by_name) or (table.is_partition and publication.via_root),

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Self
 from dbmazz_core.connectors.sources.postgres.catalog.column_choice import ColumnRules
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
 from dbmazz_core.connectors.sources.postgres.catalog.fingerprint import Fingerprint, read_fingerprints
-from dbmazz_core.connectors.sources.postgres.catalog.publication import published_tables
 from dbmazz_core.connectors.sources.postgres.connection import LOCK_TIMEOUT_S, Connection, Server, connect_to
 from dbmazz_core.connectors.sources.postgres.replication.connection import ReplicationConnection
 from dbmazz_core.connectors.sources.postgres.server.blockers import (
@@ -25,7 +24,7 @@ from dbmazz_core.model.source import CopiedRows
 from dbmazz_core.settings.config import SnapshotConfig, SourceConfig
 
 if TYPE_CHECKING:
-    from dbmazz_core.connectors.sources.postgres.snapshot.workers import SnapshotWorkers
+    from dbmazz_core.connectors.sources.postgres.snapshot.workers import OutputFunction, SnapshotWorkers
 
 #: Seconds that the creation of a slot waits for open transactions before it reports them.
 REPORT_WAIT_AFTER_S = 2.0
@@ -149,14 +148,30 @@ class ExportedSnapshot:
             connection.execute(f"SET TRANSACTION SNAPSHOT '{self._name}'".encode())
             return read_fingerprints(connection, oids)
 
+    def output_functions(self, tables: Collection[int]) -> dict[int, list[OutputFunction]]:
+        """Return the columns of tables with the output functions of their types, by OID of the table."""
+        from dbmazz_core.connectors.sources.postgres.snapshot.workers import output_functions
+
+        with translate_errors(self._config.url, slot=self._config.slot, publication=self._config.publication):
+            return output_functions(self._connection, tables)
+
     def rows(
-        self, table: TableInfo, schema: TableSchema, config: SnapshotConfig, *, keep_unreadable: bool
+        self,
+        table: TableInfo,
+        schema: TableSchema,
+        row_filter: str | None,
+        functions: Collection[OutputFunction],
+        config: SnapshotConfig,
+        *,
+        keep_unreadable: bool,
     ) -> Iterator[CopiedRows]:
         """Yield all published rows of a table, in any order.
 
         Args:
             table: The table.
             schema: The captured columns.
+            row_filter: The publication's condition for rows.
+            functions: The table's columns as `output_functions` returns them.
             config: Settings of copies.
             keep_unreadable: Whether texts that are no values of their column's type are yielded rather than raised.
 
@@ -187,9 +202,8 @@ class ExportedSnapshot:
         # The rows of partitions belong to their root. The rows of inheritance children do not belong to their parent.
         maskers = ColumnRules(self._config).maskers(table.ref)
         with translate_errors(self._config.url, slot=self._config.slot, publication=self._config.publication):
-            select = select_query(self._connection, schema, only=not table.is_partitioned, maskers=maskers)
-            published = published_tables(self._connection, self._config.publication, [table]).get(table.ref)
-            query, row_filter = select.as_string(self._connection), published.row_filter if published else None
+            select = select_query(functions, schema, only=not table.is_partitioned, maskers=maskers)
+            query = select.as_string(self._connection)
             whole = restrict(query, PageRange(0, None), row_filter)
             planned_with = path_to_plan(self._connection, whole, table.ref, self._config.url)
         # A range is a condition on `ctid`, and only the privilege for the whole table includes system columns.

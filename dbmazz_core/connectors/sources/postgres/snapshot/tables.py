@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Self
+from functools import cached_property
+from typing import TYPE_CHECKING, Self
 
 from dbmazz_core.connectors.sources.postgres.catalog.catalog_table import CatalogTable
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
@@ -14,6 +15,9 @@ from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.source import CopiedRows
 from dbmazz_core.settings.config import SnapshotConfig
 from dbmazz_core.table_ref import TableRef
+
+if TYPE_CHECKING:
+    from dbmazz_core.connectors.sources.postgres.snapshot.workers import OutputFunction
 
 
 def snapshot_tables(
@@ -84,7 +88,7 @@ class TableSnapshot:
         self._fingerprints = fingerprints
         self._infos = {table.ref: table for table in tables}
         oids = [table.oid for table in tables]
-        # The catalog is read after the fingerprints of the snapshot and before those of `is_unaltered`: if the two are
+        # The catalog is read after the fingerprints of the snapshot and before those of `altered`: if the two are
         # equal, nothing changed in between, and the catalog's tables are those of the snapshot.
         self._snapshot_fingerprints = exported.fingerprints(oids) if oids else {}
         self._tables = {
@@ -110,14 +114,30 @@ class TableSnapshot:
 
     def rows(self, table: TableRef, *, keep_unreadable: bool) -> Iterator[CopiedRows]:
         """Yield all captured rows of a table, see `Snapshot.rows`."""
+        info, found = self._infos[table], self._tables[table]
+        functions = self._output_functions[info.oid]
+        if not {*found.schema.names}.issubset(str(name) for name, *_ in functions):
+            return iter(())  # the table, or a column, was dropped meanwhile: `altered` tells
         return self._exported.rows(
-            self._infos[table], self._tables[table].schema, self._config, keep_unreadable=keep_unreadable
+            info,
+            found.schema,
+            found.row_filter,
+            functions,
+            self._config,
+            keep_unreadable=keep_unreadable,
         )
 
-    def is_unaltered(self, table: TableRef) -> bool:
-        """Return whether the table still has the columns and the storage of the snapshot, see `Snapshot`."""
-        oid = self._infos[table].oid
-        now = self._fingerprints([oid]).get(oid)
+    @cached_property
+    def _output_functions(self) -> dict[int, list[OutputFunction]]:
+        return self._exported.output_functions([self._infos[ref].oid for ref in self._tables])
+
+    def altered(self, tables: Collection[TableRef]) -> set[TableRef]:
+        """Return the tables that no longer have the columns and the storage of the snapshot, see `Snapshot`."""
+        oids = {table: self._infos[table].oid for table in tables}
+        now = self._fingerprints([*oids.values()])
+        return {table for table, oid in oids.items() if not self._is_unaltered(table, oid, now.get(oid))}
+
+    def _is_unaltered(self, table: TableRef, oid: int, now: Fingerprint | None) -> bool:
         return (
             now is not None
             and now.is_unaltered_since(self._snapshot_fingerprints.get(oid))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -77,11 +77,7 @@ def page_ranges(pages: int, estimated_rows: int, chunk_size: int) -> list[PageRa
 
 
 def select_query(
-    connection: psycopg.Connection[tuple[object, ...]],
-    schema: TableSchema,
-    *,
-    only: bool,
-    maskers: Mapping[str, Masker],
+    functions: Iterable[OutputFunction], schema: TableSchema, *, only: bool, maskers: Mapping[str, Masker]
 ) -> sql.Composed:
     """Return the SELECT whose columns arrive in carrier dtypes, or as text to be read or masked.
 
@@ -89,7 +85,7 @@ def select_query(
     `char(n)`, adds a netmask to `inet`, and writes `xml` in another form.
 
     Args:
-        connection: An ordinary connection, for the catalog.
+        functions: The table's columns as `output_functions` returns them.
         schema: The table and its captured columns.
         only: Whether inheritance children are left out, as in the publication.
         maskers: Masks by column. Columns that a mask sets to NULL are not read. Hashes are not computed by the server,
@@ -97,7 +93,7 @@ def select_query(
     """
     kinds = {column.name: column.type.kind for column in schema.columns}
     columns: dict[str, sql.Composable] = {}
-    for name, function_schema, function, can_call, type_oid, *base in _output_functions(connection, schema.table):
+    for name, function_schema, function, can_call, type_oid, *base in functions:
         column, masker, oid = sql.Identifier(str(name)), maskers.get(str(name)), int(str(type_oid))
         value = sql.SQL("{}::{}").format(column, sql.Identifier(*map(str, base))) if any(base) else column
         if can_call:
@@ -123,25 +119,28 @@ def select_query(
     )
 
 
-def _output_functions(connection: psycopg.Connection[tuple[object, ...]], table: TableRef) -> list[tuple[object, ...]]:
-    """Return the columns of a table with the output functions of their types.
+#: A column's name, schema and name of the output function of its type, whether a query can call it, OID of the type,
+#: and schema and name of the base type if the type is a domain.
+OutputFunction = tuple[object, ...]
 
-    Each row has the column's name, schema and name of the output function, whether a query can call it, OID of the
-    type, and schema and name of the base type if the type is a domain. Values of a domain are cast to the base type,
-    because polymorphic output functions do not accept every domain (enum_out none).
 
-    A query cannot call a function that is declared for another type (refcursor has that of text), or that the role may
-    not execute, or whose schema, or that of the base type, the role may not use.
+def output_functions(
+    connection: psycopg.Connection[tuple[object, ...]], tables: Iterable[int]
+) -> dict[int, list[OutputFunction]]:
+    """Return the columns of tables, by OID of the table, with the output functions of their types.
+
+    Values of a domain are cast to the base type, because polymorphic output functions do not accept every domain
+    (enum_out none). A query cannot call a function that is declared for another type (refcursor has that of text), or
+    that the role may not execute, or whose schema, or that of the base type, the role may not use.
     """
-    return connection.execute(
-        "SELECT a.attname, n.nspname, p.proname, "
+    found: dict[int, list[OutputFunction]] = {oid: [] for oid in tables}
+    rows = connection.execute(
+        "SELECT a.attrelid::bigint, a.attname, n.nspname, p.proname, "
         "(p.proargtypes[0] = coalesce(base.oid, t.oid) OR argument.typtype = 'p') "
         "AND has_function_privilege(p.oid, 'EXECUTE') AND has_schema_privilege(n.oid, 'USAGE') "
         "AND coalesce(has_schema_privilege(base.typnamespace, 'USAGE'), true), "
         "a.atttypid::bigint, base.nspname, base.typname "
         "FROM pg_catalog.pg_attribute a "
-        "JOIN pg_catalog.pg_class c ON c.oid = a.attrelid "
-        "JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace "
         "JOIN pg_catalog.pg_type t ON t.oid = a.atttypid "
         "JOIN pg_catalog.pg_proc p ON p.oid = t.typoutput "
         "JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace "
@@ -152,9 +151,12 @@ def _output_functions(connection: psycopg.Connection[tuple[object, ...]], table:
         "SELECT bn.nspname, b.typname, b.oid, b.typnamespace FROM over "
         "JOIN pg_catalog.pg_type b ON b.oid = over.oid AND b.typtype <> 'd' "
         "JOIN pg_catalog.pg_namespace bn ON bn.oid = b.typnamespace) AS base ON t.typtype = 'd' "
-        "WHERE s.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped",
-        [table.schema, table.name],
-    ).fetchall()
+        "WHERE a.attrelid = ANY (%s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped",
+        [list(found)],
+    )
+    for table, *function in rows:
+        found[int(str(table))].append(tuple(function))
+    return found
 
 
 def restrict(query: str, pages: PageRange, row_filter: str | None, *, planned_with: str | None = None) -> str:
