@@ -67,7 +67,8 @@ class Capture:
         """Run one window; return its result, and whether another stream follows."""
         settings, source = self.settings, self.source
         states = recorded.states
-        captured = {ref: recorded.tables[ref] for ref in recorded.streaming if ref in self.tables}
+        tables = frozenset(self.tables)
+        captured = {ref: recorded.tables[ref] for ref in recorded.streaming if ref in tables}
         followed = {
             ref: FollowedTable(table.shape, table.state.snapshot_lsn or INVALID_LSN) for ref, table in captured.items()
         }

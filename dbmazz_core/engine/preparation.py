@@ -60,7 +60,7 @@ class Plan:
     @property
     def needs_copies(self) -> bool:
         """Whether a table must be copied."""
-        return any(ref not in self.followed for ref in self.tables)
+        return not self.tables.keys() <= {*self.followed}
 
 
 @dataclass(slots=True)
@@ -139,27 +139,28 @@ class Preparation:
             recorded = self.sink.read()
             checks = self._checks(recorded)
             followed = [renamed.get(ref, ref) for ref in followed]
-        followed = [ref for ref in followed if ref in tables and ref not in names.replaced]
+        configured = frozenset(tables)
+        followed = [ref for ref in followed if ref in configured and ref not in names.replaced]
         self.replaced = dict.fromkeys(names.replaced, _REPLACED)
         again = {*resnapshot, *names.replaced}
 
         _verify_configured(tables, resnapshot)
-        self._verify_names(followed)
+        self._verify_names(frozenset(followed))
         self._sort_out_tables(
             checks, {ref: None if ref in again else recorded.states.get(ref) for ref in tables}, followed
         )
         followed = self._verify_source([ref for ref in followed if ref not in self.problems], again)
 
-        chosen = [ref for ref in tables if ref not in self.problems]
-        held = held_tables(recorded, [ref for ref in chosen if ref not in again], self.source, self.settings.tables)
-        chosen = [ref for ref in chosen if ref not in held]
+        usable = [ref for ref in tables if ref not in self.problems]
+        held = held_tables(recorded, [ref for ref in usable if ref not in again], self.source, self.settings.tables)
+        chosen = frozenset(ref for ref in usable if ref not in held)
         self._verify_any(chosen, recorded)
         look = self.source.leave_out([table.ref for table in look.tables if table.ref not in chosen])
         altered = {ref: table.altered for ref, table in recorded.tables.items()}
         recorded = record_states(
             self.sink,
             recorded,
-            configured={*tables, *self.problems},
+            configured={*configured, *self.problems},
             problems=self.problems,
             # Nothing looks at the columns of a table that is not followed: its trouble would seem to be gone.
             retry_when={ref: UNRECORDED for ref, error in self.problems.items() if error is altered.get(ref)},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from dbmazz_core.errors import DestinationConflict
 from dbmazz_core.model.checkpoint import Checkpoint
@@ -38,7 +39,7 @@ class RecordedTable:
             raise self.altered
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Recorded:
     """The bookkeeping of one feed.
 
@@ -52,13 +53,13 @@ class Recorded:
     tables: Mapping[TableRef, RecordedTable] = field(default_factory=dict)
     pending: Mapping[TableRef, TableState] = field(default_factory=dict)
 
-    @property
-    def states(self) -> dict[TableRef, TableState]:
+    @cached_property
+    def states(self) -> Mapping[TableRef, TableState]:
         """The states of the tables that the destination has."""
         return {ref: table.state for ref, table in self.tables.items()}
 
-    @property
-    def all_states(self) -> dict[TableRef, TableState]:
+    @cached_property
+    def all_states(self) -> Mapping[TableRef, TableState]:
         """The states of all tables, also of tables that were never copied."""
         return {**self.pending, **self.states}
 

@@ -268,9 +268,12 @@ def _sizes(conn: Connection, oids: Sequence[int]) -> dict[int, tuple[int, int, b
                 SELECT CASE WHEN bool_and(l.reltuples < 0) THEN -1
                             ELSE coalesce(sum(greatest(l.reltuples, 0)), 0) END,
                        coalesce(sum(l.relpages), 0)
-                FROM pg_catalog.pg_class l
-                WHERE l.relkind = 'r' AND (l.oid = c.oid
-                   OR c.relkind = 'p' AND l.oid IN {LEAF_PARTITIONS.format(root="c.oid")})
+                FROM (
+                    SELECT c.oid WHERE c.relkind = 'r'
+                    UNION ALL
+                    SELECT tree.relid FROM {LEAF_PARTITIONS.format(root="c.oid")} AS tree WHERE c.relkind = 'p'
+                ) AS part (oid)
+                JOIN pg_catalog.pg_class l ON l.oid = part.oid AND l.relkind = 'r'
             ) AS s (rows, pages)
             WHERE c.oid = ANY (%s)
             """.encode(),
