@@ -1,8 +1,8 @@
 """Copy tables: choose the tables, read them from a snapshot, and keep the checkpoint meanwhile.
 
-A table is copied in one transaction of the destination, together with the LSN of its snapshot. The stream leaves out
-transactions that committed before that LSN, for this table only, so tables may be copied at different times. If a copy
-fails, complete tables stay, and the next run copies the other tables from a newer snapshot.
+A table is copied in one transaction of the destination, together with the LSN of its snapshot; small tables share one.
+The stream leaves out transactions that committed before that LSN, for this table only, so tables may be copied at
+different times. If a copy fails, complete tables stay, and the next run copies the other tables from a newer snapshot.
 """
 
 from __future__ import annotations
