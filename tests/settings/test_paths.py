@@ -62,5 +62,5 @@ def test_capture_into_the_home_directory(lab: Lab, home: Path) -> None:
     (home / "settings.toml").write_text('sink_url = "~/y.duckdb"\n')
     del dbmazz.variables["SINK_URL"]
     dbmazz.run("status", "--config", "~/settings.toml")
-    dbmazz.run("snapshot", "--config=~/settings.toml")
+    dbmazz.run("snapshot", "--take-over", "--config=~/settings.toml")
     assert (home / "y.duckdb").exists()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Self
 
@@ -13,9 +13,9 @@ import polars as pl
 
 from dbmazz_core.connectors.sinks.duckdb_sql import bookkeeping, quarantine_records, resnapshot, shapes, table_records
 from dbmazz_core.connectors.sinks.duckdb_sql.alter import ALTERS_MODIFIED_TABLES, alter, rename
+from dbmazz_core.connectors.sinks.duckdb_sql.appliers import applier_of
 from dbmazz_core.connectors.sinks.duckdb_sql.apply import RowApplier, apply_effect
 from dbmazz_core.connectors.sinks.duckdb_sql.apply_changelog import ChangelogApplier
-from dbmazz_core.connectors.sinks.duckdb_sql.apply_mirror import MirrorApplier
 from dbmazz_core.connectors.sinks.duckdb_sql.apply_soft_delete import SoftDeleteApplier
 from dbmazz_core.connectors.sinks.duckdb_sql.conflicts import (
     has_indexes_or_constraints,
@@ -25,7 +25,7 @@ from dbmazz_core.connectors.sinks.duckdb_sql.conflicts import (
 from dbmazz_core.connectors.sinks.duckdb_sql.destination import Destination
 from dbmazz_core.connectors.sinks.duckdb_sql.drift import DriftCheck
 from dbmazz_core.connectors.sinks.duckdb_sql.failures import translated
-from dbmazz_core.connectors.sinks.duckdb_sql.loading import Creation, Loader
+from dbmazz_core.connectors.sinks.duckdb_sql.loading import Created, Loader
 from dbmazz_core.connectors.sinks.duckdb_sql.names import name_conflicts, qualified, qualified_schema
 from dbmazz_core.connectors.sinks.duckdb_sql.other_values import other_values
 from dbmazz_core.connectors.sinks.duckdb_sql.ownership import Owners, verify_renames
@@ -72,10 +72,7 @@ class DuckDBTransaction:
         self._states: dict[TableRef, TableState] = {}
         self._owners: Owners | None = None
         self._tidied: set[str] = set()  # schemas without leftovers of copies
-        self._staging: Staging | None = None
-        self._stageable = False  # the rows of the copy may go to another table
-        self._can_stage = False  # and none were inserted yet
-        self._held_rows: list[tuple[TableRef, pl.DataFrame]] = []
+        self._loader: Loader | None = None
         self._checkpoint_threshold = destination.memory.checkpoint_threshold
         with self._translated():
             if create:
@@ -121,18 +118,20 @@ class DuckDBTransaction:
     def create_table(self, shape: TableShape, *, snapshot_lsn: Lsn, mode: Mode, complete: bool) -> Loader:
         """See `SinkTransaction.create_table`."""
         _verify_names(shape.schema)
-        self._stageable = self._can_stage = self._untouched
+        stageable = self._untouched
         if self._untouched:
             self._create_schema(shape.schema.table.schema)
         creation = partial(self._create, shape, snapshot_lsn, mode, complete)
-        return Loader(self, shape.schema, snapshot_lsn, mode, creation, creation())
+        self._loader = Loader(self, self._destination, shape.schema, snapshot_lsn, mode, creation, stageable=stageable)
+        return self._loader
 
-    def _create(self, shape: TableShape, snapshot_lsn: Lsn, mode: Mode, complete: bool) -> shapes.Columns | None:
-        """Create or replace a table; return the columns of the replaced table whose deleted rows come back, if any."""
+    def _create(
+        self, shape: TableShape, snapshot_lsn: Lsn, mode: Mode, complete: bool, staging: Staging | None
+    ) -> Created:
+        """Create or replace a table, or let another table take its place."""
         schema, table = shape.schema, shape.schema.table
         self._modified.add(table)
         self._states.pop(table, None)
-        saved: shapes.Columns | None = None
         with self._translated():
             before, found = None, []
             if self._owned().create(table):
@@ -150,14 +149,18 @@ class DuckDBTransaction:
             quarantine_records.clear_quarantine(self._connection, table)
             same_mode = bool(found) and before is not None and before.mode is mode
             if same_mode and mode is Mode.CHANGELOG:
-                self._stageable = self._can_stage = False
                 self._continue_changelog(schema, found, snapshot_lsn)
-            else:
-                if same_mode and mode is Mode.SOFT_DELETE:
-                    resnapshot.save_table(self._connection, table)
-                    saved = found
+                return Created(continues=True)
+            saved = None
+            if same_mode and mode is Mode.SOFT_DELETE:
+                resnapshot.save_table(self._connection, table)
+                saved = found
+            if staging is None:
                 self._replace(table, shapes.columns(schema, mode))
-        return saved
+            else:
+                staging.swap()
+                self._owners = None  # the other table has its name now
+        return Created(saved)
 
     def _continue_changelog(self, schema: TableSchema, found: shapes.Columns, snapshot_lsn: Lsn) -> None:
         """Append a TRUNCATE to a changelog that is re-snapshotted; create it again first if its shape differs.
@@ -219,11 +222,11 @@ class DuckDBTransaction:
         applier, statements = self.applier(effect.schema)
         if isinstance(applier, ChangelogApplier):
             raise TypeError(f"{effect.schema.table} is a changelog; use append_changes")
-        if not self._has_room(table, effect.appends, effect.upserts, *(update.frame for update in effect.updates)):
+        if not self.has_room(table, effect.appends, effect.upserts, *(update.frame for update in effect.updates)):
             raise NoRoom(again=False)
-        self._observe(effect.appends)
+        self.observe(effect.appends)
         for frame in (effect.upserts, *(update.frame for update in effect.updates)):
-            self._updated_bytes += self._observe(frame)
+            self._updated_bytes += self.observe(frame)
         if isinstance(applier, SoftDeleteApplier):
             self._updated_bytes += sum(
                 int(frame.estimated_size()) for frame in (effect.deletes, effect.removals) if frame is not None
@@ -245,9 +248,9 @@ class DuckDBTransaction:
         applier, _ = self.applier(schema)
         if not isinstance(applier, ChangelogApplier):
             raise TypeError(f"{schema.table} is not a changelog; use apply")
-        if not self._has_room(schema.table, changes):
+        if not self.has_room(schema.table, changes):
             raise too_many_wide_rows(schema.table, self._destination.path)
-        self._observe(changes)
+        self.observe(changes)
         applier.append(changes)
         self._modified.add(schema.table)
         self._changed.add(schema.table)
@@ -269,8 +272,7 @@ class DuckDBTransaction:
 
     def quarantine(self, table: TableRef, rows: pl.DataFrame) -> None:
         """See `SinkTransaction.quarantine`."""
-        if self._staging is not None or self._can_stage:
-            self._held_rows.append((table, rows))
+        if self._loader is not None and self._loader.hold(table, rows):
             return
         with self._translated():
             quarantine_records.write_quarantine(self._connection, table, rows, slot=self._destination.feed)
@@ -280,7 +282,6 @@ class DuckDBTransaction:
 
     def commit(self, checkpoint: Checkpoint | None = None, *, last: bool = False) -> None:
         """See `SinkTransaction.commit`."""
-        self._write_held_rows()
         with self._translated():
             if checkpoint is not None:
                 bookkeeping.write_checkpoint(self._connection, checkpoint)
@@ -302,29 +303,21 @@ class DuckDBTransaction:
         """See `SinkTransaction.rollback`."""
         if not self._open:
             return
-        if self._staging is not None:
-            staging, self._staging = self._staging, None
-            self._open = False
-            self._on_end(True)
-            with self._translated():
-                with suppress(duckdb.TransactionException):  # no transaction is open before `finish_staging`
-                    self._connection.execute("ROLLBACK")
-                staging.drop()
-            return
         self._open = False
         self._on_end(True)
+        is_staging = self._loader is not None and self._loader.is_staging
         with self._translated():
             try:
                 self._connection.execute("ROLLBACK")
             except duckdb.FatalException:
                 return  # DuckDB invalidated the database until it is opened again; nothing was committed
+            except duckdb.TransactionException:
+                if not is_staging:  # then no transaction is open
+                    raise
+            if self._loader is not None:
+                self._loader.drop_staging()
 
     # -- parts
-
-    @property
-    def is_staging(self) -> bool:
-        """Whether a copy goes to another table, and no transaction is open."""
-        return self._staging is not None
 
     def applier(self, schema: TableSchema) -> tuple[RowApplier | ChangelogApplier, Statements]:
         """Return the applier of a table for its mode, and the applier's statements."""
@@ -332,58 +325,9 @@ class DuckDBTransaction:
         statements = self._statements(schema)
         lsn = state.snapshot_lsn or Lsn(0)
         drift = DriftCheck(state.complete, schema.table not in self._modified, shapes.LIVE[state.mode])
-        return _applier(state.mode, statements, drift, lsn), statements
+        return applier_of(state.mode, statements, drift, lsn), statements
 
-    def load(self, schema: TableSchema, mode: Mode, snapshot_lsn: Lsn, rows: pl.DataFrame) -> None:
-        """Insert rows of a snapshot into a table. If the first rows are wide, all go to another table; see `staging`.
-
-        Raises:
-            NoRoom: Wide rows came after others. The next transaction lets all rows of the table go to another table.
-            BadValue: If DuckDB's type cannot hold a value.
-            DestinationError: If DuckDB fails, or the table must stay where it is, and has too many wide rows.
-        """
-        memory, table = self._destination.memory, schema.table
-        has_room = self._has_room(table, rows)
-        if self._staging is None and not self._can_stage and not has_room:
-            if not self._stageable:
-                raise too_many_wide_rows(table, self._destination.path)
-            memory.wide_tables.add(table)
-            raise NoRoom(again=True)
-        self._observe(rows)
-        if len(rows) and self._can_stage:
-            self._can_stage = False
-            if memory.is_wide(rows) or table in memory.wide_tables:
-                with self._translated():
-                    self._connection.execute("ROLLBACK")
-                    columns = shapes.columns(schema, mode)
-                    self._staging = Staging(self._connection, self._destination.path, schema, columns)
-            else:
-                self._write_held_rows()
-        statements = self._statements(schema) if self._staging is None else self._staging.statements
-        _applier(mode, statements, DriftCheck(False, False), snapshot_lsn).insert_snapshot(rows)
-
-    def finish_staging(self, creation: Creation) -> shapes.Columns | None:
-        """Begin the transaction again, and let the other table take the place of the created table."""
-        with self._translated():
-            self._connection.execute("BEGIN TRANSACTION")
-            saved = creation()
-            self._staging = self._owners = None  # the other table has its name now
-        self._write_held_rows()
-        return saved
-
-    def _write_held_rows(self) -> None:
-        """Write the rows that go to quarantine, now that it is decided which table takes the others."""
-        held, self._held_rows, self._can_stage = self._held_rows, [], False
-        for table, rows in held:
-            self.quarantine(table, rows)
-
-    def restore_deleted_rows(self, schema: TableSchema, saved: shapes.Columns, snapshot_lsn: Lsn) -> None:
-        """Insert the deleted rows of the table that a re-snapshot replaced; see `resnapshot.restore_deleted_rows`."""
-        with self._translated():
-            resnapshot.restore_deleted_rows(self._statements(schema), saved, snapshot_lsn)
-            resnapshot.drop_saved(self._connection)
-
-    def _observe(self, frame: pl.DataFrame | None) -> int:
+    def observe(self, frame: pl.DataFrame | None) -> int:
         """Prepare to write a frame; return its size in bytes."""
         if frame is None:
             return 0
@@ -394,7 +338,7 @@ class DuckDBTransaction:
             self._destination.set_checkpoint_threshold()
         return size
 
-    def _has_room(self, table: TableRef, *frames: pl.DataFrame | None) -> bool:
+    def has_room(self, table: TableRef, *frames: pl.DataFrame | None) -> bool:
         """Count the wide rows among rows to insert; return whether the transaction can commit them."""
         memory = self._destination.memory
         self._wide_bytes[table] += sum(memory.wide_bytes(frame) for frame in frames if frame is not None)
@@ -433,9 +377,6 @@ class DuckDBTransaction:
     def _replace(self, table: TableRef, columns: shapes.Columns) -> None:
         """Create a table, or replace it, without rows."""
         definitions = ", ".join(f"{quote_identifier(name)} {type}" for name, type in columns)
-        if self._staging is not None:
-            self._staging.swap()
-            return
         if table.schema not in self._tidied:
             self._tidied.add(table.schema)
             self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {qualified_schema(self._connection, table.schema)}")
@@ -453,17 +394,6 @@ class DuckDBTransaction:
     def _translated(self) -> AbstractContextManager[None]:
         self._untouched = False
         return translated(self._destination.path)
-
-
-def _applier(mode: Mode, statements: Statements, drift: DriftCheck, lsn: Lsn) -> RowApplier | ChangelogApplier:
-    """Return the applier of a mode."""
-    match mode:
-        case Mode.MIRROR:
-            return MirrorApplier(statements, drift)
-        case Mode.SOFT_DELETE:
-            return SoftDeleteApplier(statements, drift, lsn)
-        case Mode.CHANGELOG:
-            return ChangelogApplier(statements, lsn)
 
 
 def _verify_names(schema: TableSchema) -> None:
