@@ -133,6 +133,8 @@ class Preparation:
         known = [*followed, *(ref for ref in recorded.in_state(TableStatus.FAILED) if ref not in resnapshot)]
         names = checks.name_changes(tables, known)
         for old, (new, refusal) in names.refused.items():
+            if new in resnapshot:
+                raise refusal
             self._refuse(old, refusal)
             tables.remove(new)
         if renamed := self._rename_tables(names.renamed):

@@ -11,7 +11,7 @@ import duckdb
 import pytest
 
 from dbmazz_core.engine.result import WindowResult
-from dbmazz_core.errors import BadValue, TableNotFound
+from dbmazz_core.errors import BadValue, SchemaChanged, TableNotFound
 from dbmazz_core.model.policies import TableErrorPolicy
 from dbmazz_core.model.table_state import TableState, TableStatus
 from dbmazz_core.settings.by_table import ByTable, parse_by_table, parse_schema_policy
@@ -241,6 +241,18 @@ def test_a_failed_table_is_renamed_and_repaired(isolating: Lab) -> None:
     lab.pipeline.snapshot([lab.ref("renamed")])
     lab.capture_and_compare("good", "renamed")
     assert not lab.rows("FROM duckdb_tables() WHERE table_name = 'odd'")
+
+
+def test_a_table_that_must_not_be_renamed_is_not_copied_under_its_new_name(isolating: Lab) -> None:
+    policy = TableConfig(schema_changes=parse_schema_policy("SCHEMA_CHANGES", "rename_table=stop"))
+    lab = isolating.configured(tables=policy)
+    lab.capture_and_compare("good", "odd")
+    lab.execute("ALTER TABLE odd RENAME TO renamed")
+    assert state(lab.capture_and_compare("good")).state is TableStatus.FAILED
+    with pytest.raises(SchemaChanged, match=r"public\.odd was renamed to public\.renamed"):
+        lab.pipeline.snapshot([lab.ref("renamed")])
+    lab.execute("ALTER TABLE renamed RENAME TO odd")
+    lab.capture_and_compare("good", "odd")
 
 
 def test_it_comes_back_when_its_definition_or_its_settings_change(isolating: Lab) -> None:
