@@ -6,12 +6,14 @@ Both ways of reading, and messages that are damaged on their way through a proxy
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from dbmazz_core.connectors.sources.postgres import silence
 from dbmazz_core.connectors.sources.postgres.parser.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.parser.positions import StreamPositions
 from dbmazz_core.connectors.sources.postgres.replication.buffers import BufferPool
@@ -59,6 +61,25 @@ def refused(lab: Lab, damaging: RewritingProxy) -> tuple[DbmazzError, float]:
     damaging.rewrite = message
     lab.capture_and_compare("t")
     return info.value, seconds
+
+
+def test_an_answer_whose_end_is_lost(lab: Lab, damaging: RewritingProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait for the end of CREATE_REPLICATION_SLOT had no limit, and let no other thread run."""
+    monkeypatch.setattr(silence, "ANSWER_TIMEOUT_S", 1)
+    answered = threading.Event()
+
+    def lose(kind: bytes, payload: bytes) -> bytes:
+        if kind == b"T" and b"consistent_point" in payload:
+            answered.set()
+        return b"" if kind == b"Z" and answered.is_set() else message(kind, payload)
+
+    damaging.rewrite = lose
+    with pytest.raises(DbmazzError, match="did not answer within 1 s"):
+        lab.pipeline.snapshot([lab.ref("t")])
+    assert answered.is_set()
+    damaging.rewrite = message
+    monkeypatch.undo()
+    lab.capture_and_compare("t")
 
 
 # Lengths

@@ -152,6 +152,10 @@ class ReplicationConnection:
                     self.pgconn.consume_input()
                 elif on_wait is not None:
                     on_wait(time.monotonic() - started)
+            # Not `get_result`, which waits for the end of the answer without limit, and lets no other thread run.
+            result = next_result(self.pgconn)
+            while next_result(self.pgconn) is not None:
+                pass
         except psycopg.Error as error:
             raise detailed_source_error(None, str(error), self.url, slot=name, publication=self.publication) from None
         except BaseException:
@@ -161,9 +165,6 @@ class ReplicationConnection:
                 while next_result(self.pgconn) is not None:
                     pass
             raise
-        result = self.pgconn.get_result()
-        while self.pgconn.get_result() is not None:
-            pass
         (row,) = self._rows(result)
         return CreatedSlot(row[0], Lsn.parse(row[1]), row[2])
 

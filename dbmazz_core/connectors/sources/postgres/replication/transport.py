@@ -32,7 +32,7 @@ from dbmazz_core.connectors.sources.postgres.replication.backend_messages import
 )
 from dbmazz_core.connectors.sources.postgres.replication.buffers import BUFFER_BYTES, BufferPool
 from dbmazz_core.connectors.sources.postgres.replication.copy_data import FoundMessages, find_messages
-from dbmazz_core.connectors.sources.postgres.silence import ANSWER_TIMEOUT_S
+from dbmazz_core.connectors.sources.postgres.silence import ANSWER_TIMEOUT_S, next_result
 from dbmazz_core.errors import ParseError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 
@@ -213,7 +213,7 @@ class LibpqTransport:
             self.gathered += length
         if length < 0:
             self.ended = True
-            result = self._pgconn.get_result()
+            result = next_result(self._pgconn)
             if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
                 fields = (result.error_field(f) for f in (_FIELD.SQLSTATE, _FIELD.MESSAGE_PRIMARY))
                 self.stream_end = StreamEnd(*(None if f is None else f.decode("utf-8", "replace") for f in fields))
