@@ -253,6 +253,22 @@ def test_copy_of_wide_rows_that_is_killed_or_fails(lab: Lab, monkeypatch: pytest
     assert len(lab.rows("SELECT table_name FROM duckdb_tables() WHERE schema_name = 'public'")) == 2
 
 
+def test_copy_of_wide_rows_that_is_altered_meanwhile_leaves_no_other_table(lab: Lab) -> None:
+    wide = lab.configured(sink=SinkConfig(url=str(lab.path), memory_limit=64 * MEGABYTE))
+    lab.execute("CREATE TABLE w (id int PRIMARY KEY, t text)")
+    lab.execute(f"INSERT INTO w SELECT g, {TEXT.format('g', 9000)} FROM generate_series(1, 5) g")
+    changes = ["ALTER TABLE w ADD COLUMN n int DEFAULT 4"]
+
+    def meanwhile(progress: Any) -> None:
+        if progress.phase == "snapshot" and changes:
+            lab.execute(changes.pop())
+
+    wide.pipeline.capture(progress=meanwhile)
+    assert not changes
+    lab.assert_equal("w")
+    assert lab.rows("SELECT table_name FROM duckdb_tables() WHERE schema_name = 'public'") == [("w",)]
+
+
 def test_copy_of_wide_rows_of_a_table_that_is_named_like_the_one_for_copies(lab: Lab) -> None:
     lab = lab.configured(sink=SinkConfig(url=str(lab.path), memory_limit=64 * MEGABYTE))
     names = ("_dbmazz_copy", "_dbmazz_copy_2", "w")

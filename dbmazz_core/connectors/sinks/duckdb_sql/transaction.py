@@ -73,6 +73,7 @@ class DuckDBTransaction:
         self._owners: Owners | None = None
         self._tidied: set[str] = set()  # schemas without leftovers of copies
         self._loader: Loader | None = None
+        self._swapped: list[Staging] = []
         self._checkpoint_threshold = destination.memory.checkpoint_threshold
         with self._translated():
             if create:
@@ -159,6 +160,7 @@ class DuckDBTransaction:
                 self._replace(table, shapes.columns(schema, mode))
             else:
                 staging.swap()
+                self._swapped.append(staging)
                 self._owners = None  # the other table has its name now
         return Created(saved)
 
@@ -316,6 +318,8 @@ class DuckDBTransaction:
                     raise
             if self._loader is not None:
                 self._loader.drop_staging()
+            for staging in self._swapped:
+                staging.drop()
 
     # -- parts
 
