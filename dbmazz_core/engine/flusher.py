@@ -155,10 +155,9 @@ class Flusher:
             self._transaction.rollback()
             self._transaction = None
 
-    def _begin(self) -> SinkTransaction:
+    def _begin(self) -> None:
         self._transaction = self._sink.begin()
         self._applier.begin(self._transaction)
-        return self._transaction
 
     def _apply(self, events: Sequence[WindowEvent], begin: bool, flush: Flush | None) -> Flush | None:
         """Apply events, in the flusher's thread, and commit if the flush ends with them.

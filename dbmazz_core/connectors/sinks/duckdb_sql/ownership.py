@@ -139,28 +139,26 @@ class Owners:
         self._names = CatalogNames.read(connection)
         self._owners = read_owners(connection)
 
-    def create(self, table: TableRef) -> bool:
-        """Verify that the slot may create or replace a table, which it then owns; return whether it existed.
+    def verify(self, table: TableRef) -> None:
+        """Verify that the slot may write a table.
 
         Raises:
             DestinationConflict: If it must not.
         """
         if conflict := owner_conflict(table, self._slot, self._owners, self._names, self._path):
             raise conflict
+
+    def create(self, table: TableRef) -> bool:
+        """Verify that the slot may create or replace a table, which it then owns; return whether it existed.
+
+        Raises:
+            DestinationConflict: If it must not.
+        """
+        self.verify(table)
         existed = self._names.has(table)
         self._names.add(table)
         self._owners[table] = self._slot
         return existed
-
-
-def verify_owner(connection: duckdb.DuckDBPyConnection, table: TableRef, slot: str, path: str) -> None:
-    """Verify that a slot may write a table.
-
-    Raises:
-        DestinationConflict: If it must not.
-    """
-    for conflict in owner_conflicts(connection, [table], read_owners(connection), slot, path).values():
-        raise conflict
 
 
 def verify_renames(
@@ -177,7 +175,7 @@ def verify_renames(
     Raises:
         DestinationConflict: If a name is taken.
     """
-    renamed = {(old.schema, fold(old.name)) for old in names}
+    renamed, owners = {(old.schema, fold(old.name)) for old in names}, Owners(connection, slot, path)
     for new in names.values():
         if (new.schema, fold(new.name)) not in renamed:
-            verify_owner(connection, new, slot, path)
+            owners.verify(new)
