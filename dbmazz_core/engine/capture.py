@@ -36,6 +36,7 @@ class Capture:
         limits: When to end early.
         stop: Set from elsewhere to end at the next flush.
         progress: Called after each flush.
+        result: What was done so far, up to the last commit; None before the first stream.
     """
 
     settings: Settings
@@ -45,6 +46,7 @@ class Capture:
     limits: WindowLimits
     stop: Event | None = None
     progress: Callable[[Progress], None] | None = None
+    result: WindowResult | None = None
 
     def run(self, checkpoint: Checkpoint) -> WindowResult:
         """Apply the transactions that committed since the checkpoint.
@@ -55,16 +57,17 @@ class Capture:
         Raises:
             DbmazzError: Committed flushes stay. Later changes come again in the next window.
         """
-        result, more = self._window(checkpoint, self.sink.read(), self.limits)
+        more = self._window(checkpoint, self.sink.read(), self.limits)
+        assert self.result is not None
         while more:
             recorded = self.sink.read()
             assert recorded.checkpoint is not None
-            later, more = self._window(recorded.checkpoint, recorded, remaining(self.limits, result))
-            result.extend(later)
-        return result
+            more = self._window(recorded.checkpoint, recorded, remaining(self.limits, self.result))
+        return self.result
 
-    def _window(self, checkpoint: Checkpoint, recorded: Recorded, limits: WindowLimits) -> tuple[WindowResult, bool]:
-        """Run one window; return its result, and whether another stream follows."""
+    def _window(self, checkpoint: Checkpoint, recorded: Recorded, limits: WindowLimits) -> bool:
+        """Run one window, and add its result; return whether another stream follows."""
+        self.sink.release()
         settings, source = self.settings, self.source
         states = recorded.states
         tables = frozenset(self.tables)
@@ -89,7 +92,8 @@ class Capture:
             if left_out is None or not left_out.tables.keys() & captured.keys():
                 raise
             result = WindowResult(checkpoint.lsn, checkpoint.lsn, bound.lsn)
-            return self._without(left_out.tables, result), True
+            self._add(self._without(left_out.tables, result))
+            return True
         window = Window(
             stream,
             self.sink,
@@ -111,9 +115,19 @@ class Capture:
             if left_out.tables and not left_out.tables.keys() & captured.keys():
                 raise left_out.__cause__ or left_out from None
             result, more = self._without({**window.left_out, **left_out.tables}, window.result), True
+        except DbmazzError:
+            self._add(window.result)
+            raise
         source.end_stream()
         result.phases["receive"] = stream.receive_cpu_s
-        return result, more
+        self._add(result)
+        return more
+
+    def _add(self, result: WindowResult) -> None:
+        if self.result is None:
+            self.result = result
+        else:
+            self.result.extend(result)
 
     @property
     def _isolation(self) -> Isolation:

@@ -13,13 +13,18 @@ from dbmazz_core.engine.preparation import Plan, Preparation
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import StopReason, TableCounts, WindowResult
 from dbmazz_core.engine.table_states import record_facts
+from dbmazz_core.errors import DestinationChanged, DestinationLocked
 from dbmazz_core.lsn import INVALID_LSN
 from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.managed_source import ManagedSource
+from dbmazz_core.model.policies import LockedPolicy
 from dbmazz_core.model.sink import Sink
 from dbmazz_core.model.stopping import StopRequested
 from dbmazz_core.settings.config import Settings, WindowLimits
 from dbmazz_core.table_ref import TableRef
+
+#: How many times a window begins again because another process has changed its tables meanwhile.
+_ATTEMPTS = 5
 
 
 @dataclass(slots=True)
@@ -46,9 +51,13 @@ class CaptureRun:
     progress: Callable[[Progress], None] | None = None
     _copies: _Copies = field(default_factory=lambda: _Copies())
     _warnings: tuple[str, ...] = ()
+    _result: WindowResult | None = None
 
     def run(self, resnapshot: Sequence[TableRef] = ()) -> WindowResult:
         """Run the window; return its result without the lag.
+
+        If another process changes the tables or their states between two commits, the window begins again at the last
+        one.
 
         Args:
             resnapshot: Tables to re-snapshot.
@@ -56,28 +65,45 @@ class CaptureRun:
         Raises:
             DbmazzError: Committed flushes and copies stay.
         """
-        started = time.monotonic()
-        result: WindowResult | None = None
-        try:
-            plan = self._plan(resnapshot)
-            if plan.followed and plan.recorded.checkpoint is not None and self._has_set_up(plan):
-                result = self._capture(plan.followed, plan.recorded.checkpoint, None)
-                if _is_stopped(result):
-                    return self._reported(result, started)
-                plan = self._plan(())
-            copying = self._copy(plan)
-            if copying.stopped:
-                raise StopRequested
-            if copying.needed:
-                self.source.mark_history()
-            if result is None or copying.needed:
-                result = self._capture(list(copying.tables), copying.checkpoint, result)
-            if result.copy_anew and not _is_stopped(result) and self._copy(self._plan(())).stopped:
-                raise StopRequested
-        except StopRequested:
-            result = result or _stopped_at(self.sink.read().checkpoint)
-            result.stop_reason = StopReason.STOP_REQUESTED
-        return self._reported(result, started)
+        started, attempts = time.monotonic(), 0
+        while True:
+            try:
+                self._run([ref for ref in resnapshot if ref not in self._copies.rows])
+            except StopRequested:
+                result = self._result or _stopped_at(self.sink.read().checkpoint)
+                result.stop_reason = StopReason.STOP_REQUESTED
+            except DestinationChanged:
+                attempts += 1
+                if attempts >= _ATTEMPTS or self.sink.read().checkpoint is None:
+                    raise
+                self.source.end_stream()
+                continue
+            except DestinationLocked as error:
+                if self.settings.sink.when_locked is LockedPolicy.FAIL:
+                    raise
+                return self._postponed(error, started)
+            else:
+                assert self._result is not None
+                result = self._result
+            return self._reported(result, started)
+
+    def _run(self, resnapshot: Sequence[TableRef]) -> None:
+        self.source.lock_feed(timeout_s=self.settings.sink.lock_timeout_s, stopped=self.stop.is_set)
+        plan, before = self._plan(resnapshot), self._result
+        if plan.followed and plan.recorded.checkpoint is not None and self._has_set_up(plan):
+            if _is_stopped(self._capture(plan.followed, plan.recorded.checkpoint)):
+                return
+            plan = self._plan(())
+        copying = self._copy(plan)
+        if copying.stopped:
+            raise StopRequested
+        if copying.needed:
+            self.source.mark_history()
+        if self._result is before or copying.needed:
+            self._capture(list(copying.tables), copying.checkpoint)
+        assert self._result is not None
+        if self._result.copy_anew and not _is_stopped(self._result) and self._copy(self._plan(())).stopped:
+            raise StopRequested
 
     def _preparation(self) -> Preparation:
         return Preparation(self.settings, self.source, self.sink, self.progress, self.stop)
@@ -103,16 +129,30 @@ class CaptureRun:
         self._copies.quarantined |= copying.quarantined
         return copying
 
-    def _capture(self, tables: Sequence[TableRef], checkpoint: Checkpoint, before: WindowResult | None) -> WindowResult:
-        """Follow tables from the checkpoint; return the result of this and of an earlier stream of the window."""
+    def _capture(self, tables: Sequence[TableRef], checkpoint: Checkpoint) -> WindowResult:
+        """Follow tables from the checkpoint; return the result of this and of earlier streams of the window."""
+        before = self._result
         limits = self.limits if before is None else remaining(self.limits, before)
-        result = Capture(self.settings, self.source, self.sink, tables, limits, self.stop, self.progress).run(
-            checkpoint
-        )
-        if before is None:
-            return result
-        before.extend(result)
-        return before
+        capture = Capture(self.settings, self.source, self.sink, tables, limits, self.stop, self.progress)
+        try:
+            capture.run(checkpoint)
+        finally:
+            if before is None:
+                self._result = capture.result
+            elif capture.result is not None:
+                before.extend(capture.result)
+        assert self._result is not None
+        return self._result
+
+    def _postponed(self, error: DestinationLocked, started: float) -> WindowResult:
+        """Return the result of a window that ends because others use the destination."""
+        result = self._result or _stopped_at(None)
+        result.stop_reason, result.postponed = StopReason.POSTPONED, error.what
+        if (waiting := self.source.status().lag_bytes) is not None:
+            result.postponed += f"; {waiting:,} bytes of WAL wait in the slot"
+        self._copies.report(result)
+        result.warnings, result.duration_s = self._warnings, time.monotonic() - started
+        return result
 
     def _reported(self, result: WindowResult, started: float) -> WindowResult:
         """Add the copies and the states of the tables to the result."""

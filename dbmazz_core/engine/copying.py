@@ -164,6 +164,7 @@ class Copying:
         while attempts < _ATTEMPTS:
             left = [ref for ref in self.needed if ref not in copied and ref not in self.failed]
             failed_before = len(self.failed), len(self._alone)
+            self.sink.release()  # a new slot may have to wait for transactions of the source
             try:
                 with self.source.snapshot(left, new_feed=self.position is None, hurried=self._hurried) as snapshot:
                     if self.first:
@@ -352,6 +353,7 @@ class Copying:
         """Create the tables without rows: they get only the changes from the feed's position on."""
         lsn = self.checkpoint.lsn
         if self.position is None:
+            self.sink.release()
             with self.source.snapshot((), new_feed=True) as snapshot:
                 lsn = snapshot.lsn
         elif self.first:

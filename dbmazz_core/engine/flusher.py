@@ -41,7 +41,7 @@ class Flush:
         commit_time: Commit time of the last source transaction of this flush; None if the flush has none.
         counts: The changes of this flush by table.
         transactions: Number of source transactions in this flush.
-        last: Whether the window ends with this flush.
+        release: Whether the destination is released after this flush, because the next one is not near.
         missed: Removed tables that have changes up to the checkpoint, or soon after it: they must be copied again
             before they can stream.
     """
@@ -50,7 +50,7 @@ class Flush:
     commit_time: datetime | None
     counts: Mapping[TableRef, TableCounts]
     transactions: int
-    last: bool = False
+    release: bool = False
     missed: Collection[TableRef] = ()
 
 
@@ -130,6 +130,12 @@ class Flusher:
             self._applier.committed()
             self._committed(flush)
 
+    def release(self) -> None:
+        """Release the destination, unless events are being applied, or the destination's transaction is open."""
+        if self._running is None and not self.begun:
+            self._transaction = None
+            self._sink.release()
+
     def abandon(self, *, interrupt: bool = False) -> None:
         """Roll back everything that is not committed. A commit in progress is completed.
 
@@ -188,9 +194,12 @@ class Flusher:
                 self._transaction.mark(table, TableStatus.REMOVED, CHANGES_MISSED)
             self._committing.set()
             try:
-                self._transaction.commit(flush.checkpoint, last=flush.last)
+                self._transaction.commit(flush.checkpoint, last=flush.release)
             finally:
                 self._committing.clear()
+            if flush.release:
+                self._transaction = None
+                self._sink.release()
             self._result.phases["merge"] += time.perf_counter() - clock
         return flush
 

@@ -18,8 +18,8 @@ def pause(sink: Sink, tables: Collection[TableRef]) -> Mapping[TableRef, TableSt
     Raises:
         TableNotFound: The destination does not know a table. Nothing was changed.
     """
-    recorded = _known(sink.read(), tables)
     with sink.begin() as transaction:
+        recorded = _known(sink.read(), tables)
         for table in tables:
             if recorded.all_states[table].state is not TableStatus.PAUSED:
                 transaction.mark(table, TableStatus.PAUSED)
@@ -35,9 +35,9 @@ def resume(sink: Sink, tables: Collection[TableRef]) -> Mapping[TableRef, TableS
     Raises:
         TableNotFound: The destination does not know a table. Nothing was changed.
     """
-    recorded = _known(sink.read(), tables)
-    paused = [table for table in tables if recorded.all_states[table].state is TableStatus.PAUSED]
     with sink.begin() as transaction:
+        recorded = _known(sink.read(), tables)
+        paused = [table for table in tables if recorded.all_states[table].state is TableStatus.PAUSED]
         for table in paused:
             if table in recorded.tables:
                 transaction.mark(table, TableStatus.COPYING, Problem(f"{table} was paused"))

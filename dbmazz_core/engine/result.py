@@ -11,6 +11,7 @@ from typing import Any
 from dbmazz_core.errors import DbmazzError
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import Checkpoint
+from dbmazz_core.model.read_copy import ReadCopy
 from dbmazz_core.model.schema_events import SchemaEvent
 from dbmazz_core.model.source_status import SourceStatus
 from dbmazz_core.model.table_state import TableState
@@ -24,6 +25,7 @@ class StopReason(StrEnum):
     MAX_CHANGES = "max_changes"
     MAX_BYTES = "max_bytes"
     MAX_SECONDS = "max_seconds"
+    POSTPONED = "postponed"  #: the destination was in use (`SINK_WHEN_LOCKED=skip`)
     STOP_REQUESTED = "stop_requested"  #: SIGTERM, Ctrl-C, or a termination in Dagster
 
 
@@ -83,7 +85,7 @@ class WindowResult:
         flushes: Transactions of the destination.
         stop_reason: Why the window ended.
         duration_s: Seconds from start to end.
-        lag_bytes: Bytes of WAL between the checkpoint and the server's flush LSN at the end.
+        lag_bytes: Bytes of WAL at the end that the window has not looked at.
         commit_time: Commit time of the last applied source transaction; None if there was none.
         tables: Counts by captured table. If the window was stopped while it copied tables, only by copied table.
         schema_changes: The schema changes of tables, one sentence each.
@@ -91,6 +93,9 @@ class WindowResult:
         failed: Tables that this window has left out because of an error, with the error.
         states: The states of the tables at the end of the window; empty if it was stopped before.
         warnings: What the destination lacks and other warnings of the source, one sentence each, see `Pipeline.check`.
+        file_held_s: Seconds for which the destination was held, so that no reader could open it.
+        postponed: If the window was postponed: who uses the destination, and how much WAL waits in the slot.
+        read_copy: The read copy, if the settings name one.
         phases: Seconds by phase (`receive`, `decode`, `compact`, `merge`, `snapshot`), for benchmarks.
     """
 
@@ -111,6 +116,9 @@ class WindowResult:
     failed: dict[TableRef, DbmazzError] = field(default_factory=dict)
     states: Mapping[TableRef, TableState] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    file_held_s: float = 0.0
+    postponed: str | None = None
+    read_copy: ReadCopy | None = None
     phases: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -163,6 +171,9 @@ class WindowResult:
             "schema_changes": self.schema_changes,
             "copied_anew": {str(t): reason for t, reason in sorted(self.copy_anew.items())},
             "warnings": list(self.warnings),
+            "file_held_s": round(self.file_held_s, 3),
+            "postponed": self.postponed,
+            "read_copy": None if self.read_copy is None else self.read_copy.to_dict(),
             "phases": {name: round(seconds, 3) for name, seconds in self.phases.items()},
         }
 
@@ -178,6 +189,7 @@ class SnapshotResult:
         quarantined: By table: the number of rows that went to quarantine.
         warnings: The source's warnings, see `WindowResult.warnings`.
         states: The states of the tables after the copy.
+        read_copy: The read copy, if the settings name one.
     """
 
     lsn: Lsn
@@ -186,6 +198,7 @@ class SnapshotResult:
     quarantined: Mapping[TableRef, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     states: Mapping[TableRef, TableState] = field(default_factory=dict)
+    read_copy: ReadCopy | None = None
 
     @property
     def in_trouble(self) -> dict[TableRef, TableState]:
@@ -202,6 +215,7 @@ class SnapshotResult:
             },
             "table_states": {str(t): s.summary() for t, s in sorted(self.states.items())},
             "duration_s": round(self.duration_s, 3),
+            "read_copy": None if self.read_copy is None else self.read_copy.to_dict(),
             "warnings": list(self.warnings),
         }
 
@@ -220,6 +234,8 @@ class PipelineStatus:
         lag_bytes: Bytes of WAL between the checkpoint (or the confirmed LSN, without a checkpoint) and the server.
         tables: The captured tables.
         destination_error: Why the destination could not be read; None if it was read.
+        file_held_s: Seconds for which the last flush held the destination; None if it is not known.
+        format: Which programs can read the destination; None if it is not known.
     """
 
     source: SourceStatus
@@ -227,6 +243,8 @@ class PipelineStatus:
     lag_bytes: int | None
     tables: tuple[TableState, ...] = ()
     destination_error: str | None = None
+    file_held_s: float | None = None
+    format: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the status as `status --json` prints it."""
@@ -234,6 +252,8 @@ class PipelineStatus:
             **self.source.to_dict(),
             "checkpoint_lsn": _text(self.checkpoint.lsn if self.checkpoint else None),
             "lag_bytes": self.lag_bytes,
+            "file_held_s": None if self.file_held_s is None else round(self.file_held_s, 3),
+            "format": self.format,
             "tables": {str(t.table): t.to_dict() for t in self.tables},
             "destination_error": self.destination_error,
         }

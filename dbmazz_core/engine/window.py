@@ -218,7 +218,8 @@ class Window:
             if caught_up:
                 with self._of_tables():
                     self._pending.complete_events += self._follower.finish(self._bound.tables)
-            self._commit_pending(at_bound=caught_up, last=True)
+            if not (caught_up and self._can_wait()):
+                self._commit_pending(at_bound=caught_up, release=True)
             self._flusher.settle()
         self.result.duration_s = time.monotonic() - self._started
         return self.result
@@ -242,6 +243,8 @@ class Window:
                 if part.at_bound or (part.complete and self._reached_lsn >= self.result.upper_lsn):
                     return StopReason.CAUGHT_UP
             self._flusher.settle(block=False)
+            if part is None:
+                self._flusher.release()
             self._flush_if_due()
 
     @property
@@ -323,7 +326,7 @@ class Window:
         is_full = pieces >= (_MAX_WIDE_PIECES if is_wide else _MAX_PIECES) and pending.bytes >= limit
         is_due = pending.has_complete and (pending.rows >= self._flush.size or is_old or is_full)
         if pending.large_complete or is_due:
-            self._commit_pending(at_bound=False)
+            self._commit_pending(at_bound=False, release=is_old)
         elif pending.complete_events and pending.bytes >= limit:
             self._flusher.submit(pending.complete_events)
             pending.complete_piece_applied()
@@ -337,12 +340,23 @@ class Window:
         self._flusher.submit(self._pending.open_events)
         self._pending.large_piece_applied()
 
-    def _commit_pending(self, *, at_bound: bool, last: bool = False) -> None:
+    def _can_wait(self) -> bool:
+        """Return whether there is nothing to commit but that the source has written other WAL, and not much of it."""
+        return (
+            self._pending.last_transaction is None
+            and not self._pending.complete_events
+            and not self._bound.more  # the next stream begins at the checkpoint
+            and not self._flusher.begun
+            and not self._stream.touched - self._missed
+            and self.result.upper_lsn - self._checkpoint.lsn < self._flush.idle_wal_bytes
+        )
+
+    def _commit_pending(self, *, at_bound: bool, release: bool = False) -> None:
         """Submit the pending flush: apply the complete transactions, and commit with the checkpoint.
 
         Args:
             at_bound: Whether everything up to the upper LSN was received, so that the checkpoint moves there.
-            last: Whether the window ends with this flush.
+            release: Whether the destination is released afterwards, because the next flush is not near.
         """
         pending = self._pending
         lsn = max(self._reached_lsn, self.result.upper_lsn) if at_bound else self._reached_lsn
@@ -354,7 +368,7 @@ class Window:
             commit_time = None if transaction is None else transaction.commit_time
             missed = self._stream.touched - self._missed
             self._missed |= missed
-            flush = Flush(self._checkpoint, commit_time, pending.counts, pending.transactions, last, missed)
+            flush = Flush(self._checkpoint, commit_time, pending.counts, pending.transactions, release, missed)
             self._flusher.submit(pending.complete_events, flush)
         self._pending = pending.following()
 

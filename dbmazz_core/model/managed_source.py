@@ -24,6 +24,18 @@ class ManagedSource(Source, Protocol):
             ConnectionFailed: The server cannot be reached, or refuses the login.
         """
 
+    def lock_feed(self, *, timeout_s: float, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Let no other window or copy of the feed begin until the connections are closed.
+
+        Args:
+            timeout_s: How long to wait for the end of another one.
+            stopped: Returns whether to stop waiting.
+
+        Raises:
+            SlotActive: Another window or copy runs after that time.
+            StopRequested: `stopped` returned True.
+        """
+
     def check_look(self, *, captured: Collection[TableRef] = ()) -> CheckReport:
         """Return the problems of the last look.
 

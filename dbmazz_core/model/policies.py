@@ -28,6 +28,13 @@ class TableErrorPolicy(StrEnum):
     STOP = "stop"  #: the run stops; nothing of the flush is applied
 
 
+class LockedPolicy(StrEnum):
+    """What a window does that cannot open the destination because others use it, once it has waited."""
+
+    FAIL = "fail"  #: the window fails
+    SKIP = "skip"  #: the window ends; the next one applies the changes
+
+
 class SchemaChangeKind(StrEnum):
     """Kinds of schema changes of a table in the source."""
 

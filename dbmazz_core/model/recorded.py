@@ -47,11 +47,13 @@ class Recorded:
         checkpoint: The checkpoint; None if there is none.
         tables: The tables of the feed.
         pending: The states of tables that were never copied.
+        held_s: Seconds for which the destination was held until the checkpoint was written; None if it is not known.
     """
 
     checkpoint: Checkpoint | None = None
     tables: Mapping[TableRef, RecordedTable] = field(default_factory=dict)
     pending: Mapping[TableRef, TableState] = field(default_factory=dict)
+    held_s: float | None = None
 
     @cached_property
     def states(self) -> Mapping[TableRef, TableState]:

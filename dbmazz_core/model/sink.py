@@ -13,6 +13,7 @@ from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.destination_identity import DestinationIdentity
 from dbmazz_core.model.net_effect import NetEffect
 from dbmazz_core.model.policies import Mode
+from dbmazz_core.model.read_copy import ReadCopy
 from dbmazz_core.model.recorded import Recorded
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.model.schema_events import SchemaEvent
@@ -156,7 +157,7 @@ class SinkTransaction(Protocol):
 
         Args:
             checkpoint: The new checkpoint; None: the checkpoint is not changed.
-            last: Whether no other commit is expected: data is moved to the place where closing the sink would move it.
+            last: Whether the destination is released next: data is moved to the place where that would move it.
         """
 
     def rollback(self) -> None:
@@ -165,6 +166,8 @@ class SinkTransaction(Protocol):
 
 class Sink(Protocol):
     """A destination of one feed: it holds the tables and remembers the checkpoint. Use as a context manager.
+
+    It is opened when it is first used, and held from `begin` until `release`.
 
     Every method raises DestinationError with a remedy.
     """
@@ -193,7 +196,33 @@ class Sink(Protocol):
         """
 
     def begin(self) -> SinkTransaction:
-        """Begin a transaction. Only one at a time."""
+        """Begin a transaction. Only one at a time.
+
+        Raises:
+            DestinationLocked: Another process uses the destination for longer than the settings allow.
+            DestinationChanged: Another process has changed the feed's tables or bookkeeping since the last read or
+                transaction.
+        """
+
+    def release(self) -> None:
+        """Let others use the destination until the next call. No transaction may be open."""
+
+    def publish(self) -> ReadCopy | None:
+        """Publish a copy for readers that keep it open, if the settings name one; a failure is in the result."""
+
+    def format(self) -> str | None:
+        """Return which programs can read the destination, as a phrase; None if it does not exist, or does not tell."""
+
+    def rewrite(self) -> str:
+        """Write the destination anew in the format of the settings; return a sentence that says what was done.
+
+        Raises:
+            DestinationLocked: Others use the destination.
+        """
+
+    @property
+    def held_s(self) -> float:
+        """Seconds for which the destination was held, so that others could not use it."""
 
     def interrupt(self) -> None:
         """Cancel the statement that another thread runs, if there is one; it raises DestinationError there."""

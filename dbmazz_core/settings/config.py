@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from dbmazz_core.errors import ConfigError
-from dbmazz_core.model.policies import BadValuePolicy, Mode, NumericForm, TableErrorPolicy
+from dbmazz_core.model.policies import BadValuePolicy, LockedPolicy, Mode, NumericForm, TableErrorPolicy
 from dbmazz_core.settings.by_table import ByTable, ColumnMasks, ColumnNames, SchemaPolicy
 from dbmazz_core.settings.parsers import MEBIBYTE
 from dbmazz_core.settings.paths import expanded
@@ -66,16 +67,32 @@ class SinkConfig:
         url: Path of the DuckDB file (`duckdb:///path` works too). `~` at its beginning is the home directory.
         type: Sink type; `duckdb` is the only one.
         lock_timeout_s: Seconds to wait while another process holds the file.
+        when_locked: What a window does that has waited in vain: fail, or end without having applied anything.
+        read_copy: Path of a copy for readers that keep it open, which each window publishes; None: there is none.
+        read_copy_interval_s: Seconds that a read copy is kept at least, before a window publishes the next one.
+        storage_version: The oldest DuckDB that can read a file that is created; an existing file keeps its version.
         memory_limit: DuckDB's `memory_limit`, in bytes.
     """
 
     url: str = "dbmazz.duckdb"
     type: str = "duckdb"
     lock_timeout_s: float = 10.0
+    when_locked: LockedPolicy = LockedPolicy.FAIL
+    read_copy: str | None = None
+    read_copy_interval_s: float = 0.0
+    storage_version: str = "v1.5.0"
     memory_limit: int = 1024 * MEBIBYTE
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "url", expanded("SINK_URL", self.url))
+        if self.read_copy is not None:
+            object.__setattr__(self, "read_copy", expanded("SINK_READ_COPY", self.read_copy))
+            if Path(str(self.read_copy)).resolve() == Path(self.url).resolve():
+                raise ConfigError(
+                    f"SINK_READ_COPY and SINK_URL are the same file, {self.url}",
+                    object="SINK_READ_COPY",
+                    remedy="give the copy a name of its own, such as shop.read.duckdb",
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +119,14 @@ class FlushConfig:
         interval_ms: Flush received changes after this many milliseconds, even if there are fewer than `size`.
         max_bytes: Apply changes after this many bytes of received messages, even in the middle of a large
             transaction, which is committed at its end. This bounds memory.
+        idle_wal_bytes: Move the checkpoint past WAL without changes of the captured tables only where it is at least
+            this many bytes, so that a window without changes does not write to the destination.
     """
 
     size: int = 250_000
     interval_ms: int = 10_000
     max_bytes: int = 32 * MEBIBYTE
+    idle_wal_bytes: int = 16 * MEBIBYTE
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ Every parser raises `ConfigError` for a text that it does not accept.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from dbmazz_core.errors import ConfigError
@@ -90,6 +91,20 @@ def byte_size(variable: str, text: str) -> int:
     if value < MEBIBYTE:
         raise invalid(variable, text, "a size of at least 1MB, such as 64MB or 1GB")
     return value
+
+
+def storage_version(variable: str, text: str) -> str:
+    """Parse a storage version of DuckDB: a version such as `v1.5.0`, or `latest`.
+
+    >>> storage_version("SINK_STORAGE_VERSION", "1.5.0")
+    'v1.5.0'
+    """
+    version = text.strip().lower().removeprefix("v")
+    if version == "latest":
+        return version
+    if not re.fullmatch(r"\d+\.\d+\.\d+", version):
+        raise invalid(variable, text, "a version of DuckDB, such as v1.5.0, or latest")
+    return f"v{version}"
 
 
 def slot_name(variable: str, text: str) -> str:

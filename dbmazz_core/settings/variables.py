@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dbmazz_core.model.policies import BadValuePolicy, Mode, NumericForm, TableErrorPolicy
+from dbmazz_core.model.policies import BadValuePolicy, LockedPolicy, Mode, NumericForm, TableErrorPolicy
 from dbmazz_core.settings.by_table import parse_by_table, parse_column_masks, parse_column_names, parse_schema_policy
 from dbmazz_core.settings.parsers import (
     boolean,
@@ -20,6 +20,7 @@ from dbmazz_core.settings.parsers import (
     one_of,
     seconds,
     slot_name,
+    storage_version,
     whole_number,
 )
 from dbmazz_core.settings.replica_identity import ReplicaIdentityPolicy
@@ -59,6 +60,10 @@ class Setting:
 
 def _replica_identity(variable: str, text: str) -> ReplicaIdentityPolicy:
     return ReplicaIdentityPolicy(one_of(*ReplicaIdentityPolicy)(variable, text))
+
+
+def _locked_policy(variable: str, text: str) -> LockedPolicy:
+    return LockedPolicy(one_of(*LockedPolicy)(variable, text))
 
 
 SETTINGS: tuple[Setting, ...] = (
@@ -195,6 +200,38 @@ SETTINGS: tuple[Setting, ...] = (
         "10",
         "seconds to wait while another process holds the DuckDB file",
     ),
+    Setting(
+        "SINK_WHEN_LOCKED",
+        "sink",
+        "when_locked",
+        _locked_policy,
+        "fail",
+        "a window that has waited in vain: `fail`, or `skip`: end as `postponed`, without having applied anything",
+    ),
+    Setting(
+        "SINK_READ_COPY",
+        "sink",
+        "read_copy",
+        duckdb_path,
+        "none",
+        "path of a copy of the DuckDB file for readers that keep it open; each window replaces it as a whole",
+    ),
+    Setting(
+        "SINK_READ_COPY_INTERVAL_S",
+        "sink",
+        "read_copy_interval_s",
+        seconds,
+        "0",
+        "seconds that a read copy is kept at least before the next one",
+    ),
+    Setting(
+        "SINK_STORAGE_VERSION",
+        "sink",
+        "storage_version",
+        storage_version,
+        "v1.5.0",
+        "the oldest DuckDB that can read a new file, or `latest`; an existing file keeps its own (`dbmazz rewrite`)",
+    ),
     Setting("SINK_MEMORY_LIMIT", "sink", "memory_limit", byte_size, "1GB", "DuckDB's `memory_limit`"),
     Setting("FLUSH_SIZE", "flush", "size", whole_number(1), "250000", "flush after this many changes"),
     Setting(
@@ -207,6 +244,14 @@ SETTINGS: tuple[Setting, ...] = (
         byte_size,
         "32MB",
         "apply changes after this many received bytes; bounds memory",
+    ),
+    Setting(
+        "FLUSH_IDLE_WAL_BYTES",
+        "flush",
+        "idle_wal_bytes",
+        byte_size,
+        "16MB",
+        "move the checkpoint past WAL without changes of the captured tables once it is this much",
     ),
     Setting("DO_SNAPSHOT", "snapshot", "enabled", boolean, "true", "copy the rows that exist before the first change"),
     Setting(

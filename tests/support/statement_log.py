@@ -11,7 +11,7 @@ from typing import Any, Self
 import duckdb
 import pytest
 
-from dbmazz_core.connectors.sinks.duckdb import sink
+from dbmazz_core.connectors.sinks.duckdb import file
 
 #: String literals; quoted identifiers; words, each with the signs around it.
 _TOKEN = re.compile(r"""'(?:[^']|'')*'|"(?P<quoted>(?:[^"]|"")+)"|(?P<word>[A-Za-z_]\w*)""")
@@ -101,7 +101,7 @@ class _Recording:
 def recorded() -> Iterator[list[str]]:
     """Every statement that sinks made within run."""
     log: list[str] = []
-    open_file = sink.open_file
+    open_file = file.open_file
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sink, "open_file", lambda *arguments: _Recording(open_file(*arguments), log))
+        patch.setattr(file, "open_file", lambda *arguments: _Recording(open_file(*arguments), log))
         yield log

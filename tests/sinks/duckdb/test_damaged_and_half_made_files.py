@@ -143,7 +143,7 @@ def test_process_killed_while_it_creates_the_file(lab: Lab) -> None:
         "from pathlib import Path\n"
         "def kill(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
         "setattr(os, sys.argv[2], kill)\n"
-        "creation.create_file(Path(sys.argv[1]))\n"
+        "creation.create_file(Path(sys.argv[1]), 'v1.5.0')\n"
     )
     for step in ("pwrite", "fsync"):
         ended = subprocess.run([sys.executable, "-c", program, str(lab.path), step])
@@ -158,7 +158,7 @@ def test_file_with_data_is_never_written_to(lab: Lab) -> None:
     lab.execute(TABLE)
     lab.capture()
     content = lab.path.read_bytes()
-    assert not create_file(lab.path)
+    assert not create_file(lab.path, "v1.5.0")
     assert lab.path.read_bytes() == content
 
 

@@ -48,10 +48,14 @@ def _holds_nothing(content: bytes) -> bool:
     return content[_MAGIC] == b"DUCK" and all(_NO_BLOCK.startswith(block) for block in first_blocks)
 
 
-def create_file(path: Path) -> bool:
+def create_file(path: Path, storage_version: str) -> bool:
     """Make an empty database of a missing file, or of one for which `has_no_data` is true.
 
     The calling process must not have the file open: DuckDB's lock of a file ends when the process closes it once.
+
+    Args:
+        path: The file.
+        storage_version: The oldest DuckDB that is to read the file.
 
     Returns:
         Whether the file is an empty database now; False: it is locked, has data, or cannot be opened.
@@ -61,7 +65,7 @@ def create_file(path: Path) -> bool:
         duckdb.Error: If DuckDB cannot create an empty database in the directory.
     """
     try:
-        headers = _empty_database(path.parent)
+        headers = _empty_database(path.parent, storage_version)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         _raise_if_full(path, error)
@@ -81,11 +85,11 @@ def create_file(path: Path) -> bool:
     return True
 
 
-def _empty_database(directory: Path) -> bytes:
+def _empty_database(directory: Path, storage_version: str) -> bytes:
     """Return the content of an empty database."""
     with tempfile.TemporaryDirectory(prefix=".dbmazz_new_", dir=directory) as temporary:
         file = Path(temporary) / "empty.duckdb"
-        duckdb.connect(str(file)).close()
+        duckdb.connect(str(file), config={"storage_compatibility_version": storage_version}).close()
         return file.read_bytes()
 
 

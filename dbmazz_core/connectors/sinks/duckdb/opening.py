@@ -12,11 +12,13 @@ from pathlib import Path
 import duckdb
 
 from dbmazz_core.connectors.sinks.duckdb.creation import create_file, has_no_data
-from dbmazz_core.connectors.sinks.duckdb_sql.failures import is_locked, locked, translated
+from dbmazz_core.connectors.sinks.duckdb_sql.failures import is_locked, is_otherwise_open, locked, translated
 from dbmazz_core.connectors.sinks.duckdb_sql.names import fold
 from dbmazz_core.errors import DestinationError
 from dbmazz_core.settings.config import SinkConfig
 
+#: Seconds between two attempts to open a locked file: windows hold a file for a tenth of a second.
+_RETRY_S = 0.02
 #: Held while a thread of this process opens a file, which may have to be created.
 _OPENING = threading.Lock()
 
@@ -52,10 +54,17 @@ def closing(path: Path) -> Iterator[bool]:
         yield use.created and not use.writers
 
 
-def open_file(config: SinkConfig, read_only: bool) -> duckdb.DuckDBPyConnection:
-    """Open the file; wait up to `config.lock_timeout_s` while another process has locked it.
+def open_file(
+    config: SinkConfig, read_only: bool, interrupted: threading.Event | None = None
+) -> duckdb.DuckDBPyConnection:
+    """Open the file; wait up to `config.lock_timeout_s` while another process, or a thread, has locked it.
 
     A missing file, or one whose creation did not end, that is opened for reading gives an empty database in memory.
+
+    Args:
+        config: Path and timeout.
+        read_only: Whether to open it for reading.
+        interrupted: Set from another thread to end the wait.
 
     Raises:
         DestinationLocked: If another process holds the lock after the timeout.
@@ -64,6 +73,25 @@ def open_file(config: SinkConfig, read_only: bool) -> duckdb.DuckDBPyConnection:
     path = Path(config.url)
     if read_only and not path.exists():
         return duckdb.connect(":memory:")
+    verify_path(config)
+    interrupted = interrupted or threading.Event()
+    deadline = time.monotonic() + config.lock_timeout_s
+    while True:
+        with translated(config.url):
+            try:
+                with _OPENING:
+                    return _connect(path, read_only, config.storage_version)
+            except duckdb.Error as error:
+                if not is_locked(error) and not is_otherwise_open(error):
+                    raise
+                if interrupted.is_set() or time.monotonic() >= deadline:
+                    raise locked(config.url, error, config.lock_timeout_s) from None
+        interrupted.wait(_RETRY_S)
+
+
+def verify_path(config: SinkConfig) -> None:
+    """Raise DestinationError if the file cannot be in its directory, or dbmazz cannot use its name."""
+    path = Path(config.url)
     if not path.parent.is_dir():
         raise DestinationError(
             f"cannot create the DuckDB file {path}: the directory {path.parent} does not exist",
@@ -77,23 +105,11 @@ def open_file(config: SinkConfig, read_only: bool) -> duckdb.DuckDBPyConnection:
             object=str(path),
             remedy="choose another file name (SINK_URL)",
         )
-    deadline = time.monotonic() + config.lock_timeout_s
-    while True:
-        with translated(config.url):
-            try:
-                with _OPENING:
-                    return _connect(path, read_only)
-            except duckdb.IOException as error:
-                if not is_locked(error):
-                    raise
-                if time.monotonic() >= deadline:
-                    raise locked(config.url, error, config.lock_timeout_s) from None
-        time.sleep(0.1)
 
 
-def _connect(path: Path, read_only: bool) -> duckdb.DuckDBPyConnection:
+def _connect(path: Path, read_only: bool, storage_version: str) -> duckdb.DuckDBPyConnection:
     """Open the file; create it if it is missing, or if its creation did not end."""
-    created = not read_only and not path.exists() and create_file(path)
+    created = not read_only and not path.exists() and create_file(path, storage_version)
     try:
         connection = duckdb.connect(str(path), read_only=read_only)
     except duckdb.IOException as error:
@@ -102,7 +118,7 @@ def _connect(path: Path, read_only: bool) -> duckdb.DuckDBPyConnection:
             raise
         if read_only:
             return duckdb.connect(":memory:")
-        create_file(path)
+        create_file(path, storage_version)
         connection = duckdb.connect(str(path))
     if not read_only:
         use = _uses.setdefault(path, _Use())

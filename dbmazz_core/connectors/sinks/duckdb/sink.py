@@ -14,79 +14,46 @@ from typing import Self
 
 import duckdb
 
-from dbmazz_core.connectors.sinks.duckdb.opening import closing, open_file
+from dbmazz_core.connectors.sinks.duckdb.file import DuckDBFile
+from dbmazz_core.connectors.sinks.duckdb.read_copy import ReadCopyPublisher
+from dbmazz_core.connectors.sinks.duckdb.storage_version import read_storage_version, rewrite
 from dbmazz_core.connectors.sinks.duckdb_sql import bookkeeping, quarantine_records, shapes, table_records
-from dbmazz_core.connectors.sinks.duckdb_sql.compression import TextCompression
 from dbmazz_core.connectors.sinks.duckdb_sql.conflicts import columns_changed, unrecorded_table
 from dbmazz_core.connectors.sinks.duckdb_sql.destination import Destination
 from dbmazz_core.connectors.sinks.duckdb_sql.failures import translated
-from dbmazz_core.connectors.sinks.duckdb_sql.memory import MemoryLimit
 from dbmazz_core.connectors.sinks.duckdb_sql.names import name_conflicts, qualified
 from dbmazz_core.connectors.sinks.duckdb_sql.ownership import owner_conflicts
 from dbmazz_core.connectors.sinks.duckdb_sql.sql import TARGET
 from dbmazz_core.connectors.sinks.duckdb_sql.transaction import DuckDBTransaction
-from dbmazz_core.errors import DestinationConflict, DestinationError
+from dbmazz_core.errors import DestinationChanged, DestinationConflict
 from dbmazz_core.model.destination_identity import DestinationIdentity
+from dbmazz_core.model.read_copy import ReadCopy
 from dbmazz_core.model.recorded import Recorded, RecordedTable
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.settings.config import SinkConfig
 from dbmazz_core.table_ref import TableRef, quote_identifier
 
-#: In a join with a smaller table, DuckDB 1 lets pyarrow filter the frame by the range of the table's keys. That fails
-#: for texts (tried, 1.4.0: "no kernel matching input types (string_view, bool)").
-FILTERS_FRAMES = not duckdb.__version__.startswith("1.")
-
 
 class DuckDBSink:
-    """Implements `dbmazz_core.model.sink.Sink` for a DuckDB file. The constructor opens the file.
+    """Implements `dbmazz_core.model.sink.Sink` for a DuckDB file, which is opened when it is first used.
 
     Args:
         config: Path, lock timeout, memory limit.
         feed: The feed that the tables and the checkpoint belong to (PostgreSQL: the slot).
-        read_only: Open for reading. A missing file is not created; `read` then returns empty bookkeeping.
+        read_only: Open it only for reading. A missing file is not created; `read` then returns empty bookkeeping.
 
-    Raises:
-        DestinationLocked: If another process holds the file for longer than the timeout.
-        DestinationError: If the file cannot be opened, or a newer dbmazz wrote it.
+    All methods raise DestinationLocked if another process holds the file for longer than the timeout, and
+    DestinationError if the file cannot be opened, or a newer dbmazz wrote it.
     """
 
     def __init__(self, config: SinkConfig, *, feed: str, read_only: bool = False) -> None:
         self.path = config.url
         self.feed = feed
-        self._read_only = read_only
-        self._closed = False
-        self._connection = open_file(config, read_only)
-        self._destination = Destination(
-            self._connection, self.path, feed, TextCompression(self._connection), MemoryLimit(config.memory_limit)
-        )
+        self._config = config
+        self._file = DuckDBFile(config, feed=feed, read_only=read_only)
         self._transaction: DuckDBTransaction | None = None
-        self._layout = 0
-        try:
-            with translated(self.path):
-                self._configure(config)
-                # The first transaction creates the bookkeeping: a run that fails before changes nothing.
-                self._layout = bookkeeping.layout(self._connection)
-            if self._layout > bookkeeping.LAYOUT:
-                raise DestinationError(
-                    f"a newer dbmazz wrote {self.path} (layout {self._layout}; this version supports "
-                    f"{bookkeeping.LAYOUT})",
-                    object=self.path,
-                    remedy="pip install -U dbmazz",
-                )
-        except BaseException:
-            self.close()
-            raise
-
-    def _configure(self, config: SinkConfig) -> None:
-        # SET instead of options of connect: DuckDB rejects a second connection of a process with other options.
-        self._connection.execute("SET TimeZone = 'UTC'")
-        self._connection.execute(f"SET memory_limit = '{config.memory_limit}B'")
-        self._connection.execute("SET preserve_insertion_order = false")
-        if not FILTERS_FRAMES:
-            self._connection.execute("SET disabled_optimizers = 'join_filter_pushdown'")
-        # The progress bar would mix with the lines of --json on standard output.
-        self._connection.execute("SET enable_progress_bar = false")
-        self._destination.set_checkpoint_threshold()
+        # The bookkeeping as this sink knows it, from the last read, or from the end of its last transactions.
+        self._known: Recorded | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -98,52 +65,111 @@ class DuckDBSink:
         """Roll back an open transaction and close the file. Delete a new file to which nothing was committed."""
         if self._transaction is not None:
             self._transaction.rollback()
-        if self._closed:
-            return
-        self._closed = True
-        with translated(self.path):
-            if self._read_only:
-                self._connection.close()
-                return
-            with closing(Path(self.path)) as created:
-                if created and self._is_unused():
-                    # Delete before closing: until then the lock keeps other processes out of the file.
-                    Path(self.path).unlink(missing_ok=True)
-                self._connection.close()
+        self._file.close()
 
-    def _is_unused(self) -> bool:
-        try:
-            return bookkeeping.layout(self._connection) == 0 or bookkeeping.is_unused(self._connection)
-        except duckdb.Error:
-            return False  # DuckDB has invalidated the database
+    def release(self) -> None:
+        """See `Sink.release`."""
+        assert self._transaction is None
+        self._file.close(before=self._remember)
+
+    def _remember(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Read the bookkeeping that this sink has written, which tells other writers' changes from its own later."""
+        if self._known is None:
+            self._known = self._read(connection)
+
+    @property
+    def held_s(self) -> float:
+        """See `Sink.held_s`."""
+        return self._file.held_s + self._file.held_now_s
+
+    def publish(self) -> ReadCopy | None:
+        """See `Sink.publish`."""
+        if self._config.read_copy is None:
+            return None
+        self.release()
+        return ReadCopyPublisher(self._config, self.feed).publish()
+
+    def format(self) -> str | None:
+        """See `Sink.format`."""
+        connection = self._file.open().connection
+        if self._file.layout == 0:
+            return None
+        with translated(self.path):
+            version = read_storage_version(connection)
+        return None if version is None else f"DuckDB {version} and later"
+
+    def rewrite(self) -> str:
+        """See `Sink.rewrite`."""
+        self.release()
+        before, after = rewrite(self._config, self.feed)
+        self._known = None
+        return f"{self.path} was written anew: DuckDB {after} and later can read it (before: {before})"
 
     def begin(self) -> DuckDBTransaction:
         """See `Sink.begin`."""
-        create = self._layout < bookkeeping.LAYOUT
-        self._transaction = DuckDBTransaction(self._destination, create=create, on_end=self._on_end)
+        destination = self._open_for_writing()
+        create = self._file.layout < bookkeeping.LAYOUT
+        self._transaction = DuckDBTransaction(destination, create=create, on_end=self._on_end)
         return self._transaction
+
+    def _open_for_writing(self) -> Destination:
+        """Open the file for writing; raise DestinationChanged if another process has changed what this feed owns."""
+        was_writable, known = self._file.is_writable, self._known
+        destination = self._file.open(for_writing=True)
+        if was_writable or known is None or not self._file.changed:
+            return destination
+        found = self._read(destination.connection)
+        if _are_same(known, found):
+            return destination
+        self._known = None
+        if known.checkpoint is not None and found.checkpoint is None:
+            raise DestinationChanged(
+                f"{self.path} was deleted, or another file took its place, during this window; nothing was applied "
+                "since its last commit",
+                object=self.path,
+                remedy="put the file back; or run again, which copies all tables",
+            )
+        raise DestinationChanged(
+            f"another process changed the bookkeeping or the tables of {self.feed} in {self.path} during this window; "
+            "nothing was applied since its last commit",
+            object=self.path,
+            remedy="run again: the capture resumes at the checkpoint of the file",
+        )
 
     def _on_end(self, rolled_back: bool) -> None:
         self._transaction = None
         if not rolled_back:
-            self._layout = bookkeeping.LAYOUT
+            self._file.layout = bookkeeping.LAYOUT
+            self._known = None
 
     def interrupt(self) -> None:
         """See `Sink.interrupt`."""
-        self._connection.interrupt()
+        self._file.interrupt()
 
     def read(self) -> Recorded:
         """See `Sink.read`."""
-        if self._layout == 0:
+        if self._known is not None and not self._file.is_open and self._file.is_unchanged():
+            return self._known
+        connection = self._file.open().connection
+        recorded = self._read(connection)
+        if self._transaction is None:
+            self._known = recorded
+        return recorded
+
+    def _read(self, connection: duckdb.DuckDBPyConnection) -> Recorded:
+        layout = self._file.layout
+        if layout == 0:
             return Recorded()
         with translated(self.path):
-            checkpoint = bookkeeping.read_checkpoint(self._connection, self.feed, self._layout)
-            tables, pending = table_records.read_recorded(self._connection, self.feed, self._layout)
-            columns = shapes.read_all_columns(self._connection)
+            checkpoint = bookkeeping.read_checkpoint(connection, self.feed, layout)
+            tables, pending = table_records.read_recorded(connection, self.feed, layout)
+            held_s = bookkeeping.read_held_s(connection, self.feed, layout)
+            columns = shapes.read_all_columns(connection)
         return Recorded(
             checkpoint,
             {table.state.table: self._with_drift(table, columns) for table in tables},
             {state.table: state for state in pending},
+            held_s,
         )
 
     def _with_drift(self, table: RecordedTable, columns: Mapping[TableRef, shapes.Columns]) -> RecordedTable:
@@ -158,9 +184,10 @@ class DuckDBSink:
         """See `Sink.identity`."""
         # The path may have any characters; the source keeps the location as ASCII on one line.
         path = str(Path(self.path).resolve()).encode("unicode_escape").decode()
+        connection = self._file.open().connection
         with translated(self.path):
             return DestinationIdentity(
-                bookkeeping.read_id(self._connection, self._layout), f"{path} on host {socket.gethostname()}"
+                bookkeeping.read_id(connection, self._file.layout), f"{path} on host {socket.gethostname()}"
             )
 
     def identify(self) -> DestinationIdentity:
@@ -168,18 +195,20 @@ class DuckDBSink:
         identity = self.identity()
         if identity.id is not None:
             return identity
+        connection = self._open_for_writing().connection
         with translated(self.path):
-            if self._layout < bookkeeping.LAYOUT:
-                bookkeeping.create(self._connection)
-                self._layout = bookkeeping.LAYOUT
-            bookkeeping.write_id(self._connection)
+            if self._file.layout < bookkeeping.LAYOUT:
+                bookkeeping.create(connection)
+                self._file.layout = bookkeeping.LAYOUT
+            bookkeeping.write_id(connection)
         return self.identity()
 
     def owner_conflicts(self, tables: Collection[TableRef]) -> Mapping[TableRef, DestinationConflict]:
         """See `Sink.owner_conflicts`."""
+        connection = self._file.open().connection
         with translated(self.path):
-            owners = {} if self._layout == 0 else table_records.read_owners(self._connection)
-            return owner_conflicts(self._connection, tables, owners, self.feed, self.path)
+            owners = {} if self._file.layout == 0 else table_records.read_owners(connection)
+            return owner_conflicts(connection, tables, owners, self.feed, self.path)
 
     def name_conflicts(self, tables: Mapping[TableRef, Sequence[str]]) -> Sequence[DestinationConflict]:
         """See `Sink.name_conflicts`."""
@@ -187,36 +216,53 @@ class DuckDBSink:
 
     def quarantined(self) -> Mapping[TableRef, int]:
         """See `Sink.quarantined`."""
+        connection = self._file.open().connection
         with translated(self.path):
-            has_quarantine = self._layout >= bookkeeping.LAYOUT_WITH_QUARANTINE
-            return quarantine_records.count_quarantine(self._connection, self.feed) if has_quarantine else {}
+            has_quarantine = self._file.layout >= bookkeeping.LAYOUT_WITH_QUARANTINE
+            return quarantine_records.count_quarantine(connection, self.feed) if has_quarantine else {}
 
     def quarantine_reasons(self, table: TableRef) -> Mapping[str, int]:
         """See `Sink.quarantine_reasons`."""
+        connection = self._file.open().connection
         with translated(self.path):
-            has_quarantine = self._layout >= bookkeeping.LAYOUT_WITH_QUARANTINE
-            return quarantine_records.quarantine_reasons(self._connection, table) if has_quarantine else {}
+            has_quarantine = self._file.layout >= bookkeeping.LAYOUT_WITH_QUARANTINE
+            return quarantine_records.quarantine_reasons(connection, table) if has_quarantine else {}
 
     def count_duplicated_keys(self, schema: TableSchema) -> int:
         """See `Sink.count_duplicated_keys`."""
         key = ", ".join(f"{TARGET}.{quote_identifier(name)}" for name in schema.key)
+        connection = self._file.open().connection
         with translated(self.path):
-            rows = f"{self._live_rows(schema.table)} GROUP BY {key} HAVING count(*) > 1"
-            row = self._connection.execute(f"SELECT count(*) FROM (SELECT 1 {rows})").fetchone()
+            rows = f"{self._live_rows(connection, schema.table)} GROUP BY {key} HAVING count(*) > 1"
+            row = connection.execute(f"SELECT count(*) FROM (SELECT 1 {rows})").fetchone()
         return int(row[0]) if row else 0
 
     def count_rows(self, tables: Iterable[TableRef]) -> Mapping[TableRef, int]:
         """See `Sink.count_rows`."""
         counts: dict[TableRef, int] = {}
+        connection = self._file.open().connection
         with translated(self.path):
             for table in tables:
-                row = self._connection.execute(f"SELECT count(*) {self._live_rows(table)}").fetchone()
+                row = connection.execute(f"SELECT count(*) {self._live_rows(connection, table)}").fetchone()
                 counts[table] = int(row[0]) if row else 0
         return counts
 
-    def _live_rows(self, table: TableRef) -> str:
+    def _live_rows(self, connection: duckdb.DuckDBPyConnection, table: TableRef) -> str:
         """Return FROM and WHERE for the rows of a table that the source has; see `shapes.LIVE`."""
-        state = table_records.read_state(self._connection, table, self._layout)
+        state = table_records.read_state(connection, table, self._file.layout)
         if state is None:
             raise unrecorded_table(table, self.path)
-        return f"FROM {qualified(self._connection, table)} AS {TARGET} WHERE {shapes.LIVE[state.mode]}"
+        return f"FROM {qualified(connection, table)} AS {TARGET} WHERE {shapes.LIVE[state.mode]}"
+
+
+def _are_same(one: Recorded, other: Recorded) -> bool:
+    """Return whether two reads of the bookkeeping are equal; errors are compared by their texts."""
+
+    def comparable(recorded: Recorded) -> Recorded:
+        tables = {
+            ref: (table.state, table.shape, None if table.altered is None else table.altered.what)
+            for ref, table in recorded.tables.items()
+        }
+        return replace(recorded, tables=tables)  # type: ignore[arg-type]  # only compared
+
+    return comparable(one) == comparable(other)

@@ -15,7 +15,7 @@ from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.records import CommittedTransaction
 
 #: Version of the schema below. A newer dbmazz writes a higher version.
-LAYOUT = 7
+LAYOUT = 8
 #: First layout with the quarantine, and with the mark for complete tables.
 LAYOUT_WITH_QUARANTINE = 2
 #: First layout that records the last transaction.
@@ -26,6 +26,8 @@ LAYOUT_WITH_DATABASE_OID = 5
 LAYOUT_WITH_STATES = 6
 #: First layout with an id of the file.
 LAYOUT_WITH_ID = 7
+#: First layout that records for how long the last flush held the file.
+LAYOUT_WITH_HELD = 8
 #: How long another thread may take to create the schema, in seconds.
 _CREATE_TIMEOUT_S = 30
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -51,6 +53,7 @@ CREATE TABLE IF NOT EXISTS _dbmazz.quarantine (
 ALTER TABLE _dbmazz.checkpoints ADD COLUMN IF NOT EXISTS commit_lsn UBIGINT;
 ALTER TABLE _dbmazz.checkpoints ADD COLUMN IF NOT EXISTS xid UINTEGER;
 ALTER TABLE _dbmazz.checkpoints ADD COLUMN IF NOT EXISTS database_oid UINTEGER;
+ALTER TABLE _dbmazz.checkpoints ADD COLUMN IF NOT EXISTS held_s DOUBLE;
 ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS mode VARCHAR DEFAULT 'mirror';
 ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS complete BOOLEAN DEFAULT false;
 ALTER TABLE _dbmazz.tables ADD COLUMN IF NOT EXISTS identity JSON;
@@ -140,13 +143,41 @@ def read_checkpoint(connection: duckdb.DuckDBPyConnection, slot: str, layout: in
     return Checkpoint(slot, Lsn(lsn), system_identifier, timeline, database, commit_time, last, oid)
 
 
-def write_checkpoint(connection: duckdb.DuckDBPyConnection, checkpoint: Checkpoint) -> None:
-    """Replace the checkpoint of a slot."""
+def read_lsns(connection: duckdb.DuckDBPyConnection) -> dict[str, Lsn]:
+    """Return the LSN of each slot's checkpoint."""
+    return {slot: Lsn(lsn) for slot, lsn in connection.execute("SELECT slot, lsn FROM _dbmazz.checkpoints").fetchall()}
+
+
+def read_published_at(connection: duckdb.DuckDBPyConnection) -> datetime | None:
+    """Return when a read copy was published; None if the file is not one."""
+    try:
+        row = connection.execute("SELECT epoch_us(max(published_at)) FROM _dbmazz.published").fetchone()
+    except duckdb.CatalogException:
+        return None
+    return optional_time(row[0]) if row else None
+
+
+def read_held_s(connection: duckdb.DuckDBPyConnection, slot: str, layout: int) -> float | None:
+    """Return the seconds for which the file was held until the last checkpoint of a slot; None if not recorded."""
+    if layout < LAYOUT_WITH_HELD:
+        return None
+    row = connection.execute("SELECT held_s FROM _dbmazz.checkpoints WHERE slot = ?", [slot]).fetchone()
+    return None if row is None else row[0]
+
+
+def write_checkpoint(connection: duckdb.DuckDBPyConnection, checkpoint: Checkpoint, held_s: float) -> None:
+    """Replace the checkpoint of a slot.
+
+    Args:
+        connection: The file.
+        checkpoint: The new checkpoint.
+        held_s: Seconds for which the file has been open for writing.
+    """
     connection.execute("DELETE FROM _dbmazz.checkpoints WHERE slot = ?", [checkpoint.slot])
     connection.execute(
         "INSERT INTO _dbmazz.checkpoints "
         "(slot, system_identifier, timeline, database, lsn, commit_time, updated_at, commit_lsn, xid, "
-        "database_oid) VALUES (?, ?, ?, ?, ?, CAST(? AS TIMESTAMPTZ), now(), ?, ?, ?)",
+        "database_oid, held_s) VALUES (?, ?, ?, ?, ?, CAST(? AS TIMESTAMPTZ), now(), ?, ?, ?, ?)",
         [
             checkpoint.slot,
             checkpoint.system_identifier,
@@ -157,6 +188,7 @@ def write_checkpoint(connection: duckdb.DuckDBPyConnection, checkpoint: Checkpoi
             int(checkpoint.last.commit_lsn) if checkpoint.last else None,
             checkpoint.last.xid if checkpoint.last else None,
             checkpoint.database_oid,
+            held_s,
         ],
     )
 

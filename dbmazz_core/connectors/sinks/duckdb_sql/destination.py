@@ -20,6 +20,7 @@ class Destination:
         feed: The feed that the tables belong to (PostgreSQL: the slot).
         compression: Sets the compression of texts.
         memory: Decides how to write within the memory limit.
+        opened_at: When the file was opened (`time.monotonic`).
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -27,6 +28,7 @@ class Destination:
     feed: str
     compression: TextCompression
     memory: MemoryLimit
+    opened_at: float
 
     def set_checkpoint_threshold(self, size: int | None = None) -> None:
         """Let DuckDB checkpoint the file after so many bytes of WAL; None: as the memory limit allows."""

@@ -40,6 +40,11 @@ def is_locked(error: duckdb.Error) -> bool:
     return "Could not set lock on file" in str(error)
 
 
+def is_otherwise_open(error: duckdb.Error) -> bool:
+    """Return whether DuckDB failed because this process has the file open, for reading or for writing."""
+    return "with a different configuration than existing connections" in str(error)
+
+
 def locked(path: str, error: duckdb.Error, waited_s: float) -> DestinationLocked:
     """Return the error for a file that another process has locked.
 
@@ -48,6 +53,12 @@ def locked(path: str, error: duckdb.Error, waited_s: float) -> DestinationLocked
         error: DuckDB's exception; its text can name the process.
         waited_s: How long dbmazz waited for the lock, in seconds.
     """
+    if is_otherwise_open(error):
+        return DestinationLocked(
+            f"this process has the DuckDB file {path} open otherwise, to read or to write; waited {waited_s:g} s",
+            object=path,
+            remedy="close the other connection to the file: in one process, all must read, or all may write",
+        )
     holder = _HOLDER.search(str(error))
     who = f"process {holder['pid']} ({holder['program']})" if holder else "another process"
     inspect = f"inspect it with `ps -p {holder['pid']} -o pid,user,args`" if holder else "find it with `fuser`"

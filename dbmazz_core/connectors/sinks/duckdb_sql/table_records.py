@@ -47,9 +47,9 @@ def read_state(connection: duckdb.DuckDBPyConnection, table: TableRef, layout: i
     return next(map(_state, _rows(connection, layout, _OF_TABLE, [table.schema, table.name])), None)
 
 
-def read_states(connection: duckdb.DuckDBPyConnection) -> dict[TableRef, TableState]:
+def read_states(connection: duckdb.DuckDBPyConnection, layout: int = LAYOUT) -> dict[TableRef, TableState]:
     """Return the states of all tables of all slots, see `read_state`."""
-    return {state.table: state for state in map(_state, _rows(connection, LAYOUT, "true", []))}
+    return {state.table: state for state in map(_state, _rows(connection, layout, "true", []))}
 
 
 def read_schema(connection: duckdb.DuckDBPyConnection, table: TableRef, layout: int = LAYOUT) -> TableSchema | None:

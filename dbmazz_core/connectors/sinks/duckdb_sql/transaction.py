@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -286,7 +287,8 @@ class DuckDBTransaction:
         """See `SinkTransaction.commit`."""
         with self._translated():
             if checkpoint is not None:
-                bookkeeping.write_checkpoint(self._connection, checkpoint)
+                held_s = time.monotonic() - self._destination.opened_at
+                bookkeeping.write_checkpoint(self._connection, checkpoint, held_s)
                 table_records.write_last_change(
                     self._connection, self._changed, checkpoint.lsn, slot=self._destination.feed
                 )

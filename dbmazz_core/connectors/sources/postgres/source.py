@@ -29,6 +29,7 @@ from dbmazz_core.connectors.sources.postgres.session import Session, confirmed_l
 from dbmazz_core.connectors.sources.postgres.setup import claims
 from dbmazz_core.connectors.sources.postgres.setup import prepare as setup
 from dbmazz_core.connectors.sources.postgres.setup.look import Look
+from dbmazz_core.connectors.sources.postgres.setup.window_lock import lock_windows
 from dbmazz_core.connectors.sources.postgres.snapshot.exported import ExportedSnapshot
 from dbmazz_core.connectors.sources.postgres.snapshot.tables import TableSnapshot, export_snapshot, snapshot_tables
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
@@ -135,6 +136,11 @@ class PostgresSource:
     def connect(self) -> None:
         """Connect, if no connection is open; raise ConnectionFailed if the server refuses or cannot be reached."""
         self._session.connection  # noqa: B018
+
+    def lock_feed(self, *, timeout_s: float, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Let no other window or copy of the slot begin until the connections are closed, see `ManagedSource`."""
+        with self._session.translated():
+            lock_windows(self._session.connection, self.config.slot, timeout_s=timeout_s, stopped=stopped)
 
     def look(self) -> Look:
         """Read everything that check, setup and resume need from the catalog, and keep it as the last look.

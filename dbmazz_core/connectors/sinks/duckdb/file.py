@@ -1,0 +1,190 @@
+"""The DuckDB file of a sink, which is open only while it is needed.
+
+DuckDB locks a file for one process that writes, or for several that read. A window therefore opens the file to read its
+bookkeeping, and opens it for writing only where it has something to commit.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+
+from dbmazz_core.connectors.sinks.duckdb.opening import closing, open_file, verify_path
+from dbmazz_core.connectors.sinks.duckdb_sql import bookkeeping
+from dbmazz_core.connectors.sinks.duckdb_sql.compression import TextCompression
+from dbmazz_core.connectors.sinks.duckdb_sql.destination import Destination
+from dbmazz_core.connectors.sinks.duckdb_sql.failures import translated
+from dbmazz_core.connectors.sinks.duckdb_sql.memory import MemoryLimit
+from dbmazz_core.errors import DestinationError
+from dbmazz_core.settings.config import SinkConfig
+
+#: In a join with a smaller table, DuckDB 1 lets pyarrow filter the frame by the range of the table's keys. That fails
+#: for texts (tried, 1.4.0: "no kernel matching input types (string_view, bool)").
+FILTERS_FRAMES = not duckdb.__version__.startswith("1.")
+
+#: What tells one content of a file from another: inode, size, time of the last change, all of file and WAL.
+_Signature = tuple[tuple[int, int, int] | None, tuple[int, int, int] | None]
+
+
+class DuckDBFile:
+    """Opens a DuckDB file when it is needed, and closes it as soon as others may use it.
+
+    Args:
+        config: Path, lock timeout, memory limit.
+        feed: The feed that the tables belong to.
+        read_only: Never open it for writing. A missing file is then an empty one.
+
+    Attributes:
+        layout: Layout of the bookkeeping when the file was last opened; 0: it has none.
+        held_s: Seconds for which the file was open for writing, so that nobody else could open it.
+        changed: Whether the content may have been changed between the last two times that the file was open.
+    """
+
+    def __init__(self, config: SinkConfig, *, feed: str, read_only: bool = False) -> None:
+        self.path = config.url
+        self.layout = 0
+        self.held_s = 0.0
+        self.changed = False
+        self._config = config
+        self._feed = feed
+        self._read_only = read_only
+        self._memory = MemoryLimit(config.memory_limit)
+        self._destination: Destination | None = None
+        self._writable = False
+        self._signature: _Signature | None = None
+        self._interrupted = threading.Event()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the file is open."""
+        return self._destination is not None
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the file is open for writing."""
+        return self.is_open and self._writable
+
+    @property
+    def held_now_s(self) -> float:
+        """Seconds for which the file is open for writing since it was opened; 0 if it is not."""
+        destination = self._destination
+        return 0.0 if destination is None or not self._writable else time.monotonic() - destination.opened_at
+
+    def open(self, *, for_writing: bool = False) -> Destination:
+        """Return the open file; open it if it is not open, or only for reading.
+
+        Raises:
+            DestinationLocked: Another process holds the file for longer than the timeout.
+            DestinationError: The file cannot be opened, or a newer dbmazz wrote it.
+        """
+        for_writing = for_writing and not self._read_only
+        if self._destination is not None and (self._writable or not for_writing):
+            return self._destination
+        self.close()
+        if not self._read_only:
+            verify_path(self._config)
+        connection = open_file(self._config, not for_writing, self._interrupted)
+        self._writable = for_writing
+        self._destination = destination = Destination(
+            connection, self.path, self._feed, TextCompression(connection), self._memory, time.monotonic()
+        )
+        try:
+            self.changed = self._signature is None or self._signature != _signature(self.path)
+            with translated(self.path):
+                self._configure(destination)
+                self.layout = bookkeeping.layout(connection)
+            if self.layout > bookkeeping.LAYOUT:
+                raise DestinationError(
+                    f"a newer dbmazz wrote {self.path} (layout {self.layout}; this version supports "
+                    f"{bookkeeping.LAYOUT})",
+                    object=self.path,
+                    remedy="pip install -U dbmazz",
+                )
+        except BaseException:
+            self.close()
+            raise
+        return destination
+
+    def _configure(self, destination: Destination) -> None:
+        # SET instead of options of connect: DuckDB rejects a second connection of a process with other options.
+        # The progress bar would mix with the lines of --json on standard output.
+        others = "" if FILTERS_FRAMES else "SET disabled_optimizers = 'join_filter_pushdown';"
+        destination.connection.execute(
+            f"SET TimeZone = 'UTC'; SET memory_limit = '{self._config.memory_limit}B'; "
+            f"SET preserve_insertion_order = false; SET enable_progress_bar = false; {others}"
+        )
+        destination.set_checkpoint_threshold()
+
+    def is_unchanged(self) -> bool:
+        """Return whether the closed file still has the content that it had when it was last open."""
+        return self._signature is not None and self._signature == _signature(self.path)
+
+    def close(self, before: Callable[[duckdb.DuckDBPyConnection], None] | None = None) -> None:
+        """Close the file, if it is open. Delete a new file to which nothing was committed.
+
+        Args:
+            before: Called with the connection just before.
+        """
+        destination, self._destination = self._destination, None
+        if destination is None:
+            return
+        connection = destination.connection
+        try:
+            if before is not None:
+                before(connection)
+        finally:
+            with translated(self.path):
+                if not self._writable:
+                    self._signature = _signature(self.path)
+                    connection.close()
+                else:
+                    self._close_for_writing(connection)
+                    self.held_s += time.monotonic() - destination.opened_at
+
+    def _close_for_writing(self, connection: duckdb.DuckDBPyConnection) -> None:
+        with closing(Path(self.path)) as created:
+            if created and self._is_unused(connection):
+                # Delete before closing: until then the lock keeps other processes out of the file.
+                Path(self.path).unlink(missing_ok=True)
+            self._signature = self._checkpointed(connection)
+            connection.close()
+
+    def _checkpointed(self, connection: duckdb.DuckDBPyConnection) -> _Signature | None:
+        """Move the WAL into the file, as closing does, and return the signature: closing changes nothing then.
+
+        While the file is open, nobody else can change it.
+        """
+        try:
+            if Path(f"{self.path}.wal").exists():
+                connection.execute("CHECKPOINT")
+        except duckdb.Error:
+            return None  # another thread's transaction is open, or DuckDB has invalidated the database
+        return _signature(self.path)
+
+    def _is_unused(self, connection: duckdb.DuckDBPyConnection) -> bool:
+        try:
+            return bookkeeping.layout(connection) == 0 or bookkeeping.is_unused(connection)
+        except duckdb.Error:
+            return False  # DuckDB has invalidated the database
+
+    def interrupt(self) -> None:
+        """Cancel the statement that another thread runs, and every later wait for the file's lock."""
+        self._interrupted.set()
+        if (destination := self._destination) is not None:
+            destination.connection.interrupt()
+
+
+def _signature(path: str) -> _Signature:
+    return _stat(path), _stat(f"{path}.wal")
+
+
+def _stat(path: str) -> tuple[int, int, int] | None:
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
