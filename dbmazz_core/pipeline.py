@@ -64,8 +64,8 @@ class Pipeline:
         with closing(self._source()) as source, ExitStack() as stack:
             sink: Sink | None = None
             try:
-                sink = stack.enter_context(self._sink(read_only=True, lock_timeout_s=0))
-                recorded = sink.read()
+                opened = stack.enter_context(self._sink(read_only=True, lock_timeout_s=0))
+                recorded, sink = opened.read(), opened
                 if (readable := sink.format()) is not None:
                     path = self.settings.sink.url
                     findings.append(Finding("ok", f"{readable} can read {path}", path))

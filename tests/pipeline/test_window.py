@@ -149,10 +149,10 @@ def test_rows_of_one_copy_share_a_position(numbers: Lab) -> None:
 
 def test_an_idle_table_on_a_busy_server_does_not_hold_wal(numbers: Lab) -> None:
     numbers.execute("CREATE TABLE unrelated (v text)")
-    quiet = Lab(numbers.database, numbers.path, tables="public.t")
+    quiet = Lab(numbers.database, numbers.path, tables="public.t").configured(flush=FlushConfig(idle_wal_bytes=1 << 20))
     for _ in range(3):
         before = (quiet.checkpoint, quiet.confirmed)
-        quiet.execute("INSERT INTO unrelated SELECT repeat('x', 100) FROM generate_series(1, 2000)")
+        quiet.execute("INSERT INTO unrelated SELECT repeat('x', 100) FROM generate_series(1, 20000)")
         ((server,),) = quiet.database.fetch("SELECT pg_current_wal_flush_lsn()::text")
         result = quiet.capture()
         assert result.changes == 0
@@ -292,27 +292,35 @@ def test_keepalives_are_answered_while_the_sink_is_busy(numbers: Lab) -> None:
     numbers.assert_equal("t")
 
 
+#: Prints the confirmed LSN, and after that the checkpoint, again and again.
+WATCH = """
+import sys, psycopg
+from dbmazz_core import Lsn, open_reader
+url, path, slot = sys.argv[1:]
+query = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s"
+with psycopg.connect(url, autocommit=True) as connection:
+    while True:
+        ((confirmed,),) = connection.execute(query, [slot]).fetchall()
+        with open_reader(path) as reader:
+            print(int(Lsn.parse(confirmed)), int(reader.lsn), flush=True)
+"""
+
+
 def test_what_is_confirmed_is_never_ahead_of_the_checkpoint(numbers: Lab) -> None:
-    numbers.transactions(*(insert(n, n) for n in range(1, 150)))
-    done = threading.Event()
-    seen: list[tuple[Lsn, Lsn]] = []
-
-    def watch() -> None:
-        with numbers.database.connect() as connection, duckdb.connect(str(numbers.path)) as reader:
-            while not done.is_set():
-                ((confirmed,),) = connection.execute(
-                    "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s", [numbers.slot]
-                ).fetchall()
-                ((checkpoint,),) = reader.execute("SELECT lsn FROM _dbmazz.checkpoints").fetchall()
-                seen.append((Lsn.parse(confirmed), Lsn(checkpoint)))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        numbers.configured(flush=FlushConfig(size=1)).capture()
-    finally:
-        done.set()
-        watcher.join()
-    assert len({checkpoint for _, checkpoint in seen}) > 3
+    numbers.execute("CREATE TABLE unrelated (v text)")
+    busy = "INSERT INTO unrelated SELECT repeat('x', 100) FROM generate_series(1, 200000)"
+    numbers.transactions(*(statement for n in range(1, 6) for statement in (insert(n, n), busy)))
+    quiet = Lab(numbers.database, numbers.path, tables="public.t").configured(flush=FlushConfig(interval_ms=1))
+    watcher = subprocess.Popen(
+        [sys.executable, "-c", WATCH, numbers.database.url, str(numbers.path), numbers.slot],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert watcher.stdout is not None
+    watcher.stdout.readline()
+    quiet.capture()  # each change is flushed, and the file released, while the server reads what is unrelated
+    watcher.terminate()
+    seen = [tuple(map(int, line.split())) for line in watcher.communicate()[0].splitlines()]
+    assert len({checkpoint for _, checkpoint in seen}) > 2
     assert all(confirmed <= checkpoint for confirmed, checkpoint in seen)
     assert numbers.confirmed == numbers.checkpoint

@@ -181,11 +181,14 @@ class Run:
         for oid in sorted(session.reshaped):
             if session.open and (table := find(session.connection, oid)):
                 name = table.columns[0].name
+                # What is refused for one table must not undo what was written to another.
+                self._mark(session, "savepoint")
                 try:
                     self._execute(session, STATEMENTS["insert_new"](table, 24, 0, 1))
                     self._execute(session, f"UPDATE {table.name} SET {name} = {name}")
                 except _REFUSED_WITH_DDL as error:
                     self._refused(session, error)
+                self._mark(session, "release")
 
     def _change(self, session: _Session, change: Change) -> None:
         table = look_up(session.connection, change.table)

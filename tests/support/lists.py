@@ -221,6 +221,8 @@ class ListSink:
     def begin(self) -> ListTransaction:
         return ListTransaction(self, self.recorded, deepcopy(self.rows))
 
+    def release(self) -> None: ...
+
     def interrupt(self) -> None: ...
 
 

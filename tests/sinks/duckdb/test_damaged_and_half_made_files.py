@@ -124,7 +124,7 @@ def test_file_without_space_for_its_headers(lab: Lab, size: int) -> None:
         "from dbmazz_core.settings.config import SinkConfig\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
-        "try: DuckDBSink(SinkConfig(url=sys.argv[1]), feed='s')\n"
+        "try: DuckDBSink(SinkConfig(url=sys.argv[1]), feed='s').begin()\n"
         "except DiskFull: sys.exit(6)\n"
     )
     lab.execute(TABLE)
@@ -217,7 +217,8 @@ def test_thread_that_fails_leaves_the_file_to_the_other(duckdb_path: Path) -> No
     config = SinkConfig(url=str(duckdb_path))
     first = DuckDBSink(config, feed="one")
     second = DuckDBSink(config, feed="two")
-    first.begin().rollback()
+    for sink in (first, second):
+        sink.begin().rollback()
     first.close()
     assert duckdb_path.exists()
     second.begin().commit()
