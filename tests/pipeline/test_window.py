@@ -308,8 +308,8 @@ with psycopg.connect(url, autocommit=True) as connection:
 
 def test_what_is_confirmed_is_never_ahead_of_the_checkpoint(numbers: Lab) -> None:
     numbers.execute("CREATE TABLE unrelated (v text)")
-    busy = "INSERT INTO unrelated SELECT repeat('x', 100) FROM generate_series(1, 200000)"
-    numbers.transactions(*(statement for n in range(1, 6) for statement in (insert(n, n), busy)))
+    busy = "INSERT INTO unrelated SELECT repeat('x', 100) FROM generate_series(1, 400000)"
+    numbers.transactions(*(statement for n in range(1, 5) for statement in (insert(n, n), busy)))
     quiet = Lab(numbers.database, numbers.path, tables="public.t").configured(flush=FlushConfig(interval_ms=1))
     watcher = subprocess.Popen(
         [sys.executable, "-c", WATCH, numbers.database.url, str(numbers.path), numbers.slot],
