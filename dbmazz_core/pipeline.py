@@ -173,13 +173,19 @@ class Pipeline:
 
     # -- states of tables
 
-    def table_states(self, *, rows: bool = True) -> list[TableState]:
+    def destination_version(self) -> str | None:
+        """Return a text that differs once the destination has changed, without opening it; None if there is none."""
+        with self._sink(read_only=True) as sink:
+            return sink.version()
+
+    def table_states(self, *, rows: bool = True, lock_timeout_s: float | None = None) -> list[TableState]:
         """Return the states of all tables of the destination, by name. The source is not asked.
 
         Args:
             rows: Whether rows are counted.
+            lock_timeout_s: Seconds to wait while another process writes; None: as the settings say.
         """
-        with self.destination() as sink:
+        with self._sink(read_only=True, lock_timeout_s=lock_timeout_s) as sink:
             recorded = sink.read()
             counts = sink.count_rows(recorded.states) if rows else {}
             bad = sink.quarantined()

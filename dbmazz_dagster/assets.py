@@ -14,7 +14,7 @@ from dbmazz_core.settings.config import Settings
 from dbmazz_core.settings.tables import format_tables
 from dbmazz_core.table_ref import TableRef
 from dbmazz_dagster.resource import DbmazzResource
-from dbmazz_dagster.tags import CHECKPOINT_METADATA, IS_STREAMING, TABLE_METADATA
+from dbmazz_dagster.tags import CHECKPOINT_METADATA, IS_STREAMING, SOURCE_METADATA, TABLE_METADATA
 from dbmazz_dagster.translator import DagsterDbmazzTranslator, DbmazzTableProps
 
 
@@ -71,7 +71,12 @@ def dbmazz_assets(
     specs = [
         translator.get_asset_spec(props)
         .replace_attributes(skippable=True)
-        .merge_attributes(metadata={TABLE_METADATA: str(props.table)})
+        .merge_attributes(
+            metadata={
+                TABLE_METADATA: str(props.table),
+                SOURCE_METADATA: translator.get_source_asset_spec(props).key.to_user_string(),
+            }
+        )
         for props in table_props(resource, resolve_patterns=resolve_patterns)
     ]
     return dg.multi_asset(

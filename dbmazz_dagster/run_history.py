@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from dbmazz_core.lsn import Lsn
-from dbmazz_dagster.tags import ATTEMPT_TAG, FROM_LSN_TAG, SLOT_TAG
+from dbmazz_dagster.tags import ATTEMPT_TAG, END_LSN_TAG, FROM_LSN_TAG, SLOT_TAG
 
 _FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 _UNFINISHED = [status for status in dg.DagsterRunStatus if status not in _FINISHED]
@@ -24,7 +24,7 @@ class RunHistory:
 
     Attributes:
         unfinished: Id of the newest run that has not finished, None if all have.
-        last_failed: Id of the newest finished run if it did not succeed, else None.
+        last_failed: Id of the newest finished run if its window did not succeed, else None.
         without_progress: Number of the newest finished runs in a row that failed, or succeeded without moving the slot.
         last_end: End of the newest finished run, in seconds since the epoch; 0 if no run has finished.
     """
@@ -76,18 +76,21 @@ def read_run_history(
     for record in finished:
         run = record.dagster_run
         stuck = run.tags.get(FROM_LSN_TAG) == lsn_text(confirmed)
-        if run.status is dg.DagsterRunStatus.SUCCESS and not stuck:
+        if _captured(run) and not stuck:
             break
         without_progress += 1
     newest = finished[0] if finished else None
     return RunHistory(
         unfinished=unfinished,
-        last_failed=newest.dagster_run.run_id
-        if newest and newest.dagster_run.status is not dg.DagsterRunStatus.SUCCESS
-        else None,
+        last_failed=newest.dagster_run.run_id if newest and not _captured(newest.dagster_run) else None,
         without_progress=without_progress,
         last_end=(newest.end_time or newest.update_timestamp.timestamp()) if newest else 0.0,
     )
+
+
+def _captured(run: dg.DagsterRun) -> bool:
+    """Return whether the window of a finished run succeeded, whatever became of the run's checks and other steps."""
+    return run.status is dg.DagsterRunStatus.SUCCESS or END_LSN_TAG in run.tags
 
 
 def next_attempt(instance: dg.DagsterInstance, slot: str, confirmed: Lsn | None) -> int:

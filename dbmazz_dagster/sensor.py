@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-from dbmazz_core.errors import DbmazzError
+from dbmazz_core.errors import DbmazzError, DestinationError
 from dbmazz_core.model.source_status import SourceStatus
 from dbmazz_core.pipeline import Pipeline
 from dbmazz_core.settings.tables import format_tables
 from dbmazz_dagster.checks import MAX_LAG_BYTES, assess_slot
 from dbmazz_dagster.failures import is_transient
 from dbmazz_dagster.metadata import lsn_metadata
+from dbmazz_dagster.owed import owed_events, owed_tables
 from dbmazz_dagster.resource import DbmazzResource
 from dbmazz_dagster.run_history import RunHistory, lsn_text, next_attempt, read_run_history
 from dbmazz_dagster.tags import ATTEMPT_TAG, FROM_LSN_TAG, REASON_TAG
-from dbmazz_dagster.translator import DagsterDbmazzTranslator
+from dbmazz_dagster.translator import DagsterDbmazzTranslator, DbmazzTableProps
 
 #: Seconds after which an unchanged state is reported again: the health of the slot, or a slot without changes.
 _REPEAT_AFTER_S = 600.0
@@ -74,7 +76,7 @@ def build_dbmazz_sensor(
         name: Name of the sensor, by default the slot and `_sensor`.
         minimum_interval_seconds: Seconds between two ticks.
         advance_after_bytes: Bytes of WAL since the confirmed LSN after which a window runs even without changes of
-            captured tables: the slot moves, and the server can remove the WAL.
+            captured tables: the slot moves, and the server can remove the WAL. At least `FLUSH_IDLE_WAL_BYTES` count.
         max_backoff_seconds: Maximum of the wait after repeated failures, in seconds.
         abandoned_after_seconds: A started run that has logged nothing for this many seconds, while no process consumes
             the slot, counts as failed: its machine may have stopped.
@@ -95,6 +97,7 @@ def build_dbmazz_sensor(
         max_backoff=max_backoff_seconds,
         abandoned_after=abandoned_after_seconds,
         max_lag_bytes=max_lag_bytes if slot_health_check else None,
+        translator=translator or DagsterDbmazzTranslator(),
     )
 
     @dg.sensor(
@@ -123,6 +126,7 @@ class _Policy:
     max_backoff: float
     abandoned_after: float
     max_lag_bytes: int | None
+    translator: DagsterDbmazzTranslator
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +167,9 @@ def _tick(
     }
     if decision.request:
         cursor["tables"] = tables
-    events = _events(status, decision, policy, checkpoint, cursor)
+    events = [*_events(status, decision, policy, checkpoint, cursor)]
+    if history.unfinished is None and not status.slot_active:
+        events += _owed(context, pipeline, policy, cursor)
     cursor.setdefault("tables", tables)
     if not decision.request:
         return dg.SensorResult(skip_reason=decision.why, cursor=json.dumps(cursor), asset_events=events)
@@ -203,7 +209,8 @@ def _decide(
     unread = max(0, status.server_lsn - status.confirmed_lsn)
     if unread == 0:
         return _Decision(False, f"no WAL since {status.confirmed_lsn}", caught_up=True)
-    if unread > policy.advance_after_bytes:
+    # A window moves the slot past WAL without changes only where it is as much as the settings say.
+    if unread > max(policy.advance_after_bytes, pipeline.settings.flush.idle_wal_bytes):
         return _Decision(True, f"{unread} bytes of WAL since {status.confirmed_lsn}")
     if pipeline.has_changes():
         return _Decision(True, f"changes of the captured tables since {status.confirmed_lsn}")
@@ -243,6 +250,25 @@ def _events(
         )
         cursor["caught_up_at"] = now
     return events
+
+
+def _owed(
+    context: dg.SensorEvaluationContext, pipeline: Pipeline, policy: _Policy, cursor: dict[str, Any]
+) -> Iterator[dg.AssetMaterialization]:
+    """Yield the materializations of changes that no run has reported, if the destination has changed since."""
+    version = pipeline.destination_version()
+    if version is None or version == cursor.get("destination"):
+        return
+    try:
+        states = {state.table: state for state in pipeline.table_states(rows=False, lock_timeout_s=0)}
+    except DestinationError as error:
+        context.log.debug(f"the destination is read at the next tick: {error}")
+        return
+    cursor["destination"] = version
+    slot, path = pipeline.settings.source.slot, Path(pipeline.settings.sink.url)
+    assets = {table: policy.translator.get_asset_spec(DbmazzTableProps(table, slot, path.stem)).key for table in states}
+    owed = owed_tables(context.instance, assets, states)
+    yield from owed_events(assets, owed, states, "changed outside of this Dagster instance, or by a run that failed")
 
 
 def _due(cursor: dict[str, Any], key: str, now: float) -> bool:

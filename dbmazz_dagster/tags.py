@@ -14,6 +14,8 @@ SLOT_TAG: Final = "dbmazz/slot"
 FROM_LSN_TAG: Final = "dbmazz/from_lsn"
 #: Run tag: number of the sensor's request for a window from that LSN, from 1.
 ATTEMPT_TAG: Final = "dbmazz/attempt"
+#: Run tag: the checkpoint at the end of the run's window. A run without it has captured nothing, or failed.
+END_LSN_TAG: Final = "dbmazz/end_lsn"
 #: Run tag: the reason of the sensor's request.
 REASON_TAG: Final = "dbmazz/reason"
 
@@ -22,5 +24,7 @@ IS_STREAMING: Final = "is_streaming"
 
 #: Metadata of a table's asset: the name of the table, as `TABLES` spells it.
 TABLE_METADATA: Final = "dbmazz/table"
+#: Metadata of a table's asset: the key of the source's table.
+SOURCE_METADATA: Final = "dbmazz/source"
 #: Metadata of the checkpoint's asset: the name of the slot.
 CHECKPOINT_METADATA: Final = "dbmazz/checkpoint_of"

@@ -13,7 +13,7 @@ import dagster as dg
 
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import PipelineStatus, StopReason, TableCounts, WindowResult
-from dbmazz_core.errors import DbmazzError
+from dbmazz_core.errors import ConfigError, DbmazzError
 from dbmazz_core.lsn import INVALID_LSN
 from dbmazz_core.model.table_state import TableState, TableStatus
 from dbmazz_core.pipeline import Pipeline
@@ -21,8 +21,16 @@ from dbmazz_core.settings.config import Settings, SourceConfig
 from dbmazz_core.settings.tables import parse_tables
 from dbmazz_core.table_ref import TableRef
 from dbmazz_dagster.metadata import checkpoint_metadata, column_schema, state_metadata, table_metadata
+from dbmazz_dagster.owed import DATA_VERSION_TAG, changed_lsn, owed_events, owed_tables
 from dbmazz_dagster.run_config import DbmazzConfig, Unchanged
-from dbmazz_dagster.tags import CHECKPOINT_METADATA, IS_STREAMING, SLOT_TAG, TABLE_METADATA
+from dbmazz_dagster.tags import (
+    CHECKPOINT_METADATA,
+    END_LSN_TAG,
+    IS_STREAMING,
+    SLOT_TAG,
+    SOURCE_METADATA,
+    TABLE_METADATA,
+)
 
 #: Seconds between two log lines of a long window. The sensor counts a run that stops logging as failed
 #: (run_history.py).
@@ -34,19 +42,35 @@ class _Assets:
     """The asset keys of one `@dbmazz_assets` definition."""
 
     tables: Mapping[TableRef, dg.AssetKey]
+    sources: Mapping[TableRef, dg.AssetKey]
     checkpoint: dg.AssetKey | None
+    slot: str | None
 
     @classmethod
     def of(cls, definition: dg.AssetsDefinition) -> _Assets:
         tables: dict[TableRef, dg.AssetKey] = {}
+        sources: dict[TableRef, dg.AssetKey] = {}
         checkpoint: dg.AssetKey | None = None
+        slot: str | None = None
         for key, metadata in definition.metadata_by_key.items():
             if TABLE_METADATA in metadata:
                 (pattern,) = parse_tables(str(metadata[TABLE_METADATA]))
-                tables[TableRef(pattern.schema, str(pattern.name))] = key
+                table = TableRef(pattern.schema, str(pattern.name))
+                tables[table] = key
+                if source := metadata.get(SOURCE_METADATA):
+                    sources[table] = dg.AssetKey.from_user_string(str(source))
             elif CHECKPOINT_METADATA in metadata:
-                checkpoint = key
-        return cls(tables, checkpoint)
+                checkpoint, slot = key, str(metadata[CHECKPOINT_METADATA])
+        return cls(tables, sources, checkpoint, slot)
+
+    def verify_slot(self, slot: str) -> None:
+        """Raise ConfigError if the assets are those of another slot than the resource's."""
+        if self.slot is not None and self.slot != slot:
+            raise ConfigError(
+                f"the assets are those of slot {self.slot}, and the resource captures slot {slot}",
+                object="slot",
+                remedy="give both the same slot: @dbmazz_assets(resource) and the resource that the function gets",
+            )
 
 
 def run_window(
@@ -58,6 +82,7 @@ def run_window(
 ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
     """Run one window and yield its materializations and checks; see `DbmazzResource.capture`."""
     assets = _Assets.of(context.assets_def)
+    assets.verify_slot(settings.source.slot)
     # A run that a user starts from the asset graph does not have the job's tags.
     context.instance.add_run_tags(context.run.run_id, {SLOT_TAG: settings.source.slot})
     resnapshot = _resnapshot(config, assets, context)
@@ -72,6 +97,9 @@ def run_window(
             ),
             context,
         )
+    except DbmazzError:
+        _report_owed(pipeline, context, assets)
+        raise
     except _Interrupted as interrupted:
         # The flushes so far are committed: log their materializations, then end as Dagster asked.
         if interrupted.result is not None:
@@ -80,6 +108,7 @@ def run_window(
             ):
                 context.log_event(_as_materialization(event))
         raise interrupted.reason from None
+    context.instance.add_run_tags(context.run.run_id, {END_LSN_TAG: str(result.end_lsn)})
     report = _WindowReport(pipeline, settings.source, context, assets, result)
     for event in report.events(unchanged):
         if event.asset_key in context.selected_asset_keys:
@@ -87,6 +116,18 @@ def run_window(
         else:
             context.log_event(_as_materialization(event))
     yield from report.checks()
+
+
+def _report_owed(pipeline: Pipeline, context: dg.AssetExecutionContext, assets: _Assets) -> None:
+    """Log what a window has changed that failed behind a committed flush; what cannot be read now stays owed."""
+    try:
+        states = {state.table: state for state in pipeline.table_states(rows=False)}
+    except DbmazzError as error:
+        context.log.debug(f"the destination cannot be read after the failure: {error}")
+        return
+    owed = owed_tables(context.instance, assets.tables, states)
+    for event in owed_events(assets.tables, owed, states, "changed by a window that failed later"):
+        context.log_event(event)
 
 
 def _resnapshot(config: DbmazzConfig, assets: _Assets, context: dg.AssetExecutionContext) -> list[TableRef]:
@@ -190,7 +231,9 @@ class _WindowReport:
         """Yield the materializations of tables that changed or were selected, and of the checkpoint."""
         context, result = self._context, self._result
         without_changes: list[str] = []
-        for table, counts in sorted(result.tables.items()):
+        owed = owed_tables(context.instance, self._assets.tables, result.states)
+        for table in sorted({*result.tables, *owed}):
+            counts = result.tables.get(table, TableCounts())
             key = self._assets.tables.get(table)
             if key is None:
                 context.log.warning(f"{table} was captured, but has no asset: reload the definitions")
@@ -198,8 +241,12 @@ class _WindowReport:
             state = result.states.get(table)
             selected = key in context.selected_asset_keys and (state is None or state.state is TableStatus.STREAMING)
             metadata = table_metadata(result, counts, self._states.get(table), self._schemas.get(table))
-            if _has_changes(counts) or (selected and (unchanged == "materialize" or self._never_materialized(key))):
-                yield dg.MaterializeResult(asset_key=key, metadata=metadata)
+            if table in owed or _has_changes(counts) or (selected and unchanged == "materialize"):
+                lsn = None if state is None else changed_lsn(state)
+                version = None if lsn is None else dg.DataVersion(str(lsn))
+                yield dg.MaterializeResult(asset_key=key, metadata=metadata, data_version=version)
+                if lsn is not None and (source := self._assets.sources.get(table)) is not None:
+                    context.log_event(dg.AssetObservation(source, tags={DATA_VERSION_TAG: str(lsn)}))
             elif selected:
                 without_changes.append(str(table))
                 if unchanged == "observe":
@@ -246,9 +293,6 @@ class _WindowReport:
                     metadata={} if streams else metadata,
                 )
 
-    def _never_materialized(self, key: dg.AssetKey) -> bool:
-        return self._context.instance.get_latest_materialization_event(key) is None
-
 
 def _has_changes(counts: TableCounts) -> bool:
     return bool(counts.changes or counts.truncates or counts.snapshot_rows is not None)
@@ -257,4 +301,6 @@ def _has_changes(counts: TableCounts) -> bool:
 def _as_materialization(event: dg.MaterializeResult[Any]) -> dg.AssetMaterialization:
     if event.asset_key is None:
         raise ValueError("an event without an asset key")
-    return dg.AssetMaterialization(event.asset_key, metadata=event.metadata)
+    version = event.data_version
+    tags = None if version is None else {DATA_VERSION_TAG: version.value}
+    return dg.AssetMaterialization(event.asset_key, metadata=event.metadata, tags=tags)

@@ -210,6 +210,9 @@ class Sink(Protocol):
     def publish(self) -> ReadCopy | None:
         """Publish a copy for readers that keep it open, if the settings name one; a failure is in the result."""
 
+    def version(self) -> str | None:
+        """Return a text that differs once the destination has changed, without opening it; None if there is none."""
+
     def format(self) -> str | None:
         """Return which programs can read the destination, as a phrase; None if it does not exist, or does not tell."""
 

@@ -159,7 +159,10 @@ def test_run_keys_differ_even_where_runs_were_deleted(captured: Shop) -> None:
 
 
 def test_unrelated_wal_is_not_requested_forever(captured: Shop) -> None:
+    captured = captured.with_env(FLUSH_IDLE_WAL_BYTES="1MB")
     captured.database.execute("INSERT INTO unrelated SELECT i, repeat('x', 100) FROM generate_series(1, 500) i")
+    assert not captured.tick(advance_after_bytes=1000).requests  # a window would not move the slot
+    captured.database.execute("INSERT INTO unrelated SELECT i, repeat('x', 100) FROM generate_series(1, 9000) i")
     assert not captured.tick().requests  # not enough to be worth a window
     (request,) = captured.tick(advance_after_bytes=1000).requests
     before = confirmed_lsn(captured)

@@ -119,6 +119,11 @@ class DuckDBFile:
         )
         destination.set_checkpoint_threshold()
 
+    def version(self) -> str | None:
+        """Return a text that differs once the file has changed; None if there is no file."""
+        file, wal = _signature(self.path)
+        return None if file is None else "-".join(map(str, (*file, *(wal or ()))))
+
     def is_unchanged(self) -> bool:
         """Return whether the closed file still has the content that it had when it was last open."""
         return self._signature is not None and self._signature == _signature(self.path)

@@ -89,6 +89,10 @@ class DuckDBSink:
         self.release()
         return ReadCopyPublisher(self._config, self.feed).publish()
 
+    def version(self) -> str | None:
+        """See `Sink.version`."""
+        return self._file.version()
+
     def format(self) -> str | None:
         """See `Sink.format`."""
         connection = self._file.open().connection
