@@ -362,7 +362,7 @@ class Run:
                 f"{result.start_lsn} to {result.end_lsn}"
             )
             if result.stop_reason is StopReason.CAUGHT_UP:
-                # The checkpoint stays where there is no change and little other WAL.
+                # The checkpoint stays where there is little WAL, and no change in it.
                 assert result.upper_lsn - result.end_lsn < (
                     lab.settings["flush"].idle_wal_bytes if result.changes == 0 else 1
                 )
