@@ -363,9 +363,7 @@ class Run:
             )
             if result.stop_reason is StopReason.CAUGHT_UP:
                 # The checkpoint stays where there is little WAL, and no change in it.
-                assert result.upper_lsn - result.end_lsn < (
-                    lab.settings["flush"].idle_wal_bytes if result.changes == 0 else 1
-                )
+                assert result.upper_lsn - result.end_lsn < FlushConfig().idle_wal_bytes
             self._compare()
 
         self.tally.windows += 1
