@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dbmazz_core.connectors.sinks import create_sink
     from dbmazz_core.connectors.sinks.duckdb.reader import Reader, open_reader
+    from dbmazz_core.connectors.sinks.duckdb.writer import open_writer
     from dbmazz_core.connectors.sources import create_source
     from dbmazz_core.connectors.sources.postgres import PostgresSource
     from dbmazz_core.engine.progress import Progress
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
 _MODULES: dict[str, tuple[str, ...]] = {
     "connectors.sinks": ("create_sink",),
     "connectors.sinks.duckdb.reader": ("Reader", "open_reader"),
+    "connectors.sinks.duckdb.writer": ("open_writer",),
     "connectors.sources": ("create_source",),
     "connectors.sources.postgres": ("PostgresSource",),
     "engine.progress": ("Progress",),
@@ -219,6 +221,7 @@ __all__ = [
     "create_sink",
     "create_source",
     "open_reader",
+    "open_writer",
     "parse_tables",
 ]
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 from dbmazz_dagster.assets import build_source_asset_specs, dbmazz_assets
 from dbmazz_dagster.build import build_definitions
 from dbmazz_dagster.checks import build_dbmazz_checks
+from dbmazz_dagster.io_manager import DbmazzIOManager
+from dbmazz_dagster.reader import DbmazzReader
 from dbmazz_dagster.resource import DbmazzResource
 from dbmazz_dagster.run_config import DbmazzConfig
 from dbmazz_dagster.sensor import build_dbmazz_sensor
@@ -20,6 +22,8 @@ from dbmazz_dagster.translator import DagsterDbmazzTranslator, DbmazzTableProps
 __all__ = [
     "DagsterDbmazzTranslator",
     "DbmazzConfig",
+    "DbmazzIOManager",
+    "DbmazzReader",
     "DbmazzResource",
     "DbmazzTableProps",
     "build_dbmazz_checks",

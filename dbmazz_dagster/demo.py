@@ -2,17 +2,13 @@
 
 # No postponed annotations here: Dagster reads the annotation of `context` as an object.
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final
 
 import dagster as dg
-import duckdb
 
-from dbmazz_core.settings.config import SinkConfig
 from dbmazz_dagster.build import build_definitions
 from dbmazz_dagster.failures import dbmazz_failures
+from dbmazz_dagster.reader import DbmazzReader
 from dbmazz_dagster.resource import DbmazzResource
 
 _REVENUE_SQL: Final = """
@@ -30,9 +26,6 @@ GROUP BY day
 ORDER BY day
 """
 
-_RETRY_S: Final = 0.2
-#: Longer than the timeout in the settings: a window with many changes may hold the file for longer.
-_LOCK_TIMEOUT_S: Final = 60.0
 _DAYS_SHOWN: Final = 7
 
 
@@ -47,8 +40,7 @@ _DAYS_SHOWN: Final = 7
 )
 def daily_revenue(context: dg.AssetExecutionContext, dbmazz: DbmazzResource) -> dg.MaterializeResult[Any]:
     """Revenue by day of all orders that are not cancelled, computed from the captured tables."""
-    with dbmazz_failures(context), _writable(dbmazz.settings().sink) as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+    with dbmazz_failures(context), DbmazzReader.of(dbmazz).writer() as connection:
         connection.execute(_REVENUE_SQL)
         found = connection.execute("FROM analytics.daily_revenue ORDER BY day DESC").fetchall()
     days = found[:_DAYS_SHOWN]
@@ -64,24 +56,6 @@ def daily_revenue(context: dg.AssetExecutionContext, dbmazz: DbmazzResource) -> 
             "preview": dg.MetadataValue.md("\n".join(table)),
         }
     )
-
-
-@contextmanager
-def _writable(config: SinkConfig) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open the DuckDB file for writing, as soon as no window holds it. DuckDB lets one process write at a time."""
-    with _connect(config.url) as connection:
-        yield connection
-
-
-def _connect(path: str) -> duckdb.DuckDBPyConnection:
-    deadline = time.monotonic() + _LOCK_TIMEOUT_S
-    while True:
-        try:
-            return duckdb.connect(path)
-        except duckdb.IOException as error:
-            if "lock" not in str(error) or time.monotonic() > deadline:
-                raise
-        time.sleep(_RETRY_S)
 
 
 defs = dg.Definitions.merge(
