@@ -10,6 +10,7 @@ import dagster as dg
 
 from dbmazz_core.engine.result import StopReason, TableCounts, WindowResult
 from dbmazz_core.lsn import Lsn
+from dbmazz_core.model.read_copy import ReadCopy
 from dbmazz_core.model.table_description import TableDescription
 from dbmazz_core.model.table_state import TableState
 
@@ -68,9 +69,23 @@ def checkpoint_metadata(result: WindowResult) -> dict[str, Any]:
         "transactions": number(result.transactions),
         "bytes": float(result.bytes),
         "flushes": number(result.flushes),
+        "file_held_s": round(result.file_held_s, 3),
+        **_read_copy_metadata(result.read_copy),
         **{f"{name}_s": round(seconds, 3) for name, seconds in sorted(result.phases.items())},
         **_window_metadata(result),
     }
+
+
+def _read_copy_metadata(copy: ReadCopy | None) -> dict[str, Any]:
+    if copy is None:
+        return {}
+    figures: dict[str, Any] = {
+        "read_copy_lsn": None if copy.lsn is None else str(copy.lsn),
+        "read_copy_published_at": None if copy.published_at is None else dg.MetadataValue.timestamp(copy.published_at),
+        "read_copy_s": None if copy.duration_s is None else round(copy.duration_s, 3),
+        "read_copy_error": None if copy.error is None else copy.error.what,
+    }
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def _window_metadata(result: WindowResult) -> dict[str, Any]:

@@ -255,6 +255,10 @@ class _WindowReport:
             context.log.info(f"no changes up to LSN {result.end_lsn}: {', '.join(without_changes)}")
         for warning in result.warnings:
             context.log.warning(warning)
+        if result.postponed is not None:
+            context.log.warning(f"postponed: {result.postponed}")
+        if result.read_copy is not None and (error := result.read_copy.error) is not None:
+            context.log.error(f"{error.what}; what to do: {error.remedy}")
         for sentence in result.schema_changes:
             context.log.info(sentence)
         for table, reason in sorted(result.copy_anew.items()):
