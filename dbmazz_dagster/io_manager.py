@@ -32,11 +32,15 @@ _CONVERSIONS: Final[dict[Any, Callable[[pa.Table], Any]]] = {
 class DbmazzIOManager(dg.ConfigurableIOManager):
     """Gives captured tables to assets as arguments, and writes what assets return into the same DuckDB file.
 
-        @dg.asset(key_prefix="marts", ins={"orders": dg.AssetIn(["public", "orders"])}, io_manager_key="dbmazz_io")
+        @dg.asset(key_prefix="marts", ins={"orders": dg.AssetIn(["public", "orders"])})
         def daily(orders: pl.DataFrame) -> pl.DataFrame:
             return orders.group_by("day").len()
 
-        defs = dg.Definitions(assets=[daily], resources={"dbmazz_io": DbmazzIOManager(path="shop.duckdb")})
+        manager = DbmazzIOManager(path="shop.duckdb")
+        defs = dg.Definitions(assets=[shop_tables, daily], resources={"dbmazz": shop, "io_manager": manager})
+
+    Under another key than `io_manager`, the asset names it: `dg.AssetIn(..., input_manager_key="dbmazz_io")`, and
+    `io_manager_key="dbmazz_io"` for its result.
 
     Arguments are annotated with `polars.DataFrame`, `polars.LazyFrame`, `pyarrow.Table` or `duckdb.DuckDBPyRelation`;
     the result is one of these, and becomes a table named by the last two parts of the asset's key. With a read copy,
