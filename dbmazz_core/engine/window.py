@@ -65,6 +65,7 @@ class _PendingFlush:
         transactions: Number of complete transactions.
         end_lsn: The flush contains all transactions that committed before this LSN; None: no complete transaction.
         last_transaction: The last complete transaction.
+        has_content: Whether any transaction had more than its begin and its end.
     """
 
     complete_events: list[WindowEvent] = field(default_factory=list)
@@ -80,6 +81,7 @@ class _PendingFlush:
     transactions: int = 0
     end_lsn: Lsn | None = None
     last_transaction: CommittedTransaction | None = None
+    has_content: bool = False
 
     @property
     def bytes(self) -> int:
@@ -107,6 +109,7 @@ class _PendingFlush:
             self.first_event_at = time.monotonic()
         self.open_events += events
         self.open_bytes += part.bytes
+        self.has_content |= not part.empty
         if part.complete:
             self.complete_events += self.open_events
             self.complete_bytes += self.open_bytes
@@ -343,7 +346,7 @@ class Window:
     def _can_wait(self) -> bool:
         """Return whether there is nothing to commit but that the source has written other WAL, and not much of it."""
         return (
-            self._pending.last_transaction is None
+            not self._pending.has_content
             and not self._pending.complete_events
             and not self._bound.more  # the next stream begins at the checkpoint
             and not self._flusher.begun

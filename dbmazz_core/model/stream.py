@@ -59,6 +59,8 @@ class StreamPart:
         bytes: Bytes of the messages.
         last: The last transaction that ends in this part.
         at_bound: Whether the next transaction commits at or after the stream's upper LSN.
+        empty: Whether it has nothing but begins and ends of transactions. PostgreSQL 14 sends those of transactions
+            without changes, too.
     """
 
     events: list[TableEvent]
@@ -68,6 +70,7 @@ class StreamPart:
     bytes: int
     last: CommittedTransaction | None
     at_bound: bool
+    empty: bool = False
 
 
 class ChangeStream(Protocol):

@@ -201,6 +201,7 @@ def test_a_captured_table_that_is_locked_against_readers_holds_nobody_up(
     captured.assert_equal("good", "new")
 
 
+@pytest.mark.since(15)  # publications with row filters
 def test_a_table_whose_query_fails(captured: Lab) -> None:
     """For a function in its row filter, a damaged block, a row that is too long for the protocol."""
     captured.execute(

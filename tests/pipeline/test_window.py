@@ -93,7 +93,8 @@ def test_the_result_counts_what_came(lab: Lab) -> None:
     result = lab.capture()
     counts = result.tables[lab.ref("t")]
     assert (counts.inserts, counts.updates, counts.deletes, counts.truncates) == (10, 4, 1, 1)
-    assert (result.changes, result.transactions, counts.snapshot_rows) == (15, 3, None)
+    assert (result.changes, counts.snapshot_rows) == (15, None)
+    assert result.transactions >= 3  # PostgreSQL 14 sends those without changes, too
     assert result.tables[lab.ref("quiet")].changes == 0
     assert result.commit_time is not None
 

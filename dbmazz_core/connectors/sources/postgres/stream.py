@@ -138,7 +138,9 @@ class PostgresStream:
             self._open, self._framed = framed.open, None
         else:
             self._position = end
-        return StreamPart(events, complete, end_lsn, ended, size, transaction, at_bound)
+        begun = int(np.subtract(*np.searchsorted(framed.begins, [end, begin])))
+        empty = end - begin == ended + begun
+        return StreamPart(events, complete, end_lsn, ended, size, transaction, at_bound, empty)
 
     def _continues_in_next_block(self, framed: FramedBlock, index: int) -> bool:
         """Whether all messages from `index` on belong to one transaction, which continues in the next block."""
