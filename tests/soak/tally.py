@@ -21,6 +21,7 @@ class Tally:
     comparisons: int = 0
     left_out: int = 0
     copies: int = 0
+    undecodable: int = 0
 
     def __str__(self) -> str:
         return ", ".join(f"{getattr(self, f.name)} {f.name}" for f in dataclasses.fields(self))

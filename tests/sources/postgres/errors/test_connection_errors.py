@@ -520,3 +520,20 @@ def test_refusals_that_need_another_server(message: str, expected: type[DbmazzEr
     error = recognized_connection_error(f'connection to server at "db", port 5432 failed: {message}', url)
     assert type(error) is expected
     assert words in error.what
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "unexpected duplicate for tablespace 0, relfilenumber 95759",
+        "unexpected duplicate for tablespace 0, relfilenode 95759",
+        'could not map filenumber "base/5/16401" to relation OID',
+    ],
+)
+def test_wal_that_the_server_cannot_decode(message: str) -> None:
+    """Seen with PostgreSQL 18.6, by the generated workloads: every attempt fails at the same place."""
+    error = source_error("XX000", message, SecretUrl("postgres://u@h/d", variable="SOURCE_URL"), slot="shop")
+    assert error.what == (
+        f"PostgreSQL at h:5432 cannot decode its WAL for replication slot shop: {message} (SQLSTATE XX000)"
+    )
+    assert "dbmazz snapshot" in error.remedy

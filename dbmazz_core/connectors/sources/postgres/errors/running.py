@@ -62,6 +62,12 @@ class Login:
         return cls(role, values.get("dbname") or role, ",".join(places))
 
 
+#: What logical decoding says of itself when it cannot find a table of the past (relfilenumbermap.c, reorderbuffer.c).
+_UNDECODABLE = re.compile(
+    r"unexpected duplicate for tablespace|could not (map|find pg_class entry for) (filenode|filenumber|relfile)"
+)
+
+
 def source_error(
     sqlstate: str | None, message: str, url: SecretUrl, *, slot: str = "", publication: str = ""
 ) -> SourceError:
@@ -132,6 +138,13 @@ def source_error(
                 f"role {quote_identifier(login.role)} lacks a privilege: {text}",
                 object=f"role {login.role}",
                 remedy="`dbmazz check` lists every privilege that is missing, with the GRANT for it",
+            )
+        case "XX000" if slot and _UNDECODABLE.search(line):
+            return SourceError(
+                f"PostgreSQL at {login.server} cannot decode its WAL for {slot_object}: {text} (SQLSTATE {sqlstate})",
+                object=slot_object,
+                remedy="this is a fault of the server: install its newest minor version and run again; if it happens "
+                "again at the same place, run `dbmazz snapshot`, which gives the slot a position behind it",
             )
         case _:
             return SourceError(
