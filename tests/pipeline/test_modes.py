@@ -312,7 +312,7 @@ def test_a_file_whose_tokens_hold_the_targets_is_read_and_brought_up(lab: Lab) -
 
 @pytest.mark.parametrize("mode", Mode)
 def test_columns_come_one_by_one_with_rows_between(lab: Lab, mode: Mode) -> None:
-    """DuckDB 1.4 alters no table whose rows the same transaction has changed, be it by a column's default."""
+    """DuckDB 1 alters no table whose rows the same transaction has changed, be it by a column's default."""
     lab = lab.kept(mode)
     lab.execute("CREATE TABLE t (id int PRIMARY KEY, v int, w int); ALTER TABLE t REPLICA IDENTITY FULL")
     lab.execute("INSERT INTO t VALUES (1, 1, 1), (2, 2, 2)")

@@ -11,8 +11,8 @@ import psycopg
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from tests.support.postgres_fixtures import SourceDatabase
 
-#: DuckDB 1.4 stores a zero with the sign of the one beside it: its run-length encoding compares them (tried; 2.0 does
-#: not). There is nothing to do about it, so with 1.4 another number takes the place of -0.
+#: DuckDB 1 stores a zero with the sign of the one beside it: its run-length encoding compares them (tried; 2.0 does
+#: not). There is nothing to do about it, so with 1 another number takes the place of -0.
 NEGATIVE_ZERO = "-0" if int(duckdb.__version__.split(".")[0]) >= 2 else "-1"
 
 #: Types that users make, for `VALUES`.

@@ -22,7 +22,7 @@ from dbmazz_core.model.schema_events import AddColumn, ChangeType, DropColumn, R
 from dbmazz_core.table_ref import TableRef, quote_literal
 from dbmazz_core.table_ref import quote_identifier as quoted
 
-#: DuckDB 1.4 fails at COMMIT if a table was altered after an UPDATE or DELETE in the same transaction (tried).
+#: DuckDB 1 fails at COMMIT if a table was altered after an UPDATE or DELETE in the same transaction (tried, 1.5).
 ALTERS_MODIFIED_TABLES = tuple(map(int, duckdb.__version__.split(".")[:2])) >= (2, 0)
 
 
@@ -59,7 +59,7 @@ def alter(connection: duckdb.DuckDBPyConnection, path: str, event: SchemaEvent, 
     alterations += [f"DROP COLUMN {quoted(name)}" for name in _names_until_dropped(dropped, prefixes).values()]
     for alteration in alterations:
         statements.run(f"ALTER TABLE {statements.sql.table} {alteration}")
-    # Rows after columns: DuckDB 1.4 cannot alter a table after rows were changed.
+    # Rows after columns: DuckDB 1 cannot alter a table after rows were changed.
     changed = 0
     if mode is Mode.CHANGELOG:
         changed += _rename_in_lists(statements, dropped, renamed)
