@@ -31,7 +31,7 @@ find-python = for python in $(1); do \
 	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
 		echo "$$python cannot create virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; fi
 
-.PHONY: help venv test lint format types docs bench demo test-browser test-versions test-matrix test-lowest soak soak-short clean
+.PHONY: help venv test test-servers test-dagster lint format types docs bench demo test-browser test-versions test-matrix test-lowest soak soak-short clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,9 +45,17 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 # The tests include the core of the version matrix, on the oldest and the newest version.
-test: lint $(MATRIX) $(DUCKDB)/.installed ## Run lint, format check, type check, and all tests but those of the other targets
-	DBMAZZ_POSTGRES_MATRIX=$(POSTGRES_MATRIX) DBMAZZ_OLDEST_DUCKDB=$(DUCKDB) \
-		$(BIN)/python -m pytest -m 'not slow and not browser and not soak' $(PARALLEL)
+PYTEST := DBMAZZ_POSTGRES_MATRIX=$(POSTGRES_MATRIX) DBMAZZ_OLDEST_DUCKDB=$(DUCKDB) $(BIN)/python -m pytest
+USUAL := not slow and not browser and not soak
+
+test: lint $(MATRIX) $(DUCKDB)/.installed ## Run lint, format check, type check, and the tests but those of the other targets
+	$(PYTEST) -m '$(USUAL) and not servers and not dagster' $(PARALLEL)
+
+test-servers: venv $(MATRIX) ## Run the tests with servers, networks and processes of their own
+	$(PYTEST) -m '$(USUAL) and servers' $(PARALLEL)
+
+test-dagster: venv ## Run the tests of jobs, sensors and assets in a Dagster instance
+	$(PYTEST) -m '$(USUAL) and dagster' $(PARALLEL)
 
 test-browser: venv ## Run the whole demo with Dagster's web server, and its pages in Chromium
 	$(BIN)/python -m pytest -m browser tests/demo

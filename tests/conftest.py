@@ -44,7 +44,35 @@ def pytest_configure() -> None:
 _CORE = ("test_every_version.py", "test_partition_origin.py")
 
 
+#: What needs servers, networks or processes of its own, or waits for limits of time: `make test-servers`.
+_SERVERS = (
+    "cli/test_output_encodings.py",
+    "cli/test_processes.py",
+    "cli/test_signals.py",
+    "demo",
+    "pipeline/test_crash.py",
+    "pipeline/test_forks.py",
+    "pipeline/test_moved_servers.py",
+    "pipeline/test_pg_upgrade.py",
+    "sources/postgres/errors",
+    "sources/postgres/replication",
+    "sources/postgres/server",
+    "sources/postgres/setup/test_server.py",
+    "sources/postgres/snapshot/test_locks.py",
+    "sources/postgres/snapshot/test_stopped_copies.py",
+    "sources/postgres/test_settings_of_roles.py",
+    "sources/postgres/test_silence.py",
+)
+#: What runs jobs, sensors and assets of a Dagster instance: `make test-dagster`.
+_DAGSTER = ("dagster",)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        path = item.path.relative_to(Path(__file__).parent).as_posix()
+        for marker, places in (("servers", _SERVERS), ("dagster", _DAGSTER)):
+            if any(path == place or path.startswith(f"{place}/") for place in places):
+                item.add_marker(marker)
     from tests.support.postgres_fixtures import MAJOR_VERSIONS  # the plugin above is to be loaded first
 
     combinations: dict[str, list[pytest.Item]] = {}
