@@ -15,7 +15,7 @@ from dbmazz_dagster.checks import build_dbmazz_checks
 from dbmazz_dagster.resource import DbmazzResource
 from dbmazz_dagster.run_config import DbmazzConfig, Unchanged
 from dbmazz_dagster.run_history import unfinished_runs
-from dbmazz_dagster.sensor import build_dbmazz_sensor
+from dbmazz_dagster.sensor import build_dbmazz_sensor, capture_job
 from dbmazz_dagster.translator import DagsterDbmazzTranslator
 
 
@@ -79,14 +79,7 @@ def build_definitions(
         yield from capture.capture(context, config=config, unchanged=unchanged)
 
     sources = build_source_asset_specs(resource, translator=translator, resolve_patterns=resolve_patterns)
-    job = dg.define_asset_job(
-        f"{name}_capture",
-        # Without the checks that read whole key columns: a window may run every half minute.
-        selection=dg.AssetSelection.assets(tables).without_checks() | dg.AssetSelection.checks(*tables.check_keys),
-        executor_def=dg.in_process_executor,
-        tags=resource.run_tags,
-        description=f"Run one capture window of replication slot {resource.slot_name}.",
-    )
+    job = capture_job(resource, tables, f"{name}_capture")
     return dg.Definitions(
         assets=[tables, *sources],
         asset_checks=build_dbmazz_checks(resource, translator=translator, resolve_patterns=resolve_patterns),

@@ -72,7 +72,9 @@ def build_dbmazz_sensor(
     Args:
         resource: The capture.
         job: The job to run.
-        target: The assets to materialize, instead of a job: such as the definition from `@dbmazz_assets`.
+        target: The definition from `@dbmazz_assets`, instead of a job: its job `<slot>_capture` runs in one process,
+            has the run tag of the slot, and leaves out the checks that read whole tables. Anything else that
+            `dagster.sensor` takes as `target` is passed on.
         name: Name of the sensor, by default the slot and `_sensor`.
         minimum_interval_seconds: Seconds between two ticks.
         advance_after_bytes: Bytes of WAL since the confirmed LSN after which a window runs even without changes of
@@ -100,6 +102,9 @@ def build_dbmazz_sensor(
         translator=translator or DagsterDbmazzTranslator(),
     )
 
+    if isinstance(target, dg.AssetsDefinition):
+        job, target = capture_job(resource, target, f"{slot}_capture"), None
+
     @dg.sensor(
         name=name or f"{slot}_sensor",
         job=job,
@@ -117,6 +122,25 @@ def build_dbmazz_sensor(
             return dg.SensorResult(skip_reason=f"{error.what}. What to do: {error.remedy}", cursor=context.cursor)
 
     return evaluate
+
+
+def capture_job(resource: DbmazzResource, tables: dg.AssetsDefinition, name: str) -> Any:
+    """Return a job that runs windows of a capture in one process, with the run tag by which the sensor finds them.
+
+    Without the checks that read whole key columns: a window may run every half minute.
+
+    Args:
+        resource: The capture.
+        tables: The definition from `@dbmazz_assets`.
+        name: Name of the job.
+    """
+    return dg.define_asset_job(
+        name,
+        selection=dg.AssetSelection.assets(tables).without_checks() | dg.AssetSelection.checks(*tables.check_keys),
+        executor_def=dg.in_process_executor,
+        tags=resource.run_tags,
+        description=f"Run one capture window of replication slot {resource.slot_name}.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,8 @@ def test_public_surface() -> None:
     assert dbmazz_dagster.__all__ == [
         "DagsterDbmazzTranslator",
         "DbmazzConfig",
+        "DbmazzIOManager",
+        "DbmazzReader",
         "DbmazzResource",
         "DbmazzTableProps",
         "build_dbmazz_checks",

@@ -13,7 +13,7 @@ from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
 from dbmazz_core.errors import ReplicationInterrupted
 from dbmazz_core.pipeline import Pipeline
 from dbmazz_core.settings.config import Settings
-from dbmazz_dagster import DbmazzResource, dbmazz_assets
+from dbmazz_dagster import DbmazzResource, build_dbmazz_checks, build_dbmazz_sensor, dbmazz_assets
 from dbmazz_dagster.owed import DATA_VERSION_TAG
 from tests.dagster.conftest import Shop, key
 
@@ -196,3 +196,27 @@ def test_a_resource_with_the_slot_of_another_capture_is_refused(captured: Shop) 
         result.run_id
     )
     assert len(materializations(captured, ORDERS)) == 1
+
+
+def test_a_sensor_on_assets_makes_a_good_job_by_itself(captured: Shop) -> None:
+    """One process, the tag of the slot, no checks that read whole tables: a window is a matter of seconds."""
+    shop = DbmazzResource.from_settings(Settings.from_env(captured.env))
+
+    @dbmazz_assets(shop)
+    def tables(context: dg.AssetExecutionContext, dbmazz: DbmazzResource) -> Any:
+        yield from dbmazz.capture(context)
+
+    sensor = build_dbmazz_sensor(shop, target=tables)
+    definitions = dg.Definitions(
+        assets=[tables], asset_checks=build_dbmazz_checks(shop), sensors=[sensor], resources={"dbmazz": shop}
+    )
+    order(captured, 100)
+    data = sensor.evaluate_tick(dg.build_sensor_context(instance=captured.instance, definitions=definitions))
+    (request,) = data.run_requests or []
+    job = definitions.resolve_job_def(f"{captured.slot}_capture")
+    assert job.executor_def is dg.in_process_executor
+    assert job.tags["dbmazz/slot"] == captured.slot
+    result = job.execute_in_process(instance=captured.instance, tags=dict(request.tags))
+    assert result.success
+    assert {check.check_name for check in result.get_asset_check_evaluations()} <= {"is_streaming"}
+    captured.equal()
