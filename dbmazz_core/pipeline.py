@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import replace
 
@@ -117,10 +117,19 @@ class Pipeline:
         with closing(self._source()) as source:
             return source.status()
 
-    def tables(self) -> list[TableDescription]:
-        """Return the configured tables, each with its captured columns, from the source's catalog."""
+    def tables(self, only: Collection[TableRef] | None = None) -> list[TableDescription]:
+        """Return the configured tables, each with its captured columns, from the source's catalog.
+
+        Args:
+            only: Some of the tables; None: all.
+        """
         with closing(self._source()) as source:
-            return source.table_descriptions()
+            return source.table_descriptions(only)
+
+    def count_rows(self, tables: Collection[TableRef]) -> Mapping[TableRef, int]:
+        """Return the numbers of rows of tables in the destination, see `TableState.rows`."""
+        with self.destination() as sink:
+            return sink.count_rows(tables)
 
     def destination(self) -> AbstractContextManager[Sink]:
         """Open the destination for reading. A destination that does not exist yet is empty.

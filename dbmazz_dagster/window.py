@@ -6,18 +6,18 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dagster as dg
 
 from dbmazz_core.engine.progress import Progress
-from dbmazz_core.engine.result import PipelineStatus, StopReason, TableCounts, WindowResult
+from dbmazz_core.engine.result import StopReason, TableCounts, WindowResult
 from dbmazz_core.errors import ConfigError, DbmazzError
 from dbmazz_core.lsn import INVALID_LSN
-from dbmazz_core.model.table_state import TableState, TableStatus
+from dbmazz_core.model.table_state import TableStatus
 from dbmazz_core.pipeline import Pipeline
-from dbmazz_core.settings.config import Settings, SourceConfig
+from dbmazz_core.settings.config import Settings
 from dbmazz_core.settings.tables import parse_tables
 from dbmazz_core.table_ref import TableRef
 from dbmazz_dagster.metadata import checkpoint_metadata, column_schema, state_metadata, table_metadata
@@ -103,13 +103,11 @@ def run_window(
     except _Interrupted as interrupted:
         # The flushes so far are committed: log their materializations, then end as Dagster asked.
         if interrupted.result is not None:
-            for event in _WindowReport(pipeline, settings.source, context, assets, interrupted.result).events(
-                unchanged
-            ):
+            for event in _WindowReport(pipeline, context, assets, interrupted.result).events(unchanged):
                 context.log_event(_as_materialization(event))
         raise interrupted.reason from None
     context.instance.add_run_tags(context.run.run_id, {END_LSN_TAG: str(result.end_lsn)})
-    report = _WindowReport(pipeline, settings.source, context, assets, result)
+    report = _WindowReport(pipeline, context, assets, result)
     for event in report.events(unchanged):
         if event.asset_key in context.selected_asset_keys:
             yield event
@@ -205,54 +203,45 @@ class _WindowReport:
     """The materializations and log messages of a finished window."""
 
     def __init__(
-        self,
-        pipeline: Pipeline,
-        source: SourceConfig,
-        context: dg.AssetExecutionContext,
-        assets: _Assets,
-        result: WindowResult,
+        self, pipeline: Pipeline, context: dg.AssetExecutionContext, assets: _Assets, result: WindowResult
     ) -> None:
+        self._pipeline = pipeline
         self._context = context
         self._assets = assets
         self._result = result
-        self._states: Mapping[TableRef, TableState] = {}
-        self._schemas: Mapping[TableRef, dg.TableSchema] = {}
-        # The window is committed: an error while row counts and columns are read must not fail the run.
-        try:
-            status: PipelineStatus = pipeline.status()
-            self._states = {state.table: state for state in status.tables}
-            if status.destination_error:
-                context.log.warning(f"row counts are not available: {status.destination_error}")
-            self._schemas = {described.table: column_schema(described) for described in pipeline.tables()}
-        except DbmazzError as error:
-            context.log.warning(f"row counts and columns are not available: {error}")
 
     def events(self, unchanged: Unchanged) -> Iterator[dg.MaterializeResult[Any]]:
         """Yield the materializations of tables that changed or were selected, and of the checkpoint."""
         context, result = self._context, self._result
-        without_changes: list[str] = []
         owed = owed_tables(context.instance, self._assets.tables, result.states)
+        materialized: list[TableRef] = []
+        without_changes: list[TableRef] = []
         for table in sorted({*result.tables, *owed}):
-            counts = result.tables.get(table, TableCounts())
-            key = self._assets.tables.get(table)
+            key, state = self._assets.tables.get(table), result.states.get(table)
             if key is None:
                 context.log.warning(f"{table} was captured, but has no asset: reload the definitions")
                 continue
-            state = result.states.get(table)
             selected = key in context.selected_asset_keys and (state is None or state.state is TableStatus.STREAMING)
-            metadata = table_metadata(result, counts, self._states.get(table), self._schemas.get(table))
-            if table in owed or _has_changes(counts) or (selected and unchanged == "materialize"):
-                lsn = None if state is None else changed_lsn(state)
-                version = None if lsn is None else dg.DataVersion(str(lsn))
-                yield dg.MaterializeResult(asset_key=key, metadata=metadata, data_version=version)
-                if lsn is not None and (source := self._assets.sources.get(table)) is not None:
-                    context.log_event(dg.AssetObservation(source, tags={DATA_VERSION_TAG: str(lsn)}))
+            changed = table in owed or _has_changes(result.tables.get(table, TableCounts()))
+            if changed or (selected and unchanged == "materialize"):
+                materialized.append(table)
             elif selected:
-                without_changes.append(str(table))
-                if unchanged == "observe":
-                    context.log_event(dg.AssetObservation(key, metadata=metadata))
+                without_changes.append(table)
+        observed = without_changes if unchanged == "observe" else []
+        metadata = self._metadata([*materialized, *observed])
+        for table in materialized:
+            state = result.states.get(table)
+            lsn = None if state is None else changed_lsn(state)
+            version = None if lsn is None else dg.DataVersion(str(lsn))
+            key = self._assets.tables[table]
+            yield dg.MaterializeResult(asset_key=key, metadata=metadata[table], data_version=version)
+            if lsn is not None and (source := self._assets.sources.get(table)) is not None:
+                context.log_event(dg.AssetObservation(source, tags={DATA_VERSION_TAG: str(lsn)}))
+        for table in observed:
+            context.log_event(dg.AssetObservation(self._assets.tables[table], metadata=metadata[table]))
         if without_changes:
-            context.log.info(f"no changes up to LSN {result.end_lsn}: {', '.join(without_changes)}")
+            names = ", ".join(map(str, without_changes))
+            context.log.info(f"no changes up to LSN {result.end_lsn}: {names}")
         for warning in result.warnings:
             context.log.warning(warning)
         if result.postponed is not None:
@@ -267,6 +256,29 @@ class _WindowReport:
             context.log.info(f"stopped before it caught up ({result.stop_reason.value}): lag {result.lag_bytes} bytes")
         if self._assets.checkpoint is not None and result.end_lsn > INVALID_LSN:
             yield dg.MaterializeResult(asset_key=self._assets.checkpoint, metadata=checkpoint_metadata(result))
+
+    def _metadata(self, tables: Sequence[TableRef]) -> dict[TableRef, dict[str, Any]]:
+        """Return the metadata of tables, with row counts and columns, which are read for these tables only.
+
+        The window is committed: an error while they are read must not fail the run.
+        """
+        if not tables:
+            return {}
+        rows: Mapping[TableRef, int] = {}
+        schemas: Mapping[TableRef, dg.TableSchema] = {}
+        try:
+            rows = self._pipeline.count_rows([ref for ref in tables if ref in self._result.states])
+            schemas = {described.table: column_schema(described) for described in self._pipeline.tables(tables)}
+        except DbmazzError as error:
+            self._context.log.warning(f"row counts and columns are not available: {error}")
+        found: dict[TableRef, dict[str, Any]] = {}
+        for table in tables:
+            state = self._result.states.get(table)
+            if state is not None:
+                state = replace(state, rows=rows.get(table))
+            counts = self._result.tables.get(table, TableCounts())
+            found[table] = table_metadata(self._result, counts, state, schemas.get(table))
+        return found
 
     def checks(self) -> Iterator[dg.AssetCheckResult]:
         """Yield the check `is_streaming` of tables that do not stream, and of those that have changed.

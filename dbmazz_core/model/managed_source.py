@@ -66,8 +66,8 @@ class ManagedSource(Source, Protocol):
             SlotError: The feed is in use, or not one of this pipeline.
         """
 
-    def table_descriptions(self) -> list[TableDescription]:
-        """Return the configured tables, each with its captured columns."""
+    def table_descriptions(self, only: Collection[TableRef] | None = None) -> list[TableDescription]:
+        """Return the configured tables, or only some of them, each with its captured columns."""
 
     def unpublished_columns(self, tables: Collection[TableRef]) -> Mapping[TableRef, tuple[str, ...]]:
         """Return the columns of tables that the source does not send; tables without any are left out."""

@@ -206,9 +206,10 @@ class PostgresSource:
         """Return the configured tables as the catalog has them now."""
         return self._session.tables()
 
-    def table_descriptions(self) -> list[TableDescription]:
-        """Return the configured tables with the types and masks of their captured columns."""
-        session, tables = self._session, self.tables()
+    def table_descriptions(self, only: Collection[TableRef] | None = None) -> list[TableDescription]:
+        """Return the configured tables, or only some, with the types and masks of their captured columns."""
+        session = self._session
+        tables = self.tables() if only is None else list(session.tables_named(only))
         return describe_captured_columns(tables, self.config, session.rules, session.unpublished_columns(tables))
 
     def unpublished_columns(self, tables: Collection[TableRef]) -> dict[TableRef, tuple[str, ...]]:
