@@ -78,9 +78,11 @@ class Pipeline:
             report = source.check_look(captured=recorded.streaming)
             if sink is not None:
                 findings += map(Finding.of, sink.name_conflicts(source.column_names()))
+                refs = [table.ref for table in look.tables]
+                findings += [Finding.of(warning, "warning") for warning in sink.name_warnings(refs)]
                 feed_is_usable = not any(isinstance(e, SlotError) for e in report.errors)
                 checks = ResumeChecks(self.settings, source, sink, recorded)
-                problems = checks.problems([table.ref for table in look.tables], and_feed=feed_is_usable)
+                problems = checks.problems(refs, and_feed=feed_is_usable)
                 findings += map(Finding.of, problems)
         return replace(report, findings=(*report.findings, *findings))
 

@@ -352,6 +352,9 @@ class Preparation:
         """Set up the source; return a look at it, and the tables for which that failed, which are left out."""
         report, look = self.source.prepare(captured=captured, isolates=self._isolation.isolates)
         self.warnings = tuple(warning.what for warning in self.source.check_look(captured=captured).warnings)
+        self.warnings += tuple(
+            warning.what for warning in self.sink.name_warnings([table.ref for table in look.tables])
+        )
         failed = {table: error for table, error in report.problems.items() if table not in captured}
         # A captured table streams as it is; the next window tries the statement again.
         kept = dict.fromkeys(error.what for table, error in report.problems.items() if table in captured)

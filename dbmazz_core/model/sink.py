@@ -195,6 +195,9 @@ class Sink(Protocol):
             tables: The source's tables, each with its columns.
         """
 
+    def name_warnings(self, tables: Collection[TableRef]) -> Sequence[DestinationError]:
+        """Return what readers of the destination must know about names of tables."""
+
     def begin(self) -> SinkTransaction:
         """Begin a transaction. Only one at a time.
 

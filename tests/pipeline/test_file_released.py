@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -271,3 +272,13 @@ def test_windows_of_two_slots_into_one_file_take_turns(two: Lab) -> None:
 
     between_flushes(two, second)
     two.assert_equal("t", "u", "other")
+
+
+def test_a_file_that_is_called_as_a_schema_is_a_warning(lab: Lab) -> None:
+    lab.execute("CREATE SCHEMA shop; CREATE TABLE shop.orders (id int PRIMARY KEY)")
+    shop = replace(lab, path=lab.path.with_name("shop.duckdb"), tables="shop.orders")
+    (warning,) = [what for what in shop.capture().warnings if "DuckDB names the database" in what]
+    assert 'readers must write "shop"."shop"."orders"' in warning
+    assert warning in [finding.what for finding in shop.pipeline.check().warnings]
+    with duckdb.connect(str(shop.path), read_only=True) as connection:
+        assert connection.execute('FROM "shop"."shop"."orders"').fetchall() == []  # as the warning says

@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 
+from dbmazz_core.errors import DestinationError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.batch import DELETE, ChangeBatch
 from dbmazz_core.model.checkpoint import Checkpoint, SystemIdentity
@@ -222,6 +223,9 @@ class ListSink:
         return ListTransaction(self, self.recorded, deepcopy(self.rows))
 
     def release(self) -> None: ...
+
+    def name_warnings(self, tables: Collection[TableRef]) -> list[DestinationError]:
+        return []
 
     def interrupt(self) -> None: ...
 

@@ -21,7 +21,7 @@ from dbmazz_core.connectors.sinks.duckdb_sql import bookkeeping, quarantine_reco
 from dbmazz_core.connectors.sinks.duckdb_sql.conflicts import columns_changed, unrecorded_table
 from dbmazz_core.connectors.sinks.duckdb_sql.destination import Destination
 from dbmazz_core.connectors.sinks.duckdb_sql.failures import translated
-from dbmazz_core.connectors.sinks.duckdb_sql.names import name_conflicts, qualified
+from dbmazz_core.connectors.sinks.duckdb_sql.names import name_conflicts, name_warnings, qualified
 from dbmazz_core.connectors.sinks.duckdb_sql.ownership import owner_conflicts
 from dbmazz_core.connectors.sinks.duckdb_sql.sql import TARGET
 from dbmazz_core.connectors.sinks.duckdb_sql.transaction import DuckDBTransaction
@@ -217,6 +217,10 @@ class DuckDBSink:
     def name_conflicts(self, tables: Mapping[TableRef, Sequence[str]]) -> Sequence[DestinationConflict]:
         """See `Sink.name_conflicts`."""
         return list(name_conflicts(tables))
+
+    def name_warnings(self, tables: Collection[TableRef]) -> Sequence[DestinationConflict]:
+        """See `Sink.name_warnings`."""
+        return list(name_warnings(tables, self.path))
 
     def quarantined(self) -> Mapping[TableRef, int]:
         """See `Sink.quarantined`."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import duckdb
@@ -58,6 +59,26 @@ def name_conflicts(tables: Mapping[TableRef, Sequence[str]]) -> Iterator[Destina
                 f"DuckDB does not distinguish the names of {ref} and {first}", object=ref, remedy=_RENAME_TABLE
             )
         yield from _column_conflicts(ref, columns)
+
+
+def name_warnings(tables: Iterable[TableRef], path: str) -> Iterator[DestinationConflict]:
+    """Yield a warning if a schema has the name that DuckDB gives to the file's database.
+
+    Args:
+        tables: The tables.
+        path: The file.
+    """
+    database = Path(path).stem
+    for ref in tables:
+        if fold(ref.schema) == fold(database):
+            name = quote_identifier(database)
+            yield DestinationConflict(
+                f"DuckDB names the database after the file, {name}, which is also the schema of {ref}: readers must "
+                f"write {name}.{ref.sql}, since {ref.sql} is ambiguous",
+                object=path,
+                remedy="give the file another name (SINK_URL), or write the database in front",
+            )
+            return
 
 
 def _column_conflicts(table: TableRef, columns: Sequence[str]) -> Iterator[DestinationConflict]:
