@@ -44,12 +44,11 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-# The tests include the core of the version matrix, on the oldest and the newest version.
 PYTEST := DBMAZZ_POSTGRES_MATRIX=$(POSTGRES_MATRIX) DBMAZZ_OLDEST_DUCKDB=$(DUCKDB) $(BIN)/python -m pytest
 USUAL := not slow and not browser and not soak
 
-test: lint $(MATRIX) $(DUCKDB)/.installed ## Run lint, format check, type check, and the tests but those of the other targets
-	$(PYTEST) -m '$(USUAL) and not servers and not dagster' $(PARALLEL)
+test: lint $(DUCKDB)/.installed ## Run lint, format check, type check, and the tests but those of the other targets
+	$(PYTEST) -m '$(USUAL) and not matrix and not servers and not dagster' $(PARALLEL)
 
 test-servers: venv $(MATRIX) ## Run the tests with servers, networks and processes of their own
 	$(PYTEST) -m '$(USUAL) and servers' $(PARALLEL)

@@ -39,12 +39,7 @@ def pytest_configure() -> None:
         os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
 
 
-#: The matrix's core: runs on the oldest and on the newest version each time. Other tests marked `matrix` run on the
-#: newest only, and all of them on every version in `make test-versions`.
-_CORE = ("test_every_version.py", "test_partition_origin.py")
-
-
-#: What needs servers, networks or processes of its own, or waits for limits of time: `make test-servers`.
+#: What needs servers, networks or processes of its own, or fills memory: `make test-servers`.
 _SERVERS = (
     "cli/test_output_encodings.py",
     "cli/test_processes.py",
@@ -52,6 +47,7 @@ _SERVERS = (
     "demo",
     "pipeline/test_crash.py",
     "pipeline/test_forks.py",
+    "pipeline/test_memory_limit.py",
     "pipeline/test_moved_servers.py",
     "pipeline/test_pg_upgrade.py",
     "sources/postgres/errors",
@@ -77,8 +73,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     combinations: dict[str, list[pytest.Item]] = {}
     for item in items:
-        versions = (MAJOR_VERSIONS[0], MAJOR_VERSIONS[-1]) if item.path.name in _CORE else (MAJOR_VERSIONS[-1],)
-        if parameters(item).get("matrix_server", MAJOR_VERSIONS[-1]) not in versions:
+        # On other versions than the newest: `make test-versions`.
+        if parameters(item).get("matrix_server", MAJOR_VERSIONS[-1]) != MAJOR_VERSIONS[-1]:
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("each_value") and not item.get_closest_marker("slow"):
             combinations.setdefault(item.nodeid.partition("[")[0], []).append(item)
