@@ -37,8 +37,9 @@ _REASONS = {
     "idle_timeout": ("no process used it for longer than idle_replication_slot_timeout", RAISE_IDLE_TIMEOUT),
     "conflicting": (
         "the primary removed rows of its catalog that the slot, on a standby, needs, or its wal_level is no longer "
-        "logical",
-        f"{SET_FEEDBACK}; if wal_level of the primary is not logical, {_SET_WAL_LEVEL}",
+        "logical, or the standby removed WAL that the slot needs (max_slot_wal_keep_size)",
+        f"{SET_FEEDBACK}; if wal_level of the primary is not logical, {_SET_WAL_LEVEL}; if max_slot_wal_keep_size is "
+        "not -1, raise it",
     ),
 }
 

@@ -168,7 +168,7 @@ class SlotState:
         restart_lsn: LSN from which WAL is retained; None for an invalidated slot.
         wal_status: `reserved`, `extended`, `unreserved` or `lost`.
         invalidation_reason: Why the slot was invalidated; None if it was not, and before PostgreSQL 17. `conflicting`
-            where PostgreSQL 16 has a conflict with recovery.
+            where a standby of version 16 has invalidated it, which may have several reasons.
         retained_bytes: Bytes of WAL retained for the slot; None for an invalidated slot.
         two_phase: Whether the slot sends transactions when they are prepared.
         is_copy: Whether the slot, on a standby, is kept equal to one of the primary, for a failover.
@@ -201,6 +201,13 @@ class SlotState:
         return self.invalidation_reason or "wal_removed"
 
 
+#: PostgreSQL 16's column is true for every invalidated slot (slotfuncs.c: RS_INVAL_NONE), also on a primary, where only
+#: the size of WAL can be the reason.
+_CONFLICTING = (
+    "CASE WHEN s.conflicting THEN CASE WHEN pg_is_in_recovery() THEN 'conflicting' ELSE 'wal_removed' END END"
+)
+
+
 def idle_slots(conn: Connection) -> tuple[int, int, list[str]]:
     """Return the number of slots, `max_replication_slots`, and the names of the slots that no process uses."""
     row = conn.execute(
@@ -217,7 +224,7 @@ def slot_state(conn: Connection, name: str) -> SlotState | None:
     """Return the state of a slot, or None if no slot has this name."""
     version, reason = conn.info.server_version, "NULL"
     if version >= 160000:
-        reason = "s.invalidation_reason" if version >= 170000 else "CASE WHEN s.conflicting THEN 'conflicting' END"
+        reason = "s.invalidation_reason" if version >= 170000 else _CONFLICTING
     copied = "s.synced AND pg_is_in_recovery()" if version >= 170000 else "false"
     with conn.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(
