@@ -115,14 +115,14 @@ def room_for(path: Path, size: int) -> Iterator[None]:
 @pytest.mark.parametrize("flush", [FlushConfig(), FlushConfig(size=300)], ids=["at the end", "between"])
 @pytest.mark.parametrize("size", [0, 300_000])
 def test_a_disk_that_runs_full_is_said_to_be_so(texts: Lab, flush: FlushConfig, size: int) -> None:
-    texts.transactions(*kilobytes(1, 1200))
+    texts.transactions(*kilobytes(1, 4000))
     with (
         room_for(texts.path, size),
         pytest.raises(DiskFull, match=r"no space left for the DuckDB file .*File too large"),
     ):
         texts.configured(flush=flush).capture()
     ((rows,),) = texts.rows("SELECT count(*) FROM public.t")
-    assert texts.capture_and_compare("t").changes == 1201 - rows
+    assert texts.capture_and_compare("t").changes == 4001 - rows
 
 
 def test_an_interrupt_while_a_flush_is_under_way(texts: Lab) -> None:
