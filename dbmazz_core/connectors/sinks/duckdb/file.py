@@ -27,7 +27,8 @@ from dbmazz_core.settings.config import SinkConfig
 FILTERS_FRAMES = not duckdb.__version__.startswith("1.")
 
 #: What tells one content of a file from another: inode, size, time of the last change, all of file and WAL.
-_Signature = tuple[tuple[int, int, int] | None, tuple[int, int, int] | None]
+FileIdentity = tuple[int, int, int]
+_Signature = tuple[FileIdentity | None, FileIdentity | None]
 
 
 class DuckDBFile:
@@ -184,10 +185,11 @@ class DuckDBFile:
 
 
 def _signature(path: str) -> _Signature:
-    return _stat(path), _stat(f"{path}.wal")
+    return file_identity(path), file_identity(f"{path}.wal")
 
 
-def _stat(path: str) -> tuple[int, int, int] | None:
+def file_identity(path: str | Path) -> FileIdentity | None:
+    """Return inode, size and time of the last change of a file, in nanoseconds; None if there is none."""
     try:
         found = Path(path).stat()
     except OSError:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import duckdb
 
-from dbmazz_core.connectors.sinks.duckdb.file import DuckDBFile
+from dbmazz_core.connectors.sinks.duckdb.file import DuckDBFile, FileIdentity, file_identity
 from dbmazz_core.connectors.sinks.duckdb.opening import open_file
 from dbmazz_core.connectors.sinks.duckdb_sql.bookkeeping import optional_time
 from dbmazz_core.connectors.sinks.duckdb_sql.failures import destination_error
@@ -55,8 +55,6 @@ SELECT slot, lsn, TIMESTAMPTZ 'epoch' + to_microseconds(CAST($1 AS BIGINT)) AS p
 FROM _dbmazz.checkpoints
 """
 
-_Identity = tuple[int, int, int]
-
 
 class ReadCopyPublisher:
     """Publishes the read copy of one DuckDB file, which no transaction of this process may have open.
@@ -83,7 +81,7 @@ class ReadCopyPublisher:
         try:
             with self._publishing():
                 known, found = self._published()
-                if not self._path.exists() or (known == _identity(self._path) and not self._wal.exists()):
+                if not self._path.exists() or (known == file_identity(self._path) and not self._wal.exists()):
                     return found
                 age = None if found.published_at is None else datetime.now(UTC) - found.published_at
                 if age is not None and timedelta(0) <= age < timedelta(seconds=self._config.read_copy_interval_s):
@@ -106,7 +104,7 @@ class ReadCopyPublisher:
         finally:
             os.close(directory)
 
-    def _published(self) -> tuple[_Identity | None, ReadCopy]:
+    def _published(self) -> tuple[FileIdentity | None, ReadCopy]:
         """Return the identity of the file that was copied last, None if it is not known, and the copy."""
         found = ReadCopy(str(self._copy))
         if not self._copy.exists():
@@ -144,10 +142,10 @@ class ReadCopyPublisher:
         lsn = None if row is None else Lsn(row[0])
         return ReadCopy(str(self._copy), lsn, now, time.monotonic() - started)
 
-    def _copy_file(self, temporary: Path) -> _Identity:
+    def _copy_file(self, temporary: Path) -> FileIdentity:
         """Copy the file while nobody can write to it; return what identifies it."""
         with open_file(self._config, read_only=True):
-            identity = _identity(self._path)
+            identity = file_identity(self._path)
             done = subprocess.run(
                 [sys.executable, "-I", "-S", "-c", _COPY, str(self._path), str(temporary)],
                 stderr=subprocess.PIPE,
@@ -175,11 +173,3 @@ class ReadCopyPublisher:
             remedy=f"correct SINK_READ_COPY, or the space and the permissions of {self._copy.parent}; the next window "
             "publishes it",
         )
-
-
-def _identity(path: Path) -> _Identity | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
