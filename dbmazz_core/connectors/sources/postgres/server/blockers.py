@@ -164,7 +164,7 @@ def _lock_holders(
                                            AND x.virtualtransaction = l.virtualtransaction
             LEFT JOIN pg_catalog.pg_prepared_xacts p ON p.transaction = x.transactionid
             WHERE {condition} AND l.pid IS DISTINCT FROM pg_backend_pid()
-            ORDER BY age DESC NULLS LAST, 1, 2
+            ORDER BY coalesce(a.xact_start, p.prepared) NULLS LAST, 1, 2
             """.encode(),
             arguments,
         )
