@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
@@ -94,7 +94,7 @@ class Publication:
 
 
 #: Condition that restricts tables `t` of `published_relations` to schemas and names.
-_ONLY = " AND (t.schemaname, t.tablename) IN (SELECT * FROM unnest(%s::text[], %s::text[]))"
+_ONLY = "WHERE (t.schemaname, t.tablename) IN (SELECT * FROM unnest(%(schemas)s::text[], %(tables)s::text[]))"
 
 
 def read_publication(conn: Connection, name: str, *, only: Collection[TableRef] | None = None) -> Publication | None:
@@ -103,7 +103,7 @@ def read_publication(conn: Connection, name: str, *, only: Collection[TableRef] 
     Args:
         conn: An ordinary connection.
         name: Name of the publication.
-        only: Tables to read; None: all published tables, which is slow for hundreds of tables.
+        only: Tables to read; None: all published tables.
     """
     version = conn.info.server_version
     generated = "pubgencols <> 'n'" if version >= GENERATED_COLUMNS_VERSION else "false"
@@ -118,31 +118,16 @@ def read_publication(conn: Connection, name: str, *, only: Collection[TableRef] 
     ).fetchone()
     if row is None:
         return None
-    restriction = "" if only is None else _ONLY
-    arguments: list[object] = [name]
-    arguments += [] if only is None else [[ref.schema for ref in only], [ref.name for ref in only]]
-    entries = _entries(conn, restriction, arguments)
-    tables = {
-        ref: PublishedTable(None if columns is None else tuple(columns), row_filter, *entries[ref])
-        for ref, columns, row_filter in (
-            (TableRef(schema, table), *more)
-            for schema, table, *more in conn.execute(
-                f"SELECT schemaname, tablename, attnames, rowfilter FROM ({published_relations(version)}) t "
-                f"WHERE pubname = %s{restriction}".encode(),
-                arguments,
-            )
-        )
-        if ref in entries  # not dropped between the two queries
-    }
+    tables = _published_tables(conn, name, only)
     owner, owned, *publishes, via_root, generated_columns, comment = row
     operations = frozenset(o for o, published in zip(OPERATIONS, publishes, strict=True) if published)
     return Publication(name, owner, owned, operations, via_root, generated_columns, tables, comment)
 
 
-def _entries(
-    conn: Connection, restriction: str, arguments: Sequence[object]
-) -> dict[TableRef, tuple[tuple[str, ...], str, bool]]:
-    """Return `filter_columns`, `entry` and `by_name` of each published table, see `PublishedTable`.
+def _published_tables(
+    conn: Connection, name: str, only: Collection[TableRef] | None
+) -> dict[TableRef, PublishedTable]:
+    """Return the tables of a publication.
 
     A publication contains a table by its name, by a partitioned table above it, by its schema, or as one of all tables.
     A table can leave a partitioned table or a schema and join it again: then the row in pg_inherits, or the row in
@@ -150,6 +135,7 @@ def _entries(
     never updated, but deleted and inserted with a new OID (also by ALTER PUBLICATION ... SET TABLE with another filter
     or list). SET (...) updates the row of pg_publication.
     """
+    restriction = "" if only is None else _ONLY
     if conn.info.server_version >= COLUMN_LISTS_VERSION:
         filtered = "t.rowfilter IS NOT NULL"
         schemas = """
@@ -175,10 +161,10 @@ def _entries(
         f"""
         WITH published AS MATERIALIZED (
             SELECT p.oid AS publication, p.xmin AS altered, t.relid AS oid, t.schemaname, t.tablename,
-                   {filtered} AS filtered
+                   t.attnames, t.rowfilter, {filtered} AS filtered
             FROM pg_catalog.pg_publication p
-            JOIN ({published_relations(conn.info.server_version)}) t ON t.pubname = p.pubname
-            WHERE p.pubname = %s{restriction}),
+            JOIN ({published_relations(conn.info.server_version, "%(name)s")}) t ON t.pubname = p.pubname
+            {restriction}),
         line AS MATERIALIZED (  -- each table with the partitioned tables above it
             SELECT up.publication, up.published, c.oid, c.relnamespace, i.xmin AS attached
             FROM (SELECT publication, oid, oid FROM published
@@ -194,7 +180,7 @@ def _entries(
         entered AS (SELECT published, string_agg(entry, ' ' ORDER BY entry) AS by FROM entries GROUP BY published),
         attached AS (
             SELECT published, string_agg(attached::text, ' ' ORDER BY oid) AS by FROM line GROUP BY published)
-        SELECT t.schemaname, t.tablename, {filters},
+        SELECT t.schemaname, t.tablename, t.attnames, t.rowfilter, {filters},
                concat_ws(' ', t.publication, t.altered, entered.by, attached.by),
                r.oid IS NOT NULL
         FROM published t
@@ -202,6 +188,11 @@ def _entries(
         LEFT JOIN entered ON entered.published = t.oid
         LEFT JOIN attached ON attached.published = t.oid
         """.encode(),
-        arguments,
+        {"name": name, "schemas": [ref.schema for ref in only or ()], "tables": [ref.name for ref in only or ()]},
     )
-    return {TableRef(schema, table): (tuple(columns), *more) for schema, table, columns, *more in rows}
+    return {
+        TableRef(schema, table): PublishedTable(
+            None if columns is None else tuple(columns), row_filter, tuple(filter_columns), entry, by_name
+        )
+        for schema, table, columns, row_filter, filter_columns, entry, by_name in rows
+    }

@@ -23,7 +23,7 @@ LEAF_PARTITIONS = """
      SELECT tree.relid FROM tree JOIN pg_catalog.pg_class leaf ON leaf.oid = tree.relid AND leaf.relkind <> 'p')"""
 
 
-def published_relations(version: int) -> str:
+def published_relations(version: int, publication: str | None = None) -> str:
     """Return a query for the tables of publications.
 
     Its columns are `pubname`, `relid`, `schemaname`, `tablename`, `attnames` and `rowfilter`. Columns and rows are
@@ -32,20 +32,28 @@ def published_relations(version: int) -> str:
 
     Args:
         version: `server_version_num`.
+        publication: SQL for the name of a publication, such as a placeholder; None: all publications.
     """
+    chosen = "true" if publication is None else f"p.pubname = {publication}"
     if version < COLUMN_LISTS_VERSION:
         # The view of this version opens no table.
-        return """
-            SELECT v.pubname, c.oid AS relid, v.schemaname, v.tablename, NULL::text[] AS attnames,
+        return f"""
+            SELECT p.pubname, c.oid AS relid, p.schemaname, p.tablename, NULL::text[] AS attnames,
                    NULL::text AS rowfilter
-            FROM pg_catalog.pg_publication_tables v
-            JOIN pg_catalog.pg_namespace n ON n.nspname = v.schemaname
-            JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = v.tablename"""
+            FROM pg_catalog.pg_publication_tables p
+            JOIN pg_catalog.pg_namespace n ON n.nspname = p.schemaname
+            JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
+            WHERE {chosen}"""
     generated = "a.attgenerated = '' OR p.pubgencols = 's' AND a.attgenerated = 's'"
     if version < GENERATED_COLUMNS_VERSION:
         generated = "a.attgenerated = ''"
     listed = "true" if version >= GENERATED_COLUMNS_VERSION else "a.attgenerated = ''"
+    # The relations are found once: as a subquery, the server would find them again for each table of the result.
     return f"""
+        WITH relation AS MATERIALIZED (
+            SELECT p.oid AS publication, found.relid
+            FROM pg_catalog.pg_publication p CROSS JOIN LATERAL ({_RELATIONS}) AS found (relid)
+            WHERE {chosen})
         SELECT p.pubname, c.oid AS relid, n.nspname AS schemaname, c.relname AS tablename,
                ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
                      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -53,9 +61,9 @@ def published_relations(version: int) -> str:
                                 ELSE a.attnum = ANY (r.prattrs) AND {listed} END
                      ORDER BY a.attnum) AS attnames,
                pg_catalog.pg_get_expr(r.prqual, r.prrelid) AS rowfilter
-        FROM pg_catalog.pg_publication p
-        CROSS JOIN LATERAL ({_RELATIONS}) AS found (relid)
-        JOIN pg_catalog.pg_class c ON c.oid = found.relid
+        FROM relation
+        JOIN pg_catalog.pg_publication p ON p.oid = relation.publication
+        JOIN pg_catalog.pg_class c ON c.oid = relation.relid
         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
         LEFT JOIN pg_catalog.pg_publication_rel r
           ON r.prpubid = p.oid AND r.prrelid = c.oid AND NOT p.puballtables
@@ -64,7 +72,8 @@ def published_relations(version: int) -> str:
         -- Rows of a partition come under the name of a published table above it.
         WHERE NOT p.pubviaroot OR NOT c.relispartition OR NOT EXISTS (
             SELECT FROM pg_catalog.pg_partition_ancestors(c.oid) AS a (relid)
-            WHERE a.relid <> c.oid AND a.relid IN ({_RELATIONS}))"""
+            JOIN relation above ON above.publication = p.oid AND above.relid = a.relid
+            WHERE a.relid <> c.oid)"""
 
 
 #: Tables of a publication `p` (pg_publication.c: GetAllTablesPublicationRelations, GetPublicationRelations,
