@@ -16,7 +16,7 @@ from dbmazz_core.cli.lazy import LazyGroup
 from dbmazz_core.cli.progress import show_progress
 from dbmazz_core.cli.report import INTERRUPTED, TABLES_IN_TROUBLE, Report
 from dbmazz_core.cli.settings import has_tables, load_settings, setting_options
-from dbmazz_core.cli.signals import stop_on_signals, take_signals_back
+from dbmazz_core.cli.signals import stop_on_signals
 from dbmazz_core.errors import ConfigError, TableNotFound
 from dbmazz_core.settings.tables import TablePattern, parse_tables
 from dbmazz_core.table_ref import TableRef
@@ -182,10 +182,9 @@ def capture(report: Report, config: Path | None, **flags: str | None) -> int:
 
     stop = stop_on_signals(report)
     settings = read_settings(report, config, flags)
-    prestart()  # the receiver process starts while polars and DuckDB are imported
+    prestart()  # the receiver process starts while modules are imported
 
     pipeline = make_pipeline(settings)
-    take_signals_back()
     with show_progress(report) as progress:
         result = pipeline.capture(stop=stop, progress=progress)
     _warn(report, result.warnings)

@@ -34,15 +34,6 @@ def stop_on_signals(report: Report) -> Event:
     return stop
 
 
-def take_signals_back() -> None:
-    """Make the handler of SIGINT the only one again, after polars was imported.
-
-    The import puts a handler of polars in front of ours. It makes Ctrl-C raise KeyboardInterrupt in the middle of a
-    query as well, where a capture should go on to its next flush (polars' pull request 20961).
-    """
-    signal.signal(signal.SIGINT, signal.getsignal(signal.SIGINT))
-
-
 def _end_at_once(report: Report) -> None:
     # No clean-up is needed: PostgreSQL and DuckDB discard a transaction that was not committed.
     if report.json:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from threading import Event
 
 from dbmazz_core.engine.isolation import Isolation, LeftOut, mark_left_out
 from dbmazz_core.engine.progress import Progress
-from dbmazz_core.engine.result import StopReason, WindowResult
-from dbmazz_core.engine.schema_following import SchemaFollower
+from dbmazz_core.engine.result import StopReason, TableCounts, WindowResult
 from dbmazz_core.engine.table_states import unmissed
-from dbmazz_core.engine.window import Window
 from dbmazz_core.errors import DbmazzError
+from dbmazz_core.loading import load_polars
 from dbmazz_core.lsn import INVALID_LSN
 from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.policies import BadValuePolicy, Mode
 from dbmazz_core.model.recorded import Recorded
 from dbmazz_core.model.schema_events import SchemaEvent
 from dbmazz_core.model.sink import Sink
-from dbmazz_core.model.source import FollowedTable, Source
+from dbmazz_core.model.source import Bound, FollowedTable, Source
 from dbmazz_core.settings.config import Settings, WindowLimits
 from dbmazz_core.table_ref import TableRef
 
@@ -75,13 +74,20 @@ class Capture:
         followed = {
             ref: FollowedTable(table.shape, table.state.snapshot_lsn or INVALID_LSN) for ref, table in captured.items()
         }
+        bound = source.bound(checkpoint.lsn, followed)
+        if self._is_quiet(checkpoint, bound):
+            self._add(_without_changes(checkpoint, bound, followed))
+            return False
+        load_polars()
+        from dbmazz_core.engine.schema_following import SchemaFollower
+        from dbmazz_core.engine.window import Window
+
         follower = SchemaFollower(
             source,
             {ref: table.shape for ref, table in captured.items()},
             settings.tables.schema_changes,
             histories={ref for ref, state in states.items() if state.mode is Mode.CHANGELOG},
         )
-        bound = source.bound(checkpoint.lsn, followed)
         quarantined = quarantined_tables(settings)
         try:
             stream = source.stream(
@@ -123,6 +129,12 @@ class Capture:
         self._add(result)
         return more
 
+    def _is_quiet(self, checkpoint: Checkpoint, bound: Bound) -> bool:
+        """Return whether the source says without a stream that there is nothing to apply up to the bound."""
+        is_stopped = self.stop is not None and self.stop.is_set()
+        waits = bound.lsn - checkpoint.lsn < self.settings.flush.idle_wal_bytes  # as `Window._can_wait`
+        return waits and not is_stopped and self.source.is_quiet(checkpoint.lsn, bound)
+
     def _add(self, result: WindowResult) -> None:
         if self.result is None:
             self.result = result
@@ -142,6 +154,14 @@ class Capture:
                 result.leave_out(table, why)
             transaction.commit()
         return result
+
+
+def _without_changes(checkpoint: Checkpoint, bound: Bound, tables: Iterable[TableRef]) -> WindowResult:
+    """Return the result of a window that has nothing to apply."""
+    result = WindowResult(checkpoint.lsn, checkpoint.lsn, bound.lsn)
+    result.tables = {table: TableCounts() for table in tables}
+    result.phases = {"decode": 0.0, "compact": 0.0, "merge": 0.0}
+    return result
 
 
 def quarantined_tables(settings: Settings) -> Callable[[TableRef], bool] | None:

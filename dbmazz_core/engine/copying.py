@@ -16,7 +16,6 @@ from threading import Event
 from dbmazz_core.engine.capture import quarantined_tables
 from dbmazz_core.engine.isolation import Isolation, retry_when
 from dbmazz_core.engine.progress import Progress
-from dbmazz_core.engine.quarantine import Quarantine
 from dbmazz_core.engine.table_states import record_facts, record_states
 from dbmazz_core.errors import DbmazzError, SlotCreationBlocked, SourceNotReady
 from dbmazz_core.lsn import Lsn
@@ -320,6 +319,8 @@ class Copying:
         keep_unreadable = applies_to is not None and applies_to(ref)
         total = max(self.tables[ref].estimated_rows, 0)
         loader = self._create(transaction, table, snapshot.lsn)
+        from dbmazz_core.engine.quarantine import Quarantine
+
         quarantine = Quarantine(transaction, applies_to) if applies_to is not None and keep_unreadable else None
         for copied in snapshot.rows(ref, keep_unreadable=keep_unreadable):
             self._verify_not_stopped()

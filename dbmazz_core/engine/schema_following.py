@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from dbmazz_core.engine.destination_schema import with_destination_columns
 from dbmazz_core.errors import SchemaChanged
@@ -33,7 +34,7 @@ from dbmazz_core.settings.by_table import SchemaPolicy
 from dbmazz_core.table_ref import TableRef, quote_identifier
 
 #: An event that a window applies.
-WindowEvent = TableEvent | SchemaEvent
+WindowEvent: TypeAlias = "TableEvent | SchemaEvent"
 
 
 @dataclass(slots=True)

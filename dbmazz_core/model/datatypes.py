@@ -8,12 +8,14 @@ fit.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import polars as pl
+if TYPE_CHECKING:
+    import polars as pl
 
 
 class Kind(StrEnum):
@@ -42,33 +44,28 @@ class Kind(StrEnum):
     MAP = "Map"
 
 
-#: Carrier and natural dtype of a `Kind.MAP`; polars has no maps.
-_PAIRS = pl.List(pl.Struct({"key": pl.String(), "value": pl.String()}))
-
-
-#: Kind -> (carrier dtype, natural dtype, DuckDB type). Decimals add precision and scale. Lists have the types of their
-#: elements. polars has no times with a time zone and no intervals with months: their natural dtype is String.
-_FORMS: dict[Kind, tuple[pl.DataType, pl.DataType, str]] = {
-    Kind.BOOLEAN: (pl.Boolean(), pl.Boolean(), "BOOLEAN"),
-    Kind.INT16: (pl.Int16(), pl.Int16(), "SMALLINT"),
-    Kind.INT32: (pl.Int32(), pl.Int32(), "INTEGER"),
-    Kind.INT64: (pl.Int64(), pl.Int64(), "BIGINT"),
-    Kind.UINT32: (pl.UInt32(), pl.UInt32(), "UINTEGER"),
-    Kind.FLOAT32: (pl.Float32(), pl.Float32(), "FLOAT"),
-    Kind.FLOAT64: (pl.Float64(), pl.Float64(), "DOUBLE"),
-    Kind.DECIMAL: (pl.String(), pl.Decimal(38, 0), "DECIMAL"),
-    Kind.STRING: (pl.String(), pl.String(), "VARCHAR"),
-    Kind.BYTES: (pl.Binary(), pl.Binary(), "BLOB"),
-    Kind.JSON: (pl.String(), pl.String(), "JSON"),
-    Kind.JSONB: (pl.String(), pl.String(), "JSON"),
-    Kind.UUID: (pl.String(), pl.String(), "UUID"),
-    Kind.DATE: (pl.String(), pl.Date(), "DATE"),
-    Kind.TIME: (pl.String(), pl.Time(), "TIME"),
-    Kind.TIMETZ: (pl.String(), pl.String(), "TIMETZ"),
-    Kind.TIMESTAMP: (pl.String(), pl.Datetime("us"), "TIMESTAMP"),
-    Kind.TIMESTAMPTZ: (pl.String(), pl.Datetime("us", "UTC"), "TIMESTAMPTZ"),
-    Kind.INTERVAL: (pl.String(), pl.String(), "INTERVAL"),
-    Kind.MAP: (_PAIRS, _PAIRS, "MAP(VARCHAR, VARCHAR)"),
+#: Kind -> DuckDB type. Decimals add precision and scale. Lists have the type of their elements.
+_DUCKDB: dict[Kind, str] = {
+    Kind.BOOLEAN: "BOOLEAN",
+    Kind.INT16: "SMALLINT",
+    Kind.INT32: "INTEGER",
+    Kind.INT64: "BIGINT",
+    Kind.UINT32: "UINTEGER",
+    Kind.FLOAT32: "FLOAT",
+    Kind.FLOAT64: "DOUBLE",
+    Kind.DECIMAL: "DECIMAL",
+    Kind.STRING: "VARCHAR",
+    Kind.BYTES: "BLOB",
+    Kind.JSON: "JSON",
+    Kind.JSONB: "JSON",
+    Kind.UUID: "UUID",
+    Kind.DATE: "DATE",
+    Kind.TIME: "TIME",
+    Kind.TIMETZ: "TIMETZ",
+    Kind.TIMESTAMP: "TIMESTAMP",
+    Kind.TIMESTAMPTZ: "TIMESTAMPTZ",
+    Kind.INTERVAL: "INTERVAL",
+    Kind.MAP: "MAP(VARCHAR, VARCHAR)",
 }
 
 
@@ -110,17 +107,17 @@ class DataType:
     def carrier(self) -> pl.DataType:
         """The dtype in frames of changes. Every value fits."""
         if self.element is not None:
-            return pl.List(self.element.carrier)
-        return _FORMS[self.kind][0]
+            return _list(self.element.carrier)
+        return _dtypes()[self.kind][0]
 
     @property
     def natural(self) -> pl.DataType:
         """The dtype that polars has for the type. Infinite and very distant dates, and NaN decimals, do not fit."""
         if self.element is not None:
-            return pl.List(self.element.natural)
+            return _list(self.element.natural)
         if self.kind is Kind.DECIMAL:
-            return pl.Decimal(self.precision, self.scale or 0)
-        return _FORMS[self.kind][1]
+            return _decimal(self.precision, self.scale or 0)
+        return _dtypes()[self.kind][1]
 
     @property
     def duckdb(self) -> str:
@@ -129,7 +126,7 @@ class DataType:
             return f"{self.element.duckdb}[]"
         if self.kind is Kind.DECIMAL:
             return f"DECIMAL({self.precision},{self.scale})"
-        return _FORMS[self.kind][2]
+        return _DUCKDB[self.kind]
 
     @property
     def is_nested(self) -> bool:
@@ -171,3 +168,48 @@ class DataType:
             None if element is None else cls.from_dict(element),
             stored.get("delimiter", ","),
         )
+
+
+@functools.cache
+def _dtypes() -> dict[Kind, tuple[pl.DataType, pl.DataType]]:
+    """Return the carrier and the natural dtype of each kind; decimals add precision and scale.
+
+    polars has no times with a time zone and no intervals with months: their natural dtype is String. It has no maps.
+    """
+    import polars as pl  # not at the top: a window without changes does not need it
+
+    pairs = pl.List(pl.Struct({"key": pl.String(), "value": pl.String()}))
+    return {
+        Kind.BOOLEAN: (pl.Boolean(), pl.Boolean()),
+        Kind.INT16: (pl.Int16(), pl.Int16()),
+        Kind.INT32: (pl.Int32(), pl.Int32()),
+        Kind.INT64: (pl.Int64(), pl.Int64()),
+        Kind.UINT32: (pl.UInt32(), pl.UInt32()),
+        Kind.FLOAT32: (pl.Float32(), pl.Float32()),
+        Kind.FLOAT64: (pl.Float64(), pl.Float64()),
+        Kind.DECIMAL: (pl.String(), pl.Decimal(38, 0)),
+        Kind.STRING: (pl.String(), pl.String()),
+        Kind.BYTES: (pl.Binary(), pl.Binary()),
+        Kind.JSON: (pl.String(), pl.String()),
+        Kind.JSONB: (pl.String(), pl.String()),
+        Kind.UUID: (pl.String(), pl.String()),
+        Kind.DATE: (pl.String(), pl.Date()),
+        Kind.TIME: (pl.String(), pl.Time()),
+        Kind.TIMETZ: (pl.String(), pl.String()),
+        Kind.TIMESTAMP: (pl.String(), pl.Datetime("us")),
+        Kind.TIMESTAMPTZ: (pl.String(), pl.Datetime("us", "UTC")),
+        Kind.INTERVAL: (pl.String(), pl.String()),
+        Kind.MAP: (pairs, pairs),
+    }
+
+
+def _list(element: pl.DataType) -> pl.DataType:
+    import polars as pl
+
+    return pl.List(element)
+
+
+def _decimal(precision: int | None, scale: int) -> pl.DataType:
+    import polars as pl
+
+    return pl.Decimal(precision, scale)

@@ -6,11 +6,13 @@ Its frames name the table's columns by their places (`frame_columns`): `c3` is t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-
-import polars as pl
+from typing import TYPE_CHECKING
 
 from dbmazz_core.model.records import SourcePosition
 from dbmazz_core.model.schema import TableSchema
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-
-import polars as pl
+from typing import TYPE_CHECKING
 
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.policies import SchemaAction, SchemaChangeKind
 from dbmazz_core.model.schema import ColumnDef, TableSchema
 from dbmazz_core.model.table_shape import TableShape, TableToken
 from dbmazz_core.table_ref import TableRef, quote_identifier
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Protocol, Self
-
-import polars as pl
+from typing import TYPE_CHECKING, Protocol, Self
 
 from dbmazz_core.errors import DestinationError
 from dbmazz_core.lsn import Lsn
@@ -20,6 +18,9 @@ from dbmazz_core.model.schema_events import SchemaEvent
 from dbmazz_core.model.table_shape import TableShape
 from dbmazz_core.model.table_state import Problem, TableStatus
 from dbmazz_core.table_ref import TableRef
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 class NoRoom(Exception):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
-
-import polars as pl
+from typing import TYPE_CHECKING, Protocol, Self
 
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import Checkpoint, SystemIdentity
@@ -16,6 +14,9 @@ from dbmazz_core.model.schema_events import Reshape, Resnapshot
 from dbmazz_core.model.stream import ChangeStream, NewSchema
 from dbmazz_core.model.table_shape import TableShape, TableToken
 from dbmazz_core.table_ref import TableRef
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 class FoundTable(Protocol):
@@ -79,12 +80,14 @@ class Bound:
         tables: The tables as they are at `lsn`, as far as that is certain.
         same_keys: Tables whose key has had the same columns, under the same names, since their shape was recorded.
         more: Whether the window continues after `lsn` with another stream.
+        unchanged: Whether all followed tables are at `lsn` as they were when their shapes were recorded.
     """
 
     lsn: Lsn
     tables: Mapping[TableRef, SourceTable]
     same_keys: frozenset[TableRef] = frozenset()
     more: bool = False
+    unchanged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +270,12 @@ class Source(Protocol):
         Args:
             start: The start of the stream.
             followed: The tables that the stream follows.
+        """
+
+    def is_quiet(self, start: Lsn, bound: Bound) -> bool:
+        """Return whether a stream from `start` to the bound would bring nothing, and no followed table has changed.
+
+        Only where the source can tell sooner than a stream; False also where it cannot tell. Consumes nothing.
         """
 
     def stream(

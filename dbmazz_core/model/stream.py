@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.model.batch import ChangeBatch
 from dbmazz_core.model.records import CommittedTransaction, SourcePosition
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.table_ref import TableRef
+
+if TYPE_CHECKING:
+    from dbmazz_core.model.batch import ChangeBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class NewSchema:
 
 
 #: Events of one table come in stream order; tables are independent of each other within a transaction.
-TableEvent = ChangeBatch | Truncation | NewSchema
+TableEvent: TypeAlias = "ChangeBatch | Truncation | NewSchema"
 
 
 @dataclass(frozen=True, slots=True)

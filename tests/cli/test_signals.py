@@ -5,15 +5,22 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 _QUERY = """
 import os, signal, sys, threading
 from dbmazz_core.cli.report import Report
-from dbmazz_core.cli.signals import stop_on_signals, take_signals_back
+from dbmazz_core.cli.signals import stop_on_signals
+from dbmazz_core.loading import load_polars
 
 stop = stop_on_signals(Report(json=False, debug=False))
-import polars as pl  # after the handlers, as in `dbmazz capture`
-if sys.argv[1] == "taken back":
-    take_signals_back()
+if sys.argv[1] == "in a thread":
+    thread = threading.Thread(target=load_polars)
+    thread.start()
+    thread.join()
+elif sys.argv[1] == "in the main thread":
+    load_polars()
+import polars as pl
 
 rows = pl.LazyFrame({"n": range(1000)}).join(pl.LazyFrame({"m": range(1000)}), how="cross")
 query = rows.with_columns(text=(pl.col("n") * pl.col("m") % 7919).cast(pl.String)).sort("text")
@@ -29,8 +36,9 @@ def _end_of_query(handlers: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_ctrl_c_in_a_query_of_polars_lets_it_end() -> None:
-    end = _end_of_query("taken back")
+@pytest.mark.parametrize("where", ["in the main thread", "in a thread"])
+def test_ctrl_c_in_a_query_of_polars_lets_it_end(where: str) -> None:
+    end = _end_of_query(where)
     assert (end.returncode, end.stderr) == (0, "stopping at the next flush, press Ctrl-C again to stop at once\n")
 
 

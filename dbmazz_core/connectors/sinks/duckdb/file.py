@@ -43,6 +43,7 @@ class DuckDBFile:
         layout: Layout of the bookkeeping when the file was last opened; 0: it has none.
         held_s: Seconds for which the file was open for writing, so that nobody else could open it.
         changed: Whether the content may have been changed between the last two times that the file was open.
+        openings: How many times the file was opened with a content that may have been changed before.
     """
 
     def __init__(self, config: SinkConfig, *, feed: str, read_only: bool = False) -> None:
@@ -50,6 +51,7 @@ class DuckDBFile:
         self.layout = 0
         self.held_s = 0.0
         self.changed = False
+        self.openings = 0
         self._config = config
         self._feed = feed
         self._read_only = read_only
@@ -95,6 +97,7 @@ class DuckDBFile:
         )
         try:
             self.changed = self._signature is None or self._signature != _signature(self.path)
+            self.openings += self.changed
             with translated(self.path):
                 self._configure(destination)
                 self.layout = bookkeeping.layout(connection)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import duckdb
-import polars as pl
 
 from dbmazz_core.connectors.sinks.duckdb.opening import open_file
 from dbmazz_core.connectors.sinks.duckdb_sql import bookkeeping, table_records
@@ -22,6 +21,9 @@ from dbmazz_core.settings.config import SinkConfig
 from dbmazz_core.settings.suggestions import suggestion
 from dbmazz_core.settings.tables import parse_tables
 from dbmazz_core.table_ref import TableRef, quote_identifier
+
+if TYPE_CHECKING:
+    import polars as pl
 
 if TYPE_CHECKING:
     import pyarrow as pa

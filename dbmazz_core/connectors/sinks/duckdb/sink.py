@@ -10,7 +10,7 @@ import socket
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import duckdb
 
@@ -24,14 +24,17 @@ from dbmazz_core.connectors.sinks.duckdb_sql.failures import translated
 from dbmazz_core.connectors.sinks.duckdb_sql.names import name_conflicts, name_warnings, qualified
 from dbmazz_core.connectors.sinks.duckdb_sql.ownership import owner_conflicts
 from dbmazz_core.connectors.sinks.duckdb_sql.sql import TARGET
-from dbmazz_core.connectors.sinks.duckdb_sql.transaction import DuckDBTransaction
 from dbmazz_core.errors import DestinationChanged, DestinationConflict
+from dbmazz_core.loading import load_polars
 from dbmazz_core.model.destination_identity import DestinationIdentity
 from dbmazz_core.model.read_copy import ReadCopy
 from dbmazz_core.model.recorded import Recorded, RecordedTable
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.settings.config import SinkConfig
 from dbmazz_core.table_ref import TableRef, quote_identifier
+
+if TYPE_CHECKING:
+    from dbmazz_core.connectors.sinks.duckdb_sql.transaction import DuckDBTransaction
 
 
 class DuckDBSink:
@@ -54,6 +57,7 @@ class DuckDBSink:
         self._transaction: DuckDBTransaction | None = None
         # The bookkeeping as this sink knows it, from the last read, or from the end of its last transactions.
         self._known: Recorded | None = None
+        self._known_at = 0
 
     def __enter__(self) -> Self:
         return self
@@ -75,7 +79,10 @@ class DuckDBSink:
     def _remember(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Read the bookkeeping that this sink has written, which tells other writers' changes from its own later."""
         if self._known is None:
-            self._known = self._read(connection)
+            self._keep(self._read(connection))
+
+    def _keep(self, recorded: Recorded) -> None:
+        self._known, self._known_at = recorded, self._file.openings
 
     @property
     def held_s(self) -> float:
@@ -111,6 +118,9 @@ class DuckDBSink:
 
     def begin(self) -> DuckDBTransaction:
         """See `Sink.begin`."""
+        load_polars()
+        from dbmazz_core.connectors.sinks.duckdb_sql.transaction import DuckDBTransaction
+
         destination = self._open_for_writing()
         create = self._file.layout < bookkeeping.LAYOUT
         self._transaction = DuckDBTransaction(destination, create=create, on_end=self._on_end)
@@ -152,12 +162,14 @@ class DuckDBSink:
 
     def read(self) -> Recorded:
         """See `Sink.read`."""
-        if self._known is not None and not self._file.is_open and self._file.is_unchanged():
+        # While the file is open, nobody else can change it.
+        is_same = self._known_at == self._file.openings and (self._file.is_open or self._file.is_unchanged())
+        if self._known is not None and self._transaction is None and is_same:
             return self._known
         connection = self._file.open().connection
         recorded = self._read(connection)
         if self._transaction is None:
-            self._known = recorded
+            self._keep(recorded)
         return recorded
 
     def _read(self, connection: duckdb.DuckDBPyConnection) -> Recorded:

@@ -11,10 +11,10 @@ import polars as pl
 from dbmazz_core.connectors.sinks.duckdb_sql import table_records
 from dbmazz_core.connectors.sinks.duckdb_sql.conflicts import verify_alterable
 from dbmazz_core.connectors.sinks.duckdb_sql.names import fold, qualified, qualified_schema
+from dbmazz_core.connectors.sinks.duckdb_sql.shapes import type_name
 from dbmazz_core.connectors.sinks.duckdb_sql.sql import TARGET
 from dbmazz_core.connectors.sinks.duckdb_sql.statements import Statements
 from dbmazz_core.connectors.sinks.duckdb_sql.table_sql import frame_value
-from dbmazz_core.connectors.sinks.duckdb_sql.values import type_name
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.frame_columns import COMMIT_LSN, KNOWN_OLD, OLD, OP, UNCHANGED, XID, value_column
 from dbmazz_core.model.policies import Mode, SchemaAction

@@ -9,8 +9,12 @@ of long texts than of short texts.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import duckdb
-import polars as pl
+
+if TYPE_CHECKING:
+    import polars as pl
 
 #: Average length in bytes from which DuckDB compresses a column's texts with ZSTD (setting `zstd_min_string_length`).
 _LONG_BYTES = 4096
@@ -34,6 +38,8 @@ class TextCompression:
         """Count the bytes of the frame's texts, and change the setting if needed. Call before writing the frame."""
         if not len(frame):
             return
+        import polars as pl  # loaded by the frame; a window without changes does not need it
+
         sample = frame.head(_SAMPLE_ROWS)
         for series in sample:
             if series.dtype not in (pl.String, pl.Binary):

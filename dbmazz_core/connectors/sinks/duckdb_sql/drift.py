@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import polars as pl
+from typing import TYPE_CHECKING
 
 from dbmazz_core.connectors.sinks.duckdb_sql.sql import DERIVED, ROW, SOURCE
 from dbmazz_core.connectors.sinks.duckdb_sql.statements import Statements
@@ -14,6 +13,9 @@ from dbmazz_core.errors import DestinationConflict
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.frame_columns import COMMIT_LSN, XID
 from dbmazz_core.table_ref import quote_literal
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,12 @@ DuckDB keeps three things of a transaction in memory until its end, whatever the
 
 from __future__ import annotations
 
-import polars as pl
+from typing import TYPE_CHECKING
 
 from dbmazz_core.table_ref import TableRef
+
+if TYPE_CHECKING:
+    import polars as pl
 
 #: Part of the limit that the values of a transaction's updates may take, by the size of their frames. 500 MB of 953 MB
 #: were too much with rows of 2 kB; DuckDB takes several times as much for rows of some bytes.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import duckdb
-import polars as pl
 
 from dbmazz_core.connectors.sinks.duckdb_sql.sql import FRAME, query
 from dbmazz_core.table_ref import TableRef
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 def write_quarantine(connection: duckdb.DuckDBPyConnection, table: TableRef, rows: pl.DataFrame, *, slot: str) -> None:
@@ -17,6 +20,8 @@ def write_quarantine(connection: duckdb.DuckDBPyConnection, table: TableRef, row
     The table stays incomplete if somebody deletes the rows from the quarantine. `SinkTransaction.quarantine` tells the
     columns of `rows`.
     """
+    import polars as pl  # loaded by the frame; a window without changes does not need it
+
     query(
         connection,
         "INSERT INTO _dbmazz.quarantine SELECT ?, ?, ?, commit_lsn, xid, ordinal, op, column_name, reason, "

@@ -14,7 +14,7 @@ from __future__ import annotations
 import duckdb
 
 from dbmazz_core.connectors.sinks.duckdb_sql.sql import TARGET
-from dbmazz_core.connectors.sinks.duckdb_sql.values import type_name
+from dbmazz_core.model.datatypes import DataType, Kind
 from dbmazz_core.model.frame_columns import (
     COMMIT_LSN,
     COMMIT_TS,
@@ -30,6 +30,9 @@ from dbmazz_core.model.frame_columns import (
 from dbmazz_core.model.policies import Mode
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.table_ref import TableRef
+
+#: Names in DuckDB's catalog of types that also have a shorter name.
+_TYPE_NAMES = {Kind.TIMESTAMPTZ: "TIMESTAMP WITH TIME ZONE", Kind.TIMETZ: "TIME WITH TIME ZONE"}
 
 SYNCED_AT = PREFIX + "synced_at"
 
@@ -99,3 +102,14 @@ def comparable(found: Columns) -> tuple[Columns, Columns]:
     spelled = [(name, _CATALOG_NAMES.get(type, type)) for name, type in found]
     own = [column for column in spelled if not column[0].startswith(PREFIX)]
     return own, sorted(column for column in spelled if column[0].startswith(PREFIX))
+
+
+def type_name(type: DataType) -> str:
+    """Return the type's name in DuckDB's catalog.
+
+    >>> type_name(DataType.list_of(DataType(Kind.TIMESTAMPTZ)))
+    'TIMESTAMP WITH TIME ZONE[]'
+    """
+    if type.element is not None:
+        return f"{type_name(type.element)}[]"
+    return _TYPE_NAMES.get(type.kind, type.duckdb)

@@ -17,11 +17,13 @@ an alias (tried, 1.4 and 2.0). `TableSql.row_id` handles it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
-import numpy.typing as npt
-import pyarrow as pa
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pyarrow as pa
 
 #: Alias of the user's table.
 TARGET = "_dbmazz_t"

@@ -37,8 +37,6 @@ _CAST = (
     Kind.TIMESTAMPTZ,
     Kind.INTERVAL,
 )
-#: Names in DuckDB's catalog of types that also have a shorter name.
-_CATALOG_NAMES = {Kind.TIMESTAMPTZ: "TIMESTAMP WITH TIME ZONE", Kind.TIMETZ: "TIME WITH TIME ZONE"}
 
 
 def arrow_table(schema: TableSchema, frame: pl.DataFrame) -> pa.Table:
@@ -83,17 +81,6 @@ def _rewritten(values: pl.Expr, type: DataType) -> pl.Expr:
     if type.kind is Kind.INTERVAL:
         return values.str.replace_all("+", "", literal=True).str.replace(_MANY_HOURS, _MANY_HOURS_FOR_DUCKDB)
     return values.str.replace(_BC, _BC_FOR_DUCKDB)
-
-
-def type_name(type: DataType) -> str:
-    """Return the type's name in DuckDB's catalog.
-
-    >>> type_name(DataType.list_of(DataType(Kind.TIMESTAMPTZ)))
-    'TIMESTAMP WITH TIME ZONE[]'
-    """
-    if type.element is not None:
-        return f"{type_name(type.element)}[]"
-    return _CATALOG_NAMES.get(type.kind, type.duckdb)
 
 
 def needs_cast(type: DataType) -> bool:

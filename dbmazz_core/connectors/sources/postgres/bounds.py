@@ -35,7 +35,10 @@ def find_bound(session: Session, start: Lsn, followed: Mapping[TableRef, Followe
         ref for ref, table in tables.items() if ref in recorded and _has_same_key(recorded[ref], table)
     )
     session_end = _session_end(session, start, followed)
-    return Bound(lsn, tables, same_keys) if session_end is None else Bound(session_end, {}, same_keys, more=True)
+    if session_end is not None:
+        return Bound(session_end, {}, same_keys, more=True)
+    unchanged = all(ref in tables and recorded.get(ref) == tables[ref].identity for ref in followed)
+    return Bound(lsn, tables, same_keys, unchanged=unchanged)
 
 
 def recorded_identities(followed: Mapping[TableRef, FollowedTable]) -> dict[TableRef, TableIdentity]:

@@ -348,3 +348,16 @@ def settings_query(server_version: int, *, text_form: bool, raw: bool = False, l
     # English messages, to tell errors apart that share an SQLSTATE. Only superusers may set `lc_messages`.
     calls.append("CASE WHEN current_setting('is_superuser') = 'on' THEN set_config('lc_messages', 'C', false) END")
     return f"SELECT {', '.join(calls)}".encode()
+
+
+def verify_not_promoted(connection: Connection, server: Server) -> None:
+    """Verify that a server that was a standby still is one.
+
+    A promoted server sends changes of a new timeline. The run has read the old one, and would record the checkpoint
+    under that.
+
+    Raises:
+        ServerChanged: The standby was promoted.
+    """
+    if server.in_recovery and not is_standby(connection):
+        raise server_changed(PROMOTED)

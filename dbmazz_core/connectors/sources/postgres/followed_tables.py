@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 
 from dbmazz_core.connectors.sources.postgres.bounds import recorded_identities
 from dbmazz_core.connectors.sources.postgres.catalog.identity import TableIdentity
+from dbmazz_core.connectors.sources.postgres.connection import verify_not_promoted
 from dbmazz_core.connectors.sources.postgres.parser.positions import StreamPositions
 from dbmazz_core.connectors.sources.postgres.parser.records import RecordStream
 from dbmazz_core.connectors.sources.postgres.parser.relations import Relations
 from dbmazz_core.connectors.sources.postgres.session import Session
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
-from dbmazz_core.connectors.sources.postgres.stream_start import start_verified_stream, verify_not_promoted
+from dbmazz_core.connectors.sources.postgres.stream_start import start_verified_stream
 from dbmazz_core.errors import SlotNotFound
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.source import Bound, FollowedTable

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dbmazz_core.connectors.sources.postgres.replay import wait_for_replay
 from dbmazz_core.connectors.sources.postgres.server.state import SlotState
 from dbmazz_core.connectors.sources.postgres.session import Session, confirmed_lsn
 from dbmazz_core.connectors.sources.postgres.setup.prepare import drop_lost_slot
 from dbmazz_core.connectors.sources.postgres.setup.slots import verify_history
-from dbmazz_core.connectors.sources.postgres.stream_start import start_verified_stream
 from dbmazz_core.errors import WrongServer
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.checkpoint import Checkpoint
@@ -130,6 +128,10 @@ def _verify_replay(
     """
     if (slot.confirmed_flush_lsn or INVALID_LSN) > last.commit_lsn:
         return
+    # numpy, which a window needs only for a stream.
+    from dbmazz_core.connectors.sources.postgres.replay import wait_for_replay
+    from dbmazz_core.connectors.sources.postgres.stream_start import start_verified_stream
+
     with session.translated():
         reader, slot = start_verified_stream(
             session.config,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from dbmazz_core.connectors.sources.postgres import resuming, upgrade
 from dbmazz_core.connectors.sources.postgres.bounds import find_bound
@@ -20,9 +20,7 @@ from dbmazz_core.connectors.sources.postgres.catalog.redaction_checks import (
     verify_redacted_tables,
 )
 from dbmazz_core.connectors.sources.postgres.catalog.relation_description import RelationDescription
-from dbmazz_core.connectors.sources.postgres.followed_tables import stream_followed_tables
-from dbmazz_core.connectors.sources.postgres.parser.records import RecordStream
-from dbmazz_core.connectors.sources.postgres.record_api import first_changes, read_records, stream_configured_tables
+from dbmazz_core.connectors.sources.postgres.quiet import is_quiet
 from dbmazz_core.connectors.sources.postgres.server.feed_status import slot_has_changes, source_status
 from dbmazz_core.connectors.sources.postgres.server.state import SlotState
 from dbmazz_core.connectors.sources.postgres.session import Session, confirmed_lsn
@@ -32,9 +30,9 @@ from dbmazz_core.connectors.sources.postgres.setup.look import Look
 from dbmazz_core.connectors.sources.postgres.setup.window_lock import lock_windows
 from dbmazz_core.connectors.sources.postgres.snapshot.exported import ExportedSnapshot
 from dbmazz_core.connectors.sources.postgres.snapshot.tables import TableSnapshot, export_snapshot, snapshot_tables
-from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
 from dbmazz_core.connectors.sources.postgres.types import TypePolicy
 from dbmazz_core.forks import verify_can_run
+from dbmazz_core.loading import load_polars
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.checkpoint import Checkpoint, SystemIdentity
 from dbmazz_core.model.destination_identity import DestinationIdentity
@@ -49,6 +47,10 @@ from dbmazz_core.model.table_description import TableDescription
 from dbmazz_core.model.table_shape import TableShape, TableToken
 from dbmazz_core.settings.config import SnapshotConfig, SourceConfig
 from dbmazz_core.table_ref import TableRef
+
+if TYPE_CHECKING:
+    from dbmazz_core.connectors.sources.postgres.parser.records import RecordStream
+    from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
 
 #: A size in bytes that no batch reaches.
 _NO_SIZE_LIMIT = 1 << 62
@@ -101,6 +103,8 @@ class PostgresSource:
         self._messages = messages
         self._streamed = False
         self._stream: PostgresStream | None = None
+        # The last look that was checked, with the tables that the destination held, and the findings.
+        self._checked: tuple[Look, frozenset[TableRef], CheckReport] | None = None
         self._records: RecordStream | None = None
 
     def __enter__(self) -> Self:
@@ -152,7 +156,10 @@ class PostgresSource:
 
     def check_look(self, *, captured: Collection[TableRef] = ()) -> CheckReport:
         """Return the findings in the last look; `captured` are the tables that the destination holds."""
-        return setup.check_look(self._session.look.following(captured))
+        look, captured = self._session.look, frozenset(captured)
+        if self._checked is None or self._checked[0] is not look or self._checked[1] != captured:
+            self._checked = look, captured, setup.check_look(look.following(captured))
+        return self._checked[2]
 
     def leave_out(self, tables: Collection[TableRef]) -> Look:
         """Take tables out of the last look: they are not set up, copied or streamed."""
@@ -336,6 +343,12 @@ class PostgresSource:
         """Return the upper LSN of a stream from `start`, and the tables as they are at that LSN."""
         return find_bound(self._session, start, followed)
 
+    def is_quiet(self, start: Lsn, bound: Bound) -> bool:
+        """Return whether a stream from `start` to the bound would bring nothing, see `quiet.is_quiet`."""
+        quiet = is_quiet(self._session, start, bound)
+        self._streamed |= quiet  # the window is complete without a stream
+        return quiet
+
     def stream(
         self,
         start: Lsn,
@@ -350,6 +363,9 @@ class PostgresSource:
         Raises:
             ServerChanged: The stream comes from another server than everything else.
         """
+        load_polars()
+        from dbmazz_core.connectors.sources.postgres.followed_tables import stream_followed_tables
+
         return self._keep(
             *stream_followed_tables(
                 self._session,
@@ -391,6 +407,8 @@ class PostgresSource:
             ServerChanged: The stream comes from another server than everything else.
             ConfigError: The rules for columns do not fit the tables.
         """
+        from dbmazz_core.connectors.sources.postgres.record_api import stream_configured_tables
+
         return self._keep(*stream_configured_tables(self._session, lsn, upper_lsn=upper_lsn, messages=self._messages))
 
     def batches(self, *, rows: int = 50_000, until: Lsn | None = None) -> Iterator[TableEvent]:
@@ -419,12 +437,16 @@ class PostgresSource:
         Args:
             until: The iterator ends when every transaction that committed before this LSN was yielded; None: never.
         """
+        from dbmazz_core.connectors.sources.postgres.record_api import read_records
+
         stream = self._started()
         assert self._records is not None
         return read_records(stream, self._records, until)
 
     def peek(self, limit: int) -> Iterator[CdcRecord]:
         """Yield the next changes, at most `limit`, with the records around them. Consumes nothing."""
+        from dbmazz_core.connectors.sources.postgres.record_api import first_changes
+
         lsn = confirmed_lsn(self._session.verify_slot(None))
         if lsn is None:
             self.check().raise_first()

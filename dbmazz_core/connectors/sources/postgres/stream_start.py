@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import NoReturn
 
 from dbmazz_core.connectors.sources.postgres.connection import (
-    PROMOTED,
     Connection,
     Server,
-    is_standby,
     server_changed,
+    verify_not_promoted,
 )
 from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
 from dbmazz_core.connectors.sources.postgres.server.state import SlotState, slot_state
@@ -104,16 +103,3 @@ def _raise_end_reason(reader: StreamReader, slot: str) -> NoReturn:
         object=slot,
         remedy="run again: capture resumes at the checkpoint, nothing is lost",
     )
-
-
-def verify_not_promoted(connection: Connection, server: Server) -> None:
-    """Verify that a server that was a standby still is one.
-
-    A promoted server sends changes of a new timeline. The run has read the old one, and would record the checkpoint
-    under that.
-
-    Raises:
-        ServerChanged: The standby was promoted.
-    """
-    if server.in_recovery and not is_standby(connection):
-        raise server_changed(PROMOTED)

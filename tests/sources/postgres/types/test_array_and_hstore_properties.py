@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dbmazz_core.connectors.sources.postgres.types import BadText, read_texts
+from dbmazz_core.connectors.sources.postgres.types.read import BadText, read_texts
 from dbmazz_core.model.datatypes import DataType, Kind
 from dbmazz_core.model.values import carried_value, python_value
 from tests.support.examples import examples

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-import polars as pl
+from typing import TYPE_CHECKING
 
 from dbmazz_core.connectors.sources.postgres.catalog.identity import TableIdentity
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.model.table_shape import TableToken
 from dbmazz_core.table_ref import TableRef
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 @dataclass(frozen=True, slots=True)

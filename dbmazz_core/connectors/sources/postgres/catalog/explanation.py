@@ -87,6 +87,8 @@ def _explain_at_bound(known: TableShape, now: CatalogTable, last_truncate: int) 
         result = compare_without_identity(known, seen, now)
     else:
         verify_still_redacted(table, identity, now)
+        if identity == now.identity:
+            return Reshape((), seen, known.targets, known.token, token_by_key=known.token)
         comparison = Comparison(known, identity, seen, now, at_bound=True)
         result = comparison.evolution(lambda _: {}, last_truncate)
         if isinstance(result, Evolution):

@@ -124,9 +124,7 @@ def read_publication(conn: Connection, name: str, *, only: Collection[TableRef] 
     return Publication(name, owner, owned, operations, via_root, generated_columns, tables, comment)
 
 
-def _published_tables(
-    conn: Connection, name: str, only: Collection[TableRef] | None
-) -> dict[TableRef, PublishedTable]:
+def _published_tables(conn: Connection, name: str, only: Collection[TableRef] | None) -> dict[TableRef, PublishedTable]:
     """Return the tables of a publication.
 
     A publication contains a table by its name, by a partitioned table above it, by its schema, or as one of all tables.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-
-import polars as pl
+from typing import TYPE_CHECKING
 
 from dbmazz_core.connectors.sources.postgres.catalog.catalog_table import CatalogTable, EnumColumn
 from dbmazz_core.connectors.sources.postgres.catalog.column_choice import ColumnRules
@@ -13,10 +12,14 @@ from dbmazz_core.connectors.sources.postgres.catalog.fingerprint import Fingerpr
 from dbmazz_core.connectors.sources.postgres.catalog.publication import Publication, read_publication
 from dbmazz_core.connectors.sources.postgres.catalog.resolution import find_tables_by_oid
 from dbmazz_core.connectors.sources.postgres.connection import Connection
-from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, ColumnOfType, read_each
+from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, ColumnOfType
 from dbmazz_core.errors import SourceNotReady
+from dbmazz_core.loading import load_polars
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.table_ref import TableRef
+
+if TYPE_CHECKING:
+    import polars as pl
 
 #: How often tables are read again that are altered while they are read.
 _ATTEMPTS = 5
@@ -139,6 +142,14 @@ def _missing_values(
     fingerprint: Fingerprint, schema: TableSchema, rules: ColumnRules, name_in_rules: TableRef
 ) -> dict[int, pl.Series]:
     """Return the values that rows older than a column have, see `CatalogTable.missing_values`."""
+    if not fingerprint.missing_values:
+        return {}
+    load_polars()
+    import polars as pl
+
+    from dbmazz_core.connectors.sources.postgres.types.read import read_each
+    from dbmazz_core.model.masked_columns import masked
+
     maskers = rules.maskers(name_in_rules)
     found: dict[int, pl.Series] = {}
     for column in schema.columns:
@@ -148,6 +159,6 @@ def _missing_values(
         raw, number = pl.Series([text.encode()]), fingerprint.columns[column.name].number
         if column.name not in maskers:
             found[number], _ = read_each(raw, column.type)
-        elif (masked := maskers[column.name].column(raw, column.type)).null_count() == 0:
-            found[number] = masked
+        elif (values := masked(maskers[column.name], raw, column.type)).null_count() == 0:
+            found[number] = values
     return found

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -50,7 +50,7 @@ _KEY, _OLD, _NEW = b"KON"
 
 #: By relation OID, the cuts between runs of its row messages: the index of the message at the cut, the description of
 #: the rows ahead of the cut, and the event at the cut.
-_Cuts = dict[int, list[tuple[int, KnownRelation | None, TableEvent | None]]]
+_Cuts: TypeAlias = "dict[int, list[tuple[int, KnownRelation | None, TableEvent | None]]]"
 
 
 class Decoder:

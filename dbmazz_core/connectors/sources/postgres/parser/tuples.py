@@ -20,10 +20,12 @@ import pyarrow as pa
 
 from dbmazz_core.connectors.sources.postgres.catalog.column_choice import Projection
 from dbmazz_core.connectors.sources.postgres.parser.block import Int64s, MessageBlock, unaligned
-from dbmazz_core.connectors.sources.postgres.types import BadText, read_each, read_texts, to_carrier
+from dbmazz_core.connectors.sources.postgres.types.read import BadText, read_each, read_texts
+from dbmazz_core.connectors.sources.postgres.types.scalars import to_carrier
 from dbmazz_core.model.batch import Indexes, Mask, UnreadableText
 from dbmazz_core.model.datatypes import DataType, Kind
-from dbmazz_core.model.masks import HIDDEN, Masker, utf8
+from dbmazz_core.model.masked_columns import masked, utf8
+from dbmazz_core.model.masks import HIDDEN, Masker
 from dbmazz_core.model.values import escaped
 
 _NULL, _UNCHANGED, _TEXT = ord("n"), ord("u"), ord("t")
@@ -119,7 +121,7 @@ class TupleColumns:
             raise RuntimeError("texts are kept only where bad values are kept apart")
         raw, masker = self._raw_values(column), self._maskers[column]
         if masker is not None:
-            return masker.column(raw, self._types[column]).cast(pl.String)
+            return masked(masker, raw, self._types[column]).cast(pl.String)
         texts = utf8(raw)
         if texts.null_count() == raw.null_count():
             return texts
@@ -194,7 +196,7 @@ class TupleColumns:
         """Keep the values of a column, after a check that each of its texts became a value."""
         kinds, masker = self._kinds[number], self._maskers[number]
         if masker is not None:
-            series = masker.column(series, self._types[number])
+            series = masked(masker, series, self._types[number])
         nulls = 0 if kinds is None else int(np.count_nonzero(kinds != _TEXT))
         nulled = masker is not None and masker.mask.kind == "null"
         if not nulled and series.null_count() != nulls:

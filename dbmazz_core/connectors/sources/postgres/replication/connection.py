@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import psycopg
 from psycopg import pq
@@ -22,9 +22,6 @@ from psycopg import pq
 from dbmazz_core.connectors.sources.postgres.connection import Server, connect_replication, session_conninfo
 from dbmazz_core.connectors.sources.postgres.errors.connecting import pooler_in_between
 from dbmazz_core.connectors.sources.postgres.errors.running import Login
-from dbmazz_core.connectors.sources.postgres.replication.buffers import BufferPool
-from dbmazz_core.connectors.sources.postgres.replication.receiver import StreamReceiver
-from dbmazz_core.connectors.sources.postgres.replication.transport import LibpqTransport, open_transport
 from dbmazz_core.connectors.sources.postgres.server.error_details import detailed_source_error
 from dbmazz_core.connectors.sources.postgres.silence import connection_is_dead, execute, next_result
 from dbmazz_core.errors import SlotActive
@@ -33,6 +30,11 @@ from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import SystemIdentity
 from dbmazz_core.settings.secret_url import SecretUrl
 from dbmazz_core.table_ref import quote_identifier, quote_literal
+
+if TYPE_CHECKING:
+    from dbmazz_core.connectors.sources.postgres.replication.buffers import BufferPool
+    from dbmazz_core.connectors.sources.postgres.replication.receiver import StreamReceiver
+    from dbmazz_core.connectors.sources.postgres.replication.transport import LibpqTransport
 
 #: Seconds to wait for an active slot before the error: a walsender that lost its client holds its slot for a moment.
 SLOT_RELEASE_WAIT_S = 5.0
@@ -190,6 +192,11 @@ class ReplicationConnection:
             SlotActive: Another process has used the slot for `SLOT_RELEASE_WAIT_S` seconds.
             SourceError: The server refuses, or does not answer.
         """
+        # numpy, which the other commands do not need.
+        from dbmazz_core.connectors.sources.postgres.replication.buffers import BufferPool
+        from dbmazz_core.connectors.sources.postgres.replication.receiver import StreamReceiver
+        from dbmazz_core.connectors.sources.postgres.replication.transport import open_transport
+
         # Options' values are string literals in the replication grammar; names inside are SQL identifiers.
         options = f"proto_version '1', publication_names {quote_literal(quote_identifier(self.publication))}"
         if messages:
@@ -215,6 +222,8 @@ class ReplicationConnection:
 
     def _libpq_transport(self) -> LibpqTransport:
         """Read the answer to START_REPLICATION through libpq; raise the error that it holds."""
+        from dbmazz_core.connectors.sources.postgres.replication.transport import LibpqTransport
+
         try:
             result = next_result(self.pgconn)
             if result is not None and result.status == pq.ExecStatus.COPY_BOTH:

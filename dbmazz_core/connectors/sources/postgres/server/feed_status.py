@@ -10,6 +10,9 @@ from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.source_status import SourceStatus
 from dbmazz_core.table_ref import quote_identifier
 
+#: Milliseconds for which a window may ask whether it needs a stream.
+_QUIET_TIMEOUT_MS = 2000
+
 
 def source_status(name: str, slot: SlotState | None, server_lsn: Lsn) -> SourceStatus:
     """Return the status of a source.
@@ -28,6 +31,32 @@ def source_status(name: str, slot: SlotState | None, server_lsn: Lsn) -> SourceS
         confirmed_lsn=slot.confirmed_flush_lsn if slot else None,
         server_lsn=server_lsn,
     )
+
+
+def slot_is_quiet(connection: Connection, slot: str, publication: str, upto: Lsn) -> bool:
+    """Return whether no transaction up to an LSN has anything for a publication; False if the server cannot tell soon.
+
+    Transactional and other logical messages count, as they do in the stream. The slot does not move.
+
+    Args:
+        connection: An ordinary connection.
+        slot: Name of the slot.
+        publication: Name of the publication.
+        upto: Transactions that commit at or before it count.
+    """
+    message_limit = 1 if connection.info.server_version >= 150000 else 10_000
+    try:
+        with connection.transaction():
+            connection.execute(f"SET LOCAL statement_timeout = {_QUIET_TIMEOUT_MS}")
+            row = connection.execute(
+                "SELECT count(*), count(*) FILTER (WHERE pg_catalog.get_byte(data, 0) NOT IN (66, 67, 79)) "  # B, C, O
+                "FROM pg_catalog.pg_logical_slot_peek_binary_changes(%s, %s::pg_lsn, %s, "
+                "'proto_version', '1', 'publication_names', %s, 'messages', 'true')",
+                [slot, str(upto), message_limit, quote_identifier(publication)],
+            ).fetchone()
+    except psycopg.Error:
+        return False  # the stream meets the same error, and explains it
+    return row is not None and row[0] < message_limit and row[1] == 0
 
 
 def slot_has_changes(connection: Connection, slot: str, publication: str, *, timeout_s: float) -> bool:

@@ -24,11 +24,12 @@ from dbmazz_core.connectors.sources.postgres.connection import session_conninfo
 from dbmazz_core.connectors.sources.postgres.snapshot.adbc import SnapshotConnector, adbc_error
 from dbmazz_core.connectors.sources.postgres.snapshot.planning import EMPTY_PATH_CONDITION, set_path
 from dbmazz_core.connectors.sources.postgres.snapshot.silent_workers import SilentWorkers
-from dbmazz_core.connectors.sources.postgres.types import read_each
+from dbmazz_core.connectors.sources.postgres.types.read import read_each
 from dbmazz_core.model.bad_value import bad_value
 from dbmazz_core.model.datatypes import Kind
 from dbmazz_core.model.frame_columns import value_column
-from dbmazz_core.model.masks import Masker, utf8
+from dbmazz_core.model.masked_columns import masked, utf8
+from dbmazz_core.model.masks import Masker
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.model.source import CopiedRows
 from dbmazz_core.model.values import escaped
@@ -343,7 +344,7 @@ def _to_copied_rows(
     unreadable: dict[int, pl.Series] = {}
     for number, (series, column) in enumerate(zip(frame, schema.columns, strict=True)):
         if column.name in maskers:
-            values, wrong = maskers[column.name].column(series, column.type), None
+            values, wrong = masked(maskers[column.name], series, column.type), None
         elif series.dtype == column.type.carrier:
             values, wrong = series, None
         elif column.type.carrier == pl.String:

@@ -14,7 +14,6 @@ function makes under `connection.TEXT_FORM_SETTINGS`.
 | `reference` | the tables of types in the documentation |
 """
 
-from dbmazz_core.connectors.sources.postgres.types.read import BadText, read_each, read_texts
 from dbmazz_core.connectors.sources.postgres.types.resolve import (
     BuiltinTypes,
     CatalogTypes,
@@ -22,16 +21,11 @@ from dbmazz_core.connectors.sources.postgres.types.resolve import (
     TypePolicy,
     TypeResolver,
 )
-from dbmazz_core.connectors.sources.postgres.types.scalars import to_carrier
 
 __all__ = [
-    "BadText",
     "BuiltinTypes",
     "CatalogTypes",
     "ColumnOfType",
     "TypePolicy",
     "TypeResolver",
-    "read_each",
-    "read_texts",
-    "to_carrier",
 ]
