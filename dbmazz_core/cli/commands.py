@@ -178,12 +178,8 @@ def capture(report: Report, config: Path | None, **flags: str | None) -> int:
     The first window also runs the setup and copies the tables. SIGTERM and Ctrl-C end a window at its next flush;
     they end a copy before its next rows.
     """
-    from dbmazz_core.prestart import prestart
-
     stop = stop_on_signals(report)
     settings = read_settings(report, config, flags)
-    prestart()  # the receiver process starts while modules are imported
-
     pipeline = make_pipeline(settings)
     with show_progress(report) as progress:
         result = pipeline.capture(stop=stop, progress=progress)

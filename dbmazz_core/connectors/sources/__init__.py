@@ -32,14 +32,7 @@ def create_source(
     return PostgresSource(config, snapshot=snapshot, on_slot_wait=on_slot_wait)
 
 
-def prestart() -> None:
-    """Start the process that receivers are forked from; it imports its modules while the caller continues."""
-    from dbmazz_core.connectors.sources.postgres.replication.launcher import prestart
-
-    prestart()
-
-
-__all__ = ["PostgresSource", "create_source", "prestart"]
+__all__ = ["PostgresSource", "create_source"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,8 @@
 """Start receiver processes: a fork server imports everything once and forks one receiver for each stream.
 
 Starting a Python process takes 0.25 s, and 0.25 s of CPU time. The program therefore starts the fork server once, when
-it needs its first stream, and the fork server forks for every later stream in milliseconds. The `dbmazz` command starts
-the fork server before it imports its own modules (`prestart`).
+it needs its first stream, and the fork server forks for every later stream in milliseconds. A window starts the fork
+server (`prestart`) before it imports polars.
 """
 
 from __future__ import annotations
