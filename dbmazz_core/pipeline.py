@@ -26,6 +26,7 @@ from dbmazz_core.model.records import CdcRecord
 from dbmazz_core.model.sink import Sink
 from dbmazz_core.model.source_status import SourceStatus
 from dbmazz_core.model.stopping import StopRequested
+from dbmazz_core.model.table_audit import TableAudit
 from dbmazz_core.model.table_description import TableDescription
 from dbmazz_core.model.table_state import TableState
 from dbmazz_core.process_limits import name_limits
@@ -128,10 +129,16 @@ class Pipeline:
         with closing(self._source()) as source:
             return source.table_descriptions(only)
 
-    def count_rows(self, tables: Collection[TableRef]) -> Mapping[TableRef, int]:
-        """Return the numbers of rows of tables in the destination, see `TableState.rows`."""
+    def audit(self, tables: Collection[TableRef], *, max_rows: int | None = None) -> Mapping[TableRef, TableAudit]:
+        """Return facts about the rows of tables in the destination: how many, whether keys are unique, quarantine.
+
+        Args:
+            tables: The tables; those that were never copied are left out.
+            max_rows: Keys are compared only in tables with at most so many rows; None: in all tables.
+        """
         with self.destination() as sink:
-            return sink.count_rows(tables)
+            copied = sink.read().tables
+            return sink.audit([table for table in tables if table in copied], max_rows=max_rows)
 
     def destination(self) -> AbstractContextManager[Sink]:
         """Open the destination for reading. A destination that does not exist yet is empty.
@@ -148,8 +155,18 @@ class Pipeline:
         Args:
             timeout_s: If the server needs longer to answer, the result is True.
         """
+        waiting = self.waiting_tables(limit=1, timeout_s=timeout_s)
+        return waiting is None or bool(waiting)
+
+    def waiting_tables(self, *, limit: int = 10_000, timeout_s: float = 5.0) -> frozenset[TableRef] | None:
+        """Return the tables of which changes wait at the source, by the names that they had then. Consumes nothing.
+
+        Args:
+            limit: Messages after which the server ends at the next transaction. Tables that changed later are missing.
+            timeout_s: Seconds for the server to answer. If it needs longer, the result is None.
+        """
         with closing(self._source()) as source:
-            return source.has_changes(timeout_s=timeout_s)
+            return source.waiting_tables(limit=limit, timeout_s=timeout_s)
 
     def peek(self, limit: int = 10) -> Iterator[CdcRecord]:
         """Yield the next changes, at most `limit`, with the BEGIN and COMMIT around them. Consumes nothing."""

@@ -14,7 +14,8 @@ from dbmazz_core.settings.config import Settings
 from dbmazz_core.settings.tables import format_tables
 from dbmazz_core.table_ref import TableRef
 from dbmazz_dagster.resource import DbmazzResource
-from dbmazz_dagster.tags import CHECKPOINT_METADATA, IS_STREAMING, SOURCE_METADATA, TABLE_METADATA
+from dbmazz_dagster.table_checks import table_check_specs
+from dbmazz_dagster.tags import CHECKPOINT_METADATA, SOURCE_METADATA, TABLE_METADATA
 from dbmazz_dagster.translator import DagsterDbmazzTranslator, DbmazzTableProps
 
 
@@ -28,6 +29,7 @@ def dbmazz_assets(
     pool: str | None = None,
     retry_policy: dg.RetryPolicy | None = None,
     required_resource_keys: set[str] | None = None,
+    blocking_checks: bool = False,
     resolve_patterns: bool = False,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """Return a decorator that defines one asset per captured table, and one for the checkpoint of the slot.
@@ -59,6 +61,8 @@ def dbmazz_assets(
             consume a slot.
         retry_policy: Applies to errors that another attempt may resolve.
         required_resource_keys: Resources that the function takes from `context.resources` instead of a parameter.
+        blocking_checks: Whether a check of a table that fails keeps the assets downstream of it, in the same run, from
+            being executed. The window itself is committed by then.
         resolve_patterns: Ask PostgreSQL for the tables of `schema.*` each time definitions load. For development: in
             production, list the tables, so that definitions load without a database.
 
@@ -68,6 +72,7 @@ def dbmazz_assets(
     resource = source if isinstance(source, DbmazzResource) else DbmazzResource.from_settings(source)
     translator = translator or DagsterDbmazzTranslator()
     slot = resource.slot_name
+    tables, policy = table_props(resource, resolve_patterns=resolve_patterns), resource.on_bad_value_policy()
     specs = [
         translator.get_asset_spec(props)
         .replace_attributes(skippable=True)
@@ -77,16 +82,15 @@ def dbmazz_assets(
                 SOURCE_METADATA: translator.get_source_asset_spec(props).key.to_user_string(),
             }
         )
-        for props in table_props(resource, resolve_patterns=resolve_patterns)
+        for props in tables
     ]
     return dg.multi_asset(
         name=name,
         specs=[*specs, _checkpoint_spec(translator, slot, freshness)],
         check_specs=[
-            dg.AssetCheckSpec(
-                IS_STREAMING, asset=spec.key, description="The table has the changes up to the checkpoint."
-            )
-            for spec in specs
+            check
+            for props, spec in zip(tables, specs, strict=True)
+            for check in table_check_specs(spec.key, policy.of(props.table), blocking=blocking_checks)
         ],
         can_subset=True,
         op_tags=op_tags,

@@ -82,13 +82,14 @@ def build_definitions(
     job = capture_job(resource, tables, f"{name}_capture")
     return dg.Definitions(
         assets=[tables, *sources],
-        asset_checks=build_dbmazz_checks(resource, translator=translator, resolve_patterns=resolve_patterns),
+        asset_checks=build_dbmazz_checks(resource, translator=translator),
         jobs=[job],
         schedules=[_schedule(f"{name}_schedule", job, resource, schedule_minutes)],
         sensors=[
             build_dbmazz_sensor(
                 resource,
                 job=job,
+                target=tables,
                 name=f"{name}_sensor",
                 translator=translator,
                 minimum_interval_seconds=sensor_interval_seconds,

@@ -1,4 +1,4 @@
-"""Asset checks: keys are unique in the destination, quarantine is empty, and the server keeps the slot's WAL."""
+"""Asset checks: tables stream, keys are unique, quarantine is empty, and the server keeps the slot's WAL."""
 
 # No postponed annotations here: Dagster reads the annotation of `context` as an object.
 
@@ -8,24 +8,13 @@ from typing import Any, Final
 
 import dagster as dg
 
-from dbmazz_core.model.policies import BadValuePolicy, Mode
 from dbmazz_core.model.source_status import SourceStatus
-from dbmazz_core.pipeline import Pipeline
-from dbmazz_core.table_ref import TableRef
-from dbmazz_dagster.assets import table_props
 from dbmazz_dagster.failures import dbmazz_failures
-from dbmazz_dagster.metadata import number
 from dbmazz_dagster.resource import DbmazzResource
 from dbmazz_dagster.translator import DagsterDbmazzTranslator
 
 #: Name of the check on the checkpoint asset; the sensor evaluates it as well.
 SLOT_HEALTH: Final = "slot_health"
-#: Name of the check on every table.
-KEY_UNIQUE: Final = "key_is_unique"
-
-#: Name of the check on every table whose bad values go to quarantine.
-QUARANTINE_EMPTY: Final = "quarantine_is_empty"
-
 #: Bytes of WAL that the slot may retain before the check warns.
 MAX_LAG_BYTES: Final = 1 << 30
 
@@ -35,95 +24,23 @@ def build_dbmazz_checks(
     *,
     translator: DagsterDbmazzTranslator | None = None,
     max_lag_bytes: int = MAX_LAG_BYTES,
-    resolve_patterns: bool = False,
 ) -> list[dg.AssetChecksDefinition]:
-    """Return the checks for the assets of `@dbmazz_assets`.
-
-    `key_is_unique` is on each table, `quarantine_is_empty` on each table with `ON_BAD_VALUE=quarantine`, and
-    `slot_health` on the checkpoint.
+    """Return the check `slot_health` of the checkpoint's asset. The checks of tables belong to `@dbmazz_assets`.
 
     >>> shop = DbmazzResource(source_url="postgres://localhost/shop", tables="orders")
     >>> [key.to_user_string() for check in build_dbmazz_checks(shop) for key in check.check_keys]
-    ['public/orders:key_is_unique', 'dbmazz/dbmazz_slot:slot_health']
-
-    The tables in DuckDB have no primary key index: the merge keeps keys unique, and `key_is_unique` verifies that. The
-    check reads whole key columns; leave it out of frequent jobs, as `build_definitions` does.
+    ['dbmazz/dbmazz_slot:slot_health']
 
     Args:
         resource: The capture.
         translator: The translator that the assets have.
         max_lag_bytes: Bytes of WAL that the slot may retain before `slot_health` warns.
-        resolve_patterns: As in `dbmazz_assets`.
 
     Raises:
-        ConfigError: `tables` or `slot` is malformed, or `tables` has a pattern and `resolve_patterns` is False.
+        ConfigError: `slot` is malformed.
     """
     translator = translator or DagsterDbmazzTranslator()
-    tables = [
-        (props.table, translator.get_asset_spec(props).key)
-        for props in table_props(resource, resolve_patterns=resolve_patterns)
-    ]
-    policy = resource.on_bad_value_policy()
-    return [
-        *(_key_check(resource, key, table) for table, key in tables),
-        *(
-            _quarantine_check(resource, key, table)
-            for table, key in tables
-            if policy.of(table) is BadValuePolicy.QUARANTINE
-        ),
-        _slot_check(resource, translator.get_checkpoint_spec(resource.slot_name).key, max_lag_bytes),
-    ]
-
-
-def _key_check(resource: DbmazzResource, key: dg.AssetKey, table: TableRef) -> dg.AssetChecksDefinition:
-    @dg.asset_check(asset=key, name=KEY_UNIQUE, description=f"Every key of {table} is unique in DuckDB.")
-    def key_is_unique(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        with dbmazz_failures(context):
-            return _check_key(resource.pipeline(), table)
-
-    return key_is_unique
-
-
-def _quarantine_check(resource: DbmazzResource, key: dg.AssetKey, table: TableRef) -> dg.AssetChecksDefinition:
-    @dg.asset_check(asset=key, name=QUARANTINE_EMPTY, description=f"No row of {table} is in quarantine.")
-    def quarantine_is_empty(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        with dbmazz_failures(context):
-            return _check_quarantine(resource.pipeline(), table)
-
-    return quarantine_is_empty
-
-
-def _check_quarantine(pipeline: Pipeline, table: TableRef) -> dg.AssetCheckResult:
-    with pipeline.destination() as sink:
-        reasons = sink.quarantine_reasons(table)
-    count = sum(reasons.values())
-    return dg.AssetCheckResult(
-        passed=not count,
-        severity=dg.AssetCheckSeverity.WARN,
-        description="; ".join(f"{reason}: {rows} rows" for reason, rows in reasons.items())
-        or "no row is in quarantine",
-        metadata={"quarantined": number(count)},
-    )
-
-
-def _check_key(pipeline: Pipeline, table: TableRef) -> dg.AssetCheckResult:
-    with pipeline.destination() as sink:
-        recorded = sink.read().tables.get(table)
-        if recorded is None:
-            description = "the table has not been captured yet"
-            return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description=description)
-        if recorded.state.mode is Mode.CHANGELOG:
-            return dg.AssetCheckResult(
-                passed=True, description="mode changelog: one row per change, so keys may repeat"
-            )
-        if not recorded.schema.key:
-            return dg.AssetCheckResult(passed=True, description="the table has no key, so equal rows are allowed")
-        duplicates = sink.count_duplicated_keys(recorded.schema)
-    return dg.AssetCheckResult(
-        passed=duplicates == 0,
-        description=f"key ({', '.join(recorded.schema.key)})",
-        metadata={"duplicated_keys": number(duplicates)},
-    )
+    return [_slot_check(resource, translator.get_checkpoint_spec(resource.slot_name).key, max_lag_bytes)]
 
 
 def _slot_check(resource: DbmazzResource, key: dg.AssetKey, max_lag_bytes: int) -> dg.AssetChecksDefinition:

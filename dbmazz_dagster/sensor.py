@@ -15,6 +15,8 @@ from dbmazz_core.errors import DbmazzError, DestinationError
 from dbmazz_core.model.source_status import SourceStatus
 from dbmazz_core.pipeline import Pipeline
 from dbmazz_core.settings.tables import format_tables
+from dbmazz_core.table_ref import TableRef
+from dbmazz_dagster.captured_assets import CapturedAssets
 from dbmazz_dagster.checks import MAX_LAG_BYTES, assess_slot
 from dbmazz_dagster.failures import is_transient
 from dbmazz_dagster.metadata import lsn_metadata
@@ -72,9 +74,10 @@ def build_dbmazz_sensor(
     Args:
         resource: The capture.
         job: The job to run.
-        target: The definition from `@dbmazz_assets`, instead of a job: its job `<slot>_capture` runs in one process,
-            has the run tag of the slot, and leaves out the checks that read whole tables. Anything else that
-            `dagster.sensor` takes as `target` is passed on.
+        target: The definition from `@dbmazz_assets`. Its job `<slot>_capture` runs in one process and has the run tag
+            of the slot; `job` replaces it. A run selects the checkpoint and the tables of which changes wait, so that
+            its cost does not grow with the number of tables. Anything else that `dagster.sensor` takes as `target` is
+            passed on, and a run then selects all of it.
         name: Name of the sensor, by default the slot and `_sensor`.
         minimum_interval_seconds: Seconds between two ticks.
         advance_after_bytes: Bytes of WAL since the confirmed LSN after which a window runs even without changes of
@@ -100,10 +103,11 @@ def build_dbmazz_sensor(
         abandoned_after=abandoned_after_seconds,
         max_lag_bytes=max_lag_bytes if slot_health_check else None,
         translator=translator or DagsterDbmazzTranslator(),
+        assets=CapturedAssets.of(target) if isinstance(target, dg.AssetsDefinition) else None,
     )
 
     if isinstance(target, dg.AssetsDefinition):
-        job, target = capture_job(resource, target, f"{slot}_capture"), None
+        job, target = job or capture_job(resource, target, f"{slot}_capture"), None
 
     @dg.sensor(
         name=name or f"{slot}_sensor",
@@ -127,7 +131,7 @@ def build_dbmazz_sensor(
 def capture_job(resource: DbmazzResource, tables: dg.AssetsDefinition, name: str) -> Any:
     """Return a job that runs windows of a capture in one process, with the run tag by which the sensor finds them.
 
-    Without the checks that read whole key columns: a window may run every half minute.
+    It has the checks that windows evaluate, and no others.
 
     Args:
         resource: The capture.
@@ -151,6 +155,7 @@ class _Policy:
     abandoned_after: float
     max_lag_bytes: int | None
     translator: DagsterDbmazzTranslator
+    assets: CapturedAssets | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +166,13 @@ class _Decision:
         request: Whether to request a run.
         why: The reason, as skip reason or run tag.
         caught_up: Whether the slot holds no changes of the captured tables.
+        tables: The tables of which changes wait, as far as they are known; None: the run selects all tables.
     """
 
     request: bool
     why: str
     caught_up: bool = False
+    tables: frozenset[TableRef] | None = None
 
 
 def _tick(
@@ -200,6 +207,7 @@ def _tick(
     attempt = next_attempt(context.instance, status.slot, confirmed)
     request = dg.RunRequest(
         run_key=f"{status.slot}:{lsn_text(confirmed)}:{attempt}",
+        asset_selection=_selection(decision, policy.assets),
         tags={
             **resource.run_tags,
             FROM_LSN_TAG: lsn_text(confirmed),
@@ -235,10 +243,19 @@ def _decide(
         return _Decision(False, f"no WAL since {status.confirmed_lsn}", caught_up=True)
     # A window moves the slot past WAL without changes only where it is as much as the settings say.
     if unread > max(policy.advance_after_bytes, pipeline.settings.flush.idle_wal_bytes):
-        return _Decision(True, f"{unread} bytes of WAL since {status.confirmed_lsn}")
-    if pipeline.has_changes():
-        return _Decision(True, f"changes of the captured tables since {status.confirmed_lsn}")
+        waiting = pipeline.waiting_tables()
+        return _Decision(True, f"{unread} bytes of WAL since {status.confirmed_lsn}", tables=waiting)
+    waiting = pipeline.waiting_tables()
+    if waiting is None or waiting:
+        return _Decision(True, f"changes of the captured tables since {status.confirmed_lsn}", tables=waiting)
     return _Decision(False, f"no changes of the captured tables since {status.confirmed_lsn}", caught_up=True)
+
+
+def _selection(decision: _Decision, assets: CapturedAssets | None) -> list[dg.AssetKey] | None:
+    """Return the assets that a run selects: the checkpoint, and the tables of which changes wait; None: all."""
+    if assets is None or assets.checkpoint is None or decision.tables is None:
+        return None
+    return [assets.checkpoint, *sorted(key for table, key in assets.tables.items() if table in decision.tables)]
 
 
 def _events(

@@ -22,6 +22,11 @@ REASON_TAG: Final = "dbmazz/reason"
 #: Name of the check on each table's asset that a window evaluates for tables that do not stream.
 IS_STREAMING: Final = "is_streaming"
 
+#: Name of the check on each table's asset: every key is unique in the destination.
+KEY_UNIQUE: Final = "key_is_unique"
+#: Name of the check on the asset of each table whose bad values go to quarantine.
+QUARANTINE_EMPTY: Final = "quarantine_is_empty"
+
 #: Metadata of a table's asset: the name of the table, as `TABLES` spells it.
 TABLE_METADATA: Final = "dbmazz/table"
 #: Metadata of a table's asset: the key of the source's table.

@@ -78,8 +78,13 @@ class ManagedSource(Source, Protocol):
     def position(self) -> Lsn:
         """Return the server's current position."""
 
-    def has_changes(self, *, timeout_s: float) -> bool:
-        """Return whether a transaction with changes waits in the feed; True if the server takes longer to answer."""
+    def waiting_tables(self, *, limit: int, timeout_s: float) -> frozenset[TableRef] | None:
+        """Return the tables of which changes wait in the feed; None if the server takes longer to answer.
+
+        Args:
+            limit: Number of messages of the feed that are looked at, at least.
+            timeout_s: Seconds for the answer.
+        """
 
     def peek(self, limit: int) -> Iterator[CdcRecord]:
         """Yield the next changes, at most `limit`, with the records around them. Consumes nothing."""

@@ -15,6 +15,7 @@ from dbmazz_core.model.read_copy import ReadCopy
 from dbmazz_core.model.recorded import Recorded
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.model.schema_events import SchemaEvent
+from dbmazz_core.model.table_audit import TableAudit
 from dbmazz_core.model.table_shape import TableShape
 from dbmazz_core.model.table_state import Problem, TableStatus
 from dbmazz_core.table_ref import TableRef
@@ -237,8 +238,13 @@ class Sink(Protocol):
     def count_rows(self, tables: Iterable[TableRef]) -> Mapping[TableRef, int]:
         """Return the numbers of rows by table: in `soft_delete` without deleted rows, in `changelog` of changes."""
 
-    def count_duplicated_keys(self, schema: TableSchema) -> int:
-        """Return the number of keys that occur more than once among the rows that the source has."""
+    def audit(self, tables: Iterable[TableRef], *, max_rows: int | None = None) -> Mapping[TableRef, TableAudit]:
+        """Return facts about the rows of tables that were copied.
+
+        Args:
+            tables: The tables.
+            max_rows: Keys are compared only in tables with at most so many rows; None: in all tables.
+        """
 
     def quarantined(self) -> Mapping[TableRef, int]:
         """Return the number of rows in quarantine by table. Tables without such rows are left out."""

@@ -29,7 +29,8 @@ from dbmazz_core.loading import load_polars
 from dbmazz_core.model.destination_identity import DestinationIdentity
 from dbmazz_core.model.read_copy import ReadCopy
 from dbmazz_core.model.recorded import Recorded, RecordedTable
-from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.model.table_audit import TableAudit
+from dbmazz_core.model.table_state import TableState
 from dbmazz_core.settings.config import SinkConfig
 from dbmazz_core.table_ref import TableRef, quote_identifier
 
@@ -248,31 +249,40 @@ class DuckDBSink:
             has_quarantine = self._file.layout >= bookkeeping.LAYOUT_WITH_QUARANTINE
             return quarantine_records.quarantine_reasons(connection, table) if has_quarantine else {}
 
-    def count_duplicated_keys(self, schema: TableSchema) -> int:
-        """See `Sink.count_duplicated_keys`."""
-        key = ", ".join(f"{TARGET}.{quote_identifier(name)}" for name in schema.key)
-        connection = self._file.open().connection
-        with translated(self.path):
-            rows = f"{self._live_rows(connection, schema.table)} GROUP BY {key} HAVING count(*) > 1"
-            row = connection.execute(f"SELECT count(*) FROM (SELECT 1 {rows})").fetchone()
-        return int(row[0]) if row else 0
-
     def count_rows(self, tables: Iterable[TableRef]) -> Mapping[TableRef, int]:
         """See `Sink.count_rows`."""
-        counts: dict[TableRef, int] = {}
-        connection = self._file.open().connection
+        connection, states = self._file.open().connection, self.read().states
         with translated(self.path):
-            for table in tables:
-                row = connection.execute(f"SELECT count(*) {self._live_rows(connection, table)}").fetchone()
-                counts[table] = int(row[0]) if row else 0
-        return counts
+            return {table: self._count(connection, self._live_rows(connection, states, table)) for table in tables}
 
-    def _live_rows(self, connection: duckdb.DuckDBPyConnection, table: TableRef) -> str:
+    def audit(self, tables: Iterable[TableRef], *, max_rows: int | None = None) -> Mapping[TableRef, TableAudit]:
+        """See `Sink.audit`."""
+        recorded, counts = self.read(), self.count_rows(tables)
+        connection, bad = self._file.open().connection, self.quarantined()
+        found: dict[TableRef, TableAudit] = {}
+        for table, rows in counts.items():
+            schema, state = recorded.tables[table].schema, recorded.states[table]
+            reasons = self.quarantine_reasons(table) if table in bad else {}
+            audit = TableAudit(rows, state.mode, schema.key, quarantined=reasons)
+            if audit.has_keys and (max_rows is None or rows <= max_rows):
+                key = ", ".join(f"{TARGET}.{quote_identifier(name)}" for name in schema.key)
+                groups = f"{self._live_rows(connection, recorded.states, table)} GROUP BY {key} HAVING count(*) > 1"
+                with translated(self.path):
+                    audit = replace(audit, duplicated_keys=self._count(connection, f"FROM (SELECT 1 {groups})"))
+            found[table] = audit
+        return found
+
+    def _count(self, connection: duckdb.DuckDBPyConnection, rows: str) -> int:
+        found = connection.execute(f"SELECT count(*) {rows}").fetchone()
+        return int(found[0]) if found else 0
+
+    def _live_rows(
+        self, connection: duckdb.DuckDBPyConnection, states: Mapping[TableRef, TableState], table: TableRef
+    ) -> str:
         """Return FROM and WHERE for the rows of a table that the source has; see `shapes.LIVE`."""
-        state = table_records.read_state(connection, table, self._file.layout)
-        if state is None:
+        if table not in states:
             raise unrecorded_table(table, self.path)
-        return f"FROM {qualified(connection, table)} AS {TARGET} WHERE {shapes.LIVE[state.mode]}"
+        return f"FROM {qualified(connection, table)} AS {TARGET} WHERE {shapes.LIVE[states[table].mode]}"
 
 
 def _are_same(one: Recorded, other: Recorded) -> bool:

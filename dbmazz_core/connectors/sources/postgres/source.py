@@ -21,7 +21,7 @@ from dbmazz_core.connectors.sources.postgres.catalog.redaction_checks import (
 )
 from dbmazz_core.connectors.sources.postgres.catalog.relation_description import RelationDescription
 from dbmazz_core.connectors.sources.postgres.quiet import is_quiet
-from dbmazz_core.connectors.sources.postgres.server.feed_status import slot_has_changes, source_status
+from dbmazz_core.connectors.sources.postgres.server.feed_status import source_status, waiting_tables
 from dbmazz_core.connectors.sources.postgres.server.state import SlotState
 from dbmazz_core.connectors.sources.postgres.session import Session, confirmed_lsn
 from dbmazz_core.connectors.sources.postgres.setup import claims
@@ -300,12 +300,11 @@ class PostgresSource:
         """Return the server's WAL flush position now, as a bound that the stream reaches without new writes."""
         return self._session.reachable_lsn()
 
-    def has_changes(self, *, timeout_s: float) -> bool:
-        """Return whether the slot has row changes to deliver; True if the server takes longer than `timeout_s`."""
-        session = self._session
-        connection = session.connection
-        with session.translated():
-            return slot_has_changes(connection, self.config.slot, self.config.publication, timeout_s=timeout_s)
+    def waiting_tables(self, *, limit: int, timeout_s: float) -> frozenset[TableRef] | None:
+        """Return the tables of which the slot has row changes to deliver, see `feed_status.waiting_tables`."""
+        connection, config = self._session.connection, self.config
+        with self._session.translated():
+            return waiting_tables(connection, config.slot, config.publication, limit=limit, timeout_s=timeout_s)
 
     def verify_origin(self, checkpoint: Checkpoint, *, destination: str) -> None:
         """Raise WrongServer if the checkpoint is of another cluster or database."""

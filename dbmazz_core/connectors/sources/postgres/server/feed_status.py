@@ -1,4 +1,4 @@
-"""The state of the replication slot for `status`, and whether the slot has changes to deliver."""
+"""The state of the replication slot for `status`, and what the slot has to deliver."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.connectors.sources.postgres.server.state import SlotState
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.source_status import SourceStatus
-from dbmazz_core.table_ref import quote_identifier
+from dbmazz_core.table_ref import TableRef, quote_identifier
 
+#: Messages of empty transactions that are looked at before version 15.
+_EMPTY_MESSAGES = 10_000
+#: Bytes of two names with their terminators (NAMEDATALEN each).
+_TWO_NAMES_BYTES = 128
 #: Milliseconds for which a window may ask whether it needs a stream.
 _QUIET_TIMEOUT_MS = 2000
 
@@ -44,7 +48,7 @@ def slot_is_quiet(connection: Connection, slot: str, publication: str, upto: Lsn
         publication: Name of the publication.
         upto: Transactions that commit at or before it count.
     """
-    message_limit = 1 if connection.info.server_version >= 150000 else 10_000
+    message_limit = 1 if connection.info.server_version >= 150000 else _EMPTY_MESSAGES
     try:
         with connection.transaction():
             connection.execute(f"SET LOCAL statement_timeout = {_QUIET_TIMEOUT_MS}")
@@ -59,27 +63,31 @@ def slot_is_quiet(connection: Connection, slot: str, publication: str, upto: Lsn
     return row is not None and row[0] < message_limit and row[1] == 0
 
 
-def slot_has_changes(connection: Connection, slot: str, publication: str, *, timeout_s: float) -> bool:
-    """Return whether a slot has row changes of a publication to deliver. The slot does not move.
+def waiting_tables(
+    connection: Connection, slot: str, publication: str, *, limit: int, timeout_s: float
+) -> frozenset[TableRef] | None:
+    """Return the tables of which a slot has row changes to deliver. The slot does not move.
 
     Args:
         connection: An ordinary connection.
         slot: Name of the slot.
         publication: Name of the publication.
-        timeout_s: Seconds that the server may take. If it takes longer, the answer is True.
+        limit: Messages after which the server ends at the next transaction. Before version 15, a transaction without
+            changes for the publication counts as well: it is sent as an empty BEGIN and COMMIT.
+        timeout_s: Seconds that the server may take. If it takes longer, the result is None.
     """
-    # The peek ends after the first transaction that yields any message. Before version 15 this may be a transaction
-    # without changes for the publication, sent as an empty BEGIN and COMMIT.
-    message_limit = 1 if connection.info.server_version >= 150000 else 10_000
+    message_limit = limit if connection.info.server_version >= 150000 else max(limit, _EMPTY_MESSAGES)
     with connection.transaction():
         connection.execute(f"SET LOCAL statement_timeout = {int(timeout_s * 1000)}".encode())
         try:
-            row = connection.execute(
-                "SELECT count(*) FROM pg_catalog.pg_logical_slot_peek_binary_changes(%s, NULL, %s, "
-                "'proto_version', '1', 'publication_names', %s) "
-                "WHERE pg_catalog.get_byte(data, 0) IN (68, 73, 84, 85)",  # D, I, T, U
-                [slot, message_limit, quote_identifier(publication)],
-            ).fetchone()
+            rows = connection.execute(
+                # The server describes each relation ahead of its first change (message Relation, type R).
+                "SELECT DISTINCT substr(data, 6, %s) FROM pg_catalog.pg_logical_slot_peek_binary_changes(%s, NULL, %s, "
+                "'proto_version', '1', 'publication_names', %s) WHERE pg_catalog.get_byte(data, 0) = 82",
+                [_TWO_NAMES_BYTES, slot, message_limit, quote_identifier(publication)],
+            ).fetchall()
         except psycopg.errors.QueryCanceled:
-            return True
-    return bool(row and row[0])
+            return None
+    encoding = connection.info.encoding
+    names = (bytes(start).split(b"\0", 2) for (start,) in rows)
+    return frozenset(TableRef(*(name.decode(encoding, "replace") for name in found[:2])) for found in names)
