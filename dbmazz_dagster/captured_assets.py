@@ -48,7 +48,9 @@ class CapturedAssets:
                     sources[table] = dg.AssetKey.from_user_string(str(source))
             elif CHECKPOINT_METADATA in metadata:
                 checkpoint, slot = key, str(metadata[CHECKPOINT_METADATA])
-        return cls(tables, sources, checkpoint, slot, frozenset(definition.check_keys))
+        # Of all assets, also of those that a run does not select.
+        checks = frozenset(spec.key for spec in definition.node_check_specs_by_output_name.values())
+        return cls(tables, sources, checkpoint, slot, checks)
 
     def verify_slot(self, slot: str) -> None:
         """Raise ConfigError if the assets are those of another slot than the resource's."""

@@ -79,7 +79,7 @@ class Shop:
         return job.execute_in_process(
             instance=self.instance,
             raise_on_error=False,
-            asset_selection=[key("public", table) for table in tables] or None,
+            asset_selection=[key("public", table) for table in tables] or (request and request.asset_selection) or None,
             run_config={"ops": {"dbmazz": {"config": dict(config)}}} if config else None,
             tags=dict(request.tags) if request else None,
         )
@@ -91,7 +91,8 @@ class Shop:
         if options:
             resource = DbmazzResource.from_settings(Settings.from_env(self.env))
             job = definitions.resolve_job_def("dbmazz_capture")
-            sensor = build_dbmazz_sensor(resource, name="dbmazz_sensor", job=job, **options)
+            tables = definitions.resolve_asset_graph().get(self.checkpoint).assets_def
+            sensor = build_dbmazz_sensor(resource, name="dbmazz_sensor", job=job, target=tables, **options)
         data = sensor.evaluate_tick(
             dg.build_sensor_context(instance=self.instance, cursor=self.cursor, definitions=definitions)
         )

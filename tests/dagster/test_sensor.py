@@ -255,3 +255,28 @@ def test_back_off(without_progress: int, wait: float) -> None:
     history = RunHistory(unfinished=None, last_failed="r", without_progress=without_progress, last_end=1000.0)
     assert history.seconds_to_wait(30, 900, now=1000.0) == wait
     assert history.seconds_to_wait(30, 900, now=1000.0 + wait) == 0
+
+
+def test_a_run_selects_the_checkpoint_and_what_has_changed(captured: Shop) -> None:
+    order(captured, 100)
+    (request,) = captured.tick().requests
+    assert request.asset_selection == [captured.checkpoint, dg.AssetKey(["public", "orders"])]
+    captured.database.execute("UPDATE customers SET name = 'new'")
+    # Another change after the tick: it is captured and reported as well.
+    captured.database.execute("INSERT INTO customers VALUES (1000, 'late')")
+    result = captured.run(request=request)
+    assert result.success
+    assert dg.AssetKey(["public", "customers"]) in captured.materializations(result)
+    captured.equal()
+
+
+def test_a_run_of_the_first_capture_selects_all(shop: Shop) -> None:
+    (request,) = shop.tick().requests
+    assert request.asset_selection is None
+
+
+def test_a_run_for_unrelated_wal_selects_the_checkpoint(captured: Shop) -> None:
+    wal = captured.with_env(FLUSH_IDLE_WAL_BYTES="1MB")
+    wal.database.execute("CREATE TABLE noise AS SELECT generate_series(1, 50000) AS n, repeat('x', 50)")
+    (request,) = wal.tick(advance_after_bytes=1000).requests
+    assert request.asset_selection == [wal.checkpoint]
