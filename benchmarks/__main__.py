@@ -20,6 +20,7 @@ import duckdb
 import polars
 
 from benchmarks import report, stages
+from benchmarks.dagster_runs import measure_dagster_runs
 from benchmarks.many_tables import measure_many_tables, measure_partitions
 from benchmarks.process import run
 from benchmarks.rounds import Bench, Measured
@@ -61,6 +62,12 @@ def main() -> int:
     parser.add_argument(
         "--partitions", type=_numbers, default=[100, 1500], help="numbers of partitions of the measured windows"
     )
+    parser.add_argument(
+        "--dagster-tables",
+        type=_numbers,
+        default=[12, 200],
+        help="numbers of tables of the measured runs in Dagster; '': none",
+    )
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.json and docs/benchmarks.md")
     arguments = parser.parse_args()
     if arguments.write and len(arguments.workloads) < len(WORKLOADS):
@@ -81,9 +88,10 @@ def main() -> int:
         if arguments.snapshot_rows:
             snapshot = measure_snapshot(server, directory, arguments.snapshot_rows)
         many = measure_many_tables(server, directory, arguments.tables)
+        runs = measure_dagster_runs(server, directory, arguments.dagster_tables)
         partitions = measure_partitions(server, directory, arguments.partitions)
         machine = _machine(server)
-    text = report.tables(machine, measured, alone, snapshot, many, partitions)
+    text = report.tables(machine, measured, alone, snapshot, many, partitions, runs)
     sys.stdout.write(text)
     if arguments.write:
         _write(
@@ -95,6 +103,7 @@ def main() -> int:
                 "snapshot": snapshot,
                 "many_tables": many,
                 "partitions": partitions,
+                "dagster_runs": runs,
             },
         )
     return 1 if any(one.differences for one in measured.values()) else 0

@@ -15,6 +15,7 @@ def tables(
     snapshot: Mapping[str, float] | None,
     many_tables: Sequence[Mapping[str, float]],
     partitions: Sequence[Mapping[str, float]],
+    dagster_runs: Sequence[Mapping[str, float]],
 ) -> str:
     """Return the text with all tables.
 
@@ -25,6 +26,7 @@ def tables(
         snapshot: Result of the snapshot, None if it was not measured.
         many_tables: Results of windows by number of tables.
         partitions: Results of windows by number of partitions.
+        dagster_runs: Results of runs in Dagster by number of tables.
     """
     differences = [sentence for one in measured.values() for sentence in one.differences]
     lines = [
@@ -46,7 +48,25 @@ def tables(
     for what, windows in (("tables", many_tables), ("partitions of one table", partitions)):
         if windows:
             lines += ["", *_windows(what, windows)]
+    if dagster_runs:
+        lines += ["", *_runs(dagster_runs)]
     return "\n".join(lines) + "\n"
+
+
+def _runs(runs: Sequence[Mapping[str, float]]) -> list[str]:
+    lines = [
+        "Runs in Dagster, from the start of the worker to its exit:",
+        "",
+        "| tables | a job that does nothing, s | window without changes, s | window with one changed table, s "
+        "| tick that finds it, s | events | kB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for run in runs:
+        lines.append(
+            f"| {run['tables']:,.0f} | {run['empty_s']:.2f} | {run['idle_s']:.2f} | {run['changed_s']:.2f} "
+            f"| {run['tick_s']:.2f} | {run['events']:.0f} | {run['kb']:.0f} |"
+        )
+    return lines
 
 
 def _transports(measured: Measured) -> list[str]:

@@ -207,7 +207,7 @@ def _tick(
     attempt = next_attempt(context.instance, status.slot, confirmed)
     request = dg.RunRequest(
         run_key=f"{status.slot}:{lsn_text(confirmed)}:{attempt}",
-        asset_selection=_selection(decision, policy.assets),
+        **_selection(decision, policy.assets),
         tags={
             **resource.run_tags,
             FROM_LSN_TAG: lsn_text(confirmed),
@@ -251,11 +251,16 @@ def _decide(
     return _Decision(False, f"no changes of the captured tables since {status.confirmed_lsn}", caught_up=True)
 
 
-def _selection(decision: _Decision, assets: CapturedAssets | None) -> list[dg.AssetKey] | None:
-    """Return the assets that a run selects: the checkpoint, and the tables of which changes wait; None: all."""
+def _selection(decision: _Decision, assets: CapturedAssets | None) -> dict[str, Any]:
+    """Return what a run selects: the checkpoint, and the tables of which changes wait, with the checks of windows.
+
+    Empty where it selects all. Without the keys of the checks, Dagster would add those that have steps of their own.
+    """
     if assets is None or assets.checkpoint is None or decision.tables is None:
-        return None
-    return [assets.checkpoint, *sorted(key for table, key in assets.tables.items() if table in decision.tables)]
+        return {}
+    tables = sorted(key for table, key in assets.tables.items() if table in decision.tables)
+    checks = sorted(check for check in assets.checks if check.asset_key in tables)
+    return {"asset_selection": [assets.checkpoint, *tables], "asset_check_keys": checks}
 
 
 def _events(

@@ -76,10 +76,14 @@ class Shop:
     ) -> dg.ExecuteInProcessResult:
         """Run the job, of all assets or of some tables only."""
         job = self.definitions().resolve_job_def("dbmazz_capture")
+        if request is not None and request.asset_selection is not None:
+            job = job.get_subset(
+                asset_selection={*request.asset_selection}, asset_check_selection={*(request.asset_check_keys or ())}
+            )
         return job.execute_in_process(
             instance=self.instance,
             raise_on_error=False,
-            asset_selection=[key("public", table) for table in tables] or (request and request.asset_selection) or None,
+            asset_selection=[key("public", table) for table in tables] or None,
             run_config={"ops": {"dbmazz": {"config": dict(config)}}} if config else None,
             tags=dict(request.tags) if request else None,
         )

@@ -260,7 +260,12 @@ def test_back_off(without_progress: int, wait: float) -> None:
 def test_a_run_selects_the_checkpoint_and_what_has_changed(captured: Shop) -> None:
     order(captured, 100)
     (request,) = captured.tick().requests
-    assert request.asset_selection == [captured.checkpoint, dg.AssetKey(["public", "orders"])]
+    orders = dg.AssetKey(["public", "orders"])
+    assert request.asset_selection == [captured.checkpoint, orders]
+    assert request.asset_check_keys == [
+        dg.AssetCheckKey(orders, "is_streaming"),
+        dg.AssetCheckKey(orders, "key_is_unique"),
+    ]
     captured.database.execute("UPDATE customers SET name = 'new'")
     # Another change after the tick: it is captured and reported as well.
     captured.database.execute("INSERT INTO customers VALUES (1000, 'late')")
@@ -279,4 +284,13 @@ def test_a_run_for_unrelated_wal_selects_the_checkpoint(captured: Shop) -> None:
     wal = captured.with_env(FLUSH_IDLE_WAL_BYTES="1MB")
     wal.database.execute("CREATE TABLE noise AS SELECT generate_series(1, 50000) AS n, repeat('x', 50)")
     (request,) = wal.tick(advance_after_bytes=1000).requests
-    assert request.asset_selection == [wal.checkpoint]
+    assert (request.asset_selection, request.asset_check_keys) == ([wal.checkpoint], [])
+
+
+def test_a_run_of_one_changed_table_has_few_and_small_events(captured: Shop) -> None:
+    """At most 25 events and 40 kB, whatever the number of tables."""
+    order(captured, 100)
+    result = captured.run(request=captured.tick().requests[0])
+    events = captured.instance.all_logs(result.run_id)
+    assert len(events) <= 25
+    assert sum(len(dg.serialize_value(event)) for event in events) <= 40_000
