@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import duckdb
-import polars as pl
-import pyarrow as pa
 from pydantic import Field, PrivateAttr
 
-from dbmazz_core import DestinationError, Reader, TableRef, open_reader, open_writer, parse_tables
-from dbmazz_core.errors import DbmazzError
+import dbmazz_core
+from dbmazz_core.errors import DbmazzError, DestinationError
 from dbmazz_core.lsn import Lsn
-from dbmazz_core.table_ref import quote_identifier
+from dbmazz_core.settings.tables import parse_tables
+from dbmazz_core.table_ref import TableRef, quote_identifier
 from dbmazz_dagster.failures import to_failure
 from dbmazz_dagster.tags import TABLE_METADATA
 
-#: How an Arrow table becomes what an argument is annotated with.
-_CONVERSIONS: Final[dict[Any, Callable[[pa.Table], Any]]] = {
-    pl.DataFrame: lambda table: pl.DataFrame(table),
-    pl.LazyFrame: lambda table: pl.DataFrame(table).lazy(),
-    pa.Table: lambda table: table,
-    duckdb.DuckDBPyRelation: lambda table: duckdb.connect().from_arrow(table),
-}
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+
+@functools.cache
+def _conversions() -> dict[Any, Callable[[pa.Table], Any]]:
+    """Return how an Arrow table becomes what an argument is annotated with."""
+    # Not at the top: definitions load without them.
+    import duckdb
+    import polars as pl
+    import pyarrow as pa
+
+    return {
+        pl.DataFrame: lambda table: pl.DataFrame(table),
+        pl.LazyFrame: lambda table: pl.DataFrame(table).lazy(),
+        pa.Table: lambda table: table,
+        duckdb.DuckDBPyRelation: lambda table: duckdb.connect().from_arrow(table),
+    }
 
 
 class DbmazzIOManager(dg.ConfigurableIOManager):
@@ -68,9 +79,9 @@ class DbmazzIOManager(dg.ConfigurableIOManager):
                 another type; the remedy is in the metadata.
         """
         wanted = context.dagster_type.typing_type
-        convert = _CONVERSIONS.get(wanted)
+        convert = _conversions().get(wanted)
         if convert is None:
-            names = ", ".join(f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in _CONVERSIONS)
+            names = ", ".join(f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in _conversions())
             raise dg.Failure(
                 f"argument {context.name} is annotated with {wanted}, which DbmazzIOManager does not give",
                 metadata={"remedy": f"annotate it with one of {names}"},
@@ -83,9 +94,11 @@ class DbmazzIOManager(dg.ConfigurableIOManager):
     def _read(self, context: dg.InputContext) -> pa.Table:
         table, is_captured = _table(context)
         if not is_captured:
-            with open_reader(self._path, timeout_s=self.timeout_s) as reader:
+            with dbmazz_core.open_reader(self._path, timeout_s=self.timeout_s) as reader:
                 return _own_table(reader, table)
-        with open_reader(self._path, read_copy=self._pinned_copy(context), timeout_s=self.timeout_s) as reader:
+        with dbmazz_core.open_reader(
+            self._path, read_copy=self._pinned_copy(context), timeout_s=self.timeout_s
+        ) as reader:
             rows = reader.arrow(table, stale=self.stale)
             lsn = reader.lsn
         if lsn is not None:
@@ -129,14 +142,14 @@ class DbmazzIOManager(dg.ConfigurableIOManager):
         if obj is None:
             return
         ref = _named(context.asset_key)
-        if not isinstance(obj, tuple(_CONVERSIONS)):
+        if not isinstance(obj, tuple(_conversions())):
             raise dg.Failure(
                 f"{context.asset_key.to_user_string()} returned {type(obj).__name__}, which is not written as a table",
                 metadata={"remedy": "return a polars frame, an Arrow table or a DuckDB relation; or None"},
             )
         rows = _as_arrow(obj)
         try:
-            with open_writer(self._path, timeout_s=self.timeout_s) as connection:
+            with dbmazz_core.open_writer(self._path, timeout_s=self.timeout_s) as connection:
                 _verify_not_captured(connection, ref, self._path)
                 connection.register("dbmazz_rows", rows)
                 connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(ref.schema)}")
@@ -169,8 +182,10 @@ def _named(key: dg.AssetKey) -> TableRef:
     return TableRef(schema, name)
 
 
-def _own_table(reader: Reader, table: TableRef) -> pa.Table:
+def _own_table(reader: dbmazz_core.Reader, table: TableRef) -> pa.Table:
     """Read a table that is not captured, or one whose asset does not tell that it is."""
+    import duckdb
+
     if table in reader.states():
         return reader.arrow(table)
     try:
@@ -184,6 +199,9 @@ def _own_table(reader: Reader, table: TableRef) -> pa.Table:
 
 
 def _as_arrow(value: Any) -> pa.Table:
+    import duckdb
+    import polars as pl
+
     if isinstance(value, pl.LazyFrame):
         value = value.collect()
     if isinstance(value, pl.DataFrame):
@@ -192,6 +210,8 @@ def _as_arrow(value: Any) -> pa.Table:
 
 
 def _verify_not_captured(connection: duckdb.DuckDBPyConnection, table: TableRef, path: str) -> None:
+    import duckdb
+
     try:
         found = connection.execute(
             "SELECT slot FROM _dbmazz.tables WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import duckdb
 from pydantic import Field
 
-from dbmazz_core import Reader, open_reader, open_writer
+import dbmazz_core
 from dbmazz_dagster.resource import DbmazzResource
+
+if TYPE_CHECKING:
+    import duckdb
 
 
 class DbmazzReader(dg.ConfigurableResource["DbmazzReader"]):
@@ -40,16 +42,16 @@ class DbmazzReader(dg.ConfigurableResource["DbmazzReader"]):
         """
         return cls(path=capture.sink_url, read_copy=capture.sink_read_copy, **options)
 
-    def open(self) -> Reader:
+    def open(self) -> dbmazz_core.Reader:
         """Open the read copy, or the file itself: a context manager, see `dbmazz_core.open_reader`.
 
         Close it soon if there is no read copy: no window can commit meanwhile.
         """
-        return open_reader(_file(self.path), read_copy=self.read_copy, timeout_s=self.timeout_s)
+        return dbmazz_core.open_reader(_file(self.path), read_copy=self.read_copy, timeout_s=self.timeout_s)
 
     @contextmanager
     def _writer(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        with open_writer(_file(self.path), timeout_s=self.timeout_s) as connection:
+        with dbmazz_core.open_writer(_file(self.path), timeout_s=self.timeout_s) as connection:
             yield connection
 
     def writer(self) -> AbstractContextManager[duckdb.DuckDBPyConnection]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field, field_validator
 
 from dbmazz_core.errors import ConfigError
 from dbmazz_core.model.policies import BadValuePolicy
-from dbmazz_core.pipeline import Pipeline
 from dbmazz_core.settings.by_table import ByTable
 from dbmazz_core.settings.config import Settings, SourceConfig
 from dbmazz_core.settings.tables import TablePattern, format_tables, parse_tables
@@ -20,6 +19,9 @@ from dbmazz_dagster.failures import dbmazz_failures
 from dbmazz_dagster.run_config import DbmazzConfig, Unchanged
 from dbmazz_dagster.tags import SLOT_TAG
 from dbmazz_dagster.window import run_window
+
+if TYPE_CHECKING:
+    from dbmazz_core.pipeline import Pipeline
 
 _BY_FIELD: dict[str, Setting] = {s.flag.removeprefix("--").replace("-", "_"): s for s in SETTINGS}
 
@@ -194,6 +196,8 @@ class DbmazzResource(dg.ConfigurableResource["DbmazzResource"]):
         Raises:
             ConfigError: A value is malformed, or a variable that an `EnvVar` refers to is not set.
         """
+        from dbmazz_core.pipeline import Pipeline  # psycopg and DuckDB, without which definitions load
+
         return Pipeline(self.settings())
 
     def capture(
@@ -227,8 +231,7 @@ class DbmazzResource(dg.ConfigurableResource["DbmazzResource"]):
                 transient.
         """
         with dbmazz_failures(context):
-            settings = self.settings()
-            yield from run_window(Pipeline(settings), settings, context, config or DbmazzConfig(), unchanged)
+            yield from run_window(self.pipeline(), context, config or DbmazzConfig(), unchanged)
 
     def _text(self, name: str) -> str | None:
         """Return a field as the text of its environment variable, None if it is not given."""

@@ -7,13 +7,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from dbmazz_core.errors import DbmazzError, DestinationError
 from dbmazz_core.model.source_status import SourceStatus
-from dbmazz_core.pipeline import Pipeline
 from dbmazz_core.settings.tables import format_tables
 from dbmazz_core.table_ref import TableRef
 from dbmazz_dagster.captured_assets import CapturedAssets
@@ -25,6 +24,9 @@ from dbmazz_dagster.resource import DbmazzResource
 from dbmazz_dagster.run_history import RunHistory, lsn_text, next_attempt, read_run_history
 from dbmazz_dagster.tags import ATTEMPT_TAG, FROM_LSN_TAG, REASON_TAG
 from dbmazz_dagster.translator import DagsterDbmazzTranslator, DbmazzTableProps
+
+if TYPE_CHECKING:
+    from dbmazz_core.pipeline import Pipeline
 
 #: Seconds after which an unchanged state is reported again: the health of the slot, or a slot without changes.
 _REPEAT_AFTER_S = 600.0
@@ -178,8 +180,8 @@ class _Decision:
 def _tick(
     context: dg.SensorEvaluationContext, resource: DbmazzResource, policy: _Policy, checkpoint: dg.AssetKey
 ) -> dg.SensorResult:
-    settings = resource.settings()
-    pipeline = Pipeline(settings)
+    pipeline = resource.pipeline()
+    settings = pipeline.settings
     status = pipeline.source_status()
     confirmed = status.confirmed_lsn if status.slot_exists else None
     history = read_run_history(

@@ -6,15 +6,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import WindowResult
 from dbmazz_core.errors import DbmazzError
-from dbmazz_core.pipeline import Pipeline
-from dbmazz_core.settings.config import Settings
 from dbmazz_core.settings.tables import parse_tables
 from dbmazz_core.table_ref import TableRef
 from dbmazz_dagster.captured_assets import CapturedAssets
@@ -26,6 +24,9 @@ from dbmazz_dagster.tags import (
 )
 from dbmazz_dagster.window_report import WindowReport, as_materialization
 
+if TYPE_CHECKING:
+    from dbmazz_core.pipeline import Pipeline
+
 #: Seconds between two log lines of a long window. The sensor counts a run that stops logging as failed
 #: (run_history.py).
 _REPORT_EVERY_S = 30.0
@@ -33,13 +34,12 @@ _REPORT_EVERY_S = 30.0
 
 def run_window(
     pipeline: Pipeline,
-    settings: Settings,
     context: dg.AssetExecutionContext,
     config: DbmazzConfig,
     unchanged: Unchanged,
 ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
     """Run one window and yield its materializations and checks; see `DbmazzResource.capture`."""
-    assets = CapturedAssets.of(context.assets_def)
+    assets, settings = CapturedAssets.of(context.assets_def), pipeline.settings
     assets.verify_slot(settings.source.slot)
     # A run that a user starts from the asset graph does not have the job's tags.
     context.instance.add_run_tags(context.run.run_id, {SLOT_TAG: settings.source.slot})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -13,7 +13,6 @@ from dbmazz_core.errors import DbmazzError
 from dbmazz_core.lsn import INVALID_LSN
 from dbmazz_core.model.table_audit import TableAudit
 from dbmazz_core.model.table_state import TableState, TableStatus
-from dbmazz_core.pipeline import Pipeline
 from dbmazz_core.table_ref import TableRef
 from dbmazz_dagster.captured_assets import CapturedAssets
 from dbmazz_dagster.metadata import checkpoint_metadata, column_schema, state_metadata, table_metadata
@@ -21,6 +20,9 @@ from dbmazz_dagster.owed import DATA_VERSION_TAG, changed_lsn, owed_tables
 from dbmazz_dagster.run_config import Unchanged
 from dbmazz_dagster.table_checks import key_result, quarantine_result, streaming_result
 from dbmazz_dagster.tags import IS_STREAMING, KEY_UNIQUE, QUARANTINE_EMPTY
+
+if TYPE_CHECKING:
+    from dbmazz_core.pipeline import Pipeline
 
 #: Rows of a table up to which a window compares all keys. Beyond, only a run of the check alone does.
 _COMPARED_ROWS = 1_000_000

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qsl, quote, unquote
 
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
-
 from dbmazz_core.errors import ConfigError
 from dbmazz_core.settings.paths import expanded
 
@@ -50,6 +48,8 @@ class SecretUrl:
 
     def conninfo(self, **overrides: str) -> str:
         """Return a libpq connection string with options added or replaced. It contains the password."""
+        from psycopg.conninfo import make_conninfo  # not at the top: Dagster loads settings without a connection
+
         return make_conninfo(self._text, **overrides)
 
     def pinned(self, *, host: str, hostaddr: str, port: str) -> SecretUrl:
@@ -72,6 +72,8 @@ class SecretUrl:
     def __str__(self) -> str:
         if not self._text.startswith(_PREFIXES):
             hidden = {k: (_HIDDEN if k in _SECRET_OPTIONS else v) for k, v in self.parameters.items()}
+            from psycopg.conninfo import make_conninfo
+
             return make_conninfo("", **hidden)
         # libpq reads a password up to the first `@`, whatever else it holds (fe-connect.c, conninfo_uri_parse_options).
         text = re.sub(r"(?<=://)([^@/:]*):[^@/]*@", rf"\1:{_HIDDEN}@", self._text)
@@ -93,6 +95,8 @@ class SecretUrl:
 def _read(text: str, variable: str) -> dict[str, str]:
     """Return the options that libpq reads. libpq's messages quote the text with the password: they are never shown."""
     example = "postgres://user:password@host:5432/database"
+    from psycopg.conninfo import conninfo_to_dict
+
     try:
         parameters = {k: str(v) for k, v in conninfo_to_dict(text).items() if v is not None}
     except Exception as error:  # noqa: BLE001 - psycopg raises several kinds here, for one cause

@@ -312,3 +312,15 @@ def test_an_unreadable_url_is_not_shown_either() -> None:
     with pytest.raises(ConfigError) as error:
         resource.settings()
     assert SECRET not in str(error.value)
+
+
+def test_definitions_load_without_what_only_a_run_needs(tmp_path: Path) -> None:
+    """Each import counts in every start of a code server and of a worker."""
+    code = (
+        "import sys; from dbmazz_dagster.definitions import defs; defs.resolve_all_asset_specs(); "
+        "print({'polars', 'numpy', 'pyarrow', 'duckdb', 'psycopg'} & {*sys.modules})"
+    )
+    environment = {**os.environ, "SOURCE_URL": "postgres://app@db.example/shop", "TABLES": "public.orders"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "{'psycopg'}\n"  # build_definitions reads the URL
