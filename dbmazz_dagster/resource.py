@@ -56,7 +56,7 @@ class DbmazzResource(dg.ConfigurableResource["DbmazzResource"]):
     )
     source_type: str = Field(default="postgres", description="Source type; only `postgres`.")
     slot: str = Field(default="dbmazz_slot", description="Replication slot.")
-    publication: str = Field(default="dbmazz_pub", description="Publication.")
+    publication: str | None = Field(default=None, description="Publication; without it, named after the slot.")
     replica_identity: str = Field(
         default="auto", description="Replica identities that setup sets: `auto`, `full` or `leave` (change none)."
     )

@@ -19,6 +19,8 @@ DOCUMENTS = (_ROOT / "docs" / "cli.md", _ROOT / "README.md")
 _CONNECTOR = _ROOT / "dbmazz_core" / "connectors" / "sources" / "postgres"
 TYPE_DOCUMENTS = (_ROOT / "docs" / "types.md", _CONNECTOR / "README.md")
 _REMEDY = "What to do: "
+#: Defaults that are no values.
+_WORDS = ("none", "from the slot")
 
 
 def settings_table() -> str:
@@ -59,7 +61,7 @@ def filled_in(document: str) -> str:
 def _default(text: str, *, required: bool) -> str:
     if required:
         return "required"
-    return text if text == "none" else f"`{text}`"
+    return text if text in _WORDS else f"`{text}`"
 
 
 def _meaning_and_remedy(kind: type) -> tuple[str, str]:

@@ -254,15 +254,16 @@ def teardown(report: Report, config: Path | None, yes: bool, drop_publication: b
     if not yes:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise ConfigError(
-                f"teardown drops replication slot {source.slot} and publication {source.publication}, and cannot ask "
-                "for confirmation without a terminal",
+                f"teardown drops replication slot {source.slot} and its publication, and cannot ask for confirmation "
+                "without a terminal",
                 object="--yes",
                 remedy="add --yes",
             )
         report.message(f"source: {source.url}")
+        publication = source.publication or make_pipeline(settings).source_status().publication
         question = (
-            f"Drop replication slot {source.slot} and publication {source.publication}? Changes that were not captured "
-            "yet will be lost"
+            f"Drop replication slot {source.slot} and publication {publication}? Changes that were not captured yet "
+            "will be lost"
         )
         if not click.confirm(question, err=True):
             report.message("nothing was dropped")

@@ -138,6 +138,7 @@ def status(state: PipelineStatus) -> Iterator[RenderableType]:
         slot = use if state.source.wal_status in (None, "reserved") else f"{use}, WAL {state.source.wal_status}"
     grid = Table.grid(padding=(0, 2))
     grid.add_row("slot", Text(f"{state.source.slot} ({slot})"))
+    grid.add_row("publication", Text(state.source.publication))
     grid.add_row("confirmed LSN", str(state.source.confirmed_lsn or "none"))
     if state.destination_error is None:
         checkpoint = state.checkpoint

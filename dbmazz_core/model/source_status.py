@@ -14,6 +14,7 @@ class SourceStatus:
 
     Attributes:
         slot: The slot's name.
+        publication: Name of the publication that the slot uses, whether it exists or not.
         slot_exists, slot_active: Whether the slot exists, and whether a process consumes it.
         active_pid: The server process that consumes it.
         wal_status: PostgreSQL's `pg_replication_slots.wal_status`.
@@ -22,6 +23,7 @@ class SourceStatus:
     """
 
     slot: str
+    publication: str
     slot_exists: bool
     slot_active: bool
     active_pid: int | None
@@ -38,6 +40,7 @@ class SourceStatus:
         """Return the status as JSON values: LSNs as text."""
         return {
             "slot": self.slot,
+            "publication": self.publication,
             "slot_exists": self.slot_exists,
             "slot_active": self.slot_active,
             "active_pid": self.active_pid,

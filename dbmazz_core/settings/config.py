@@ -31,7 +31,8 @@ class SourceConfig:
         url: PostgreSQL URL or `key=value` string, with any libpq option.
         tables: The captured tables.
         slot: Name of the replication slot.
-        publication: Name of the publication.
+        publication: Name of the publication; None: the slot gives it its name (`default_publication`), unless the slot
+            has begun with another one at the server.
         type: Source type; `postgres` is the only one.
         replica_identity: How setup changes the replica identity of tables.
         cleanup_on_stop: Drop slot and publication on a graceful stop. For temporary captures: the next capture
@@ -47,7 +48,7 @@ class SourceConfig:
     url: SecretUrl
     tables: tuple[TablePattern, ...]
     slot: str = "dbmazz_slot"
-    publication: str = "dbmazz_pub"
+    publication: str | None = None
     type: str = "postgres"
     replica_identity: ReplicaIdentityPolicy = ReplicaIdentityPolicy.AUTO
     cleanup_on_stop: bool = False
@@ -57,6 +58,12 @@ class SourceConfig:
     mask_key: str = field(default="", repr=False)
     as_text: ColumnNames = field(default_factory=ColumnNames)
     numeric_as: NumericForm = NumericForm.TEXT
+
+    @property
+    def publication_name(self) -> str:
+        """Name of the publication, in the settings of a source that knows it."""
+        assert self.publication is not None, "the source has not been asked for the publication's name"
+        return self.publication
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,8 +92,8 @@ SETTINGS: tuple[Setting, ...] = (
         "source",
         "publication",
         identifier,
-        "dbmazz_pub",
-        "publication",
+        "from the slot",
+        "publication; without it `shop_pub` for slot `shop` or `shop_slot`, unless the slot began with `dbmazz_pub`",
         short_flag="--publication",
     ),
     Setting(

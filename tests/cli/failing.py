@@ -87,7 +87,7 @@ def walsender(database: SourceDatabase, application: str) -> Iterator[int]:
     """Somebody else who consumes the slot and acknowledges nothing; yields its server process."""
     stream = connect_replication(SecretUrl(database.url), application_name=application)
     try:
-        options = "proto_version '1', publication_names 'dbmazz_pub'"
+        options = f"proto_version '1', publication_names '{database.name}_pub'"
         stream.exec_(f"START_REPLICATION SLOT {database.name} LOGICAL 0/0 ({options})".encode())
         yield stream.backend_pid
     finally:

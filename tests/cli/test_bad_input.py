@@ -208,11 +208,11 @@ def test_slot_ahead_of_the_checkpoint(dbmazz: Dbmazz, shop: SourceDatabase, duck
 
 def test_publication_dropped(dbmazz: Dbmazz, shop: SourceDatabase) -> None:
     works(dbmazz, shop)
-    shop.execute("DROP PUBLICATION dbmazz_pub")
+    shop.execute(f"DROP PUBLICATION {shop.name}_pub")
     shop.execute("INSERT INTO orders VALUES (3)")  # in no publication: nobody will ever send it
     failure = fails(dbmazz, shop, 4)
     assert failure.kind == "PublicationNotFound"
-    assert 'publication "dbmazz_pub" does not exist' in failure.what
+    assert f'publication "{shop.name}_pub" does not exist' in failure.what
     assert failure.remedy.startswith("run `dbmazz snapshot`: it creates the publication")
     assert dbmazz.json("setup", code=4)["what"] == failure.what  # it would hide that changes are missing
     dbmazz.run("snapshot")
@@ -225,7 +225,7 @@ def test_table_removed_from_the_publication(dbmazz: Dbmazz, shop: SourceDatabase
     shop.execute('CREATE TABLE "My Items" (id int PRIMARY KEY)')
     dbmazz.variables["TABLES"] = 'public.orders,public."My Items"'
     works(dbmazz, shop, "public.orders", 'public."My Items"')
-    shop.execute('ALTER PUBLICATION dbmazz_pub DROP TABLE "My Items"')
+    shop.execute(f'ALTER PUBLICATION {shop.name}_pub DROP TABLE "My Items"')
     shop.execute('INSERT INTO orders VALUES (3); INSERT INTO "My Items" VALUES (1)')
     failure = fails(dbmazz, shop, 4, ON_TABLE_ERROR="stop")
     assert failure.kind == "PublicationLacksTable"

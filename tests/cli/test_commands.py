@@ -44,7 +44,7 @@ def test_check_knows_what_the_destination_follows_and_says_if_it_cannot_be_read(
     dbmazz: Dbmazz, shop: SourceDatabase, duckdb_path: Path
 ) -> None:
     dbmazz.json("capture")
-    shop.execute("DROP PUBLICATION dbmazz_pub")
+    shop.execute(f"DROP PUBLICATION {shop.name}_pub")
     errors = [f for f in dbmazz.json("check", code=4)["findings"] if f["level"] == "error"]
     assert [error["error"] for error in errors] == ["PublicationNotFound"]
     duckdb_path.write_bytes(b"not a database")
@@ -67,7 +67,7 @@ def test_a_slots_creation_says_which_transaction_it_waits_for(dbmazz: Dbmazz, sh
 
 def test_setup_is_idempotent(dbmazz: Dbmazz, shop: SourceDatabase, duckdb_path: Path) -> None:
     done = dbmazz.json("setup")["done"]
-    assert done[0] == 'created publication "dbmazz_pub"'
+    assert done[0] == f'created publication "{shop.name}_pub"'
     assert done[1].startswith(f"created replication slot {shop.name} at ")
     position = confirmed_lsn(shop, shop.name)
     assert dbmazz.json("setup")["done"] == []
@@ -81,6 +81,7 @@ def test_setup_is_idempotent(dbmazz: Dbmazz, shop: SourceDatabase, duckdb_path: 
 def test_status(dbmazz: Dbmazz, shop: SourceDatabase, duckdb_path: Path) -> None:
     before = dbmazz.json("status")
     assert (before["slot_exists"], before["checkpoint_lsn"], before["tables"]) == (False, None, {})
+    assert before["publication"] == f"{shop.name}_pub"
     assert not duckdb_path.exists()
     end_lsn = dbmazz.json("capture")["end_lsn"]
     shop.execute("INSERT INTO orders (id) VALUES (100)")
@@ -92,6 +93,7 @@ def test_status(dbmazz: Dbmazz, shop: SourceDatabase, duckdb_path: Path) -> None
     assert after["tables"]["public.items"]["rows"] == 120
     text = dbmazz.run("status").stdout
     assert f"slot           {shop.name} (not in use)" in text
+    assert f"publication    {shop.name}_pub" in text
     assert f"checkpoint     {end_lsn}" in text
     assert "public.items" in text
 
@@ -181,7 +183,7 @@ def test_teardown_with_yes_says_what_it_did(dbmazz: Dbmazz, shop: SourceDatabase
     dbmazz.run("setup")
     del dbmazz.variables["TABLES"]  # it has no use for them
     done = dbmazz.run("teardown", "--yes").stdout
-    assert done == f'dropped replication slot {shop.name}\ndropped publication "dbmazz_pub"\n'
+    assert done == f'dropped replication slot {shop.name}\ndropped publication "{shop.name}_pub"\n'
     assert dbmazz.run("teardown", "--yes").stdout == "nothing to drop: neither slot nor publication exists\n"
     assert dbmazz.json("teardown", "--yes") == {"done": []}
 

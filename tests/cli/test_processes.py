@@ -19,11 +19,11 @@ def test_check(dbmazz: Dbmazz, duckdb_path: Path) -> None:
 
 def test_setup_and_teardown(dbmazz: Dbmazz, shop: SourceDatabase) -> None:
     done = dbmazz.run_in_process("setup", "--json")
-    assert done.json["done"][0] == 'created publication "dbmazz_pub"'
+    assert done.json["done"][0] == f'created publication "{shop.name}_pub"'
     assert done.stderr == ""
     assert confirmed_lsn(shop, shop.name) is not None
     gone = dbmazz.run_in_process("teardown", "--yes")
-    assert gone.stdout == f'dropped replication slot {shop.name}\ndropped publication "dbmazz_pub"\n'
+    assert gone.stdout == f'dropped replication slot {shop.name}\ndropped publication "{shop.name}_pub"\n'
     assert confirmed_lsn(shop, shop.name) is None
 
 

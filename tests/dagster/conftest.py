@@ -162,7 +162,6 @@ def shop(database: SourceDatabase, duckdb_path: Path, instance: dg.DagsterInstan
         "SOURCE_URL": database.url,
         "TABLES": "public.customers, public.orders",
         "SOURCE_SLOT_NAME": f"shop_{unique}",
-        "SOURCE_PUBLICATION_NAME": f"shop_{unique}",
         "SINK_URL": str(duckdb_path),
     }
     return Shop(database, duckdb_path, instance, env)

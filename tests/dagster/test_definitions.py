@@ -209,7 +209,6 @@ def test_own_definitions_in_ten_lines(shop: Shop, monkeypatch: pytest.MonkeyPatc
         source_url=dg.EnvVar("MY_SHOP_URL"),
         tables="public.orders, public.customers",
         slot=shop.slot,
-        publication=shop.slot,
         sink_url=str(shop.destination),
     )
 

@@ -47,7 +47,7 @@ def holder(captured: Shop) -> Iterator[int]:
     )
     start = (
         f'START_REPLICATION SLOT "{captured.slot}" LOGICAL 0/0 '
-        f"(proto_version '1', publication_names '{captured.slot}')"
+        f"(proto_version '1', publication_names '{captured.slot}_pub')"
     )
     assert connection.exec_(start.encode()).status == psycopg.pq.ExecStatus.COPY_BOTH
     yield connection.backend_pid

@@ -106,7 +106,7 @@ def test_somebody_else_on_the_slot(captured: Shop) -> None:
     try:
         start = (
             f'START_REPLICATION SLOT "{captured.slot}" LOGICAL 0/0 '
-            f"(proto_version '1', publication_names '{captured.slot}')"
+            f"(proto_version '1', publication_names '{captured.slot}_pub')"
         )
         assert connection.exec_(start.encode()).status == psycopg.pq.ExecStatus.COPY_BOTH
         ticked = captured.tick()

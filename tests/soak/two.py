@@ -95,13 +95,11 @@ class Side:
         lab: Where from and where to.
         table: What it captures.
         home: A DAGSTER_HOME, where it is a Dagster run.
-        publication: Its publication.
     """
 
     lab: Lab
     table: str = "t"
     home: Path | None = None
-    publication: str = "dbmazz_pub"
 
     def start(self) -> subprocess.Popen[str]:
         """Start a process that captures one window."""
@@ -110,7 +108,6 @@ class Side:
             "SOURCE_URL": self.lab.database.url,
             "TABLES": f"public.{self.table}",
             "SOURCE_SLOT_NAME": self.lab.slot,
-            "SOURCE_PUBLICATION_NAME": self.publication,
             "SINK_URL": str(self.lab.path),
             "DAGSTER_HOME": str(self.home or ""),
         }
@@ -147,6 +144,7 @@ class Outcome:
 def scenario(kind: str, lab: Lab, directory: Path) -> tuple[Side, Side, Writer]:
     """Set up one of `KINDS`; all but new files have captured before, and rows have come since."""
     two_slots = kind == "two slots, one file"
+    lab = lab.configured(source={"publication": None})
     tables = ("t", "u") if two_slots else ("t",)
     for table in tables:
         lab.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, n int); INSERT INTO {table} VALUES (0, 0)")
@@ -156,7 +154,7 @@ def scenario(kind: str, lab: Lab, directory: Path) -> tuple[Side, Side, Writer]:
         case "a file and its copy" | "two new files":
             second = Side(other)
         case "two slots, one file":
-            second = Side(lab.configured(slot=f"{lab.slot}_2"), "u", publication="other_pub")
+            second = Side(lab.configured(slot=f"{lab.slot}_2"), "u")
         case "two Dagster deployments":
             homes = [directory / name for name in ("home_1", "home_2")]
             for home in homes:
@@ -167,8 +165,7 @@ def scenario(kind: str, lab: Lab, directory: Path) -> tuple[Side, Side, Writer]:
     if kind != "two new files":
         replace(lab, tables="public.t").capture()
         if two_slots:
-            source = {"publication": second.publication}
-            replace(second.lab.configured(source=source), tables="public.u").capture()
+            replace(second.lab, tables="public.u").capture()
         if kind == "a file and its copy":
             shutil.copy(lab.path, other.path)
     writer.write(1000)

@@ -99,7 +99,7 @@ class Lab:
             url=SecretUrl(self.settings.get("url", self.database.url), variable="SOURCE_URL"),
             tables=parse_tables(self.tables),
             slot=self.slot,
-            **self.settings.get("source", {}),
+            **({"publication": "dbmazz_pub"} | self.settings.get("source", {})),
         )
 
     @property

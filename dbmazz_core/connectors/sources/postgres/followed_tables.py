@@ -108,7 +108,7 @@ def open_stream(
     records = RecordStream(relations, start, dict(table_start))
     with session.translated():
         reader, _ = start_verified_stream(
-            session.config,
+            session.named_config,
             session.connection,
             session.server,
             start,

@@ -37,9 +37,9 @@ def is_quiet(session: Session, start: Lsn, bound: Bound) -> bool:
         return False
     if bound.lsn - slot.restart_lsn > _MAX_WAL_BYTES:
         return False
-    connection, config = session.connection, session.config
+    connection, config = session.connection, session.named_config
     with session.translated():
-        if not slot_is_quiet(connection, config.slot, config.publication, bound.lsn):
+        if not slot_is_quiet(connection, config.slot, config.publication_name, bound.lsn):
             return False
         verify_not_promoted(connection, session.server)
     return True

@@ -35,6 +35,7 @@ def stream_configured_tables(
         ConfigError: The rules for columns do not fit the tables.
     """
     verify_slot_exists(session, start)
+    session.named_config  # noqa: B018 - the rules name the publication
     infos = session.tables()
     names = {table.oid: table.ref for table in infos}
     keys: Mapping[TableRef, tuple[str, ...] | None] = {table.ref: table.key for table in infos}

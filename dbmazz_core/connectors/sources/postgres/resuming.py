@@ -96,7 +96,7 @@ def usable_slot(session: Session) -> Lsn | None:
     Raises:
         SlotError: The slot is in use, or unusable.
     """
-    drop_lost_slot(session.connection, session.config)
+    drop_lost_slot(session.connection, session.named_config)
     return confirmed_lsn(session.verify_slot(None))
 
 
@@ -134,7 +134,7 @@ def _verify_replay(
 
     with session.translated():
         reader, slot = start_verified_stream(
-            session.config,
+            session.named_config,
             session.connection,
             session.server,
             last.commit_lsn,

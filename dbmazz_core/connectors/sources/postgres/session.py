@@ -15,6 +15,7 @@ from dbmazz_core.connectors.sources.postgres.catalog.column_facts import read_la
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
 from dbmazz_core.connectors.sources.postgres.catalog.fingerprint import Fingerprint, read_fingerprints
 from dbmazz_core.connectors.sources.postgres.catalog.publication import read_publication
+from dbmazz_core.connectors.sources.postgres.catalog.publication_name import with_publication_name
 from dbmazz_core.connectors.sources.postgres.catalog.resolution import find_tables, find_tables_by_name
 from dbmazz_core.connectors.sources.postgres.catalog.source_table import read_tables
 from dbmazz_core.connectors.sources.postgres.connection import Connection, Server, connect_to
@@ -49,7 +50,8 @@ class Session:
         on_wait: Called with a sentence while the session waits for open transactions.
 
     Attributes:
-        config: The argument; once connected, its URL names the one server.
+        config: The argument; once connected, its URL names the one server; it has the publication's name once that is
+            known, see `named_config`.
         snapshot_config: Settings of copies.
         on_wait: The argument.
         types: Resolves the types of columns.
@@ -72,7 +74,7 @@ class Session:
         self.rules = ColumnRules(config)
         self._names: dict[int, TableRef] = {}
         self._catalog_tables: dict[int, tuple[Lsn, CatalogTable | None]] = {}
-        self._url = config.url
+        self._url, self._publication = config.url, config.publication
         self._look: Look | None = None
         self._infos: dict[TableRef, TableInfo] = {}
         self._connection: Connection | None = None
@@ -100,7 +102,8 @@ class Session:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-        self._server, self.config, self._look = None, replace(self.config, url=self._url), None
+        self._server, self._look = None, None
+        self.config = replace(self.config, url=self._url, publication=self._publication)
         self._catalog_tables = {}
         self.__dict__.pop("identity", None)
 
@@ -112,6 +115,22 @@ class Session:
     @names.setter
     def names(self, names: dict[int, TableRef]) -> None:
         self._names, self._catalog_tables = names, {}
+
+    @property
+    def named_config(self) -> SourceConfig:
+        """The settings with the publication's name, which stays the same until the session is closed.
+
+        A look finds the name on its way; without one, the server is asked.
+        """
+        if self.config.publication is None:
+            with self.translated():
+                self._name_publication(with_publication_name(self.connection, self.config).publication_name)
+        return self.config
+
+    def _name_publication(self, name: str) -> None:
+        if self.config.publication != name:
+            self.config = replace(self.config, publication=name)
+            self.rules = ColumnRules(self.config)
 
     # -- the last look
 
@@ -128,6 +147,7 @@ class Session:
     @look.setter
     def look(self, look: Look) -> None:
         self._look, self._infos = look, {table.ref: table for table in look.resolution.tables}
+        self._name_publication(look.config.publication_name)
 
     def table_infos(self, tables: Collection[TableRef]) -> list[TableInfo]:
         """Return tables of the last look by name, also excluded ones. Tables that it did not find are left out."""
@@ -152,7 +172,7 @@ class Session:
         with self.translated():
             connection = self.connection
             only = [table.ref for table in tables]
-            publication = read_publication(connection, self.config.publication, only=only)
+            publication = read_publication(connection, self.named_config.publication_name, only=only)
         return unpublished_columns(tables, publication, self.rules, connection.info.server_version)
 
     def catalog(self, tables: Collection[int]) -> dict[TableRef, CatalogTable]:
@@ -163,8 +183,9 @@ class Session:
         Args:
             tables: OIDs of the tables.
         """
+        publication = self.named_config.publication_name
         with self.translated():
-            return read_tables(self.connection, self.config.publication, tables, self.types, self.rules, self.names)
+            return read_tables(self.connection, publication, tables, self.types, self.rules, self.names)
 
     def catalog_table(self, oid: int, committed: Lsn) -> CatalogTable | None:
         """Return a table as the catalog has it after a transaction; None if it was dropped, or cannot be captured.
@@ -270,18 +291,18 @@ class Session:
             time.sleep(0.02)
 
     def replication(self, application_name: str) -> ReplicationConnection:
-        """Return a replication connection to the same server."""
+        """Return a replication connection to the same server, for commands that need no publication."""
         return ReplicationConnection(
             self.config.url,
             slot=self.config.slot,
-            publication=self.config.publication,
+            publication=self.config.publication or "",
             application_name=application_name,
             server=self.server,
         )
 
     def translated(self) -> AbstractContextManager[None]:
         """Return a context that raises the server's errors as errors of this package."""
-        return translate_errors(self.config.url, slot=self.config.slot, publication=self.config.publication)
+        return translate_errors(self.config.url, slot=self.config.slot, publication=self.config.publication or "")
 
 
 def confirmed_lsn(slot: SlotState | None) -> Lsn | None:

@@ -118,7 +118,10 @@ class PostgresSource:
 
     @property
     def config(self) -> SourceConfig:
-        """Settings of the source. Once connected, the URL names the one server that the source is connected to."""
+        """Settings of the source. Once connected, the URL names the one server that the source is connected to.
+
+        The publication has its name after a look, `setup` or `start`.
+        """
         return self._session.config
 
     # -- setup and checks
@@ -135,7 +138,7 @@ class PostgresSource:
 
     def setup(self) -> SetupReport:
         """Set replica identities and create or complete the publication. Idempotent; creates no slot."""
-        return setup.prepare(self._session.connection, self.config)[0]
+        return setup.prepare(self._session.connection, self._session.named_config)[0]
 
     def connect(self) -> None:
         """Connect, if no connection is open; raise ConnectionFailed if the server refuses or cannot be reached."""
@@ -284,7 +287,7 @@ class PostgresSource:
 
     def status(self) -> SourceStatus:
         """Return the state of the slot, and the server's position."""
-        return source_status(self.config.slot, self.slot(), self.server_lsn())
+        return source_status(self._session.named_config, self.slot(), self.server_lsn())
 
     def slot(self) -> SlotState | None:
         """Return the state of the replication slot, None if there is none."""
@@ -302,9 +305,9 @@ class PostgresSource:
 
     def waiting_tables(self, *, limit: int, timeout_s: float) -> frozenset[TableRef] | None:
         """Return the tables of which the slot has row changes to deliver, see `feed_status.waiting_tables`."""
-        connection, config = self._session.connection, self.config
+        connection, config = self._session.connection, self._session.named_config
         with self._session.translated():
-            return waiting_tables(connection, config.slot, config.publication, limit=limit, timeout_s=timeout_s)
+            return waiting_tables(connection, config.slot, config.publication_name, limit=limit, timeout_s=timeout_s)
 
     def verify_origin(self, checkpoint: Checkpoint, *, destination: str) -> None:
         """Raise WrongServer if the checkpoint is of another cluster or database."""

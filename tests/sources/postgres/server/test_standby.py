@@ -23,7 +23,14 @@ from dbmazz_core.connectors.sources.postgres.server.blockers import LOG_STANDBY_
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.engine.progress import Progress
-from dbmazz_core.errors import ServerChanged, SlotCreationBlocked, SlotLost, SlotMismatch, SourceNotReady
+from dbmazz_core.errors import (
+    PublicationNotFound,
+    ServerChanged,
+    SlotCreationBlocked,
+    SlotLost,
+    SlotMismatch,
+    SourceNotReady,
+)
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.settings.config import FlushConfig
 from tests.sources.postgres.setup.kit import apply
@@ -164,6 +171,23 @@ def test_a_teardown_on_a_standby(captured: Pair) -> None:
     assert info.value.remedy == 'on the primary: DROP PUBLICATION IF EXISTS "dbmazz_pub";'
     captured.write(info.value.remedy.partition(": ")[2])
     assert standby.pipeline.teardown(drop_publication=True) == []
+
+
+def test_the_default_publication_on_a_standby(captured: Pair, tmp_path: Path) -> None:
+    """A slot that has begun with `dbmazz_pub` keeps it; the publication of a new slot is created on the primary."""
+    older = captured.standby.configured(source={"publication": None})
+    captured.write("INSERT INTO t VALUES (2, 'two')")
+    assert older.pipeline.status().source.publication == "dbmazz_pub"
+    assert older.pipeline.check().ok
+    assert older.capture_and_compare("t").changes == 1
+
+    new = replace(older.configured(slot=f"{older.slot}_2"), path=tmp_path / "new.duckdb")
+    with pytest.raises(PublicationNotFound, match=f'"{new.slot}_pub" does not exist, and cannot be created') as info:
+        new.capture()
+    captured.write(info.value.remedy.removeprefix("on the primary: "))
+    with captured.snapshots_logged():
+        new.capture_and_compare("t")
+    assert older.pipeline.status().source.publication == "dbmazz_pub"
 
 
 def test_a_slot_on_a_standby_waits_for_the_primary(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ def configure(database: SourceDatabase) -> Configure:
         return SourceConfig(
             SecretUrl(url or database.url),
             parse_tables(tables),
-            **{"slot": f"slot_{database.name}", **settings},
+            **{"slot": f"slot_{database.name}", "publication": "dbmazz_pub", **settings},
         )
 
     return configure

@@ -124,7 +124,7 @@ class ColumnRules:
                     "TABLES",
                     f"has {table.ref}, which has no columns that PostgreSQL sends",
                     "leave the table out of TABLES, or publish its generated columns: "
-                    f"ALTER PUBLICATION {quote_identifier(self._config.publication)} "
+                    f"ALTER PUBLICATION {quote_identifier(self._config.publication_name)} "
                     "SET (publish_generated_columns = stored);",
                     table.ref,
                 )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
 from dbmazz_core.connectors.sources.postgres.catalog.publication_comment import is_created_by_dbmazz
+from dbmazz_core.connectors.sources.postgres.catalog.publication_name import chosen_name, possible_names
 from dbmazz_core.connectors.sources.postgres.catalog.published_relations import (
     COLUMN_LISTS_VERSION,
     GENERATED_COLUMNS_VERSION,
     published_relations,
 )
 from dbmazz_core.connectors.sources.postgres.connection import Connection
+from dbmazz_core.settings.config import SourceConfig
 from dbmazz_core.table_ref import TableRef
 
 OPERATIONS = ("insert", "update", "delete", "truncate")
@@ -105,23 +107,39 @@ def read_publication(conn: Connection, name: str, *, only: Collection[TableRef] 
         name: Name of the publication.
         only: Tables to read; None: all published tables.
     """
-    version = conn.info.server_version
-    generated = "pubgencols <> 'n'" if version >= GENERATED_COLUMNS_VERSION else "false"
-    row = conn.execute(
+    found = _without_tables(conn, [name]).get(name)
+    return None if found is None else replace(found, tables=_published_tables(conn, name, only))
+
+
+def read_chosen_publication(
+    conn: Connection, config: SourceConfig, *, slot_exists: bool
+) -> tuple[str, Publication | None]:
+    """Return the name of a slot's publication (`publication_name.chosen_name`), and the publication with all tables."""
+    found = _without_tables(conn, possible_names(config))
+    comments = {name: publication.comment for name, publication in found.items()}
+    name = chosen_name(config, comments, slot_exists=slot_exists)
+    if name not in found:
+        return name, None
+    return name, replace(found[name], tables=_published_tables(conn, name, None))
+
+
+def _without_tables(conn: Connection, names: Sequence[str]) -> dict[str, Publication]:
+    """Return the publications of these names that exist, without their tables."""
+    generated = "pubgencols <> 'n'" if conn.info.server_version >= GENERATED_COLUMNS_VERSION else "false"
+    rows = conn.execute(
         f"""
-        SELECT r.rolname, pg_has_role(p.pubowner, 'USAGE'), pubinsert, pubupdate, pubdelete, pubtruncate,
+        SELECT pubname::text, r.rolname, pg_has_role(p.pubowner, 'USAGE'), pubinsert, pubupdate, pubdelete, pubtruncate,
                pubviaroot, {generated}, obj_description(p.oid, 'pg_publication')
         FROM pg_catalog.pg_publication p JOIN pg_catalog.pg_roles r ON r.oid = p.pubowner
-        WHERE pubname = %s
+        WHERE pubname = ANY (%s)
         """.encode(),
-        (name,),
-    ).fetchone()
-    if row is None:
-        return None
-    tables = _published_tables(conn, name, only)
-    owner, owned, *publishes, via_root, generated_columns, comment = row
-    operations = frozenset(o for o, published in zip(OPERATIONS, publishes, strict=True) if published)
-    return Publication(name, owner, owned, operations, via_root, generated_columns, tables, comment)
+        (list(names),),
+    )
+    found: dict[str, Publication] = {}
+    for name, owner, owned, *publishes, via_root, generated_columns, comment in rows:
+        operations = frozenset(o for o, published in zip(OPERATIONS, publishes, strict=True) if published)
+        found[name] = Publication(name, owner, owned, operations, via_root, generated_columns, {}, comment)
+    return found
 
 
 def _published_tables(conn: Connection, name: str, only: Collection[TableRef] | None) -> dict[TableRef, PublishedTable]:

@@ -38,5 +38,9 @@ def destinations(comment: str | None) -> Mapping[str, DestinationIdentity]:
 
 def with_destination(comment: str, slot: str, destination: DestinationIdentity) -> str:
     """Return the comment with another destination of a slot."""
-    lines = [line for line in comment.split("\n") if not ((m := _SLOT.match(line)) and m["slot"] == slot)]
-    return "\n".join([*lines, f"slot {slot} serves {destination.id}, {destination.location}"])
+    return "\n".join([without_slot(comment, slot), f"slot {slot} serves {destination.id}, {destination.location}"])
+
+
+def without_slot(comment: str, slot: str) -> str:
+    """Return the comment without the destination of a slot."""
+    return "\n".join(line for line in comment.split("\n") if not ((m := _SLOT.match(line)) and m["slot"] == slot))

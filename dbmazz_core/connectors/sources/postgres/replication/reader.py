@@ -79,7 +79,7 @@ class StreamReader:
         self._poller.register(self._channel, select.POLLIN)
         try:
             write_request(
-                self._channel, Request(config.url, server, config.slot, config.publication, start_lsn, messages)
+                self._channel, Request(config.url, server, config.slot, config.publication_name, start_lsn, messages)
             )
             if not self._poller.poll(_START_TIMEOUT_S * 1000):
                 raise self._interrupted(f"no answer within {_START_TIMEOUT_S:.0f} s")

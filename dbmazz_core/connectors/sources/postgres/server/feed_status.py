@@ -8,6 +8,7 @@ from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.connectors.sources.postgres.server.state import SlotState
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.source_status import SourceStatus
+from dbmazz_core.settings.config import SourceConfig
 from dbmazz_core.table_ref import TableRef, quote_identifier
 
 #: Messages of empty transactions that are looked at before version 15.
@@ -18,16 +19,17 @@ _TWO_NAMES_BYTES = 128
 _QUIET_TIMEOUT_MS = 2000
 
 
-def source_status(name: str, slot: SlotState | None, server_lsn: Lsn) -> SourceStatus:
+def source_status(config: SourceConfig, slot: SlotState | None, server_lsn: Lsn) -> SourceStatus:
     """Return the status of a source.
 
     Args:
-        name: Name of the configured slot.
+        config: Settings of the source, with the name of the publication.
         slot: State of the slot; None if it does not exist.
         server_lsn: The server's WAL flush position.
     """
     return SourceStatus(
-        slot=name,
+        slot=config.slot,
+        publication=config.publication_name,
         slot_exists=slot is not None,
         slot_active=bool(slot and slot.active),
         active_pid=slot.active_pid if slot else None,

@@ -7,6 +7,7 @@ from dbmazz_core.connectors.sources.postgres.catalog.publication_comment import 
     CREATED_BY_DBMAZZ,
     destinations,
     with_destination,
+    without_slot,
 )
 from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.connectors.sources.postgres.server.error_details import translate_errors
@@ -16,6 +17,7 @@ from dbmazz_core.connectors.sources.postgres.setup.setup_lock import setup_lock
 from dbmazz_core.connectors.sources.postgres.setup.statements import comment_on_publication
 from dbmazz_core.errors import SlotServesOther
 from dbmazz_core.model.destination_identity import DestinationIdentity
+from dbmazz_core.settings.config import SourceConfig
 
 
 def verify_claim(look: Look, destination: DestinationIdentity) -> None:
@@ -50,12 +52,31 @@ def claim(conn: Connection, look: Look, destination: DestinationIdentity) -> Non
     config = look.config
     if look.facts.in_recovery or not _is_ours(look, destination):
         return
-    with translate_errors(config.url, slot=config.slot, publication=config.publication), setup_lock(conn, config):
-        publication = read_publication(conn, config.publication, only=())
+    with translate_errors(config.url, slot=config.slot, publication=config.publication_name), setup_lock(conn, config):
+        publication = read_publication(conn, config.publication_name, only=())
         if publication is None or not publication.created_by_dbmazz:
             return
         comment = with_destination(publication.comment or CREATED_BY_DBMAZZ, config.slot, destination)
-        run_statement(conn, comment_on_publication(config.publication, comment), config.url, look.facts.role)
+        run_statement(conn, comment_on_publication(config.publication_name, comment), config.url, look.facts.role)
+
+
+def release(conn: Connection, config: SourceConfig, role: str) -> None:
+    """Forget which destination a slot that was dropped has served, so that a new slot gets a publication of its own.
+
+    Args:
+        conn: A connection to a server that is no standby.
+        config: Settings of the source, with the name of the publication.
+        role: The current role.
+
+    Raises:
+        SourceNotReady: The server refuses the statement.
+    """
+    with setup_lock(conn, config):
+        publication = read_publication(conn, config.publication_name, only=())
+        if publication is None or not publication.owned or config.slot not in destinations(publication.comment):
+            return
+        comment = without_slot(publication.comment or CREATED_BY_DBMAZZ, config.slot)
+        run_statement(conn, comment_on_publication(publication.name, comment), config.url, role)
 
 
 def _is_ours(look: Look, destination: DestinationIdentity) -> bool:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
-from dbmazz_core.connectors.sources.postgres.catalog.publication import Publication, read_publication
+from dbmazz_core.connectors.sources.postgres.catalog.publication import Publication, read_chosen_publication
+from dbmazz_core.connectors.sources.postgres.catalog.publication_name import possible_names
 from dbmazz_core.connectors.sources.postgres.catalog.resolution import Resolution, resolve_tables
 from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.connectors.sources.postgres.server.state import (
@@ -32,7 +33,7 @@ class Look:
     """The state of the source at one time.
 
     Attributes:
-        config: Settings of the source.
+        config: Settings of the source, with the name of the publication.
         facts: Server and role.
         resolution: The configured tables.
         readable_schemas: Schemas that the role may use.
@@ -40,6 +41,8 @@ class Look:
         slot: The slot; None if it does not exist.
         captured: Tables that the destination already holds.
         excluded: Configured tables that are not captured now.
+        default_publication: The name that the publication would have if the slot had not begun with another one;
+            None: it has this name, or that of the settings.
     """
 
     config: SourceConfig
@@ -50,6 +53,7 @@ class Look:
     slot: SlotState | None
     captured: frozenset[TableRef] = frozenset()
     excluded: frozenset[TableRef] = frozenset()
+    default_publication: str | None = None
 
     @classmethod
     def read(cls, conn: Connection, config: SourceConfig) -> Self:
@@ -61,18 +65,21 @@ class Look:
         version = (conn.info.parameter_status("server_version") or "").split(" ")[0]
         if (unsupported := unsupported_version(conn.info.server_version, version)) is not None:
             raise unsupported
+        facts, resolution = server_facts(conn), resolve_tables(conn, config.tables)
+        readable = conn.execute(
+            "SELECT nspname::text FROM pg_catalog.pg_namespace WHERE has_schema_privilege(oid, 'USAGE')"
+        )
+        slot = slot_state(conn, config.slot)
+        name, publication = read_chosen_publication(conn, config, slot_exists=slot is not None)
+        default = possible_names(config)[0]
         return cls(
-            config=config,
-            facts=server_facts(conn),
-            resolution=resolve_tables(conn, config.tables),
-            readable_schemas=frozenset(
-                schema
-                for (schema,) in conn.execute(
-                    "SELECT nspname::text FROM pg_catalog.pg_namespace WHERE has_schema_privilege(oid, 'USAGE')"
-                )
-            ),
-            publication=read_publication(conn, config.publication),
-            slot=slot_state(conn, config.slot),
+            config=replace(config, publication=name),
+            facts=facts,
+            resolution=resolution,
+            readable_schemas=frozenset(schema for (schema,) in readable),
+            publication=publication,
+            slot=slot,
+            default_publication=None if name == default else default,
         )
 
     def following(self, captured: Collection[TableRef]) -> Look:

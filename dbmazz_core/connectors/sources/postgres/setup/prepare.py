@@ -11,10 +11,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from psycopg import errors as pg
 
 from dbmazz_core.connectors.sources.postgres.catalog.publication import Publication, read_publication
+from dbmazz_core.connectors.sources.postgres.catalog.publication_name import possible_names, with_publication_name
 from dbmazz_core.connectors.sources.postgres.connection import Connection, is_standby
 from dbmazz_core.connectors.sources.postgres.errors.running import slot_active
 from dbmazz_core.connectors.sources.postgres.server.error_details import translate_errors
 from dbmazz_core.connectors.sources.postgres.server.state import slot_state
+from dbmazz_core.connectors.sources.postgres.setup.claims import release
 from dbmazz_core.connectors.sources.postgres.setup.look import Look
 from dbmazz_core.connectors.sources.postgres.setup.run_statement import CONCURRENT_CHANGES, run_statement
 from dbmazz_core.connectors.sources.postgres.setup.server_checks import (
@@ -48,7 +50,7 @@ def read_look(conn: Connection, config: SourceConfig) -> Look:
         UnsupportedServerVersion: The server is too old.
         SourceError: A query failed.
     """
-    with translate_errors(config.url, slot=config.slot, publication=config.publication):
+    with translate_errors(config.url, slot=config.slot, publication=config.publication or ""):
         return Look.read(conn, config)
 
 
@@ -123,7 +125,9 @@ def prepare(
         report.raise_first()
         if not look.statements():
             return _report(look, (), report), look
-    with translate_errors(config.url, slot=config.slot, publication=config.publication), setup_lock(conn, config):
+    config = _named(conn, config) if look is None else look.config
+    name = config.publication_name
+    with translate_errors(config.url, slot=config.slot, publication=name), setup_lock(conn, config):
         attempts = 0
         while attempts < _ATTEMPTS:
             look = Look.read(conn, config).following(captured).without(excluded)
@@ -154,11 +158,17 @@ def prepare(
             break
         else:
             raise SourceNotReady(
-                f"other sessions changed publication {quote_identifier(config.publication)} during each attempt",
-                object=f"publication {config.publication}",
+                f"other sessions changed publication {quote_identifier(name)} during each attempt",
+                object=f"publication {name}",
                 remedy="run it again when no other session changes the publication",
             )
     return _report(look, done, first, problems), look
+
+
+def _named(conn: Connection, config: SourceConfig) -> SourceConfig:
+    """Return the settings with the name of the publication."""
+    with translate_errors(config.url, slot=config.slot, publication=config.publication or ""):
+        return with_publication_name(conn, config)
 
 
 def _report(
@@ -187,29 +197,37 @@ def teardown(conn: Connection, config: SourceConfig, *, drop_publication: bool =
         SourceNotReady: The publication cannot be dropped: the server is a standby, or another session holds a lock.
     """
     done: list[str] = []
-    with translate_errors(config.url, slot=config.slot, publication=config.publication):
+    default, config = possible_names(config)[0], _named(conn, config)
+    with translate_errors(config.url, slot=config.slot, publication=config.publication_name):
         if _drop_slot(conn, config.slot):
             done.append(f"dropped replication slot {config.slot}")
-        publication = read_publication(conn, config.publication)
+        publication = read_publication(conn, config.publication_name)
         if publication is not None:
-            name, statement = quote_identifier(config.publication), drop_statement(config.publication)
+            name, statement = quote_identifier(publication.name), drop_statement(publication.name)
             if not drop_publication and is_standby(conn):
                 left = f"left publication {name}: this server is a standby; to drop it, on the primary: {statement.sql}"
                 return [*done, left]
             if not drop_publication and (reason := _reason_to_keep(conn, config, publication)):
-                return [*done, f"left publication {name}: {reason}; to drop it, add --drop-publication"]
+                release(conn, config, _role(conn))
+                # Without its slot, the publication is not found by the slot's name again.
+                flags = "" if publication.name == default else f"--publication {publication.name} "
+                return [*done, f"left publication {name}: {reason}; to drop it, add {flags}--drop-publication"]
             if not publication.owned:
                 raise MissingPrivilege(
                     f"publication {name} belongs to {quote_identifier(publication.owner)}"
                     f"{f' ({done[0]})' if done else ''}",
-                    object=f"publication {config.publication}",
+                    object=f"publication {publication.name}",
                     remedy=f"as {quote_identifier(publication.owner)} or a superuser: {statement.sql}",
                 )
-            role = conn.execute("SELECT current_user::text").fetchone()
             with setup_lock(conn, config):
-                run_statement(conn, statement, config.url, role[0] if role else "", done="".join(done))
+                run_statement(conn, statement, config.url, _role(conn), done="".join(done))
             done.append(statement.done)
     return done
+
+
+def _role(conn: Connection) -> str:
+    row = conn.execute("SELECT current_user::text").fetchone()
+    return row[0] if row else ""
 
 
 def _reason_to_keep(conn: Connection, config: SourceConfig, publication: Publication) -> str | None:
@@ -236,7 +254,7 @@ def drop_lost_slot(conn: Connection, config: SourceConfig) -> None:
         SlotError: The slot belongs to another plugin or database.
         SourceError: The role may not drop it.
     """
-    with translate_errors(config.url, slot=config.slot, publication=config.publication):
+    with translate_errors(config.url, slot=config.slot, publication=config.publication_name):
         slot = slot_state(conn, config.slot)
         if slot is not None and slot.is_lost:
             _drop_slot(conn, config.slot)

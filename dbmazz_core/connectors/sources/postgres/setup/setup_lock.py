@@ -14,7 +14,7 @@ from dbmazz_core.settings.config import SourceConfig
 @contextlib.contextmanager
 def setup_lock(conn: Connection, config: SourceConfig) -> Iterator[None]:
     """Hold an advisory lock against other setups of this publication."""
-    key = ("hashtextextended(%s, 0)", (f"dbmazz setup {config.publication}",))
+    key = ("hashtextextended(%s, 0)", (f"dbmazz setup {config.publication_name}",))
     conn.execute(f"SELECT pg_advisory_lock({key[0]})".encode(), key[1])
     try:
         yield

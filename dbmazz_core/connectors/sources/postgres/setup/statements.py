@@ -80,13 +80,13 @@ def publication_statement(
         tables: The tables to publish.
         version_num: `server_version_num`.
     """
-    name, object = quote_identifier(config.publication), f"publication {config.publication}"
+    name, object = quote_identifier(config.publication_name), f"publication {config.publication_name}"
     if publication is None and not tables:
         return None
     if publication is None:
-        create = create_publication(config.publication, tables, version_num)
+        create = create_publication(config.publication_name, tables, version_num)
         return SetupStatement(
-            f"{create} {_comment(config.publication, CREATED_BY_DBMAZZ)}",
+            f"{create} {_comment(config.publication_name, CREATED_BY_DBMAZZ)}",
             f"created publication {name}",
             object,
             ("CREATE PUBLICATION", "COMMENT"),

@@ -139,6 +139,13 @@ def publication_findings(look: Look) -> Iterator[Finding]:
         yield _missing_publication_finding(look)
         return
     name = quote_identifier(publication.name)
+    if look.default_publication is not None:
+        yield Finding(
+            "ok",
+            f"replication slot {look.config.slot} has begun with publication {name} and keeps it; a new slot of this "
+            f"name would use {quote_identifier(look.default_publication)}",
+            f"publication {publication.name}",
+        )
     as_owner = "" if publication.owned else f"as {quote_identifier(publication.owner)} or a superuser: "
     if publication.missing_operations:
         yield _publication_problem(
@@ -198,13 +205,13 @@ def _unpublished_table_findings(look: Look, publication: Publication, as_owner: 
 
 def _missing_publication_finding(look: Look) -> Finding:
     """Return the finding about a publication that does not exist: whether setup can create it."""
-    name, role = quote_identifier(look.config.publication), quote_identifier(look.facts.role)
-    object = f"publication {look.config.publication}"
+    name, role = quote_identifier(look.config.publication_name), quote_identifier(look.facts.role)
+    object = f"publication {look.config.publication_name}"
     if look.captured:
-        return Finding.of(publication_not_found(look.config.publication))
+        return Finding.of(publication_not_found(look.config.publication_name))
     if not look.tables:
         return Finding("ok", f"publication {name} does not exist yet", object)
-    create = create_publication(look.config.publication, look.tables, look.facts.version_num)
+    create = create_publication(look.config.publication_name, look.tables, look.facts.version_num)
     if look.facts.in_recovery:
         return Finding.of(
             PublicationNotFound(

@@ -91,7 +91,7 @@ class ExportedSnapshot:
         replication = ReplicationConnection(
             config.url,
             slot=config.slot,
-            publication=config.publication,
+            publication=config.publication_name,
             application_name="dbmazz snapshot",
             server=server,
         )
@@ -142,7 +142,7 @@ class ExportedSnapshot:
         connection, _ = connect_to(self._server, config.url, application_name="dbmazz snapshot", text_form=True)
         with (
             connection,
-            translate_errors(config.url, slot=config.slot, publication=config.publication),
+            translate_errors(config.url, slot=config.slot, publication=config.publication_name),
         ):
             connection.execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             connection.execute(f"SET TRANSACTION SNAPSHOT '{self._name}'".encode())
@@ -152,7 +152,7 @@ class ExportedSnapshot:
         """Return the columns of tables with the output functions of their types, by OID of the table."""
         from dbmazz_core.connectors.sources.postgres.snapshot.workers import output_functions
 
-        with translate_errors(self._config.url, slot=self._config.slot, publication=self._config.publication):
+        with translate_errors(self._config.url, slot=self._config.slot, publication=self._config.publication_name):
             return output_functions(self._connection, tables)
 
     def rows(
@@ -201,7 +201,7 @@ class ExportedSnapshot:
             )
         # The rows of partitions belong to their root. The rows of inheritance children do not belong to their parent.
         maskers = ColumnRules(self._config).maskers(table.ref)
-        with translate_errors(self._config.url, slot=self._config.slot, publication=self._config.publication):
+        with translate_errors(self._config.url, slot=self._config.slot, publication=self._config.publication_name):
             select = select_query(functions, schema, only=not table.is_partitioned, maskers=maskers)
             query = select.as_string(self._connection)
             whole = restrict(query, PageRange(0, None), row_filter)

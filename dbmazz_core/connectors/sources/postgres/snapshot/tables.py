@@ -52,7 +52,7 @@ def snapshot_tables(
 def export_snapshot(session: Session, *, temporary: bool, hurried: bool = False) -> ExportedSnapshot:
     """Create the configured slot, or a temporary slot, and return its exported snapshot."""
     return ExportedSnapshot.create(
-        session.config,
+        session.named_config,
         session.connection,
         session.server,
         temporary=temporary,
