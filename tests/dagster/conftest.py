@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import duckdb
 import pytest
 from dagster._core.execution.plan.objects import UserFailureData
 
+from dbmazz_core.lsn import Lsn
 from dbmazz_core.settings.config import Settings
 from dbmazz_dagster import DbmazzResource, build_dbmazz_sensor, build_definitions
+from dbmazz_dagster.owed import DATA_VERSION_TAG
 from tests.support.oracle import assert_equal
 from tests.support.postgres_fixtures import SourceDatabase
 
@@ -118,6 +121,29 @@ class Shop:
             if event is not None:
                 found[event.asset_key] = {name: value.value for name, value in event.metadata.items()}
         return found
+
+    def events(self, asset: dg.AssetKey) -> list[dg.AssetMaterialization]:
+        """All materializations of an asset that Dagster has, the oldest first."""
+        records = self.instance.fetch_materializations(asset, limit=100).records
+        return [record.asset_materialization for record in reversed(records) if record.asset_materialization]
+
+    def versions(self, asset: dg.AssetKey) -> list[str]:
+        """The data version of each of them."""
+        return [(event.tags or {})[DATA_VERSION_TAG] for event in self.events(asset)]
+
+    def changed_lsn(self, table: str) -> str:
+        """The LSN of the last change that the file has of a table, from its bookkeeping."""
+        ((lsn,),) = self.in_file(
+            "SELECT greatest(snapshot_lsn, last_change_lsn) FROM _dbmazz.tables WHERE slot = ? AND table_name = ?",
+            self.slot,
+            table,
+        )
+        return str(Lsn(lsn))
+
+    def in_file(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """Query the file, also one that a killed process has left."""
+        with duckdb.connect(str(self.destination), read_only=True) as connection:
+            return connection.execute(query, values).fetchall()
 
     def log(self, run_id: str) -> str:
         """Everything that Dagster keeps about a run, as text."""

@@ -4,81 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from tests.dagster.conftest import Shop, key
-
-ROOT = Path(__file__).parents[2]
-
-
-def dagster_home(shop: Shop) -> Path:
-    return Path(shop.instance.root_directory)
-
-
-@contextmanager
-def running(shop: Shop, *arguments: str, **env: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A Dagster command in a session of its own; whatever is left of it is killed at the end."""
-    log = dagster_home(shop).parent / "process.log"
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            cwd=ROOT,
-            env={**os.environ, **shop.env, "DAGSTER_HOME": str(dagster_home(shop)), **env},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    except BaseException:
-        print(log.read_text(errors="replace")[-5000:])  # noqa: T201 - what the process said about it
-        raise
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # the session that was started here, by its id
-        process.wait()
-
-
-def until(happened: Callable[[], object], timeout: float = 90) -> None:
-    deadline = time.monotonic() + timeout
-    while not happened():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.05)
-
-
-def backlog(shop: Shop) -> None:
-    """Enough for hundreds of flushes, some seconds: inserts, updates and deletes in transactions of 560 changes."""
-    with shop.database.connect() as connection:
-        for first in range(1000, 101_000, 400):
-            connection.execute(
-                f"""
-                INSERT INTO orders SELECT i, 1, 1, repeat('x', 200)
-                    FROM generate_series({first}, {first + 399}) i;
-                UPDATE orders SET amount = 2 WHERE id BETWEEN {first} AND {first + 119};
-                DELETE FROM orders WHERE id BETWEEN {first + 360} AND {first + 399};
-                """.encode()
-            )
-
-
-def confirmed(shop: Shop) -> object:
-    query = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = %s"
-    return shop.database.fetch(query, shop.slot)
-
-
-def wait_until_flushed(shop: Shop, before: object) -> None:
-    """A window has committed and confirmed something, and is not through."""
-    until(lambda: confirmed(shop) != before)
-
-
-JOB = ("dagster", "job", "execute", "-m", "dbmazz_dagster.definitions", "-j", "dbmazz_capture")
+from tests.dagster.processes import JOB, backlog, confirmed, running, until, wait_until_flushed, worker_pid
 
 
 def test_sigkill_in_the_middle_of_a_window(captured: Shop) -> None:
@@ -169,6 +101,11 @@ def test_daemon_captures_and_resumes_after_sigkill(captured: Shop) -> None:
         time.sleep(5)
         assert len(runs()) == settled
     captured.equal()
+    for table in ("orders", "customers"):
+        versions = captured.versions(key("public", table))
+        assert len(versions) == len(set(versions))
+        assert versions[-1] == captured.changed_lsn(table)
+    assert len(captured.versions(key("public", "customers"))) == 2
 
 
 def test_terminate_from_the_ui_ends_at_a_flush(captured: Shop) -> None:
@@ -186,12 +123,3 @@ def test_terminate_from_the_ui_ends_at_a_flush(captured: Shop) -> None:
     assert "stop_requested" in captured.log(run.run_id)
     assert captured.run().success
     captured.equal()
-
-
-def worker_pid(shop: Shop, run_id: str) -> int:
-    """The process of a run, as Dagster's own event names it."""
-    for record in shop.instance.get_records_for_run(run_id).records:
-        event = record.event_log_entry.dagster_event
-        if event is not None and event.is_engine_event and "pid" in event.engine_event_data.metadata:
-            return int(str(event.engine_event_data.metadata["pid"].value))
-    raise AssertionError("no event names the process")
