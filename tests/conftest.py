@@ -50,6 +50,7 @@ _SERVERS = (
     "pipeline/test_memory_limit.py",
     "pipeline/test_moved_servers.py",
     "pipeline/test_pg_upgrade.py",
+    "pipeline/test_two_captures.py",
     "sources/postgres/errors",
     "sources/postgres/replication",
     "sources/postgres/server",

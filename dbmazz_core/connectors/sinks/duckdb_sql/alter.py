@@ -177,13 +177,14 @@ def _rename_in_lists(statements: Statements, dropped: Collection[str], renamed: 
     return statements.run(f"UPDATE {statements.sql.target} SET {', '.join(values)} WHERE {where}")
 
 
-def rename(connection: duckdb.DuckDBPyConnection, path: str, names: Mapping[TableRef, TableRef]) -> None:
+def rename(connection: duckdb.DuckDBPyConnection, path: str, names: Mapping[TableRef, TableRef], *, slot: str) -> None:
     """Rename tables, or move them to other schemas, also in the bookkeeping.
 
     Args:
         connection: The file, in a transaction.
         path: The file, for messages.
         names: New names by old names.
+        slot: The slot that feeds the tables.
 
     Raises:
         DestinationConflict: If a table has an index.
@@ -196,7 +197,7 @@ def rename(connection: duckdb.DuckDBPyConnection, path: str, names: Mapping[Tabl
     temporary = {old: TableRef(old.schema, next(free)) for old in names}
     for old, between in temporary.items():
         connection.execute(f"ALTER TABLE {qualified(connection, old)} RENAME TO {quoted(between.name)}")
-        table_records.rename_table(connection, old, between)
+        table_records.rename_table(connection, old, between, slot=slot)
     for old, between in temporary.items():
         new = names[old]
         source, target = qualified(connection, between), qualified(connection, new)
@@ -206,4 +207,4 @@ def rename(connection: duckdb.DuckDBPyConnection, path: str, names: Mapping[Tabl
             connection.execute(f"DROP TABLE {source}")
         else:
             connection.execute(f"ALTER TABLE {source} RENAME TO {quoted(new.name)}")
-        table_records.rename_table(connection, between, new)
+        table_records.rename_table(connection, between, new, slot=slot)

@@ -43,8 +43,9 @@ def read_recorded(
 
 
 def read_state(connection: duckdb.DuckDBPyConnection, table: TableRef, layout: int = LAYOUT) -> TableState | None:
-    """Return the state and mode of a table of any slot; None if it is not recorded."""
-    return next(map(_state, _rows(connection, layout, _OF_TABLE, [table.schema, table.name])), None)
+    """Return the state and mode of a table, under the slot that feeds it; None if it is not recorded."""
+    rows = _rows(connection, layout, _OF_TABLE, [table.schema, table.name])
+    return _state(rows[-1]) if rows else None
 
 
 def read_states(connection: duckdb.DuckDBPyConnection, layout: int = LAYOUT) -> dict[TableRef, TableState]:
@@ -53,8 +54,9 @@ def read_states(connection: duckdb.DuckDBPyConnection, layout: int = LAYOUT) -> 
 
 
 def read_schema(connection: duckdb.DuckDBPyConnection, table: TableRef, layout: int = LAYOUT) -> TableSchema | None:
-    """Return the recorded columns and key of a table of any slot; None if it is not recorded."""
-    return next(map(_schema, _rows(connection, layout, _OF_TABLE, [table.schema, table.name])), None)
+    """Return the recorded columns and key of a table, under the slot that feeds it; None if it is not recorded."""
+    rows = _rows(connection, layout, _OF_TABLE, [table.schema, table.name])
+    return _schema(rows[-1]) if rows else None
 
 
 _OF_TABLE = "schema_name = ? AND table_name = ?"
@@ -64,6 +66,9 @@ def _rows(
     connection: duckdb.DuckDBPyConnection, layout: int, condition: str, values: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Return rows of `_dbmazz.tables` as dicts by column.
+
+    Several slots may have a record of one table: that of the slot that feeds it is the last one, all others are those
+    of tables that were never copied.
 
     There are also `has_all`: whether the table is complete; `since_us`: `since` in microseconds since 1970; and
     `copied`: whether the table was copied.
@@ -79,7 +84,7 @@ def _rows(
     copied = "CAST(columns AS VARCHAR) <> '[]'"
     cursor = connection.execute(
         f"SELECT t.*, {has_all} AS has_all, {since} AS since_us, {copied} AS copied FROM _dbmazz.tables t "
-        f"WHERE {condition}",
+        f"WHERE {condition} ORDER BY copied",
         values,
     )
     names = [column[0] for column in cursor.description or ()]
@@ -141,17 +146,18 @@ def read_owners(connection: duckdb.DuckDBPyConnection) -> dict[TableRef, str]:
     return {TableRef(schema, name): slot for schema, name, slot in rows}
 
 
-def write_shape(connection: duckdb.DuckDBPyConnection, shape: TableShape) -> None:
-    """Record the new shape of a table."""
+def write_shape(connection: duckdb.DuckDBPyConnection, shape: TableShape, *, slot: str) -> None:
+    """Record the new shape of a table that a slot feeds."""
     schema = shape.schema
     connection.execute(
         "UPDATE _dbmazz.tables SET columns = ?, key = ?, identity = ?, targets = ?, updated_at = now() "
-        "WHERE schema_name = ? AND table_name = ?",
+        "WHERE slot = ? AND schema_name = ? AND table_name = ?",
         [
             _columns_json(schema),
             json.dumps(schema.key),
             shape.token,
             json.dumps(shape.targets),
+            slot,
             schema.table.schema,
             schema.table.name,
         ],
@@ -261,13 +267,13 @@ def write_history(
         )
 
 
-def rename_table(connection: duckdb.DuckDBPyConnection, old: TableRef, new: TableRef) -> None:
-    """Record the new name of a table, also for its rows in quarantine."""
+def rename_table(connection: duckdb.DuckDBPyConnection, old: TableRef, new: TableRef, *, slot: str) -> None:
+    """Record the new name of a table that a slot feeds, also for its rows in quarantine."""
     for name, assignment in (("tables", ", updated_at = now()"), ("quarantine", "")):
         connection.execute(
             f"UPDATE _dbmazz.{name} SET schema_name = ?, table_name = ?{assignment} "
-            "WHERE schema_name = ? AND table_name = ?",
-            [new.schema, new.name, old.schema, old.name],
+            "WHERE slot = ? AND schema_name = ? AND table_name = ?",
+            [new.schema, new.name, slot, old.schema, old.name],
         )
 
 
@@ -280,10 +286,11 @@ def write_table(
     mode: Mode,
     complete: bool,
 ) -> None:
-    """Record a table in state `streaming`, and replace its previous record."""
+    """Record a table that a slot feeds in state `streaming`, and replace its previous record."""
     schema, table = shape.schema, shape.schema.table
     connection.execute(
-        "DELETE FROM _dbmazz.tables WHERE schema_name = ? AND table_name = ?", [table.schema, table.name]
+        "DELETE FROM _dbmazz.tables WHERE slot = ? AND schema_name = ? AND table_name = ?",
+        [slot, table.schema, table.name],
     )
     connection.execute(
         "INSERT INTO _dbmazz.tables (slot, schema_name, table_name, state, snapshot_lsn, columns, key, choice, "

@@ -110,7 +110,7 @@ class DuckDBTransaction:
         self._states.clear()
         with self._translated():
             verify_renames(self._connection, names, self._destination.feed, self._destination.path)
-            rename(self._connection, self._destination.path, names)
+            rename(self._connection, self._destination.path, names, slot=self._destination.feed)
             for old, new in names.items():
                 schema = table_records.read_schema(self._connection, new)
                 assert schema is not None
@@ -194,7 +194,7 @@ class DuckDBTransaction:
         """See `SinkTransaction.record_shapes`."""
         with self._translated():
             for shape in shapes:
-                table_records.write_shape(self._connection, shape)
+                table_records.write_shape(self._connection, shape, slot=self._destination.feed)
 
     def evolve(self, event: SchemaEvent) -> bool:
         """See `SinkTransaction.evolve`."""
@@ -205,7 +205,7 @@ class DuckDBTransaction:
         with self._translated():
             if alter(self._connection, self._destination.path, event, self._state(event.table).mode):
                 self._modified.add(event.table)
-            table_records.write_shape(self._connection, event.shape)
+            table_records.write_shape(self._connection, event.shape, slot=self._destination.feed)
             entries = [(step.kind.value, str(step), action.value) for step, action in event.steps]
             self._write_history(event.schema, event.commit_lsn, event.xid, entries)
         return True

@@ -1,0 +1,1 @@
+"""Code locations that tests run in processes of their own; the environment describes the capture."""
