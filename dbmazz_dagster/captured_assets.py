@@ -58,5 +58,6 @@ class CapturedAssets:
             raise ConfigError(
                 f"the assets are those of slot {self.slot}, and the resource captures slot {slot}",
                 object="slot",
-                remedy="give both the same slot: @dbmazz_assets(resource) and the resource that the function gets",
+                remedy="give both the same slot: @dbmazz_assets(resource), the resource that the function gets, and "
+                "build_dbmazz_sensor(resource, target=assets)",
             )

@@ -94,7 +94,7 @@ def build_dbmazz_sensor(
         default_status: Whether the sensor runs from the start.
 
     Raises:
-        ConfigError: `slot` is malformed.
+        ConfigError: `slot` is malformed, or the assets of `target` are those of another slot.
     """
     slot = resource.slot_name
     checkpoint = (translator or DagsterDbmazzTranslator()).get_checkpoint_spec(slot).key
@@ -109,6 +109,7 @@ def build_dbmazz_sensor(
     )
 
     if isinstance(target, dg.AssetsDefinition):
+        CapturedAssets.of(target).verify_slot(slot)
         job, target = job or capture_job(resource, target, f"{slot}_capture"), None
 
     @dg.sensor(
