@@ -90,7 +90,7 @@ def read_run_history(
 
 def _captured(run: dg.DagsterRun) -> bool:
     """Return whether the window of a finished run succeeded, whatever became of the run's checks and other steps."""
-    return run.status is dg.DagsterRunStatus.SUCCESS or END_LSN_TAG in run.tags
+    return run.status is dg.DagsterRunStatus.SUCCESS or bool(run.tags.get(END_LSN_TAG))
 
 
 def next_attempt(instance: dg.DagsterInstance, slot: str, confirmed: Lsn | None) -> int:

@@ -14,7 +14,7 @@ SLOT_TAG: Final = "dbmazz/slot"
 FROM_LSN_TAG: Final = "dbmazz/from_lsn"
 #: Run tag: number of the sensor's request for a window from that LSN, from 1.
 ATTEMPT_TAG: Final = "dbmazz/attempt"
-#: Run tag: the checkpoint at the end of the run's window. A run without it has captured nothing, or failed.
+#: Run tag: the checkpoint at the end of the run's window; empty while the window runs, and if it failed.
 END_LSN_TAG: Final = "dbmazz/end_lsn"
 #: Run tag: the reason of the sensor's request.
 REASON_TAG: Final = "dbmazz/reason"

@@ -41,8 +41,9 @@ def run_window(
     """Run one window and yield its materializations and checks; see `DbmazzResource.capture`."""
     assets, settings = CapturedAssets.of(context.assets_def), pipeline.settings
     assets.verify_slot(settings.source.slot)
-    # A run that a user starts from the asset graph does not have the job's tags.
-    context.instance.add_run_tags(context.run.run_id, {SLOT_TAG: settings.source.slot})
+    # A run that a user starts from the asset graph does not have the job's tags. A re-executed run has its parent's,
+    # also that of the window that succeeded there.
+    context.instance.add_run_tags(context.run.run_id, {SLOT_TAG: settings.source.slot, END_LSN_TAG: ""})
     resnapshot = _resnapshot(config, assets, context)
     if config.pause_tables:
         pipeline.pause(_tables(config.pause_tables))
