@@ -191,8 +191,11 @@ def _tick(
         confirmed,
         abandoned_after=None if status.slot_active else policy.abandoned_after,
     )
-    cursor = _read_cursor(context.cursor)
+    cursor = _read_cursor(context.cursor, status.slot)
     tables = format_tables(settings.source.tables)
+    # Before the slot is looked into, which takes a while: a run that starts meanwhile reports its changes itself.
+    idle = history.unfinished is None and not status.slot_active
+    owed = [*_owed(context, pipeline, policy, cursor)] if idle else []
     decision = _decide(status, history, pipeline, policy, tables_changed=cursor.get("tables", tables) != tables)
     cursor |= {
         "slot": status.slot,
@@ -201,9 +204,7 @@ def _tick(
     }
     if decision.request:
         cursor["tables"] = tables
-    events = [*_events(status, decision, policy, checkpoint, cursor)]
-    if history.unfinished is None and not status.slot_active:
-        events += _owed(context, pipeline, policy, cursor)
+    events = [*_events(status, decision, policy, checkpoint, cursor), *owed]
     cursor.setdefault("tables", tables)
     if not decision.request:
         return dg.SensorResult(skip_reason=decision.why, cursor=json.dumps(cursor), asset_events=events)
@@ -322,13 +323,13 @@ def _owed(
 
 def _due(cursor: dict[str, Any], key: str, now: float) -> bool:
     last = cursor.get(key)
-    return not isinstance(last, int | float) or now - last > _REPEAT_AFTER_S
+    return not isinstance(last, int | float) or not 0 <= now - last <= _REPEAT_AFTER_S
 
 
-def _read_cursor(text: str | None) -> dict[str, Any]:
-    """Return the contents of the cursor; a malformed one counts as empty, since users can edit it in the UI."""
+def _read_cursor(text: str | None, slot: str) -> dict[str, Any]:
+    """Return the contents of the cursor. Users can edit it in the UI: a malformed one, or another slot's, is empty."""
     try:
         value = json.loads(text or "{}")
     except ValueError:
         return {}
-    return value if isinstance(value, dict) else {}
+    return value if isinstance(value, dict) and value.get("slot") == slot else {}
