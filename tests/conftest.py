@@ -14,6 +14,7 @@ pytest_plugins = [
     "tests.support.proxy_fixture",
     "tests.support.silence_fixture",
     "tests.support.lab_fixtures",
+    "tests.support.dagster_fixtures",
 ]
 
 

@@ -1,10 +1,9 @@
-"""A small shop in PostgreSQL, its definitions, and a Dagster instance, all real."""
+"""A small shop in PostgreSQL and its definitions, both real."""
 
 from __future__ import annotations
 
-import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -158,24 +157,6 @@ def failure(result: dg.ExecuteInProcessResult) -> UserFailureData:
     data = event.step_failure_data.user_failure_data
     assert data is not None, event
     return data
-
-
-@pytest.fixture(scope="session")
-def empty_dagster_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of an instance that nothing has used. Its SQLite schema takes 0.2 s to create."""
-    home = tmp_path_factory.mktemp("dagster") / "dagster_home"
-    home.mkdir()
-    with dg.DagsterInstance.local_temp(str(home)) as instance:
-        assert instance.get_runs_count() == 0
-    return home
-
-
-@pytest.fixture
-def instance(tmp_path: Path, empty_dagster_home: Path) -> Iterator[dg.DagsterInstance]:
-    """An instance with SQLite storage of its own."""
-    home = shutil.copytree(empty_dagster_home, tmp_path / "dagster_home")
-    with dg.DagsterInstance.local_temp(str(home)) as instance:
-        yield instance
 
 
 @pytest.fixture

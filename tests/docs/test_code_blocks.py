@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -162,14 +162,6 @@ def test_session(page: str, database: SourceDatabase, tmp_path: Path, commands: 
     if "dbmazz teardown" in "".join(block.text for block in blocks):
         assert not database.fetch("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", SLOT)
         assert not database.fetch("SELECT 1 FROM pg_publication")
-
-
-@pytest.fixture
-def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    """A Dagster instance with SQLite storage of its own."""
-    (tmp_path / "dagster_home").mkdir()
-    with dg.DagsterInstance.local_temp(str(tmp_path / "dagster_home")) as instance:
-        yield instance
 
 
 @pytest.fixture

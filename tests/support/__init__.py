@@ -7,6 +7,7 @@ Fixtures, which `tests/conftest.py` loads for all tests:
 | `postgres_fixtures` | `server`, `database`, `matrix_server`, `matrix_database`: PostgreSQL, a fresh database |
 | `lab_fixtures` | `lab`, `matrix_lab`, `trap`: a source, a destination file and the pipeline between them |
 | `proxy_fixture` | `proxy`: breaks and stalls connections on command |
+| `dagster_fixtures` | `instance`: a Dagster instance with SQLite storage |
 | `silence_fixture` | `impatient`: short limits of silence |
 
 Arranging and judging:
@@ -27,5 +28,5 @@ Arranging and judging:
 | `pgoutput_encoder`, `pgoutput_streams` | pgoutput messages and generated streams |
 
 Helpers of one folder are there: `tests/cli/command.py` (the `dbmazz` command), `tests/demo` (processes, a browser),
-`tests/dagster/conftest.py`, `tests/soak` (generated workloads).
+`tests/dagster/conftest.py`, `tests/examples/conftest.py` (the shop of `examples/`), `tests/soak` (generated workloads).
 """
