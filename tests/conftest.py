@@ -62,13 +62,15 @@ _SERVERS = (
     "sources/postgres/test_silence.py",
 )
 #: What runs jobs, sensors and assets of a Dagster instance: `make test-dagster`.
-_DAGSTER = ("dagster",)
+_DAGSTER = ("dagster", "examples/test_shop.py")
+#: What runs dbt, which has an environment of its own: `make test-dbt`.
+_DBT = ("examples/test_dbt.py",)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         path = item.path.relative_to(Path(__file__).parent).as_posix()
-        for marker, places in (("servers", _SERVERS), ("dagster", _DAGSTER)):
+        for marker, places in (("servers", _SERVERS), ("dagster", _DAGSTER), ("dbt", _DBT)):
             if any(path == place or path.startswith(f"{place}/") for place in places):
                 item.add_marker(marker)
     from tests.support.postgres_fixtures import MAJOR_VERSIONS  # the plugin above is to be loaded first
