@@ -14,6 +14,7 @@ POSTGRES_MATRIX := $(CURDIR)/$(CACHE)/postgres
 MATRIX := $(POSTGRES_VERSIONS:%=$(CACHE)/postgres/%.installed)
 OLDEST_DUCKDB := 1.5.5
 DUCKDB := $(CURDIR)/$(CACHE)/duckdb/$(OLDEST_DUCKDB)
+DBT := $(CURDIR)/$(CACHE)/dbt
 MATRIX_TESTS := tests/pipeline tests/sources tests/sinks tests/soak
 
 PROPERTY_TESTS := $(wildcard tests/*/test_*_properties.py tests/*/*/*/test_*_properties.py)
@@ -31,7 +32,7 @@ find-python = for python in $(1); do \
 	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
 		echo "$$python cannot create virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; fi
 
-.PHONY: help venv test test-servers test-dagster lint format types docs bench demo test-browser test-versions test-matrix test-lowest soak soak-short clean
+.PHONY: help venv test test-servers test-dagster test-dbt lint format types docs bench demo test-browser test-versions test-matrix test-lowest soak soak-short clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,7 +46,7 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 PYTEST := DBMAZZ_POSTGRES_MATRIX=$(POSTGRES_MATRIX) DBMAZZ_OLDEST_DUCKDB=$(DUCKDB) $(BIN)/python -m pytest
-USUAL := not slow and not browser and not soak
+USUAL := not slow and not browser and not soak and not dbt
 
 test: lint $(DUCKDB)/.installed ## Run lint, format check, type check, and the tests but those of the other targets
 	$(PYTEST) -m '$(USUAL) and not matrix and not servers and not dagster' $(PARALLEL)
@@ -55,6 +56,9 @@ test-servers: venv $(MATRIX) ## Run the tests with servers, networks and process
 
 test-dagster: venv ## Run the tests of jobs, sensors and assets in a Dagster instance
 	$(PYTEST) -m '$(USUAL) and dagster' $(PARALLEL)
+
+test-dbt: venv $(DBT)/.installed ## Run dbt on a read copy, with the oldest DuckDB
+	DBMAZZ_DBT=$(DBT) $(BIN)/python -m pytest -m dbt tests/examples
 
 test-browser: venv ## Run the whole demo with Dagster's web server, and its pages in Chromium
 	$(BIN)/python -m pytest -m browser tests/demo
@@ -119,6 +123,13 @@ $(CACHE)/postgres/%.installed: | $(VENV)/.installed
 # The oldest DuckDB that must read the files, beside the one that writes them.
 $(DUCKDB)/.installed: | $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(@D) duckdb==$(OLDEST_DUCKDB)
+	@touch $@
+
+# dbt, whose dependencies exclude newer ones of the development tools, in a directory of its own.
+$(DBT)/.installed: examples/dbt/requirements.txt | $(VENV)/.installed
+	rm -rf $(@D)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(@D) --requirement $< \
+		duckdb==$(OLDEST_DUCKDB)
 	@touch $@
 
 # The core of the suite: the tests that use the libraries whose versions differ.
