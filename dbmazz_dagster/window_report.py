@@ -98,7 +98,9 @@ class WindowReport:
             key = self._assets.tables[table]
             yield dg.MaterializeResult(asset_key=key, metadata=metadata[table], data_version=version)
             if lsn is not None and (source := self._assets.sources.get(table)) is not None:
-                context.log_event(dg.AssetObservation(source, tags={DATA_VERSION_TAG: str(lsn)}))
+                # Without a data version: Dagster would record it with the next materialization, but compare it with the
+                # source's materializations only, and show the table as unsynced.
+                context.log_event(dg.AssetObservation(source, metadata={"last_change_lsn": str(lsn)}))
         for table in self._observed:
             context.log_event(dg.AssetObservation(self._assets.tables[table], metadata=metadata[table]))
         if self._without_changes:
