@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import psycopg
 
 from dbmazz_core.connectors.sources.postgres.connection import Connection
@@ -13,6 +15,8 @@ from dbmazz_core.table_ref import TableRef, quote_identifier
 
 #: Messages of empty transactions that are looked at before version 15.
 _EMPTY_MESSAGES = 10_000
+#: An OID in a message.
+_OID = struct.Struct(">I")
 #: Bytes of two names with their terminators (NAMEDATALEN each).
 _TWO_NAMES_BYTES = 128
 #: Milliseconds for which a window may ask whether it needs a stream.
@@ -83,13 +87,26 @@ def waiting_tables(
         connection.execute(f"SET LOCAL statement_timeout = {int(timeout_s * 1000)}".encode())
         try:
             rows = connection.execute(
-                # The server describes each relation ahead of its first change (message Relation, type R).
-                "SELECT DISTINCT substr(data, 6, %s) FROM pg_catalog.pg_logical_slot_peek_binary_changes(%s, NULL, %s, "
-                "'proto_version', '1', 'publication_names', %s) WHERE pg_catalog.get_byte(data, 0) = 82",
+                "SELECT DISTINCT pg_catalog.get_byte(data, 0), substr(data, 2, CASE pg_catalog.get_byte(data, 0) "
+                "WHEN 82 THEN 4 + %s WHEN 84 THEN length(data) ELSE 4 END) "  # R, T
+                "FROM pg_catalog.pg_logical_slot_peek_binary_changes(%s, NULL, %s, "
+                "'proto_version', '1', 'publication_names', %s) "
+                "WHERE pg_catalog.get_byte(data, 0) IN (68, 73, 82, 84, 85)",  # D, I, R, T, U
                 [_TWO_NAMES_BYTES, slot, message_limit, quote_identifier(publication)],
             ).fetchall()
         except psycopg.errors.QueryCanceled:
             return None
-    encoding = connection.info.encoding
-    names = (bytes(start).split(b"\0", 2) for (start,) in rows)
-    return frozenset(TableRef(*(name.decode(encoding, "replace") for name in found[:2])) for found in names)
+    # The server describes each relation ahead of its first change: its OID, and the names of schema and table. It also
+    # describes the partition that a change of a partitioned table went to.
+    names: dict[int, TableRef] = {}
+    changed: set[int] = set()
+    for kind, body in rows:
+        if kind == ord("R"):
+            (oid,), (schema, table, _) = _OID.unpack_from(body), bytes(body[4:]).split(b"\0", 2)
+            encoding = connection.info.encoding
+            names[oid] = TableRef(schema.decode(encoding, "replace"), table.decode(encoding, "replace"))
+        elif kind == ord("T"):  # the number of tables, options, and an OID of each
+            changed.update(oid for (oid,) in _OID.iter_unpack(body[5:]))
+        else:
+            changed.update(_OID.unpack(body))
+    return frozenset(ref for oid, ref in names.items() if oid in changed)
