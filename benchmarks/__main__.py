@@ -25,6 +25,7 @@ from benchmarks.many_tables import measure_many_tables, measure_partitions
 from benchmarks.process import run
 from benchmarks.rounds import Bench, Measured
 from benchmarks.snapshot import measure_snapshot
+from benchmarks.storage_versions import measure_storage_versions
 from benchmarks.workloads import WORKLOADS, Workload
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 
@@ -68,6 +69,9 @@ def main() -> int:
         default=[12, 200],
         help="numbers of tables of the measured runs in Dagster; '': none",
     )
+    parser.add_argument(
+        "--storage-rows", type=int, default=1_000_000, help="rows for the storage versions; 0: they are not measured"
+    )
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.json and docs/benchmarks.md")
     arguments = parser.parse_args()
     if arguments.write and len(arguments.workloads) < len(WORKLOADS):
@@ -90,8 +94,11 @@ def main() -> int:
         many = measure_many_tables(server, directory, arguments.tables)
         runs = measure_dagster_runs(server, directory, arguments.dagster_tables)
         partitions = measure_partitions(server, directory, arguments.partitions)
+        storage = []
+        if arguments.storage_rows:
+            storage = measure_storage_versions(server, directory, arguments.storage_rows)
         machine = _machine(server)
-    text = report.tables(machine, measured, alone, snapshot, many, partitions, runs)
+    text = report.tables(machine, measured, alone, snapshot, many, partitions, runs, storage)
     sys.stdout.write(text)
     if arguments.write:
         _write(
@@ -104,6 +111,7 @@ def main() -> int:
                 "many_tables": many,
                 "partitions": partitions,
                 "dagster_runs": runs,
+                "storage_versions": storage,
             },
         )
     return 1 if any(one.differences for one in measured.values()) else 0

@@ -16,6 +16,7 @@ def tables(
     many_tables: Sequence[Mapping[str, float]],
     partitions: Sequence[Mapping[str, float]],
     dagster_runs: Sequence[Mapping[str, float]],
+    storage_versions: Sequence[Mapping[str, float | str]],
 ) -> str:
     """Return the text with all tables.
 
@@ -27,6 +28,7 @@ def tables(
         many_tables: Results of windows by number of tables.
         partitions: Results of windows by number of partitions.
         dagster_runs: Results of runs in Dagster by number of tables.
+        storage_versions: Results by storage version of the DuckDB file.
     """
     differences = [sentence for one in measured.values() for sentence in one.differences]
     lines = [
@@ -50,6 +52,8 @@ def tables(
             lines += ["", *_windows(what, windows)]
     if dagster_runs:
         lines += ["", *_runs(dagster_runs)]
+    if storage_versions:
+        lines += ["", *_storage_versions(storage_versions)]
     return "\n".join(lines) + "\n"
 
 
@@ -66,6 +70,18 @@ def _runs(runs: Sequence[Mapping[str, float]]) -> list[str]:
             f"| {run['tables']:,.0f} | {run['empty_s']:.2f} | {run['idle_s']:.2f} | {run['changed_s']:.2f} "
             f"| {run['tick_s']:.2f} | {run['events']:.0f} | {run['kb']:.0f} |"
         )
+    return lines
+
+
+def _storage_versions(versions: Sequence[Mapping[str, float | str]]) -> list[str]:
+    lines = [
+        "`SINK_STORAGE_VERSION`, a copy of orders and documents, and a query of all their columns:",
+        "",
+        "| version | copy, s | query, s | file, MB |",
+        "|---|---|---|---|",
+    ]
+    for one in versions:
+        lines.append(f"| {one['version']} | {one['copy_s']:.1f} | {one['read_s']:.2f} | {one['mb']:.0f} |")
     return lines
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import signal
 import sys
 from importlib import import_module
@@ -24,6 +25,10 @@ def load_polars() -> None:
     has_handler = signal.getsignal(signal.SIGINT) not in (signal.default_int_handler, signal.SIG_DFL)
     system, handler = ctypes.CDLL(None), ctypes.create_string_buffer(_SIGACTION_BYTES)
     system.sigaction(signal.SIGINT, None, handler)
+    collects = gc.isenabled()
+    gc.disable()  # modules stay: looking for garbage among them takes a tenth of the import
     import_module("polars")
+    if collects:
+        gc.enable()
     if has_handler:
         system.sigaction(signal.SIGINT, handler, None)
