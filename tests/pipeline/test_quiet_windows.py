@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
+from dbmazz_core.connectors.sources.postgres import quiet as quiet_module
 from dbmazz_core.connectors.sources.postgres import source as postgres_source
+from dbmazz_core.connectors.sources.postgres.connection import Connection
 from dbmazz_core.engine.result import StopReason, WindowResult
-from dbmazz_core.errors import SlotAheadOfCheckpoint
+from dbmazz_core.errors import ReplicationInterrupted, SlotAheadOfCheckpoint
 from dbmazz_core.settings.config import FlushConfig
 from tests.support.lab import Lab
 
@@ -144,3 +147,16 @@ def test_a_quiet_window_imports_neither_polars_nor_numpy(quiet: Lab) -> None:
     assert window() == "[0, []]\n"
     quiet.execute("INSERT INTO t VALUES (2, 'b')")
     assert window() == '[1, ["numpy", "polars", "pyarrow"]]\n'
+
+
+def test_a_connection_that_breaks_meanwhile_ends_the_window(quiet: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock that keeps other windows of the slot away ends with the connection: the window must not go on."""
+    slot_is_quiet = quiet_module.slot_is_quiet
+
+    def ended(connection: Connection, *arguments: Any) -> bool:
+        quiet.execute(f"SELECT pg_terminate_backend({connection.info.backend_pid})")
+        return slot_is_quiet(connection, *arguments)
+
+    monkeypatch.setattr(quiet_module, "slot_is_quiet", ended)
+    with pytest.raises(ReplicationInterrupted):
+        quiet.capture()

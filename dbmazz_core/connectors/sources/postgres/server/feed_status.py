@@ -65,6 +65,8 @@ def slot_is_quiet(connection: Connection, slot: str, publication: str, upto: Lsn
                 [slot, str(upto), message_limit, quote_identifier(publication)],
             ).fetchone()
     except psycopg.Error:
+        if connection.closed:
+            raise
         return False  # the stream meets the same error, and explains it
     return row is not None and row[0] < message_limit and row[1] == 0
 
