@@ -39,7 +39,6 @@ shop = DbmazzResource(
     source_url=dg.EnvVar("SOURCE_URL"),
     tables=", ".join(f"public.{table}" for table in TABLES),
     slot="shop",
-    publication="shop",
     sink_url=FILE,
     sink_read_copy=READ_COPY,
 )
