@@ -68,11 +68,12 @@ run_coordinator:
 
 
 class DagsterProcess:
-    """Dagster's UI and daemon with the definitions of the demo.
+    """Dagster's UI and daemon with the definitions of the demo, or of another module.
 
     Args:
-        directory: Directory for DAGSTER_HOME and the log.
+        directory: Directory for DAGSTER_HOME and the log, in which Dagster's processes run.
         settings: The settings of the capture, by environment variable.
+        module: The module with the definitions.
         port: Port of the UI; None for 3000, or a free port if 3000 is taken.
         remove: Directory that is removed if this process is killed, and only then.
 
@@ -85,8 +86,15 @@ class DagsterProcess:
     """
 
     def __init__(
-        self, directory: Path, settings: Mapping[str, str], *, port: int | None = None, remove: Path | None = None
+        self,
+        directory: Path,
+        settings: Mapping[str, str],
+        *,
+        module: str = "dbmazz_dagster.demo",
+        port: int | None = None,
+        remove: Path | None = None,
     ) -> None:
+        self._module = module
         self._port = _choose_port(port)
         self.url = f"http://{_HOST}:{self._port}"
         self.log = directory / "dagster.log"
@@ -99,7 +107,7 @@ class DagsterProcess:
         home = Path(self._environment["DAGSTER_HOME"])
         home.mkdir()
         (home / "dagster.yaml").write_text(_INSTANCE)
-        command = [sys.executable, "-P", "-m", "dagster", "dev", "--module-name", "dbmazz_dagster.demo"]
+        command = [sys.executable, "-P", "-m", "dagster", "dev", "--module-name", self._module]
         command += ["--host", _HOST, "--port", str(self._port)]
         with self.log.open("ab") as output:
             self._shell = subprocess.Popen(

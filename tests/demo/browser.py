@@ -59,6 +59,13 @@ class Browser:
             assert time.monotonic() < deadline, f"not on the page: {missing}; it reads:\n{self.text()[:3000]}"
             time.sleep(0.25)
 
+    def wait_until_gone(self, text: str, *, seconds: float = 30) -> None:
+        """Wait until a text is no longer on the page."""
+        deadline = time.monotonic() + seconds
+        while text in self.text():
+            assert time.monotonic() < deadline, f"still on the page: {text}"
+            time.sleep(0.25)
+
     def screenshot(self, path: Path) -> None:
         """Save what the window shows as PNG."""
         path.write_bytes(base64.b64decode(_call(self._url + "/screenshot")))

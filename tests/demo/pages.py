@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Sequence
 
 from tests.demo.browser import Browser
 
@@ -11,24 +13,25 @@ _GROUPS = ("shop_source", "shop", "analytics")
 _SETTLE_S = 2.0
 
 
-def lineage(window: Browser, url: str) -> None:
+def lineage(window: Browser, url: str, groups: Sequence[str] = _GROUPS) -> None:
     """The asset graph, all groups expanded: source tables, captured tables, revenue."""
-    window.open(f"{url}/asset-groups?expanded=" + ",".join(f"global%40global%3A{group}" for group in _GROUPS))
+    window.open(f"{url}/asset-groups?expanded=" + ",".join(f"global%40global%3A{group}" for group in groups))
     window.wait_for("order_items", "daily_revenue", "Materialized")
+    window.wait_until_gone("Loading")
     time.sleep(_SETTLE_S)
 
 
-def plots(window: Browser, url: str) -> None:
-    """The plots of a captured table, those of its rows and of the lag in sight."""
-    window.open(f"{url}/assets/public/orders?view=overview")
+def plots(window: Browser, url: str, asset: str = "public/orders", first: str = "dagster/row_count") -> None:
+    """The plots of an asset, by default a captured table, those from one on and of the lag in sight."""
+    window.open(f"{url}/assets/{asset}?view=overview")
     window.wait_for("Metadata", "Plots")
     window.run("[...document.querySelectorAll('button')].find(b => b.innerText == 'Plots').click()")
-    window.wait_for("dagster/row_count", "lag_bytes", "lag_seconds")
+    window.wait_for(first, "lag_bytes", "lag_seconds")
     # To the row of plots with this heading; the page's own heading covers what scrolls under it.
     window.run(
-        """
-        const headings = [...document.querySelectorAll('div')].filter(d => d.innerText == 'dagster/row_count');
-        headings.at(-1).scrollIntoView({block: 'start'});
+        f"""
+        const headings = [...document.querySelectorAll('div')].filter(d => d.innerText == {json.dumps(first)});
+        headings.at(-1).scrollIntoView({{block: 'start'}});
         """
     )
     time.sleep(_SETTLE_S)

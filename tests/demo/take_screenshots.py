@@ -12,7 +12,8 @@ from dbmazz_core.demo.dagster_client import DagsterClient
 from dbmazz_core.demo.shop import TABLES
 from tests.demo.browser import browser
 from tests.demo.pages import failed_table, lineage, plots, runs, sensor
-from tests.demo.processes import Demo, running_demo, until
+from tests.demo.processes import Demo, running_demo
+from tests.demo.runs_in_ui import launch, wait_until_quiet
 
 _IMAGES = Path(__file__).parents[2] / "docs" / "images"
 #: By name: the page, and how many pixels high it is.
@@ -33,11 +34,6 @@ _QUIET_S = 20
 _SENSOR = """{ sensorOrError(sensorSelector: {sensorName: "dbmazz_sensor", repositoryName: "__repository__",
     repositoryLocationName: "dbmazz_dagster.demo"}) { ... on Sensor { id } } }"""
 _STOP = "mutation ($id: String!) { stopSensor(id: $id) { __typename } }"
-_UNFINISHED = """{ runsOrError(filter: {statuses: [QUEUED, NOT_STARTED, STARTING, STARTED]}) {
-    ... on Runs { count } } }"""
-_LAUNCH = """mutation ($params: ExecutionParams!) {
-    launchPipelineExecution(executionParams: $params) { __typename ... on LaunchRunSuccess { run { runId } } } }"""
-_STATUS = """query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"""
 
 
 def main() -> None:
@@ -48,7 +44,8 @@ def main() -> None:
         _IMAGES.mkdir(parents=True, exist_ok=True)
         for name, (page, height) in _PAGES.items():
             if page is lineage:
-                _rest(client)
+                _stop_sensor(client)
+                wait_until_quiet(client, _QUIET_S)
                 _run_checks(client)
             if page is failed_table:
                 _make_trouble(demo, client)
@@ -57,15 +54,9 @@ def main() -> None:
                 window.screenshot(_IMAGES / f"{name}.png")
 
 
-def _rest(client: DagsterClient) -> None:
-    """Stop the sensor, then wait until the last run, which is that of the revenue, is over."""
+def _stop_sensor(client: DagsterClient) -> None:
     sensor_id = client.query(_SENSOR)["sensorOrError"]["id"]
     client.query(_STOP, id=sensor_id)
-    quiet_since = time.monotonic()
-    while time.monotonic() < quiet_since + _QUIET_S:
-        if client.query(_UNFINISHED)["runsOrError"]["count"]:
-            quiet_since = time.monotonic()
-        time.sleep(1)
 
 
 def _make_trouble(demo: Demo, client: DagsterClient) -> None:
@@ -80,7 +71,7 @@ def _make_trouble(demo: Demo, client: DagsterClient) -> None:
         "repositoryName": "__repository__",
         "pipelineName": "dbmazz_capture",
     }
-    _launch(client, selector, 120)
+    launch(client, selector, 120)
 
 
 def _run_checks(client: DagsterClient) -> None:
@@ -91,14 +82,7 @@ def _run_checks(client: DagsterClient) -> None:
         "assetSelection": [],
         "assetCheckSelection": [{"assetKey": {"path": path}, "name": name} for path, name in _CHECKS],
     }
-    _launch(client, selector, 60)
-
-
-def _launch(client: DagsterClient, selector: dict[str, object], seconds: float) -> None:
-    """Run a job, and wait until it has succeeded."""
-    launched = client.query(_LAUNCH, params={"selector": selector, "mode": "default"})["launchPipelineExecution"]
-    run = launched["run"]["runId"]
-    until(lambda: client.query(_STATUS, id=run)["runOrError"]["status"] == "SUCCESS", seconds, lambda: str(launched))
+    launch(client, selector, 60)
 
 
 if __name__ == "__main__":
