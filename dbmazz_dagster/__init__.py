@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from dbmazz_dagster.assets import build_source_asset_specs, dbmazz_assets
+from dbmazz_dagster.automation import follow_changes
 from dbmazz_dagster.build import build_definitions
 from dbmazz_dagster.checks import build_dbmazz_checks
 from dbmazz_dagster.io_manager import DbmazzIOManager
@@ -31,4 +32,5 @@ __all__ = [
     "build_definitions",
     "build_source_asset_specs",
     "dbmazz_assets",
+    "follow_changes",
 ]

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import dagster as dg
 
+from dbmazz_dagster.automation import follow_changes
 from dbmazz_dagster.build import build_definitions
 from dbmazz_dagster.failures import dbmazz_failures
 from dbmazz_dagster.reader import DbmazzReader
@@ -32,8 +33,7 @@ _DAYS_SHOWN: Final = 7
 @dg.asset(
     key_prefix="analytics",
     deps=[dg.AssetKey(["public", table]) for table in ("customers", "orders", "order_items")],
-    # eager() alone waits for a moment without a running window, and the demo runs one window after the other.
-    automation_condition=dg.AutomationCondition.eager().without(~dg.AutomationCondition.any_deps_in_progress()),
+    automation_condition=follow_changes(),
     group_name="analytics",
     kinds={"duckdb", "sql"},
     metadata={"dagster/table_name": "shop.analytics.daily_revenue"},

@@ -59,6 +59,7 @@ def test_public_surface() -> None:
         "build_definitions",
         "build_source_asset_specs",
         "dbmazz_assets",
+        "follow_changes",
     ]
     for name in dbmazz_dagster.__all__:
         assert getattr(dbmazz_dagster, name).__doc__, name

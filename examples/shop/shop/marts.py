@@ -7,18 +7,9 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from dbmazz_dagster import DbmazzReader
+from dbmazz_dagster import DbmazzReader, follow_changes
 
 RETURN_RATES = "return_rates.parquet"
-
-_CHANGED = dg.AutomationCondition.newly_missing() | dg.AutomationCondition.any_deps_updated()
-#: Compute a mart when its tables have changed. Unlike `eager()`, this waits for no moment without a running window, and
-#: loses no change that comes while the mart is computed (https://github.com/dagster-io/dagster/issues/33587).
-FOLLOW = (
-    _CHANGED.since(dg.AutomationCondition.newly_requested() & ~_CHANGED)
-    & ~dg.AutomationCondition.any_deps_missing()
-    & ~dg.AutomationCondition.in_progress()
-).with_label("follow")
 
 
 def captured(*tables: str) -> list[dg.AssetKey]:
@@ -29,7 +20,7 @@ def captured(*tables: str) -> list[dg.AssetKey]:
 @dg.asset(
     key_prefix="marts",
     ins={table: dg.AssetIn(["public", table]) for table in ("stock", "products", "warehouses")},
-    automation_condition=FOLLOW,
+    automation_condition=follow_changes(),
     group_name="marts",
     kinds={"polars", "duckdb"},
 )
@@ -50,7 +41,7 @@ def stock_value(stock: pl.DataFrame, products: pl.DataFrame, warehouses: pl.Data
 @dg.asset(
     key_prefix="marts",
     deps=captured("orders", "order_items"),
-    automation_condition=FOLLOW,
+    automation_condition=follow_changes(),
     group_name="marts",
     kinds={"sql", "duckdb"},
 )
@@ -78,7 +69,7 @@ def daily_revenue(reader: DbmazzReader) -> dg.MaterializeResult[Any]:
 @dg.asset(
     key_prefix="marts",
     deps=captured("returns", "order_items", "products", "categories"),
-    automation_condition=FOLLOW,
+    automation_condition=follow_changes(),
     group_name="marts",
     kinds={"sql", "parquet"},
 )
@@ -106,14 +97,14 @@ def return_rates(reader: DbmazzReader) -> dg.MaterializeResult[Any]:
     )
 
 
-@dg.asset_check(asset=daily_revenue, automation_condition=FOLLOW)
+@dg.asset_check(asset=daily_revenue, automation_condition=follow_changes())
 def one_row_for_each_day(daily_revenue: pl.DataFrame) -> dg.AssetCheckResult:
     """No day is twice in the mart. The I/O manager gives marts to checks, as it gives tables to assets."""
     twice = daily_revenue.height - daily_revenue["day"].n_unique()
     return dg.AssetCheckResult(passed=twice == 0, metadata={"days": daily_revenue.height, "twice": twice})
 
 
-@dg.asset_check(asset=stock_value, automation_condition=FOLLOW)
+@dg.asset_check(asset=stock_value, automation_condition=follow_changes())
 def stock_is_worth_something(stock_value: pl.DataFrame) -> dg.AssetCheckResult:
     """No warehouse is empty."""
     empty = stock_value.filter(pl.col("pieces") <= 0)["warehouse"].to_list()
