@@ -17,7 +17,7 @@ TROUBLE = "INSERT INTO orders (id, amount) VALUES (1000, 'NaN')"
 @pytest.fixture
 def in_trouble(dbmazz: Dbmazz, shop: SourceDatabase) -> Dbmazz:
     """`public.orders` has failed, `public.items` streams."""
-    dbmazz.run_in_process("capture")
+    dbmazz.run("capture")
     shop.execute(TROUBLE)
     shop.execute("DELETE FROM items WHERE order_id = 1")
     return dbmazz
@@ -35,11 +35,11 @@ def test_capture_ends_with_a_code_of_its_own_and_names_the_table(
     assert states["public.items"]["state"] == "streaming"
     status = in_trouble.json("status")["tables"]
     assert status["public.orders"].items() >= states["public.orders"].items()
-    assert "public.orders is failed: public.orders, column amount" in in_trouble.run_in_process("status").stdout
+    assert "public.orders is failed: public.orders, column amount" in in_trouble.run("status").stdout
 
     shop.execute("DELETE FROM orders WHERE id = 1000")
-    in_trouble.run_in_process("snapshot", "--tables", "public.orders")
-    in_trouble.run_in_process("capture")
+    in_trouble.run("snapshot", "--tables", "public.orders")
+    in_trouble.run("capture")
     assert_equal(shop, duckdb_path, "public.orders")
 
 
@@ -53,11 +53,11 @@ def test_a_snapshot_of_all_tables_copies_the_others(
 
 
 def test_tables_lists_pauses_and_resumes(dbmazz: Dbmazz, shop: SourceDatabase, duckdb_path: Path) -> None:
-    dbmazz.run_in_process("capture")
+    dbmazz.run("capture")
     shop.execute("INSERT INTO items VALUES (999, 1, 'x')")
-    dbmazz.run_in_process("tables", "pause", "public.orders")
+    dbmazz.run("tables", "pause", "public.orders")
     shop.execute("INSERT INTO orders (id) VALUES (999)")
-    dbmazz.run_in_process("capture")
+    dbmazz.run("capture")
     listed = dbmazz.json("tables")["tables"]
     assert listed["public.orders"]["state"] == "paused"
     assert listed["public.orders"]["rows"] == 50
@@ -68,14 +68,14 @@ def test_tables_lists_pauses_and_resumes(dbmazz: Dbmazz, shop: SourceDatabase, d
         ["public.orders", "paused", "50"],
     ]
     assert dbmazz.json("tables", "resume", "orders")["tables"]["public.orders"]["state"] == "copying"
-    dbmazz.run_in_process("capture")
+    dbmazz.run("capture")
     assert_equal(shop, duckdb_path, "public.orders")
-    assert "did you mean public.orders" in dbmazz.run_in_process("tables", "pause", "public.oders", code=4).stderr
-    assert "name each table" in dbmazz.run_in_process("tables", "pause", "public.*", code=2).stderr
+    assert "did you mean public.orders" in dbmazz.run("tables", "pause", "public.oders", code=4).stderr
+    assert "name each table" in dbmazz.run("tables", "pause", "public.*", code=2).stderr
 
 
 def test_the_queries_of_the_document_find_a_table_that_is_behind(in_trouble: Dbmazz, duckdb_path: Path) -> None:
-    in_trouble.run_in_process("capture", code=8)
+    in_trouble.run("capture", code=8)
     blocks = Path("docs/tables-in-trouble.md").read_text().split("```sql\n")[1:]
     first, second = (block.split("```")[0] for block in blocks)
     lsn = in_trouble.json("tables")["tables"]["public.orders"]["lsn"]

@@ -64,27 +64,38 @@ REPLACED: dict[str, tuple[str, str, tuple[str, ...], str]] = {
 }
 
 
-def _begin(lab: Lab) -> None:
-    lab.execute("CREATE TABLE other (id int PRIMARY KEY)")
-    for table, (columns, row, _, _) in REPLACED.items():
-        lab.execute(f"CREATE TABLE {table} ({columns}); INSERT INTO {table} VALUES ({row})")
-    lab.capture_and_compare("other", *REPLACED)
+#: Whether rows come to the table that has new columns; in between: it is emptied before its old columns go.
+ROWS = ("with rows", "without rows", "with rows in between")
 
 
 @pytest.mark.parametrize("mode", list(Mode))
-@pytest.mark.parametrize("rows", ["with rows", "without rows", "with rows in between"])
-def test_every_column_is_replaced(lab: Lab, mode: Mode, rows: str) -> None:
+def test_every_column_is_replaced(lab: Lab, mode: Mode) -> None:
+    """All cases side by side, a table for each."""
     lab = lab.kept(mode)
-    _begin(lab)
-    for table, (_, _, statements, new_row) in REPLACED.items():
-        for number, statement in enumerate(statements):
-            lab.execute(statement.format(t=table))
-            if rows == "with rows in between" and number == 0 and statement.startswith("ALTER TABLE {t} ADD"):
-                lab.execute(f"DELETE FROM {table}")
+    cases = {
+        f"{table}_{rows.replace(' ', '_')}": (rows, *replaced) for table, replaced in REPLACED.items() for rows in ROWS
+    }
+    lab.transactions(
+        "CREATE TABLE other (id int PRIMARY KEY)",
+        *(
+            f"CREATE TABLE {table} ({columns}); INSERT INTO {table} VALUES ({row})"
+            for table, (_, columns, row, _, _) in cases.items()
+        ),
+    )
+    lab.capture_and_compare("other", *cases)
+    for table, (rows, _, _, statements, new_row) in cases.items():
+        transactions = [statement.format(t=table) for statement in statements]
+        if rows == "with rows in between" and statements[0].startswith("ALTER TABLE {t} ADD"):
+            transactions.insert(1, f"DELETE FROM {table}")
         if rows != "without rows":
-            lab.execute(f"INSERT INTO {table} VALUES ({new_row})")
+            transactions.append(f"INSERT INTO {table} VALUES ({new_row})")
+        lab.transactions(*transactions)
     lab.execute("INSERT INTO other VALUES (1)")
-    lab.capture_and_compare("other", *REPLACED)
-    for table, (_, _, _, new_row) in REPLACED.items():
-        lab.execute(f"DELETE FROM {table}; INSERT INTO {table} VALUES ({new_row})")
-    lab.capture_and_compare("other", *REPLACED)
+    lab.capture_and_compare("other", *cases)
+    lab.transactions(
+        *(
+            f"DELETE FROM {table}; INSERT INTO {table} VALUES ({new_row})"
+            for table, (_, _, _, _, new_row) in cases.items()
+        )
+    )
+    lab.capture_and_compare("other", *cases)

@@ -210,11 +210,13 @@ def go_through_everything(lab: Lab, schema: str, names: Sequence[Sequence[str]],
     if quarantine:
         lab.capture()
     capture(*(shape.fill() for shape in shapes))
-    capture(*(change for shape in shapes for change in shape.change(0)))
-    if quarantine:
+    changes = [change for shape in shapes for change in shape.change(0)]
+    if not quarantine:
+        capture(*changes)
+    else:
         # Not of changelogs, which tell of the deletion of a row that they never had.
         spoiled = [shape for shape in shapes if shape.mode is not Mode.CHANGELOG]
-        lab.transactions(*(change for shape in spoiled for change in shape.spoil()))
+        lab.transactions(*changes, *(change for shape in spoiled for change in shape.spoil()))
         assert sum(table.quarantined for table in lab.capture().tables.values()) == 2 * len(spoiled)
         capture(*(shape.mend() for shape in spoiled), *(change for shape in shapes for change in shape.change(1)))
     capture(*(shape.empty() for shape in shapes), *(change for shape in shapes for change in shape.change(0)))
