@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from dbmazz_core.connectors.sinks.duckdb_sql.values import type_name
+from dbmazz_core.connectors.sinks.duckdb_sql.shapes import type_name
 from dbmazz_core.connectors.sources import create_source
 from dbmazz_core.connectors.sources.postgres.types.builtin import BY_OID, FAMILIES
 from dbmazz_core.errors import BadValue

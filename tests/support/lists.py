@@ -152,6 +152,9 @@ class ListSource:
     def bound(self, start: Lsn, followed: Mapping[TableRef, FollowedTable]) -> Bound:
         return Bound(self.lsn, {self.ref: self.now()}, frozenset(followed))
 
+    def is_quiet(self, start: Lsn, bound: Bound) -> bool:
+        return False
+
     def stream(self, start: Lsn, bound: Bound, followed: Mapping[TableRef, FollowedTable], **more: Any) -> ListStream:
         return ListStream(self, max(start, followed[self.ref].start) // 10)
 
