@@ -6,14 +6,16 @@ threads, a panic of polars.
 
 from __future__ import annotations
 
+import errno
 import functools
 import inspect
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dbmazz_core.errors import DbmazzError, DestinationError, LimitReached
+from dbmazz_core.errors import ConnectionFailed, DbmazzError, DestinationError, LimitReached
 
 _Class = TypeVar("_Class", bound=type)
 
@@ -27,6 +29,8 @@ _MEMORY = (
 _OURS = r"\[errno (?:11|12|2[34])\]|failed to map segment|can't start new thread|create socket: too many open files"
 #: Bytes of address space that polars, DuckDB, Arrow and their threads reserve on a machine with a few cores.
 _ADDRESS_SPACE = 4 << 30
+#: Files that the libraries have open at the same time while they connect.
+_NEEDED_FILES = 4
 #: Control groups of containers: at most so many processes and threads, and bytes.
 _PIDS_MAX, _MEMORY_MAX = Path("/sys/fs/cgroup/pids.max"), Path("/sys/fs/cgroup/memory.max")
 
@@ -37,6 +41,8 @@ def limit_reached(error: BaseException) -> LimitReached | None:
         return None
     text = f"{error.what if isinstance(error, DbmazzError) else error}".strip() or type(error).__name__
     lowered = text.lower()
+    if isinstance(error, ConnectionFailed | DestinationError) and _files_are_scarce():
+        return _files(text.split("\n", 1)[0])  # libpq and DuckDB may not tell what they lack
     if isinstance(error, DbmazzError) and not re.search(_OURS, lowered):
         # DuckDB has a limit of its own, which its error names; where malloc fails, it says so.
         if not (isinstance(error, DestinationError) and re.search("bad allocation|cannot allocate memory", lowered)):
@@ -84,6 +90,20 @@ def _naming(method: Callable[..., Any]) -> Callable[..., Any]:
             raise limit from error
 
     return call
+
+
+def _files_are_scarce() -> bool:
+    """Return whether the process may open fewer files than a connection and a destination need."""
+    copies: list[int] = []
+    try:
+        for _ in range(_NEEDED_FILES):
+            copies.append(os.dup(0))
+    except OSError as error:
+        return error.errno == errno.EMFILE
+    finally:
+        for copy in copies:
+            os.close(copy)
+    return False
 
 
 def _files(text: str) -> LimitReached:
