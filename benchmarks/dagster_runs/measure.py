@@ -13,6 +13,8 @@ from unittest.mock import patch
 import dagster as dg
 import psycopg
 from dagster._core.definitions.reconstruct import ReconstructableRepository
+from dagster._core.execution.api import create_execution_plan
+from dagster._core.snap import snapshot_from_execution_plan
 from dagster._grpc.types import ExecuteRunArgs
 
 from benchmarks.process import run
@@ -23,7 +25,29 @@ from dbmazz_dagster import build_definitions
 #: Rows of each table.
 _ROWS = 10
 _ROUNDS = 5
-_EMPTY, _CAPTURE = "benchmarks.dagster_runs.empty_project", "benchmarks.dagster_runs.capture_project"
+
+#: A code location with the capture that the environment configures.
+_CAPTURE = """
+from dbmazz_dagster import build_definitions
+
+defs = build_definitions(name="bench")
+"""
+#: A code location without dbmazz, with a job that does nothing.
+_EMPTY = """
+import dagster as dg
+
+
+@dg.op
+def nothing() -> None: ...
+
+
+@dg.job(executor_def=dg.in_process_executor)
+def empty() -> None:
+    nothing()
+
+
+defs = dg.Definitions(jobs=[empty])
+"""
 
 
 def measure_dagster_runs(server: EmbeddedPostgres, directory: Path, counts: Sequence[int]) -> list[dict[str, float]]:
@@ -53,6 +77,10 @@ class _Project:
         home = directory / "home"
         home.mkdir(parents=True)
         (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+        # Files of their own for each project: Python imports a module once.
+        self._capture, self._empty = directory / f"capture_{count}.py", directory / f"empty_{count}.py"
+        self._capture.write_text(_CAPTURE)
+        self._empty.write_text(_EMPTY)
         self._variables = {
             "SOURCE_URL": server.url(socket=True),
             "TABLES": ",".join(self._tables),
@@ -70,7 +98,7 @@ class _Project:
                 f"INSERT INTO {table} SELECT i, i, 'v' FROM generate_series(1, {_ROWS}) i"
             )
         with patch.dict(os.environ, self._variables), dg.DagsterInstance.get() as instance:
-            self._run(instance, _CAPTURE, "bench_capture")
+            self._run(instance, self._capture, "bench_capture")
             rounds = [self._round(instance) for _ in range(_ROUNDS)]
         return {
             "tables": self._count,
@@ -78,13 +106,13 @@ class _Project:
         }
 
     def _round(self, instance: dg.DagsterInstance) -> dict[str, float]:
-        empty_s, _ = self._run(instance, _EMPTY, "empty")
-        idle_s, _ = self._run(instance, _CAPTURE, "bench_capture")
+        empty_s, _ = self._run(instance, self._empty, "empty")
+        idle_s, _ = self._run(instance, self._capture, "bench_capture")
         self._execute(f"UPDATE {self._tables[0]} SET n = n + 1 WHERE id = 1")
         started = time.perf_counter()
         request = self._tick(instance)
         tick_s = time.perf_counter() - started
-        changed_s, run_id = self._run(instance, _CAPTURE, "bench_capture", request)
+        changed_s, run_id = self._run(instance, self._capture, "bench_capture", request)
         events = instance.all_logs(run_id)
         kb = sum(len(dg.serialize_value(event)) for event in events) / 1000
         return {
@@ -100,29 +128,45 @@ class _Project:
         definitions = build_definitions(Settings.from_env(self._variables), name="bench")
         sensor = definitions.resolve_sensor_def("bench_sensor")
         found = sensor.evaluate_tick(dg.build_sensor_context(instance=instance, definitions=definitions))
-        (request,) = found.run_requests or []
+        if not found.run_requests:
+            raise RuntimeError(f"the sensor requested no run: {found.skip_message}")
+        (request,) = found.run_requests
         return request
 
     def _run(
-        self, instance: dg.DagsterInstance, module: str, job: str, request: dg.RunRequest | None = None
+        self, instance: dg.DagsterInstance, project: Path, job: str, request: dg.RunRequest | None = None
     ) -> tuple[float, str]:
         """Run a job in a worker; return its seconds and the run's id.
 
         Raises:
             RuntimeError: The run did not succeed.
         """
-        repository = ReconstructableRepository.for_module(module, "defs", working_directory=os.getcwd())
+        repository = ReconstructableRepository.for_file(str(project), "defs", working_directory=str(project.parent))
         reconstructable = repository.get_reconstructable_job(job)
         definition, selection, checks = reconstructable.get_definition(), None, None
         if request is not None:
             selection, checks = frozenset(request.asset_selection or ()), frozenset(request.asset_check_keys or ())
             definition = definition.get_subset(asset_selection=selection, asset_check_selection=checks)
-        created = instance.create_run_for_job(
-            definition,
+        plan = create_execution_plan(definition, instance_ref=instance.get_ref())
+        created = instance.create_run(  # as `create_run_for_job`, which knows no selection of checks
+            job_name=job,
+            run_id=None,
+            run_config=None,
+            status=None,
+            tags=None if request is None else dict(request.tags),
+            root_run_id=None,
+            parent_run_id=None,
+            step_keys_to_execute=plan.step_keys_to_execute,
+            execution_plan_snapshot=snapshot_from_execution_plan(plan, definition.get_job_snapshot_id()),
+            job_snapshot=definition.get_job_snapshot(),
+            parent_job_snapshot=definition.get_parent_job_snapshot(),
             asset_selection=selection,
             asset_check_selection=checks,
+            resolved_op_selection=None,
+            op_selection=None,
+            remote_job_origin=None,
             job_code_origin=reconstructable.get_python_origin(),
-            tags=None if request is None else dict(request.tags),
+            asset_graph=definition.asset_layer.asset_graph,
         )
         arguments = dg.serialize_value(
             ExecuteRunArgs(reconstructable.get_python_origin(), created.run_id, instance.get_ref())
@@ -135,7 +179,8 @@ class _Project:
 
     def _execute(self, statement: str) -> None:
         with psycopg.connect(self._server.url(socket=True)) as connection:
-            connection.execute(statement.encode())
+            # The server of the benchmarks does not wait for the disk; a tick looks only at WAL that was flushed.
+            connection.execute(f"SET synchronous_commit = on; {statement}".encode())
 
 
 def _environment(variables: Mapping[str, str]) -> Mapping[str, str]:

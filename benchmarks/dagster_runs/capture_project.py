@@ -1,7 +1,0 @@
-"""A code location with the capture that the environment configures."""
-
-from __future__ import annotations
-
-from dbmazz_dagster import build_definitions
-
-defs = build_definitions(name="bench")
