@@ -59,7 +59,7 @@ def tables(
 
 def _runs(runs: Sequence[Mapping[str, float]]) -> list[str]:
     lines = [
-        "Runs in Dagster, from the start of the worker to its exit:",
+        "Runs in Dagster, from the start of the worker to the success of the run:",
         "",
         "| tables | a job that does nothing, s | window without changes, s | window with one changed table, s "
         "| tick that finds it, s | events | kB |",

@@ -15,7 +15,7 @@ from dbmazz_core.model.policies import BadValuePolicy, Mode
 from dbmazz_core.settings.by_table import ByTable
 from dbmazz_core.settings.config import SnapshotConfig, TableConfig
 from dbmazz_core.settings.tables import TablePattern
-from dbmazz_core.table_ref import TableRef, quote_identifier
+from dbmazz_core.table_ref import ColumnRef, TableRef, quote_identifier
 from tests.support.fold import folded
 from tests.support.lab import MARKS, Lab, toast
 from tests.support.oracle import assert_equal
@@ -253,7 +253,7 @@ def fail(lab: Lab, shapes: Sequence[Shape]) -> None:
     lab.execute(f"UPDATE {keyed.table} SET {keyed.columns[5]} = 'NaN' WHERE {keyed.columns[0]} = 901")
     with pytest.raises(BadValue, match="cannot be held") as bad:
         lab.capture()
-    assert bad.value.object == f"{TableRef(keyed.schema, keyed.name)}.{keyed.names[5]}"
+    assert bad.value.object == str(ColumnRef(TableRef(keyed.schema, keyed.name), keyed.names[5]))
 
 
 ORDINARY = ["id", "part", "photo", "essay", "doc", "price", "rate", "age", "gone", "was", "n", "v", "w", "is"]

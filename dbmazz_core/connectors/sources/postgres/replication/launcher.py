@@ -21,7 +21,6 @@ import threading
 import weakref
 from dataclasses import dataclass
 
-from dbmazz_core.connectors.sources.postgres.replication import buffers
 from dbmazz_core.errors import ReplicationInterrupted
 from dbmazz_core.module_path import module_path
 
@@ -105,6 +104,8 @@ class _ForkServer:
         Raises:
             OSError: The fork server has ended, or does not answer within `_ANSWER_TIMEOUT_S`.
         """
+        from dbmazz_core.connectors.sources.postgres.replication import buffers  # numpy: the fork server starts first
+
         memory = buffers.create_memory()
         channel, theirs = socket.socketpair()
         passed = [theirs.fileno(), *([] if memory is None else [memory])]
