@@ -93,6 +93,7 @@ def _limited(lab: Lab, memory: int, flush_bytes: int) -> Dbmazz:
     dbmazz = Dbmazz.of(lab.database, lab.path, lab.tables)
     dbmazz.variables |= {
         "SOURCE_SLOT_NAME": lab.slot,
+        "SOURCE_PUBLICATION_NAME": lab.config.publication_name,
         "SINK_MEMORY_LIMIT": str(memory),
         "FLUSH_MAX_BYTES": str(flush_bytes),
     }
@@ -318,7 +319,10 @@ def _peak(dbmazz: Dbmazz, *arguments: str) -> tuple[int, float]:
 
 def _default(lab: Lab) -> Dbmazz:
     dbmazz = Dbmazz.of(lab.database, lab.path, lab.tables)
-    dbmazz.variables["SOURCE_SLOT_NAME"] = lab.slot
+    dbmazz.variables |= {
+        "SOURCE_SLOT_NAME": lab.slot,
+        "SOURCE_PUBLICATION_NAME": lab.config.publication_name,
+    }
     return dbmazz
 
 

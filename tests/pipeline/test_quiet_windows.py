@@ -125,6 +125,20 @@ def test_a_slot_past_the_checkpoint_is_an_error(quiet: Lab) -> None:
         quiet.capture()
 
 
+def test_a_slot_that_another_consumer_moves_meanwhile_is_an_error(quiet: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look at the slot and the question whether it holds anything."""
+    quiet.execute("INSERT INTO t VALUES (2, 'b')")
+    slot_is_quiet = quiet_module.slot_is_quiet
+
+    def moved(*arguments: Any) -> bool:
+        quiet.execute(f"SELECT pg_replication_slot_advance('{quiet.slot}', pg_current_wal_flush_lsn())")
+        return slot_is_quiet(*arguments)
+
+    monkeypatch.setattr(quiet_module, "slot_is_quiet", moved)
+    with pytest.raises(SlotAheadOfCheckpoint):
+        quiet.capture()
+
+
 def test_a_quiet_window_ends_a_capture_that_cleans_up(quiet: Lab) -> None:
     lab = quiet.configured(source={"cleanup_on_stop": True})
     lab.capture()

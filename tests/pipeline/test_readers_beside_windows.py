@@ -71,6 +71,7 @@ def busy(lab: Lab, copy: Path, **env: str) -> Iterator[list[Ran]]:
         "SOURCE_URL": lab.database.url,
         "TABLES": lab.tables,
         "SOURCE_SLOT_NAME": lab.slot,
+        "SOURCE_PUBLICATION_NAME": lab.config.publication_name,
         "SINK_URL": str(lab.path),
         "SINK_READ_COPY": str(copy),
         "PATH": "",

@@ -18,6 +18,7 @@ class Worker:
             "SOURCE_URL": url or lab.database.url,
             "TABLES": "public.*",
             "SOURCE_SLOT_NAME": lab.slot,
+            "SOURCE_PUBLICATION_NAME": lab.config.publication_name,
             "SINK_URL": str(lab.path),
             "FLUSH_SIZE": "500",
             "SNAPSHOT_CHUNK_SIZE": "200",

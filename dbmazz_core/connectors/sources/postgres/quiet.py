@@ -5,7 +5,7 @@ from __future__ import annotations
 from dbmazz_core.connectors.sources.postgres.connection import verify_not_promoted
 from dbmazz_core.connectors.sources.postgres.server.feed_status import slot_is_quiet
 from dbmazz_core.connectors.sources.postgres.session import Session
-from dbmazz_core.lsn import Lsn
+from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.source import Bound
 
 #: Bytes of WAL that the server may have to read for the answer. With more, the stream would read them a second time.
@@ -32,14 +32,14 @@ def is_quiet(session: Session, start: Lsn, bound: Bound) -> bool:
     look = session.look
     if any(session.rules.problems(look.tables, look.resolution.tables)):
         return False
-    slot = session.verify_slot(start)
-    if slot is None or slot.restart_lsn is None or (slot.confirmed_flush_lsn or Lsn(0)) < start:
-        return False
-    if bound.lsn - slot.restart_lsn > _MAX_WAL_BYTES:
+    before = look.slot
+    if before is None or before.restart_lsn is None or bound.lsn - before.restart_lsn > _MAX_WAL_BYTES:
         return False
     connection, config = session.connection, session.named_config
     with session.translated():
         if not slot_is_quiet(connection, config.slot, config.publication_name, bound.lsn):
             return False
         verify_not_promoted(connection, session.server)
-    return True
+    # Behind the answer: a slot that another consumer has moved meanwhile brings nothing, and has lost something.
+    slot = session.verify_slot(start)
+    return slot is not None and (slot.confirmed_flush_lsn or INVALID_LSN) >= start
