@@ -1,4 +1,4 @@
-"""Asset checks: tables stream, keys are unique, quarantine is empty, and the server keeps the slot's WAL."""
+"""The check of the checkpoint's asset: the server keeps the WAL that the slot needs."""
 
 # No postponed annotations here: Dagster reads the annotation of `context` as an object.
 

@@ -98,6 +98,9 @@ def build_dbmazz_sensor(
     """
     slot = resource.slot_name
     checkpoint = (translator or DagsterDbmazzTranslator()).get_checkpoint_spec(slot).key
+    assets = CapturedAssets.of(target) if isinstance(target, dg.AssetsDefinition) else None
+    if assets is not None:
+        assets.verify_slot(slot)
     policy = _Policy(
         interval=float(minimum_interval_seconds),
         advance_after_bytes=advance_after_bytes,
@@ -105,11 +108,10 @@ def build_dbmazz_sensor(
         abandoned_after=abandoned_after_seconds,
         max_lag_bytes=max_lag_bytes if slot_health_check else None,
         translator=translator or DagsterDbmazzTranslator(),
-        assets=CapturedAssets.of(target) if isinstance(target, dg.AssetsDefinition) else None,
+        assets=assets,
     )
 
     if isinstance(target, dg.AssetsDefinition):
-        CapturedAssets.of(target).verify_slot(slot)
         job, target = job or capture_job(resource, target, f"{slot}_capture"), None
 
     @dg.sensor(

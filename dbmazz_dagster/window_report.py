@@ -154,7 +154,7 @@ class WindowReport:
             if key is None:
                 continue
             if not streams:
-                self._report_trouble(key, state)
+                self._report_trouble(key, state, str(streaming_result(state).description))
             changed = table in self._materialized
             if changed or not streams or table in self._checked_alone:
                 yield from self._of_asset(key, IS_STREAMING, streaming_result(state))
@@ -179,8 +179,7 @@ class WindowReport:
                 )
             )
 
-    def _report_trouble(self, key: dg.AssetKey, state: TableState) -> None:
-        reason = state.problem.reason if state.problem else f"{state.table} is {state.state.value}"
+    def _report_trouble(self, key: dg.AssetKey, state: TableState, reason: str) -> None:
         log = self._context.log.error if state.is_in_trouble else self._context.log.warning
         log(f"{state.table} is {state.state.value}: {reason}")
         self._context.log_event(dg.AssetObservation(key, metadata=state_metadata(state), description=reason))
