@@ -24,7 +24,7 @@ from benchmarks.dagster_runs import measure_dagster_runs
 from benchmarks.many_tables import measure_many_tables, measure_partitions
 from benchmarks.process import run
 from benchmarks.rounds import Bench, Measured
-from benchmarks.snapshot import measure_snapshot
+from benchmarks.snapshot import measure_snapshots
 from benchmarks.storage_versions import measure_storage_versions
 from benchmarks.workloads import WORKLOADS, Workload
 from dbmazz_core.demo.postgres import EmbeddedPostgres
@@ -55,7 +55,7 @@ def main() -> int:
         help=f"comma-separated, of {','.join(WORKLOADS)}; '': none",
     )
     parser.add_argument(
-        "--snapshot-rows", type=int, default=2_000_000, help="rows of the snapshot; 0: no snapshot is measured"
+        "--snapshot-rows", type=int, default=10_000_000, help="rows of the snapshot; 0: no snapshot is measured"
     )
     parser.add_argument(
         "--tables", type=_numbers, default=[1, 200, 1000], help="numbers of tables of the measured windows; '': none"
@@ -77,7 +77,7 @@ def main() -> int:
     if arguments.write and len(arguments.workloads) < len(WORKLOADS):
         parser.error("--write requires all workloads")
     measured: dict[str, Measured] = {}
-    alone = snapshot = None
+    alone = None
     with (
         tempfile.TemporaryDirectory(prefix="dbmazz-bench-") as name,
         EmbeddedPostgres(settings=_SERVER_SETTINGS) as server,
@@ -89,8 +89,9 @@ def main() -> int:
             measured[workload.name] = bench.measure(workload, extra_slot=extra_slot)
             if extra_slot:
                 alone = _stages(server, workload, measured[workload.name].backlog.end)
+        snapshots = []
         if arguments.snapshot_rows:
-            snapshot = measure_snapshot(server, directory, arguments.snapshot_rows)
+            snapshots = measure_snapshots(server, directory, arguments.snapshot_rows, [1, 2], rounds=arguments.rounds)
         many = measure_many_tables(server, directory, arguments.tables)
         runs = measure_dagster_runs(server, directory, arguments.dagster_tables)
         partitions = measure_partitions(server, directory, arguments.partitions)
@@ -98,7 +99,7 @@ def main() -> int:
         if arguments.storage_rows:
             storage = measure_storage_versions(server, directory, arguments.storage_rows)
         machine = _machine(server)
-    text = report.tables(machine, measured, alone, snapshot, many, partitions, runs, storage)
+    text = report.tables(machine, measured, alone, snapshots, many, partitions, runs, storage)
     sys.stdout.write(text)
     if arguments.write:
         _write(
@@ -107,7 +108,7 @@ def main() -> int:
                 "machine": machine,
                 "workloads": {name: one.to_dict() for name, one in measured.items()},
                 "stages": alone,
-                "snapshot": snapshot,
+                "snapshots": snapshots,
                 "many_tables": many,
                 "partitions": partitions,
                 "dagster_runs": runs,

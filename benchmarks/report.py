@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from benchmarks.rounds import Measured, Round
 
@@ -12,7 +13,7 @@ def tables(
     machine: Mapping[str, str],
     measured: Mapping[str, Measured],
     stages: Mapping[str, Mapping[str, float]] | None,
-    snapshot: Mapping[str, float] | None,
+    snapshots: Sequence[Mapping[str, Any]],
     many_tables: Sequence[Mapping[str, float]],
     partitions: Sequence[Mapping[str, float]],
     dagster_runs: Sequence[Mapping[str, float]],
@@ -24,13 +25,14 @@ def tables(
         machine: Processor and versions.
         measured: Results by workload.
         stages: Results of single stages, None if they were not measured.
-        snapshot: Result of the snapshot, None if it was not measured.
+        snapshots: Results of the snapshot by number of connections.
         many_tables: Results of windows by number of tables.
         partitions: Results of windows by number of partitions.
         dagster_runs: Results of runs in Dagster by number of tables.
         storage_versions: Results by storage version of the DuckDB file.
     """
     differences = [sentence for one in measured.values() for sentence in one.differences]
+    differences += [sentence for one in snapshots for sentence in one["differences"]]
     lines = [
         f"{machine['cpu']}, PostgreSQL {machine['postgresql']}, Python {machine['python']}, "
         f"DuckDB {machine['duckdb']}, polars {machine['polars']}. "
@@ -45,8 +47,8 @@ def tables(
     others = [one for name, one in measured.items() if name != "orders"]
     if others:
         lines += ["", "Other tables:", "", *_workloads(others)]
-    if snapshot is not None:
-        lines += ["", _snapshot(snapshot)]
+    if snapshots:
+        lines += ["", *_snapshots(snapshots)]
     for what, windows in (("tables", many_tables), ("partitions of one table", partitions)):
         if windows:
             lines += ["", *_windows(what, windows)]
@@ -130,13 +132,22 @@ def _stages(stages: Mapping[str, Mapping[str, float]], changes: int) -> list[str
     return lines
 
 
-def _snapshot(snapshot: Mapping[str, float]) -> str:
-    rows = snapshot["rows"]
-    return (
-        f"Snapshot of {rows:,.0f} rows: `COPY (FORMAT binary)` to /dev/null {rows / snapshot['limit_s']:,.0f} rows/s, "
-        f"`dbmazz snapshot` {rows / snapshot['snapshot_s']:,.0f} rows/s (ratio {snapshot['ratio']:.2f}), "
-        f"peak {snapshot['peak_mb']:.0f} MB."
-    )
+def _snapshots(snapshots: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = snapshots[0]["rows"]
+    lines = [
+        f"Snapshot of {rows:,.0f} rows of `orders`, medians:",
+        "",
+        "| connections | `COPY (FORMAT binary)` to /dev/null, rows/s | `dbmazz snapshot`, rows/s | ratio | "
+        "CPU, us a row | peak MB |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {one['connections']} | {rows / one['limit_s']:,.0f} | {rows / one['snapshot_s']:,.0f} | "
+        f"**{one['ratio']:.2f}** | "
+        f"{one['cpu_s'] / rows * 1e6:.2f} | {one['peak_mb']:.0f} |"
+        for one in snapshots
+    ]
+    return lines
 
 
 def _windows(what: str, windows: Iterable[Mapping[str, float]]) -> list[str]:

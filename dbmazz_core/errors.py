@@ -44,6 +44,7 @@ one. The number is the exit code of the `dbmazz` command; a class without a numb
     │   └── DiskFull
     └── DataError                     7  data from PostgreSQL cannot be read or represented
         ├── ParseError
+        ├── MalformedCopy
         ├── BadValue
         ├── UnknownValue
         └── SchemaChanged
@@ -428,6 +429,13 @@ class ParseError(DataError):
         self.message_type = message_type
         self.offset = offset
         self.lsn = lsn
+
+
+class MalformedCopy(DataError):
+    """The rows of a copy do not have PostgreSQL's binary format: they were damaged on the way, or the format is new.
+
+    What to do: run again; if it happens again, report it with the server's version and the table's definition.
+    """
 
 
 class BadValue(DataError):

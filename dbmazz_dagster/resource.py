@@ -111,7 +111,9 @@ class DbmazzResource(dg.ConfigurableResource["DbmazzResource"]):
     )
     do_snapshot: bool = Field(default=True, description="Copy the rows that exist before the first change.")
     snapshot_chunk_size: int = Field(default=500_000, description="Rows that a worker copies at a time.")
-    snapshot_parallel_workers: int = Field(default=1, description="Connections that copy at the same time.")
+    snapshot_parallel_workers: int | None = Field(
+        default=None, description="Connections that copy one table at the same time; default: processors, at most 4."
+    )
     max_changes: int | None = Field(default=None, description="End the window after this many changes.")
     max_bytes: str | None = Field(default=None, description="End the window after this many received bytes.")
     max_seconds: float | None = Field(default=None, description="End the window after this many seconds.")

@@ -136,7 +136,7 @@ def _interruptible(
             except FutureTimeout:
                 if future.done():
                     raise  # the capture raised it
-                context.log.info(_progress_line(latest[0]))
+                context.log.info(str(latest[0] or "capturing"))
     except (dg.DagsterExecutionInterruptedError, KeyboardInterrupt) as reason:
         context.log.info("stop requested: the window ends at its next flush, a copy before its next rows")
         stop.set()
@@ -146,13 +146,3 @@ def _interruptible(
             context.log.warning(f"the window failed while it was stopping: {error}")
             raise _Interrupted(reason, None) from None
         raise _Interrupted(reason, result) from None
-
-
-def _progress_line(progress: Progress | None) -> str:
-    if progress is None:
-        return "capturing"
-    if progress.message:
-        return progress.message
-    if progress.table is not None:
-        return f"copying {progress.table}: {progress.rows:,} of about {progress.total_rows or 0:,} rows"
-    return f"applied {progress.rows:,} changes, LSN {progress.lsn} of {progress.upper_lsn}"

@@ -34,23 +34,6 @@ def show_progress(report: Report) -> Iterator[Callable[[Progress], None]]:
             bars.close()
 
 
-def describe(progress: Progress) -> str:
-    """Return progress as one line.
-
-    >>> from dbmazz_core.engine.progress import Progress
-    >>> describe(Progress("snapshot", table="public.orders", rows=1000, total_rows=4000))
-    'copying public.orders: 1,000 of about 4,000 rows'
-    """
-    match progress.phase:
-        case "snapshot":
-            total = f" of about {progress.total_rows:,}" if progress.total_rows else ""
-            return f"copying {progress.table}: {progress.rows:,}{total} rows"
-        case "stream":
-            return f"applied {progress.rows:,} changes, LSN {progress.lsn} of {progress.upper_lsn}"
-        case _:
-            return progress.message
-
-
 class _Lines:
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -59,7 +42,7 @@ class _Lines:
     def show(self, progress: Progress) -> None:
         if progress.phase == "wait" or time.monotonic() - self._last >= _LINE_INTERVAL_S:
             self._last = time.monotonic()
-            self._report.message(describe(progress))
+            self._report.message(str(progress))
 
 
 class _Bars:
@@ -83,7 +66,8 @@ class _Bars:
 
     def show(self, progress: Progress) -> None:
         if progress.phase == "snapshot":
-            self._update(f"copying {progress.table}", progress.rows, progress.total_rows, f"{progress.rows:,} rows")
+            name, _, amount = str(progress).partition(": ")
+            self._update(name, progress.rows, progress.total_rows, amount)
         elif progress.phase == "stream" and progress.lsn is not None and progress.upper_lsn is not None:
             # The number of changes to come is unknown, so the bar shows LSNs, from that of the first flush.
             first = self._first_lsn = progress.lsn if self._first_lsn is None else self._first_lsn

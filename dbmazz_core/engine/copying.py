@@ -314,7 +314,8 @@ class Copying:
     def _load(self, transaction: SinkTransaction, snapshot: Snapshot, table: SourceTable) -> tuple[int, int]:
         """Load a table in an open transaction; return the numbers of its rows, and of those in quarantine."""
         ref = table.table
-        reported, rows, bad = time.monotonic(), 0, 0
+        began = reported = time.monotonic()
+        rows = bad = size = 0
         applies_to = quarantined_tables(self.settings)
         keep_unreadable = applies_to is not None and applies_to(ref)
         total = max(self.tables[ref].estimated_rows, 0)
@@ -329,10 +330,10 @@ class Copying:
                 frame, count = quarantine.separate_copied_rows(table.schema, copied, snapshot.lsn)
             bad += count
             loader.append(frame)
-            rows += len(frame)
+            rows, size = rows + len(frame), size + copied.size
             if time.monotonic() - reported >= _REPORT_S:
                 reported = time.monotonic()
-                self.progress(Progress("snapshot", ref, rows, max(total, rows)))
+                self.progress(Progress("snapshot", ref, rows, max(total, rows), size=size, seconds=reported - began))
         loader.finish()
         return rows, bad
 

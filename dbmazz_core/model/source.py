@@ -109,13 +109,16 @@ class CopiedRows:
     """Rows of a table as of a snapshot.
 
     Attributes:
-        frame: The schema's columns in carrier dtypes, named by their places (`frame_columns`). Texts that are no values
-            of their column's type are null.
+        frame: The schema's columns, named by their places (`frame_columns`). Each has its carrier dtype, or its
+            natural one; the next frame may have the other one. Texts that are no values of their column's type are
+            null.
         unreadable: By number of a column with such texts: the texts (String), null in all other rows.
+        size: Bytes in which the rows came.
     """
 
     frame: pl.DataFrame
     unreadable: Mapping[int, pl.Series]
+    size: int = 0
 
 
 class Snapshot(Protocol):

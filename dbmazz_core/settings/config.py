@@ -102,6 +102,15 @@ class SinkConfig:
                 )
 
 
+#: Connections that copy at the same time, unless the user wants more: each costs the server a process.
+_MOST_WORKERS = 4
+
+
+def _processors() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass(frozen=True, slots=True)
 class SnapshotConfig:
     """The snapshot, which copies the rows that exist before the first change.
@@ -109,12 +118,18 @@ class SnapshotConfig:
     Attributes:
         enabled: Copy the existing rows. If False, tables start empty at the slot's position.
         chunk_size: Rows that one worker copies at a time, estimated from the table's pages.
-        parallel_workers: Connections that copy at the same time. All use one exported snapshot.
+        parallel_workers: Connections that copy a table at the same time, at most; a table has no more than it has
+            chunks. All use one exported snapshot. None: the number of processors, but at most four.
     """
 
     enabled: bool = True
     chunk_size: int = 500_000
-    parallel_workers: int = 1
+    parallel_workers: int | None = None
+
+    @property
+    def workers(self) -> int:
+        """The number of connections, `parallel_workers` or its default."""
+        return self.parallel_workers or min(_processors(), _MOST_WORKERS)
 
 
 @dataclass(frozen=True, slots=True)

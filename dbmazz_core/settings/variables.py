@@ -267,8 +267,8 @@ SETTINGS: tuple[Setting, ...] = (
         "snapshot",
         "parallel_workers",
         whole_number(1, 64),
-        "1",
-        "connections that copy at the same time",
+        "processors, at most 4",
+        "connections that copy one table at the same time",
     ),
     Setting(
         "WINDOW_MAX_CHANGES",

@@ -44,9 +44,7 @@ class TextCompression:
         for series in sample:
             if series.dtype not in (pl.String, pl.Binary):
                 continue
-            texts = series.alias("v")  # a name such as `^.*$` is a pattern in polars
-            lengths = texts.str.len_bytes() if series.dtype == pl.String else texts.bin.size()
-            size = int(lengths.sum()) * len(frame) / len(sample)
+            size = _bytes(series) * len(frame) / len(sample)
             if size >= _LONG_BYTES * len(frame):
                 self._long_bytes += size
             else:
@@ -55,3 +53,15 @@ class TextCompression:
             self._disabled = not self._disabled
             methods = "dict_fsst" if self._disabled else ""
             self._connection.execute(f"SET disabled_compression_methods = '{methods}'")
+
+
+def _bytes(texts: pl.Series) -> int:
+    """Return the bytes of texts."""
+    import polars as pl
+
+    if len(texts) == 1:
+        # polars copies the value of a series with one row four times to get its length, and it can be large.
+        (value,) = texts.to_arrow(compat_level=pl.CompatLevel.newest())
+        return len(value.as_buffer()) if value.is_valid else 0
+    texts = texts.alias("v")  # a name such as `^.*$` is a pattern in polars
+    return int((texts.str.len_bytes() if texts.dtype == pl.String else texts.bin.size()).sum())

@@ -58,7 +58,8 @@ def arrow_table(schema: TableSchema, frame: pl.DataFrame) -> pa.Table:
         for series in frame
         if series.name in types and _needs_rewriting(series, types[series.name])
     ]
-    return frame.with_columns(rewritten).to_arrow(compat_level=pl.CompatLevel.newest())
+    # `DataFrame.to_arrow` copies the texts, twice; the C stream does not.
+    return pa.RecordBatchReader.from_stream(frame.with_columns(rewritten)).read_all()
 
 
 def _needs_rewriting(values: pl.Series, type: DataType) -> bool:

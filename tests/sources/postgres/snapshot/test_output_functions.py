@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 
 from dbmazz_core.connectors.sources.postgres.connection import connect
-from dbmazz_core.connectors.sources.postgres.snapshot.workers import output_functions
+from dbmazz_core.connectors.sources.postgres.snapshot.columns import column_outputs
 from dbmazz_core.settings.secret_url import SecretUrl
 from dbmazz_core.table_ref import quote_identifier
 from tests.sources.postgres.setup.kit import PASSWORD
@@ -37,9 +37,9 @@ def test_no_other_built_in_type_has_the_output_function_of_another(database: Sou
         columns = ", ".join(f"c{number} {name}" for number, (name,) in enumerate(names))
         conn.execute(f"CREATE TABLE public.every ({columns})".encode())
         ((oid,),) = conn.execute("SELECT 'public.every'::regclass::oid::bigint").fetchall()
-        (found,) = output_functions(conn, [oid]).values()
+        (found,) = column_outputs(conn, [oid]).values()
         assert len(found) > 60
-        assert [names[int(str(name)[1:])] for name, _, _, can_call, *_ in found if not can_call] == [("refcursor",)]
+        assert [names[int(output.name[1:])] for output in found if not output.can_call] == [("refcursor",)]
 
 
 def test_a_type_in_a_schema_that_the_role_may_not_use(lab: Lab, role: str) -> None:

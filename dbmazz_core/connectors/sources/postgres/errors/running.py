@@ -212,7 +212,7 @@ def connection_limit(kind: str, login: Login, *, limit: int | None = None, taken
     column, value = ("usename", login.role) if kind == "role" else ("datname", login.database)
     return NoFreeWalSender(
         f"the CONNECTION LIMIT{number} of {kind} {name} is too low: dbmazz needs one connection, and "
-        f"SNAPSHOT_PARALLEL_WORKERS more while it copies tables{others}",
+        f"one to SNAPSHOT_PARALLEL_WORKERS more while it copies tables{others}",
         object=f"{kind} {login.role if kind == 'role' else login.database}",
         remedy=f"raise it, or have no limit: ALTER {kind.upper()} {name} CONNECTION LIMIT -1; or end other connections "
         f"(SELECT pid, application_name, state FROM pg_stat_activity WHERE {column} = {quote_literal(value)};)",

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from dbmazz_core.connectors.sources.postgres.octets import Bytes, Int64s
 from dbmazz_core.lsn import INVALID_LSN, Lsn
-
-Int64s = npt.NDArray[np.int64]
-Bytes = npt.NDArray[np.uint8]
 
 #: Bytes of the XLogData header ahead of every message: 'w', start, end, send time.
 HEADER = 25
 
 #: Bytes behind the last message, so that eight bytes can be read at any offset of a message.
 PADDING = bytes(8)
-
-
-def unaligned(buffer: bytes | bytearray | memoryview | Bytes, dtype: str) -> npt.NDArray[Any]:
-    """View `buffer` as an array with an item at every byte offset, shape (len(buffer) - itemsize + 1,)."""
-    itemsize = np.dtype(dtype).itemsize
-    return np.ndarray(shape=(max(len(buffer) - itemsize + 1, 0),), dtype=dtype, buffer=buffer, strides=(1,))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

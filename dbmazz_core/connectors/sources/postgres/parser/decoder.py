@@ -24,7 +24,8 @@ from dbmazz_core.connectors.sources.postgres.catalog.table_errors import (
     unidentified_row,
     unsent_toast_value,
 )
-from dbmazz_core.connectors.sources.postgres.parser.block import HEADER, Int64s, unaligned
+from dbmazz_core.connectors.sources.postgres.octets import Int64s, unaligned
+from dbmazz_core.connectors.sources.postgres.parser.block import HEADER
 from dbmazz_core.connectors.sources.postgres.parser.framing import FramedBlock
 from dbmazz_core.connectors.sources.postgres.parser.messages import Insert, Relation, Truncate
 from dbmazz_core.connectors.sources.postgres.parser.parser import parse, pg_time, require_old_values

@@ -12,7 +12,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import numpy.typing as npt
 
-from dbmazz_core.connectors.sources.postgres.parser.block import HEADER, Int64s, MessageBlock, unaligned
+from dbmazz_core.connectors.sources.postgres.octets import Int64s, unaligned
+from dbmazz_core.connectors.sources.postgres.parser.block import HEADER, MessageBlock
 from dbmazz_core.connectors.sources.postgres.parser.parser import POSTGRES_EPOCH, parse, pg_time
 from dbmazz_core.errors import ParseError
 from dbmazz_core.lsn import Lsn

@@ -15,7 +15,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dbmazz_core.connectors.sources.postgres.parser.block import HEADER, MessageBlock, unaligned
+from dbmazz_core.connectors.sources.postgres.octets import unaligned
+from dbmazz_core.connectors.sources.postgres.parser.block import HEADER, MessageBlock
 from dbmazz_core.errors import ParseError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 

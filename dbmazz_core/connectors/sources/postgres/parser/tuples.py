@@ -19,7 +19,8 @@ import polars as pl
 import pyarrow as pa
 
 from dbmazz_core.connectors.sources.postgres.catalog.column_choice import Projection
-from dbmazz_core.connectors.sources.postgres.parser.block import Int64s, MessageBlock, unaligned
+from dbmazz_core.connectors.sources.postgres.octets import Int64s, unaligned
+from dbmazz_core.connectors.sources.postgres.parser.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.types.read import BadText, read_each, read_texts
 from dbmazz_core.connectors.sources.postgres.types.scalars import to_carrier
 from dbmazz_core.model.batch import Indexes, Mask, UnreadableText
@@ -275,9 +276,7 @@ def message_series(block: MessageBlock) -> pl.Series:
     array = pa.LargeBinaryArray.from_buffers(
         pa.large_binary(), len(block), [None, pa.py_buffer(bounds), pa.py_buffer(block.buffer)]
     )
-    series = pl.from_arrow(array)
-    assert isinstance(series, pl.Series)
-    return series
+    return pl.Series(array)  # `pl.from_arrow` would copy the block
 
 
 def walk(

@@ -17,7 +17,7 @@ from weakref import finalize
 
 import numpy as np
 
-from dbmazz_core.connectors.sources.postgres.parser.block import Bytes
+from dbmazz_core.connectors.sources.postgres.octets import Bytes
 
 #: Bytes of a buffer, in whole pages: a block, its headroom, and one more read.
 BUFFER_BYTES = (4 << 20) + (1 << 20) + (1 << 17)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dbmazz_core.connectors.sources.postgres.parser.block import HEADER, Bytes, Int64s, unaligned
+from dbmazz_core.connectors.sources.postgres.octets import Bytes, Int64s, unaligned
+from dbmazz_core.connectors.sources.postgres.parser.block import HEADER
 from dbmazz_core.errors import ParseError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 
@@ -103,7 +104,7 @@ def _search(buffer: memoryview, octets: Bytes, first: int, size: int) -> tuple[I
     heads = _candidate_heads(octets[first:]) + first
     ends = heads + 1 + unaligned(buffer, ">u4")[heads + 1].astype(np.int64)
     complete = ends <= size
-    return _follow_chain(heads[complete], ends[complete], first)
+    return follow_chain(heads[complete], ends[complete], first)
 
 
 def _candidate_heads(octets: Bytes) -> Int64s:
@@ -122,7 +123,7 @@ def _candidate_heads(octets: Bytes) -> Int64s:
     return places
 
 
-def _follow_chain(heads: Int64s, ends: Int64s, first: int) -> tuple[Int64s, Int64s]:
+def follow_chain(heads: Int64s, ends: Int64s, first: int) -> tuple[Int64s, Int64s]:
     """Keep the heads that are reached from offset `first`, each at the end of the message before."""
     if not len(heads) or heads[0] != first:
         return heads[:0], ends[:0]

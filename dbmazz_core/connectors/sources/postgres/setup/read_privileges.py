@@ -12,7 +12,7 @@ from dbmazz_core.table_ref import quote_identifier
 def columns_to_read(look: Look, table: TableInfo) -> list[str]:
     """Return the columns that a copy reads: captured ones, unless a mask sets them to NULL, and those of a row filter.
 
-    See `snapshot.workers.select_query`.
+    See `snapshot.columns.select_query`.
     """
     rules = ColumnRules(look.config)
     unpublished = unpublished_columns([table], look.publication, rules, look.facts.version_num).get(table.ref, ())

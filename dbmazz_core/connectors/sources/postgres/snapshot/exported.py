@@ -24,7 +24,8 @@ from dbmazz_core.model.source import CopiedRows
 from dbmazz_core.settings.config import SnapshotConfig, SourceConfig
 
 if TYPE_CHECKING:
-    from dbmazz_core.connectors.sources.postgres.snapshot.workers import OutputFunction, SnapshotWorkers
+    from dbmazz_core.connectors.sources.postgres.snapshot.columns import ColumnOutput
+    from dbmazz_core.connectors.sources.postgres.snapshot.workers import SnapshotWorkers
 
 #: Seconds that the creation of a slot waits for open transactions before it reports them.
 REPORT_WAIT_AFTER_S = 2.0
@@ -148,19 +149,19 @@ class ExportedSnapshot:
             connection.execute(f"SET TRANSACTION SNAPSHOT '{self._name}'".encode())
             return read_fingerprints(connection, oids)
 
-    def output_functions(self, tables: Collection[int]) -> dict[int, list[OutputFunction]]:
+    def column_outputs(self, tables: Collection[int]) -> dict[int, list[ColumnOutput]]:
         """Return the columns of tables with the output functions of their types, by OID of the table."""
-        from dbmazz_core.connectors.sources.postgres.snapshot.workers import output_functions
+        from dbmazz_core.connectors.sources.postgres.snapshot.columns import column_outputs
 
         with translate_errors(self._config.url, slot=self._config.slot, publication=self._config.publication_name):
-            return output_functions(self._connection, tables)
+            return column_outputs(self._connection, tables)
 
     def rows(
         self,
         table: TableInfo,
         schema: TableSchema,
         row_filter: str | None,
-        functions: Collection[OutputFunction],
+        outputs: Collection[ColumnOutput],
         config: SnapshotConfig,
         *,
         keep_unreadable: bool,
@@ -171,7 +172,7 @@ class ExportedSnapshot:
             table: The table.
             schema: The captured columns.
             row_filter: The publication's condition for rows.
-            functions: The table's columns as `output_functions` returns them.
+            outputs: The table's columns as `column_outputs` returns them.
             config: Settings of copies.
             keep_unreadable: Whether texts that are no values of their column's type are yielded rather than raised.
 
@@ -179,31 +180,32 @@ class ExportedSnapshot:
             SourceError: A query failed.
             BadValue: A text is no value of its column's type.
         """
-        # Imported when rows are copied, because the import of ADBC is slow.
+        # Imported when rows are copied: a window without a copy needs no numpy.
+        from dbmazz_core.connectors.sources.postgres.snapshot.columns import copied_columns, select_query
         from dbmazz_core.connectors.sources.postgres.snapshot.planning import path_to_plan
         from dbmazz_core.connectors.sources.postgres.snapshot.workers import (
             PageRange,
             SnapshotWorkers,
+            TableCopy,
             page_ranges,
             restrict,
-            select_query,
         )
 
         if self._workers is None:
-            # All workers import the snapshot before the first row is read; then the exporting connection may close.
             # `config.url` names the exporting server; another server does not have the snapshot.
             self._workers = SnapshotWorkers(
+                self._server,
                 self._config.url,
-                self._replication.server_version,
                 self._name,
-                workers=config.parallel_workers,
+                workers=config.workers,
                 lock_timeout_s=self._lock_timeout_s,
             )
         # The rows of partitions belong to their root. The rows of inheritance children do not belong to their parent.
         maskers = ColumnRules(self._config).maskers(table.ref)
+        # A row in quarantine is kept as PostgreSQL's texts.
+        columns = copied_columns(outputs, schema, maskers, typed=not keep_unreadable)
         with translate_errors(self._config.url, slot=self._config.slot, publication=self._config.publication_name):
-            select = select_query(functions, schema, only=not table.is_partitioned, maskers=maskers)
-            query = select.as_string(self._connection)
+            query = select_query(columns, schema, only=not table.is_partitioned).as_string(self._connection)
             whole = restrict(query, PageRange(0, None), row_filter)
             planned_with = path_to_plan(self._connection, whole, table.ref, self._config.url)
         # A range is a condition on `ctid`, and only the privilege for the whole table includes system columns.
@@ -212,12 +214,4 @@ class ExportedSnapshot:
             if table.is_partitioned or not table.readable
             else page_ranges(table.pages, table.estimated_rows, config.chunk_size)
         )
-        return self._workers.rows(
-            schema,
-            query,
-            ranges,
-            maskers,
-            row_filter=row_filter,
-            planned_with=planned_with,
-            keep_unreadable=keep_unreadable,
-        )
+        return self._workers.rows(TableCopy(schema, columns, query, row_filter, planned_with, keep_unreadable), ranges)

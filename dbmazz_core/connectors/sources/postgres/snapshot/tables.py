@@ -17,7 +17,7 @@ from dbmazz_core.settings.config import SnapshotConfig
 from dbmazz_core.table_ref import TableRef
 
 if TYPE_CHECKING:
-    from dbmazz_core.connectors.sources.postgres.snapshot.workers import OutputFunction
+    from dbmazz_core.connectors.sources.postgres.snapshot.columns import ColumnOutput
 
 
 def snapshot_tables(
@@ -115,21 +115,21 @@ class TableSnapshot:
     def rows(self, table: TableRef, *, keep_unreadable: bool) -> Iterator[CopiedRows]:
         """Yield all captured rows of a table, see `Snapshot.rows`."""
         info, found = self._infos[table], self._tables[table]
-        functions = self._output_functions[info.oid]
-        if not {*found.schema.names}.issubset(str(name) for name, *_ in functions):
+        outputs = self._column_outputs[info.oid]
+        if not {*found.schema.names}.issubset(output.name for output in outputs):
             return iter(())  # the table, or a column, was dropped meanwhile: `altered` tells
         return self._exported.rows(
             info,
             found.schema,
             found.row_filter,
-            functions,
+            outputs,
             self._config,
             keep_unreadable=keep_unreadable,
         )
 
     @cached_property
-    def _output_functions(self) -> dict[int, list[OutputFunction]]:
-        return self._exported.output_functions([self._infos[ref].oid for ref in self._tables])
+    def _column_outputs(self) -> dict[int, list[ColumnOutput]]:
+        return self._exported.column_outputs([self._infos[ref].oid for ref in self._tables])
 
     def altered(self, tables: Collection[TableRef]) -> set[TableRef]:
         """Return the tables that no longer have the columns and the storage of the snapshot, see `Snapshot`."""
