@@ -18,6 +18,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from dbmazz_core.connectors.sources.postgres.arrow_series import series_of
 from dbmazz_core.connectors.sources.postgres.catalog.column_choice import Projection
 from dbmazz_core.connectors.sources.postgres.octets import Int64s, unaligned
 from dbmazz_core.connectors.sources.postgres.parser.block import MessageBlock
@@ -276,7 +277,7 @@ def message_series(block: MessageBlock) -> pl.Series:
     array = pa.LargeBinaryArray.from_buffers(
         pa.large_binary(), len(block), [None, pa.py_buffer(bounds), pa.py_buffer(block.buffer)]
     )
-    return pl.Series(array)  # `pl.from_arrow` would copy the block
+    return series_of(array)
 
 
 def walk(

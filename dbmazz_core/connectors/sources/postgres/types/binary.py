@@ -20,6 +20,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from dbmazz_core.connectors.sources.postgres.arrow_series import series_of
 from dbmazz_core.connectors.sources.postgres.octets import unaligned
 from dbmazz_core.connectors.sources.postgres.types import date_texts
 from dbmazz_core.connectors.sources.postgres.types.binary_fields import Fields
@@ -94,7 +95,7 @@ def _series(fields: Fields, type: pa.DataType, *buffers: npt.NDArray[np.generic]
     if fields.valid is not None:
         nulls = pa.py_buffer(np.packbits(fields.valid, bitorder="little"))
     array = pa.Array.from_buffers(type, len(fields.offsets), [nulls, *map(pa.py_buffer, buffers)])
-    return pl.Series(array)  # `pl.from_arrow` would copy texts
+    return series_of(array)
 
 
 def _read_booleans(fields: Fields) -> pl.Series:
