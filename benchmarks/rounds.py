@@ -30,7 +30,7 @@ class Round:
         its
             exit.
         cpu_s: CPU seconds of the capture.
-        peak_mb: Peak memory of the capture with its receiver process, in MiB.
+        peak_mb: Peak memory of the capture with its child processes, in MiB.
         phases: Seconds of the capture by phase.
     """
 

@@ -18,7 +18,7 @@ from dbmazz_core.connectors.sources.postgres.parser.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.parser.decoder import Decoder
 from dbmazz_core.connectors.sources.postgres.parser.framing import frame
 from dbmazz_core.connectors.sources.postgres.parser.relations import Relations
-from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
+from dbmazz_core.connectors.sources.postgres.replication.connection import open_stream
 from dbmazz_core.engine.net_effect import compact
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.batch import ChangeBatch
@@ -55,7 +55,7 @@ def _timed(name: str, report: dict[str, dict[str, float]], work: Callable[[], T]
 
 def _receive(url: SecretUrl, slot: str, publication: str, end: Lsn) -> list[MessageBlock]:
     config = SourceConfig(url=url, tables=parse_tables(str(_TABLE)), slot=slot, publication=publication)
-    reader = StreamReader(config, INVALID_LSN)
+    reader = open_stream(config, INVALID_LSN)
     blocks: list[MessageBlock] = []
     try:
         while not blocks or blocks[-1].server_end < end:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import dbmazz_core
+from dbmazz_core.errors import ParseError
+from dbmazz_core.lsn import Lsn
 
 
 def test_every_public_name_is_there_and_comes_from_where_type_checkers_look() -> None:
@@ -34,6 +37,14 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 def test_the_version_is_that_of_the_distribution() -> None:
     assert dbmazz_core.__version__.count(".") == 2
+
+
+def test_errors_cross_processes_whole() -> None:
+    """Programs raise them in workers of their own."""
+    error = ParseError("torn", message_type="I", offset=7, lsn=Lsn(16))
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), str(copy), copy.offset, copy.lsn) == (ParseError, str(error), 7, Lsn(16))
+    assert copy.to_dict() == error.to_dict()
 
 
 def test_importing_the_package_is_cheap() -> None:

@@ -21,8 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from dbmazz_core.demo.module_path import child_environment
 from dbmazz_core.errors import ConfigError, DbmazzError
-from dbmazz_core.module_path import child_environment
 from dbmazz_core.settings.variables import SETTINGS
 
 _HOST = "127.0.0.1"

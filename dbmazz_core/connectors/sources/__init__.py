@@ -36,7 +36,7 @@ __all__ = ["PostgresSource", "create_source"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on demand: the receiver process imports this package, but needs neither polars nor DuckDB.
+    # Imported on demand: most commands use other modules of this package.
     if name == "PostgresSource":
         from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 

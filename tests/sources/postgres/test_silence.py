@@ -22,8 +22,8 @@ from psycopg.conninfo import conninfo_to_dict
 from dbmazz_core.connectors.sources.postgres import connection as connection_module
 from dbmazz_core.connectors.sources.postgres import silence
 from dbmazz_core.connectors.sources.postgres.connection import connect, session_conninfo
-from dbmazz_core.connectors.sources.postgres.replication.connection import ReplicationConnection
-from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
+from dbmazz_core.connectors.sources.postgres.replication.connection import ReplicationConnection, open_stream
+from dbmazz_core.connectors.sources.postgres.replication.receiver import StreamReceiver
 from dbmazz_core.connectors.sources.postgres.server.error_details import translate_errors
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.errors import ReplicationInterrupted
@@ -34,7 +34,7 @@ from dbmazz_core.settings.tables import parse_tables
 from tests.support.lab import Lab
 from tests.support.postgres_fixtures import SourceDatabase
 from tests.support.proxy_fixture import Proxy
-from tests.support.silence_fixture import LIMIT_S, fork_server
+from tests.support.silence_fixture import LIMIT_S
 
 
 def config(database: SourceDatabase, url: str) -> SourceConfig:
@@ -52,10 +52,13 @@ def interrupted(act: Callable[[], object]) -> tuple[str, float]:
     return str(info.value), time.monotonic() - started
 
 
-def read_on(reader: StreamReader) -> None:
-    """As a window does, without end."""
+def read_on(reader: StreamReceiver) -> None:
+    """As a window does, without end. A look at the server does not delay it: a window may be asked to stop."""
     while True:
-        if reader.read(0.05) is None:
+        started = time.monotonic()
+        block = reader.read(0.05)
+        assert time.monotonic() - started < LIMIT_S / 2
+        if block is None:
             reader.request_keepalive()
 
 
@@ -65,8 +68,8 @@ def read_on(reader: StreamReader) -> None:
 @pytest.mark.parametrize("way", ["stalled", "half"])
 def test_a_stream_that_goes_silent(database: SourceDatabase, proxy: Proxy, impatient: None, way: str) -> None:
     """The proxy acknowledges every packet, and passes none on: to nobody, or on this connection only."""
-    with closing(StreamReader(config(database, proxy.url(database)), INVALID_LSN)) as reader:
-        reader.start_acknowledging(INVALID_LSN)
+    with closing(open_stream(config(database, proxy.url(database)), INVALID_LSN)) as reader:
+        reader.confirm(INVALID_LSN)
         database.execute("INSERT INTO t VALUES (1)")
         while (block := reader.read(5)) is None or not len(block):
             pass
@@ -79,8 +82,8 @@ def test_a_stream_that_goes_silent(database: SourceDatabase, proxy: Proxy, impat
 
 
 def test_a_stream_whose_walsender_has_ended(database: SourceDatabase, proxy: Proxy, impatient: None) -> None:
-    with closing(StreamReader(config(database, proxy.url(database)), INVALID_LSN)) as reader:
-        reader.start_acknowledging(INVALID_LSN)
+    with closing(open_stream(config(database, proxy.url(database)), INVALID_LSN)) as reader:
+        reader.confirm(INVALID_LSN)
         proxy.stall(new=False)
         database.fetch("SELECT pg_terminate_backend(%s)", reader.walsender_pid)
         text, _ = interrupted(lambda: read_on(reader))
@@ -93,16 +96,16 @@ def test_a_walsender_that_is_busy_is_waited_for(database: SourceDatabase, impati
     settings = config(database, database.url)
     database.execute("CREATE TABLE unpublished (id int); INSERT INTO unpublished SELECT generate_series(1, 700000)")
     database.execute("INSERT INTO t VALUES (1)")
-    with closing(StreamReader(settings, INVALID_LSN)) as reader:
-        reader.start_acknowledging(INVALID_LSN)
+    with closing(open_stream(settings, INVALID_LSN)) as reader:
+        reader.confirm(INVALID_LSN)
         while (block := reader.read(60)) is None or not any(payload[:1] == b"I" for _, payload in block):
             reader.request_keepalive()
 
 
 def test_an_idle_stream_is_not_silent(database: SourceDatabase, impatient: None) -> None:
     """Also where the program asks for nothing: the receiver does."""
-    with closing(StreamReader(config(database, database.url), INVALID_LSN)) as reader:
-        reader.start_acknowledging(INVALID_LSN)
+    with closing(open_stream(config(database, database.url), INVALID_LSN)) as reader:
+        reader.confirm(INVALID_LSN)
         end = time.monotonic() + 3 * LIMIT_S
         while time.monotonic() < end:
             reader.read(1)
@@ -293,14 +296,11 @@ def line(database: SourceDatabase) -> Iterator[Line]:
 
 
 @pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Our options of TCP, with a tenth of their times."""
     tenth = {"keepalives_idle": "1", "keepalives_interval": "1", "tcp_user_timeout": "3000"}
     for option, value in tenth.items():
         monkeypatch.setitem(connection_module._DEFAULT_OPTIONS, option, value)
-    change = f"import {connection_module.__name__} as c; c._DEFAULT_OPTIONS.update({tenth}); main(*map"
-    with fork_server(monkeypatch, change):
-        yield
 
 
 @pytest.mark.parametrize("sending", [False, True], ids=["waiting", "sending"])
@@ -314,9 +314,9 @@ def test_packets_that_are_dropped(
         if kind == "query":
             connection = stack.enter_context(closing(connect(url)))
         else:
-            reader = stack.enter_context(closing(StreamReader(config(database, line.url), INVALID_LSN)))
+            reader = stack.enter_context(closing(open_stream(config(database, line.url), INVALID_LSN)))
             if sending:
-                reader.start_acknowledging(INVALID_LSN)
+                reader.confirm(INVALID_LSN)
 
         def act() -> None:
             if kind == "query":

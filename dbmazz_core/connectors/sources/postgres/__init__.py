@@ -15,7 +15,7 @@ _HOMES = {"PostgresSource": "source", "build_standby_status_update": "parser.par
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on demand: the receiver process imports this package, but needs neither polars nor DuckDB.
+    # Imported on demand: most commands use other modules of this package.
     if name in _HOMES:
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

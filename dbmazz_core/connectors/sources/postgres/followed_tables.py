@@ -114,7 +114,7 @@ def open_stream(
             start,
             messages=messages and session.connection.info.server_version >= 140000,
         )
-    reader.start_acknowledging(start)
+    reader.confirm(start)
 
     def verify() -> None:
         with session.translated():

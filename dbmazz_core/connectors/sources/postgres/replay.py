@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from dbmazz_core.connectors.sources.postgres.parser.framing import OpenTransaction, frame
 from dbmazz_core.connectors.sources.postgres.parser.parser import pg_time
-from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
+from dbmazz_core.connectors.sources.postgres.replication.receiver import StreamReceiver
 from dbmazz_core.connectors.sources.postgres.setup.slots import history_diverged
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.records import CommittedTransaction
@@ -22,7 +22,7 @@ _ASK_AFTER_S = 0.1
 
 
 def wait_for_replay(
-    reader: StreamReader, last: CommittedTransaction, *, slot: str, stopped: Callable[[], bool] = lambda: False
+    reader: StreamReceiver, last: CommittedTransaction, *, slot: str, stopped: Callable[[], bool] = lambda: False
 ) -> bool:
     """Wait until a stream begins with the last applied transaction.
 

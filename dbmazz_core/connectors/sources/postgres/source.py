@@ -349,10 +349,6 @@ class PostgresSource:
         """Return whether a stream from `start` to the bound would bring nothing, see `quiet.is_quiet`."""
         quiet = is_quiet(self._session, start, bound)
         self._streamed |= quiet  # the window is complete without a stream
-        if not quiet:
-            from dbmazz_core.connectors.sources.postgres.replication.launcher import prestart
-
-            prestart()  # the receiver process starts while polars is imported
         return quiet
 
     def stream(

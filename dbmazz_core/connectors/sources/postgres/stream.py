@@ -11,7 +11,7 @@ from dbmazz_core.connectors.sources.postgres.parser.framing import FramedBlock, 
 from dbmazz_core.connectors.sources.postgres.parser.parser import pg_time
 from dbmazz_core.connectors.sources.postgres.parser.positions import StreamPositions
 from dbmazz_core.connectors.sources.postgres.parser.relations import Relations
-from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
+from dbmazz_core.connectors.sources.postgres.replication.receiver import StreamReceiver
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.records import CommittedTransaction
 from dbmazz_core.model.stream import StreamPart, TableEvent
@@ -37,7 +37,7 @@ class PostgresStream:
 
     def __init__(
         self,
-        reader: StreamReader,
+        reader: StreamReceiver,
         relations: Relations,
         *,
         start_lsn: Lsn,

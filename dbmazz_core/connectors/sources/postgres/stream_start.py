@@ -10,7 +10,8 @@ from dbmazz_core.connectors.sources.postgres.connection import (
     server_changed,
     verify_not_promoted,
 )
-from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
+from dbmazz_core.connectors.sources.postgres.replication.connection import open_stream
+from dbmazz_core.connectors.sources.postgres.replication.receiver import StreamReceiver
 from dbmazz_core.connectors.sources.postgres.server.state import SlotState, slot_state
 from dbmazz_core.connectors.sources.postgres.setup.slots import verify_slot
 from dbmazz_core.errors import ReplicationInterrupted
@@ -33,7 +34,7 @@ def start_verified_stream(
     *,
     checkpoint: Lsn | None = None,
     messages: bool = False,
-) -> tuple[StreamReader, SlotState]:
+) -> tuple[StreamReceiver, SlotState]:
     """Start a stream from `lsn`, and verify the slot while the stream holds it.
 
     Nothing is acknowledged yet.
@@ -54,7 +55,7 @@ def start_verified_stream(
         ServerChanged: The stream comes from another server, or the server was promoted meanwhile.
         SourceError: The stream does not start, or the server ended it at once.
     """
-    reader = StreamReader(config, lsn, messages=messages, server=server)
+    reader = open_stream(config, lsn, messages=messages, server=server)
     try:
         try:
             latest = lsn if checkpoint is None else checkpoint
@@ -94,7 +95,7 @@ def verify_held_slot(
     return state
 
 
-def _raise_end_reason(reader: StreamReader, slot: str) -> NoReturn:
+def _raise_end_reason(reader: StreamReceiver, slot: str) -> NoReturn:
     """Raise the server's reason for ending the stream, which comes behind the last messages."""
     while reader.read(_END_REASON_TIMEOUT_S) is not None:
         pass

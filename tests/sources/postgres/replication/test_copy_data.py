@@ -10,15 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dbmazz_core.connectors.sources.postgres.replication import buffers
-from dbmazz_core.connectors.sources.postgres.replication.buffers import (
-    BUFFER_BYTES,
-    BUFFER_COUNT,
-    BufferPool,
-    BufferViews,
-)
+from dbmazz_core.connectors.sources.postgres.replication import transport as transport_module
 from dbmazz_core.connectors.sources.postgres.replication.copy_data import find_messages
-from dbmazz_core.connectors.sources.postgres.replication.transport import PlainTransport, StreamEnd
+from dbmazz_core.connectors.sources.postgres.replication.transport import BUFFER_BYTES, PlainTransport, StreamEnd
 from dbmazz_core.errors import ParseError
 from tests.support import pgoutput_encoder as encode
 
@@ -77,14 +71,15 @@ def test_what_is_no_message_of_a_stream_is_refused(message: bytes) -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(messages, st.lists(st.integers(1, 60), max_size=8), st.booleans(), st.booleans())
-def test_however_the_bytes_are_cut(sent: list[bytes], cuts: list[int], shared: bool, noticed: bool) -> None:
+def test_however_the_bytes_are_cut(sent: list[bytes], cuts: list[int], small: bool, noticed: bool) -> None:
+    """Also where no chunk is so small that it is copied."""
     server, client = socket.socketpair()
-    descriptor = buffers.create_memory() if shared else None
     words = b"SWARNING\0C01000\0Mmind the gap\0\0"
     notice = b"N" + (4 + len(words)).to_bytes(4, "big") + words
     data = b"".join((notice if noticed else b"") + copy_data(m) for m in sent)
-    with server, client:
-        transport = PlainTransport(client, BufferPool(descriptor))
+    with server, client, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transport_module, "_SMALL_BYTES", transport_module._SMALL_BYTES if small else 0)
+        transport = PlainTransport(client)
         got: list[bytes] = []
         for size in [*cuts, len(data)]:
             server.sendall(data[:size])
@@ -93,8 +88,6 @@ def test_however_the_bytes_are_cut(sent: list[bytes], cuts: list[int], shared: b
                 pass
             got += [encode.xlogdata(7, 8, bytes(payload)) for _, payload in transport.read(transport.take())]
     assert got == [m for m in sent if m[:1] == b"w"]
-    if descriptor is not None:
-        os.close(descriptor)
 
 
 def test_a_message_larger_than_a_buffer() -> None:
@@ -103,7 +96,7 @@ def test_a_message_larger_than_a_buffer() -> None:
     data = b"".join(map(copy_data, [encode.xlogdata(7, 8, b"before"), large, encode.xlogdata(7, 8, b"behind")]))
     with server, client:
         server.setblocking(False)
-        transport = PlainTransport(client, BufferPool(None))
+        transport = PlainTransport(client)
         got: list[bytes] = []
         while len(got) < 3:
             with contextlib.suppress(BlockingIOError):
@@ -122,31 +115,9 @@ def test_the_last_words_of_the_server() -> None:
             server.sendall(
                 copy_data(encode.xlogdata(7, 8, b"last")) + b"E" + (4 + len(words)).to_bytes(4, "big") + words
             )
-        transport = PlainTransport(client, BufferPool(None))
+        transport = PlainTransport(client)
         while transport.gather():
             pass
         assert transport.ended
         assert [bytes(payload) for _, payload in transport.read(transport.take())] == [b"last"]
         assert transport.stream_end == StreamEnd("57P01", "terminating connection")
-
-
-def test_slots_come_back_when_nothing_points_into_them() -> None:
-    descriptor = buffers.create_memory()
-    assert descriptor is not None
-    pool = BufferPool(descriptor)
-    views = BufferViews(descriptor)
-    os.close(descriptor)
-    taken = [pool.acquire() for _ in range(BUFFER_COUNT)]
-    assert pool.acquire() is None
-    assert taken[3] is not None
-    memory, number = taken[3]
-    memory[:5] = b"hello"
-    array = views.view(number)
-    part = memoryview(array)[:5]
-    del array
-    assert pool.acquire() is None  # something still points into it
-    assert bytes(part) == b"hello"
-    del part
-    again = pool.acquire()
-    assert again is not None
-    assert again[1] == number

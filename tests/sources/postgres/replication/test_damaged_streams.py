@@ -16,7 +16,6 @@ import pytest
 from dbmazz_core.connectors.sources.postgres import silence
 from dbmazz_core.connectors.sources.postgres.parser.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.parser.positions import StreamPositions
-from dbmazz_core.connectors.sources.postgres.replication.buffers import BufferPool
 from dbmazz_core.connectors.sources.postgres.replication.transport import PlainTransport
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.errors import DataError, DbmazzError, ParseError, ReplicationInterrupted, SourceError
@@ -92,7 +91,7 @@ def test_impossible_lengths_are_refused_without_the_rest(kind: bytes, length: in
         return  # CopyDone has this length, and others end in another error
     server, client = socket.socketpair()
     with server, client:
-        plain = PlainTransport(client, BufferPool(None))
+        plain = PlainTransport(client)
         server.sendall(message(b"d", encode.xlogdata(1, 1, b"x")) + kind + length.to_bytes(4, "big") + b"w" + bytes(9))
         while not plain.gather():
             pass

@@ -13,7 +13,6 @@ import psycopg
 import pytest
 
 from dbmazz_core.connectors.sources.postgres import resuming, stream_start
-from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
 from dbmazz_core.connectors.sources.postgres.session import Session
 from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.errors import DbmazzError, ReplicationInterrupted, SlotAheadOfCheckpoint, SlotNotFound
@@ -45,7 +44,7 @@ def rows_come(lab: Lab) -> None:
 POINTS: dict[str, tuple[object, str]] = {
     "before the slot is looked at": (resuming, "verify_timeline"),
     "before the bound": (Session, "reachable_lsn"),
-    "before the stream": (StreamReader, "__init__"),
+    "before the stream": (stream_start, "open_stream"),
 }
 
 

@@ -1,9 +1,8 @@
-"""The process that receives the stream: it ends with its reader, and its reader with it."""
+"""The thread that receives the stream: on time whatever the program does, bounded in memory, gone with its program."""
 
 from __future__ import annotations
 
-import contextlib
-import gc
+import ctypes
 import os
 import pickle
 import pwd
@@ -15,19 +14,21 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from dbmazz_core.connectors.sources.postgres.replication import launcher, transport
-from dbmazz_core.connectors.sources.postgres.replication.buffers import BufferPool
-from dbmazz_core.connectors.sources.postgres.replication.connection import ReplicationConnection
-from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
+from dbmazz_core.connectors.sources.postgres.replication import receiver as receiver_module
+from dbmazz_core.connectors.sources.postgres.replication import transport
+from dbmazz_core.connectors.sources.postgres.replication.connection import ReplicationConnection, open_stream
+from dbmazz_core.connectors.sources.postgres.replication.receiver import BLOCK_BYTES
 from dbmazz_core.demo.postgres import EmbeddedPostgres
-from dbmazz_core.errors import ParseError, ReplicationInterrupted, SlotNotFound, SourceError
+from dbmazz_core.errors import ParseError, SlotNotFound, SourceError
+from dbmazz_core.loading import load_polars
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.settings.config import SourceConfig
 from dbmazz_core.settings.secret_url import SecretUrl
@@ -48,15 +49,24 @@ def holders(database: SourceDatabase) -> list[tuple[object, ...]]:
     return database.fetch("SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s AND active", database.name)
 
 
-def wait_for_release(database: SourceDatabase) -> None:
-    deadline = time.monotonic() + 10
-    while holders(database):
-        assert time.monotonic() < deadline, "the slot is still held"
+def confirmed(database: SourceDatabase) -> Lsn:
+    query = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s"
+    return Lsn.parse(str(database.fetch(query, database.name)[0][0]))
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, what
         time.sleep(0.05)
 
 
+def wait_for_release(database: SourceDatabase) -> None:
+    wait_until(lambda: not holders(database), "the slot is still held")
+
+
 def test_messages_arrive_in_order_and_acknowledgements_reach_the_server(database: SourceDatabase) -> None:
-    reader = StreamReader(config(database), INVALID_LSN)
+    reader = open_stream(config(database), INVALID_LSN)
     for first in range(0, 5000, 1000):
         database.execute(f"INSERT INTO t SELECT generate_series({first}, {first + 999})")
     inserts, end = 0, Lsn.parse(str(database.fetch("SELECT pg_current_wal_flush_lsn()::text")[0][0]))
@@ -72,23 +82,12 @@ def test_messages_arrive_in_order_and_acknowledgements_reach_the_server(database
     reader.confirm(end)
     reader.close()
     wait_for_release(database)
-    query = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s"
-    assert Lsn.parse(str(database.fetch(query, database.name)[0][0])) == end
-
-
-def test_a_receiver_that_is_killed_is_an_error_with_a_way_out(database: SourceDatabase) -> None:
-    reader = StreamReader(config(database), INVALID_LSN)
-    os.kill(reader.pid, signal.SIGKILL)
-    with pytest.raises(ReplicationInterrupted, match="ended"):
-        while True:
-            reader.read(5)
-    reader.close()
-    wait_for_release(database)
+    assert confirmed(database) == end
 
 
 def test_an_error_that_leaves_the_connection_open_ends_the_stream(database: SourceDatabase) -> None:
     """A walsender goes on waiting for commands after one, so that the socket says nothing more."""
-    reader = StreamReader(config(database), INVALID_LSN)
+    reader = open_stream(config(database), INVALID_LSN)
     database.execute("INSERT INTO t VALUES (1)")
     while (block := reader.read(5)) is None or b"I" not in bytes(block.types):
         pass
@@ -101,12 +100,12 @@ def test_an_error_that_leaves_the_connection_open_ends_the_stream(database: Sour
     wait_for_release(database)
 
 
-def test_a_reader_that_is_killed_leaves_no_receiver_and_no_held_slot(database: SourceDatabase) -> None:
+def test_a_program_that_is_killed_leaves_no_held_slot(database: SourceDatabase) -> None:
     settings = config(database)
     code = (
         "import pickle, sys, time; "
-        "from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader; "
-        "from dbmazz_core.lsn import INVALID_LSN; reader = StreamReader(pickle.load(sys.stdin.buffer), INVALID_LSN); "
+        "from dbmazz_core.connectors.sources.postgres.replication.connection import open_stream; "
+        "from dbmazz_core.lsn import INVALID_LSN; reader = open_stream(pickle.load(sys.stdin.buffer), INVALID_LSN); "
         "print('reading', flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -121,71 +120,98 @@ def test_a_reader_that_is_killed_leaves_no_receiver_and_no_held_slot(database: S
     wait_for_release(database)
 
 
+def test_status_updates_are_on_time_while_the_program_holds_the_interpreter_lock(database: SourceDatabase) -> None:
+    """The thread that sends them needs the lock. A hold of half of `wal_sender_timeout` leaves it a quarter."""
+    timeout_s = 4
+    settings = config(database)
+    database.execute(f"ALTER DATABASE {database.name} SET wal_sender_timeout = '{timeout_s}s'")
+    sleep = ctypes.PyDLL(None).usleep  # unlike time.sleep, keeps the lock
+    with closing(open_stream(settings, INVALID_LSN)) as reader:
+        reader.confirm(INVALID_LSN)
+        held_by = holders(database)
+        for _ in range(3):
+            sleep(timeout_s * 1_000_000 // 2)
+        database.execute("INSERT INTO t VALUES (1)")
+        while (block := reader.read(5)) is None or b"I" not in bytes(block.types):
+            pass
+        assert holders(database) == held_by
+
+
+def test_a_window_holds_the_interpreter_lock_for_moments_only(lab: Lab) -> None:
+    """A long hold would delay status updates: decoding, merging and a value of 16 MB are nowhere near."""
+    lab.execute("CREATE TABLE t (id int PRIMARY KEY, a text, b numeric, c timestamptz)")
+    lab.capture()
+    lab.execute("INSERT INTO t SELECT i, repeat(md5(i::text), 10), i / 7.0, now() FROM generate_series(1, 50000) i")
+    lab.execute("INSERT INTO t SELECT -1, repeat('x', 16 << 20)")
+    lab.execute("UPDATE t SET b = b + 1 WHERE id > 0")
+    gaps, done = [0.0], threading.Event()
+
+    def tick() -> None:
+        last = time.monotonic()
+        while not done.wait(0.001):
+            now = time.monotonic()
+            gaps.append(now - last)
+            last = now
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    try:
+        lab.capture_and_compare("t")
+    finally:
+        done.set()
+        thread.join()
+    assert max(gaps) < receiver_module.STATUS_INTERVAL_S / 2
+
+
+def test_a_full_queue_bounds_memory_and_delays_no_acknowledgement(database: SourceDatabase) -> None:
+    """A window that applies for longer than `wal_sender_timeout` reads nothing meanwhile."""
+    timeout_s, queue_bytes = 2, 4 << 20
+    settings = config(database)
+    database.execute("ALTER TABLE t ADD filler text")
+    database.execute(f"ALTER DATABASE {database.name} SET wal_sender_timeout = '{timeout_s}s'")
+    database.execute("INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(1, 60000) i")
+    end = Lsn.parse(str(database.fetch("SELECT pg_current_wal_flush_lsn()::text")[0][0]))
+    with ReplicationConnection(settings.url, slot=settings.slot, publication="p") as connection:
+        reader = connection.start(INVALID_LSN, queue_bytes=queue_bytes)
+        reader.confirm(INVALID_LSN)
+        wait_until(lambda: reader.queued_bytes >= queue_bytes, "the queue does not fill")
+        time.sleep(1.5 * timeout_s)
+        assert reader.queued_bytes < queue_bytes + 2 * BLOCK_BYTES
+        reader.confirm(end)
+        wait_until(lambda: confirmed(database) == end, "the acknowledgement does not arrive")
+        inserts = 0
+        while inserts < 60000:
+            block = reader.read(5)
+            assert block is not None
+            inserts += bytes(block.types).count(b"I")
+        reader.close()
+        reader.close()  # idempotent
+    wait_for_release(database)
+
+
+@pytest.mark.parametrize("handler", ["of Python", "of polars"])
+def test_ctrl_c_ends_the_wait_for_a_block(database: SourceDatabase, handler: str) -> None:
+    settings = config(database)
+    if handler == "of polars":
+        load_polars()
+    with closing(open_stream(settings, INVALID_LSN)) as reader:
+        timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
+        timer.start()
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            while time.monotonic() - started < 30:
+                reader.read(30)
+        assert time.monotonic() - started < 5
+    wait_for_release(database)
+
+
 def test_what_the_server_refuses_is_raised_where_the_stream_is_wanted(database: SourceDatabase) -> None:
     settings = config(database)
     database.fetch("SELECT pg_drop_replication_slot(%s)", database.name)
     with pytest.raises(SlotNotFound) as caught:
-        StreamReader(settings, INVALID_LSN)
+        open_stream(settings, INVALID_LSN)
     assert caught.value.remedy
     assert database.name in caught.value.object
-
-
-def test_errors_cross_processes_whole() -> None:
-    error = ParseError("torn", message_type="I", offset=7, lsn=Lsn(16))
-    copy = pickle.loads(pickle.dumps(error))
-    assert (type(copy), str(copy), copy.offset, copy.lsn) == (ParseError, str(error), 7, Lsn(16))
-    assert copy.to_dict() == error.to_dict()
-
-
-def _fork_server_pid() -> int:
-    """The process that forks receivers."""
-    launcher.prestart()
-    children = [c for task in Path("/proc/self/task").iterdir() for c in (task / "children").read_text().split()]
-    (pid,) = [c for c in children if b"receiver_process" in Path(f"/proc/{c}/cmdline").read_bytes()]
-    return int(pid)
-
-
-def test_streams_of_one_program_are_forked_from_one_process(database: SourceDatabase) -> None:
-    settings, pids, waiting = config(database), set(), _fork_server_pid()
-    for _ in range(2):
-        reader = StreamReader(settings, INVALID_LSN)
-        pids.add(reader.pid)
-        assert f"PPid:\t{waiting}\n" in Path(f"/proc/{reader.pid}/status").read_text()
-        reader.close()
-        wait_for_release(database)
-    assert len(pids) == 2
-    assert _fork_server_pid() == waiting
-
-
-def test_the_process_that_forks_is_replaced_if_it_is_killed(database: SourceDatabase) -> None:
-    settings, waiting = config(database), _fork_server_pid()
-    with contextlib.closing(StreamReader(settings, INVALID_LSN)) as reader:
-        os.kill(waiting, signal.SIGKILL)
-        database.execute("INSERT INTO t VALUES (1)")
-        while not (block := reader.read(5)) or not len(block):  # the stream that runs goes on without it
-            pass
-    wait_for_release(database)
-    StreamReader(settings, INVALID_LSN).close()
-    assert _fork_server_pid() != waiting
-
-
-def test_a_receiver_sees_the_surroundings_of_now(
-    database: SourceDatabase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """libpq reads variables and files of its own, such as a service file or PGPASSFILE, wherever it connects."""
-    settings = config(database)
-    launcher.prestart()
-    (tmp_path / "services").write_text("[mine]\napplication_name=told_by_a_service\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PGSERVICEFILE", "services")
-    monkeypatch.setenv("PGSERVICE", "mine")
-    with contextlib.closing(StreamReader(settings, INVALID_LSN)):
-        ((name,),) = database.fetch(
-            "SELECT application_name FROM pg_stat_activity WHERE pid = (SELECT active_pid FROM pg_replication_slots "
-            "WHERE slot_name = %s)",
-            database.name,
-        )
-    assert name == "told_by_a_service"
 
 
 def test_an_encrypted_connection_goes_through_libpq(tmp_path: Path) -> None:
@@ -221,37 +247,17 @@ def test_an_encrypted_connection_goes_through_libpq(tmp_path: Path) -> None:
                 )
             database.execute(f"SELECT pg_drop_replication_slot('{lab.slot}')")
             with pytest.raises(SlotNotFound):
-                StreamReader(lab.config, INVALID_LSN)
+                open_stream(lab.config, INVALID_LSN)
     finally:
         shutil.rmtree(directory)
 
 
-def test_files_called_like_modules_are_not_imported(database: SourceDatabase, tmp_path: Path) -> None:
-    """From the current directory: they may be a stranger's."""
-    database.execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
-    for module in ("select", "socket", "struct", "types", "numpy", "json"):
-        (tmp_path / f"{module}.py").write_text(f"open('imported {module}', 'w'); raise ImportError('mine')")
-    settings = {"SOURCE_URL": database.url, "TABLES": "t", "SOURCE_SLOT_NAME": database.name}
-    command = [str(Path(sys.executable).with_name("dbmazz")), "capture", "--json"]
-    ended = subprocess.run(command, cwd=tmp_path, env=os.environ | settings, capture_output=True, text=True, timeout=60)
-    assert ended.returncode == 0, ended.stderr
-    assert not list(tmp_path.glob("imported*"))
-
-
-def test_a_receiver_that_cannot_start_tells_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "_fork_server", None)
-    monkeypatch.setattr(launcher, "_BOOT_CODE", "import sys; sys.exit('no such thing here')")
-    with pytest.raises(ReplicationInterrupted, match="no such thing here"):
-        launcher.start_receiver()
-    monkeypatch.setattr(launcher, "_fork_server", None)
-
-
 FORKING = """
 import os, pickle, sys, time
-from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
+from dbmazz_core.connectors.sources.postgres.replication.connection import open_stream
 from dbmazz_core.lsn import INVALID_LSN
-reader = StreamReader(pickle.load(sys.stdin.buffer), INVALID_LSN)
-reader.start_acknowledging(INVALID_LSN)
+reader = open_stream(pickle.load(sys.stdin.buffer), INVALID_LSN)
+reader.confirm(INVALID_LSN)
 child = os.fork()
 if not child:
     time.sleep(60)
@@ -292,45 +298,6 @@ def test_a_program_that_forks_while_it_streams(database: SourceDatabase, close: 
         process.wait()
 
 
-def test_a_view_that_outlives_the_stream_writes_into_no_file(database: SourceDatabase, tmp_path: Path) -> None:
-    """Its end may come in any thread, when descriptors of the stream are other files' by then."""
-    reader = StreamReader(config(database), INVALID_LSN)
-    database.execute("INSERT INTO t SELECT generate_series(1, 1000)")
-    while (block := reader.read(5)) is None or not len(block):
-        pass
-    assert block.buffer_number is not None
-    buffers = reader._buffers
-    assert buffers is not None
-    assert buffers._bytes[block.buffer_number] == 1
-    number = block.buffer_number
-    reader.close()
-    with contextlib.ExitStack() as stack:
-        files = [stack.enter_context((tmp_path / str(n)).open("wb", buffering=0)) for n in range(20)]
-        thread = threading.Thread(target=lambda held: held.clear(), args=([block],))
-        del block
-        thread.start()
-        thread.join()
-        gc.collect()
-        assert buffers._bytes[number] == 0
-        assert all(file.tell() == 0 for file in files)
-
-
-def test_a_server_that_says_nothing_ends_the_wait(
-    database: SourceDatabase, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A pooler that accepts, a network that drops every packet."""
-    settings = replace(config(database), url=SecretUrl(proxy.url(database)))
-    launcher.prestart()
-    monkeypatch.setattr("dbmazz_core.connectors.sources.postgres.replication.reader._START_TIMEOUT_S", 1.0)
-    proxy.stall()
-    started = time.monotonic()
-    with pytest.raises(ReplicationInterrupted, match="no answer within") as info:
-        StreamReader(settings, INVALID_LSN)
-    assert time.monotonic() - started < 8
-    assert "run again" in info.value.remedy
-    proxy.resume()
-
-
 def test_start_replication_without_an_answer(
     database: SourceDatabase, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,7 +307,8 @@ def test_start_replication_without_an_answer(
     send = connection.pgconn.send_query
 
     def stalled(command: bytes) -> None:
-        proxy.stall()  # it takes the command, and passes nothing on
+        if command.startswith(b"START_REPLICATION"):
+            proxy.stall()  # it takes the command, and passes nothing on
         send(command)
 
     class Stalling:
@@ -357,7 +325,7 @@ def test_start_replication_without_an_answer(
 def test_a_message_of_two_gigabytes_is_not_waited_for() -> None:
     """PostgreSQL sends none: a damaged stream."""
     ours, theirs = socket.socketpair()
-    plain = transport.PlainTransport(ours, BufferPool(None))
+    plain = transport.PlainTransport(ours)
     with ours, theirs:
         theirs.sendall(b"d\x7f\xff\xff\xffw" + bytes(40))
         while not plain.gather():

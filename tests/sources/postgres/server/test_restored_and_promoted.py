@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from dbmazz_core.connectors.sources import create_source
-from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
+from dbmazz_core.connectors.sources.postgres import stream_start
 from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.engine.result import StopReason, WindowResult
 from dbmazz_core.errors import (
@@ -234,7 +234,7 @@ def test_a_url_with_two_hosts_of_which_the_first_goes_away(
         hosts = f"{proxy.host}:{proxy.port},{clone.host}:{clone.port}"
         both = own.configured(url=re.sub("@[^/]+/", f"@{hosts}/", own.database.url))
         with monkeypatch.context() as patch, own.nothing_changes("public.t"):
-            before(patch, StreamReader, "__init__", proxy.close)
+            before(patch, stream_start, "open_stream", proxy.close)
             with pytest.raises(DbmazzError, match=str(proxy.port)):
                 both.capture()
     own.capture_and_compare("t")
@@ -247,7 +247,7 @@ def test_connections_that_are_led_to_another_server(
     with Proxy(own.database.server) as proxy:
         balanced = own.configured(url=proxy.url(own.database))
         with monkeypatch.context() as patch, own.nothing_changes("public.t"):
-            before(patch, StreamReader, "__init__", lambda: proxy.lead_to(clone))
+            before(patch, stream_start, "open_stream", lambda: proxy.lead_to(clone))
             with pytest.raises(ServerChanged, match="another server") as info:
                 balanced.capture()
         assert "pooler" in info.value.remedy
@@ -258,7 +258,7 @@ def test_a_server_that_is_restarted_before_the_stream(own: Lab, monkeypatch: pyt
     own.execute("INSERT INTO t VALUES (2, 'two')")
     rows, checkpoint = own.rows("FROM public.t"), own.checkpoint
     with monkeypatch.context() as patch:
-        before(patch, StreamReader, "__init__", own.database.server.restart)
+        before(patch, stream_start, "open_stream", own.database.server.restart)
         with pytest.raises(ServerChanged, match="restarted"):
             own.capture()
     assert (own.rows("FROM public.t"), own.checkpoint) == (rows, checkpoint)

@@ -18,7 +18,6 @@ from pathlib import Path
 import pytest
 
 from dbmazz_core.connectors.sources.postgres import stream_start
-from dbmazz_core.connectors.sources.postgres.replication.reader import StreamReader
 from dbmazz_core.connectors.sources.postgres.server.blockers import LOG_STANDBY_SNAPSHOT
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
 from dbmazz_core.demo.postgres import EmbeddedPostgres
@@ -279,7 +278,7 @@ def test_a_slot_that_the_standby_copies_from_the_primary(pair: Pair, server: Emb
     standby.capture_and_compare("t")
 
 
-BEFORE_THE_STREAM = (StreamReader, "__init__")
+BEFORE_THE_STREAM = (stream_start, "open_stream")
 BEFORE_THE_LOOK_AT_THE_SLOT = (stream_start, "verify_held_slot")
 BEFORE_THE_FIRST_CHANGES = (PostgresStream, "next")
 

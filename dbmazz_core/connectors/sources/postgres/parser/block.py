@@ -28,14 +28,12 @@ class MessageBlock:
         types: pgoutput's type byte of each message, uint8, shape (n,).
         server_end: `wal_end` of the last keepalive: every transaction committed before it was sent in this block or an
             earlier one. `INVALID_LSN` before the first keepalive.
-        buffer_number: Number of the shared buffer that `buffer` is (see `buffers`); None: private memory.
     """
 
     buffer: bytes | bytearray | memoryview | Bytes
     starts: Int64s
     ends: Int64s
     server_end: Lsn = INVALID_LSN
-    buffer_number: int | None = None
     types: Bytes = field(init=False)
 
     def __post_init__(self) -> None:

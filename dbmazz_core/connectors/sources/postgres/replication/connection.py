@@ -28,16 +28,18 @@ from dbmazz_core.errors import SlotActive
 from dbmazz_core.forks import detach_in_forks
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import SystemIdentity
+from dbmazz_core.settings.config import SourceConfig
 from dbmazz_core.settings.secret_url import SecretUrl
 from dbmazz_core.table_ref import quote_identifier, quote_literal
 
 if TYPE_CHECKING:
-    from dbmazz_core.connectors.sources.postgres.replication.buffers import BufferPool
     from dbmazz_core.connectors.sources.postgres.replication.receiver import StreamReceiver
     from dbmazz_core.connectors.sources.postgres.replication.transport import LibpqTransport
 
 #: Seconds to wait for an active slot before the error: a walsender that lost its client holds its slot for a moment.
 SLOT_RELEASE_WAIT_S = 5.0
+#: Bytes of messages that wait for the program while it applies a flush.
+QUEUE_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,8 @@ class ReplicationConnection:
         self.pgconn: pq.abc.PGconn = connect_replication(url, application_name=application_name, server=server)
         detach_in_forks(self, lambda connection: [connection.pgconn.socket])
         self.walsender_pid = self.pgconn.backend_pid
+        place = {name: getattr(self.pgconn, name).decode() for name in ("host", "hostaddr", "port")}
+        self._look_conninfo = session_conninfo(url.pinned(**place), "dbmazz look", replication="false")
 
     def __enter__(self) -> Self:
         return self
@@ -175,8 +179,7 @@ class ReplicationConnection:
         start_lsn: Lsn,
         *,
         messages: bool = False,
-        queue_bytes: int = 32 << 20,
-        buffers: BufferPool | None = None,
+        queue_bytes: int = QUEUE_BYTES,
     ) -> StreamReceiver:
         """Start streaming transactions that commit at or after `start_lsn`, with protocol version 1.
 
@@ -186,14 +189,12 @@ class ReplicationConnection:
                 Nothing is acknowledged before `StreamReceiver.confirm` is called.
             messages: Whether the server sends logical messages (`pg_logical_emit_message`).
             queue_bytes: Bytes of messages that wait for the consumer before the receiver stops reading.
-            buffers: Shared memory to read into; None: private memory.
 
         Raises:
             SlotActive: Another process has used the slot for `SLOT_RELEASE_WAIT_S` seconds.
             SourceError: The server refuses, or does not answer.
         """
         # numpy, which the other commands do not need.
-        from dbmazz_core.connectors.sources.postgres.replication.buffers import BufferPool
         from dbmazz_core.connectors.sources.postgres.replication.receiver import StreamReceiver
         from dbmazz_core.connectors.sources.postgres.replication.transport import open_transport
 
@@ -210,7 +211,7 @@ class ReplicationConnection:
         while True:
             self.pgconn.send_query(command.encode())
             try:
-                transport = open_transport(self.pgconn, buffers or BufferPool(None)) or self._libpq_transport()
+                transport = open_transport(self.pgconn) or self._libpq_transport()
             except SlotActive:
                 if time.monotonic() >= deadline:
                     raise
@@ -218,6 +219,7 @@ class ReplicationConnection:
             except OSError as error:
                 raise self.source_error(None, str(error)) from None
             else:
+                self.pgconn.nonblocking = 1  # so that its end does not wait for a server that does not read
                 return StreamReceiver(self, transport, wal_sender_timeout_s=timeout_ms / 1000, queue_bytes=queue_bytes)
 
     def _libpq_transport(self) -> LibpqTransport:
@@ -252,9 +254,7 @@ class ReplicationConnection:
 
     def end_reason(self, *, asked: bool) -> str | None:
         """Return the reason why the walsender can send nothing any more, None if it may, see `connection_is_dead`."""
-        place = {name: getattr(self.pgconn, name).decode() for name in ("host", "hostaddr", "port")}
-        conninfo = session_conninfo(self.url.pinned(**place), "dbmazz look", replication="false")
-        return connection_is_dead(conninfo, self.walsender_pid, asked=asked)
+        return connection_is_dead(self._look_conninfo, self.walsender_pid, asked=asked)
 
     def _query(self, command: str) -> list[list[str]]:
         try:
@@ -278,3 +278,25 @@ class ReplicationConnection:
         if match is None:
             return 60_000
         return int(match[1]) * {"ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}[match[2] or "ms"]
+
+
+def open_stream(
+    config: SourceConfig, start_lsn: Lsn, *, messages: bool = False, server: Server | None = None
+) -> StreamReceiver:
+    """Open a replication connection and start streaming, see `ReplicationConnection.start`.
+
+    Args:
+        config: Names the server, the slot and the publication.
+        start_lsn: Transactions that commit at or after this LSN are streamed.
+        messages: Whether the server sends logical messages.
+        server: The server that the stream must come from; None: any.
+
+    Raises:
+        SourceError: The stream does not start.
+    """
+    connection = ReplicationConnection(config.url, slot=config.slot, publication=config.publication_name, server=server)
+    try:
+        return connection.start(start_lsn, messages=messages)
+    except BaseException:
+        connection.close()
+        raise

@@ -1,11 +1,10 @@
 """The receiving thread: reads the stream into a bounded queue and answers the server in time.
 
-The thread runs in a receiver process (`receiver_process`), which `reader.StreamReader` starts and reads from.
-
 Once streaming has begun, the thread is the only user of the connection. It sends a standby status update well within
-`wal_sender_timeout`, and at once when the server asks for one or the confirmed LSN moves. It does so whatever the
-consumer does, and also while the queue is full. It acknowledges only LSNs that `confirm` was called with, and before
-the first call it sends nothing. (In the minor releases of 2025 an acknowledgement of an older LSN moves the slot back:
+`wal_sender_timeout`, and at once when the confirmed LSN moves or `read` finds a request of the server. It does so
+whatever the consumer does, and also while the queue is full: only a call that holds the interpreter lock for most of
+`wal_sender_timeout` would stop it. It acknowledges only LSNs that `confirm` was called with, and before the first call
+it sends nothing. (In the minor releases of 2025 an acknowledgement of an older LSN moves the slot back:
 logical.c, LogicalConfirmReceivedLocation. It would hide that another process has moved the slot forward.)
 
 If nothing came since the last status update, the next one asks the server for a keepalive: an idle server answers at
@@ -35,6 +34,7 @@ from dbmazz_core.connectors.sources.postgres.parser.parser import build_standby_
 from dbmazz_core.connectors.sources.postgres.replication.copy_data import MESSAGE_MAX_BYTES, TOO_LONG
 from dbmazz_core.connectors.sources.postgres.replication.transport import Chunk, Transport
 from dbmazz_core.errors import ParseError, ReplicationInterrupted
+from dbmazz_core.forks import detach_in_forks
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.settings.secret_url import SecretUrl
 
@@ -50,6 +50,10 @@ GATHER_S = 0.00003
 PROGRESS_BYTES = 1 << 16
 #: Seconds between a look at the server and the verdict.
 _POLL_S = 1.0
+#: Seconds until `read` notices Ctrl-C: polars' handler of SIGINT restarts the wait for a lock.
+_CTRL_C_S = 0.1
+#: Seconds that the last status update may take.
+_END_TIMEOUT_S = 5.0
 #: Most seconds between two status updates, whatever `wal_sender_timeout` is.
 STATUS_INTERVAL_S = 10.0
 
@@ -59,6 +63,7 @@ class StreamConnection(Protocol):
 
     slot: str
     url: SecretUrl
+    walsender_pid: int
 
     def source_error(self, sqlstate: str | None, text: str) -> Exception:
         """Return the error for an SQLSTATE and a message of the server."""
@@ -80,6 +85,7 @@ class StreamReceiver:
         queue_bytes: Bytes of messages in the queue from which on the thread stops reading.
 
     Attributes:
+        walsender_pid: Process id of the server's walsender.
         received_bytes: Bytes of messages received so far.
         receive_cpu_s: CPU seconds of the thread, known once it has ended.
     """
@@ -92,6 +98,7 @@ class StreamReceiver:
         wal_sender_timeout_s: float,
         queue_bytes: int,
     ) -> None:
+        self.walsender_pid = connection.walsender_pid
         self.received_bytes = 0
         self.receive_cpu_s = 0.0
         self._connection = connection
@@ -105,7 +112,8 @@ class StreamReceiver:
         self._sent_at = 0.0
         self._incomplete = 0
         self._progress_at = time.monotonic()
-        self._looked_at = 0.0
+        self._look: threading.Thread | None = None
+        self._look_began = self._looked_at = 0.0
         self._suspicion: str | None = None
         self._queue: deque[Chunk] = deque()
         self._announced_end = INVALID_LSN
@@ -118,6 +126,7 @@ class StreamReceiver:
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_out, False)
         os.set_blocking(self._wake_in, False)
+        detach_in_forks(self, lambda receiver: [receiver._transport.fileno()])
         self._thread = threading.Thread(target=self._run, name="dbmazz-receiver", daemon=True)
         self._thread.start()
 
@@ -129,29 +138,19 @@ class StreamReceiver:
         A block without messages reports that `server_end` has moved.
 
         Raises:
-            SourceError: The stream broke. All blocks received before have been returned first.
+            SourceError: The stream broke, or the server can send nothing any more (`silence`). All blocks received
+                before have been returned first.
+            ParseError: The bytes are no replication stream.
         """
-        with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._ended, timeout)
-            if not self._queue:
-                if self._ended:
-                    raise self._failure or self._end_of_stream()
-                return None
-            chunk = self._queue.popleft()
-            self._queued -= chunk.size
-            self._changed.notify_all()
-        before = self._transport.incomplete
-        block = self._transport.read(chunk)
-        after = self._transport.incomplete
-        if after != before + chunk.size or after // PROGRESS_BYTES > before // PROGRESS_BYTES:
-            self._note_progress()
-        if self._transport.reply_requested or self._transport.ended:
-            self._wake()
-        if not len(block) and block.server_end == self._announced_end:
-            return None
-        self._announced_end = block.server_end
-        self.received_bytes += block.size
-        return block
+        deadline = time.monotonic() + timeout
+        while (chunk := self._next_chunk(deadline)) is not None:
+            block = self._read_chunk(chunk)
+            if len(block) or block.server_end != self._announced_end:
+                self._announced_end = block.server_end
+                self.received_bytes += block.size
+                return block
+        self._verify_server_sends()
+        return None
 
     def confirm(self, lsn: Lsn) -> None:
         """Acknowledge everything before `lsn` as durable, at once. An LSN not above the last one is ignored."""
@@ -161,14 +160,14 @@ class StreamReceiver:
             self._wake()
 
     @property
-    def confirmed_lsn(self) -> Lsn | None:
-        """The LSN that was last acknowledged, or None."""
-        return self._confirmed
+    def confirmed_lsn(self) -> Lsn:
+        """The LSN that was last acknowledged; `INVALID_LSN` before the first `confirm`."""
+        return self._confirmed or INVALID_LSN
 
     @property
-    def closing(self) -> bool:
-        """Whether `stop` was called."""
-        return self._closing
+    def queued_bytes(self) -> int:
+        """Bytes that wait for `read`."""
+        return self._queued
 
     def request_keepalive(self) -> None:
         """Ask the server for a keepalive, which moves `server_end`. While an answer is owed, nothing is sent."""
@@ -176,19 +175,59 @@ class StreamReceiver:
             self._reply_wanted = True
             self._wake()
 
-    def verify_server_sends(self) -> None:
+    def close(self) -> None:
+        """Send the last acknowledgement, stop the thread and close the connection. Idempotent."""
+        if self._wake_in >= 0:
+            self._closing = True
+            self._wake()
+            self._thread.join()
+            os.close(self._wake_in)
+            os.close(self._wake_out)
+            self._wake_in = self._wake_out = -1
+            self._transport.close()
+            self._connection.close()
+
+    def _next_chunk(self, deadline: float) -> Chunk | None:
+        """Take the next chunk from the queue; None if none came in time."""
+        with self._changed:
+            while not (self._queue or self._ended):
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    return None
+                self._changed.wait(min(left_s, _CTRL_C_S))
+            if not self._queue:
+                raise self._failure or self._end_of_stream()
+            chunk = self._queue.popleft()
+            self._queued -= chunk.size
+            self._changed.notify_all()
+            return chunk
+
+    def _read_chunk(self, chunk: Chunk) -> MessageBlock:
+        """Return the messages that a chunk completes, and note what the chunk says about the server."""
+        before = self._transport.incomplete
+        block = self._transport.read(chunk)
+        after = self._transport.incomplete
+        if after != before + chunk.size or after // PROGRESS_BYTES > before // PROGRESS_BYTES:
+            self._note_progress()
+        if self._transport.reply_requested or self._transport.ended:
+            self._wake()
+        return block
+
+    def _verify_server_sends(self) -> None:
         """Verify that the server can still send: look at it if no message has come for `SILENCE_LIMIT_S`.
 
-        For the thread that reads, and only when `read` has returned nothing. A busy server passes.
+        The look has a thread of its own, so that `read` does not wait for it. A busy server passes.
 
         Raises:
             ReplicationInterrupted: The server's process is gone, waits for a client that it does not reach, or the
                 server cannot be reached.
             ParseError: The server has sent everything that it has, but bytes came that complete no message.
         """
+        if self._look is not None and self._look.is_alive():
+            return
         now = time.monotonic()
-        if self._suspicion is not None:  # what came during the look has been read meanwhile
-            if now - self._looked_at < _POLL_S:
+        if self._suspicion is not None and self._progress_at < self._look_began:
+            if now - self._looked_at < _POLL_S:  # what came during the look is read meanwhile
                 return
             if self._incomplete or self._transport.incomplete:
                 raise ParseError(
@@ -199,23 +238,13 @@ class StreamReceiver:
                 )
             raise self._interrupted(self._suspicion)
         if now - max(self._progress_at, self._looked_at) >= silence.SILENCE_LIMIT_S:
-            self._suspicion = self._connection.end_reason(asked=self._asked_at > self._progress_at)
-            self._looked_at = time.monotonic()
+            self._look_began = now
+            self._look = threading.Thread(target=self._look_at_server, name="dbmazz-look", daemon=True)
+            self._look.start()
 
-    def stop(self) -> None:
-        """Have the thread send the last acknowledgement and end. Callable from any thread; `read` then raises."""
-        self._closing = True
-        self._wake()
-
-    def close(self) -> None:
-        """Stop the thread and close the connection. Idempotent."""
-        if self._wake_in >= 0:
-            self.stop()
-            self._thread.join()
-            os.close(self._wake_in)
-            os.close(self._wake_out)
-            self._wake_in = self._wake_out = -1
-            self._connection.close()
+    def _look_at_server(self) -> None:
+        self._suspicion = self._connection.end_reason(asked=self._asked_at > self._progress_at)
+        self._looked_at = time.monotonic()
 
     def _wake(self) -> None:
         """Wake the thread up, whether it waits for the socket or for room in the queue."""
@@ -276,7 +305,7 @@ class StreamReceiver:
 
     def _note_progress(self) -> None:
         """Note that a message came, or a good part of one."""
-        self._progress_at, self._suspicion = time.monotonic(), None
+        self._progress_at = time.monotonic()
 
     def _note_bytes(self, descriptor: int) -> None:
         """Count the bytes that wait in the socket, as a message that libpq assembles shows no other sign of progress.
@@ -324,19 +353,22 @@ class StreamReceiver:
         self._send_due_status(())
 
     def _send_status(self, confirmed: Lsn) -> None:
-        """Send a status update; raise ReplicationInterrupted if that takes longer than the status interval."""
+        """Send a status update.
+
+        Raises:
+            ReplicationInterrupted: That takes longer than the status interval; the last one may take `_END_TIMEOUT_S`.
+        """
         now = time.monotonic()
         reply, self._reply_wanted = self._reply_wanted or self._heard_at <= self._sent_at, False
         self._sent_at, self._status_due = now, now + self._interval
         if reply:
             self._asked_at = now
         sent = self._transport.send(build_standby_status_update(confirmed, reply_requested=reply))
-        deadline = time.monotonic() + self._interval
         while not sent:  # the socket's buffer is full: the server does not read, or the network stalls
             poller = select.poll()
             poller.register(self._transport.fileno(), select.POLLOUT)
             poller.poll(100)
-            if time.monotonic() > deadline:
+            if time.monotonic() - now > (min(self._interval, _END_TIMEOUT_S) if self._closing else self._interval):
                 raise self._interrupted("the server does not read status updates")
             sent = self._transport.flush()
 

@@ -30,7 +30,6 @@ from dbmazz_core.connectors.sources.postgres.replication.backend_messages import
     verify_length,
     verify_payload,
 )
-from dbmazz_core.connectors.sources.postgres.replication.buffers import BUFFER_BYTES, BufferPool
 from dbmazz_core.connectors.sources.postgres.replication.copy_data import FoundMessages, find_messages
 from dbmazz_core.connectors.sources.postgres.silence import ANSWER_TIMEOUT_S, next_result
 from dbmazz_core.errors import ParseError
@@ -41,6 +40,10 @@ _COPY_BOTH = b"W"
 _COPY_BOTH_RESPONSE = b"W\0\0\0\7\0\0\0"
 _COPY_DATA = ord("d")
 _FIELD = pq.DiagnosticField
+#: Bytes of a buffer: a block, its headroom, and one more read.
+BUFFER_BYTES = (4 << 20) + (1 << 20) + (1 << 17)
+#: A chunk of fewer bytes is copied out of its buffer: a block keeps all its memory as long as a value refers to it.
+_SMALL_BYTES = 1 << 20
 #: Bytes ahead of each read in a buffer, for the beginning of a message that the chunk before ended with.
 HEADROOM = 1 << 16
 _FRAME = 5
@@ -70,13 +73,11 @@ class Chunk:
         size: Number of bytes.
         messages: From libpq: single CopyData messages.
         buffer: From a socket: the bytes as the server sent them, from offset `HEADROOM` on.
-        buffer_number: Number of the shared buffer that `buffer` is; None: private memory.
     """
 
     size: int
     messages: Sequence[memoryview] = ()
     buffer: Buffer = b""
-    buffer_number: int | None = None
 
 
 class Transport(Protocol):
@@ -131,8 +132,11 @@ class Transport(Protocol):
             ParseError: The bytes are no replication stream.
         """
 
+    def close(self) -> None:
+        """Close what the transport has opened itself; the connection stays."""
 
-def open_transport(pgconn: pq.abc.PGconn, buffers: BufferPool) -> Transport | None:
+
+def open_transport(pgconn: pq.abc.PGconn) -> Transport | None:
     """Return the transport for the answer to START_REPLICATION, which was sent with `send_query`.
 
     A connection without encryption answers with a CopyBothResponse, 'W'. libpq has read the answer before it to its end
@@ -155,7 +159,7 @@ def open_transport(pgconn: pq.abc.PGconn, buffers: BufferPool) -> Transport | No
             connection.settimeout(ANSWER_TIMEOUT_S)
             answer = connection.recv(len(_COPY_BOTH_RESPONSE), socket.MSG_WAITALL)
             if answer == _COPY_BOTH_RESPONSE:
-                return PlainTransport(connection, buffers)
+                return PlainTransport(connection)
             if len(answer) < len(_COPY_BOTH_RESPONSE):
                 raise ConnectionResetError("the server closed the connection")
             raise ParseError("unexpected answer to START_REPLICATION", message_type="W", offset=1, lsn=INVALID_LSN)
@@ -254,16 +258,18 @@ class LibpqTransport:
             self.reply_requested |= keepalive.reply_requested
         return MessageBlock.join(messages, self.server_end)
 
+    def close(self) -> None:
+        """See `Transport.close`: nothing."""
+
 
 class PlainTransport:
     """A stream read from the socket of a connection without encryption. Implements `Transport`.
 
     Args:
         connection: The socket; libpq must not read from it any more.
-        buffers: Shared buffers to read into; private memory is used where none is free.
     """
 
-    def __init__(self, connection: socket.socket, buffers: BufferPool) -> None:
+    def __init__(self, connection: socket.socket) -> None:
         self.gathered = 0
         self.ended = False
         self.server_end = INVALID_LSN
@@ -271,8 +277,7 @@ class PlainTransport:
         self.stream_end = StreamEnd()
         self._socket = connection
         self._socket.setblocking(False)
-        self._buffers = buffers
-        self._buffer, self._buffer_number = self._new_buffer()
+        self._buffer = _new_buffer()
         self._unsent = b""
         self._rest = bytearray()
         self._over = False  # the end of the stream, or an error, was read
@@ -300,8 +305,12 @@ class PlainTransport:
 
     def take(self) -> Chunk:
         """See `Transport.take`."""
-        chunk = Chunk(self.gathered, buffer=self._buffer, buffer_number=self._buffer_number)
-        self._buffer, self._buffer_number = self._new_buffer()
+        end = HEADROOM + self.gathered + len(PADDING)
+        if self.gathered < _SMALL_BYTES:
+            chunk = Chunk(self.gathered, buffer=bytearray(self._buffer[:end]))
+        else:
+            chunk = Chunk(self.gathered, buffer=self._buffer)
+            self._buffer = _new_buffer()
         self.gathered = 0
         return chunk
 
@@ -320,15 +329,13 @@ class PlainTransport:
 
     def read(self, chunk: Chunk) -> MessageBlock:
         """See `Transport.read`."""
-        buffer, number, end = memoryview(chunk.buffer), chunk.buffer_number, HEADROOM + chunk.size
+        buffer, end = memoryview(chunk.buffer), HEADROOM + chunk.size
         begin = HEADROOM - len(self._rest)
         if begin < 0:  # a message larger than the headroom continues
             self._rest += buffer[HEADROOM:end]
-            if number is not None:
-                self._buffers.release(number)
             if len(self._rest) <= _LENGTH.unpack_from(self._rest, 1)[0]:
                 return MessageBlock.join([], self.server_end)  # the message is not complete yet
-            buffer, number, begin, end = memoryview(self._rest + PADDING), None, 0, len(self._rest)
+            buffer, begin, end = memoryview(self._rest + PADDING), 0, len(self._rest)
         else:
             buffer[begin:HEADROOM] = self._rest
         pieces: list[FoundMessages] = []
@@ -347,13 +354,11 @@ class PlainTransport:
         if len(self._rest) >= _FRAME:
             verify_length(self._rest, 0)
         starts, ends = (np.concatenate([getattr(found, name) for found in pieces]) for name in ("starts", "ends"))
-        if number is not None and not len(starts):
-            self._buffers.release(number)
-            return MessageBlock.join([], self.server_end)
-        return MessageBlock(buffer, starts, ends, self.server_end, number)
+        return MessageBlock(buffer, starts, ends, self.server_end)
 
-    def _new_buffer(self) -> tuple[Buffer, int | None]:
-        return self._buffers.acquire() or (bytearray(BUFFER_BYTES), None)
+    def close(self) -> None:
+        """See `Transport.close`."""
+        self._socket.close()
 
     def _skip_other_messages(self, buffer: memoryview, begin: int, end: int) -> int:
         """Read complete messages at `begin` that are no CopyData; return where they end."""
@@ -371,3 +376,8 @@ class PlainTransport:
             self._over |= kind in ENDS
             begin = behind
         return begin
+
+
+def _new_buffer() -> memoryview:
+    """Return memory for a chunk; the system allocates its pages when they are written."""
+    return np.empty(BUFFER_BYTES, dtype=np.uint8).data

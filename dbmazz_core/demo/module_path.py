@@ -1,4 +1,4 @@
-"""The module search path of the Python processes that dbmazz starts.
+"""The module search path of the Python processes that the demo starts.
 
 Python puts the current directory first on `sys.path` (`python -m`), or an empty entry that stands for it (`python -c`,
 an empty part of PYTHONPATH). A user's file `select.py` in that directory is then imported instead of the standard
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-#: Top-level packages that the receiver process imports. The child must find them where the parent found them.
+#: Top-level packages that the child imports. It must find them where the parent found them.
 _REQUIRED = ("dbmazz_core", "numpy", "psycopg", "psycopg_binary", "psycopg_c", "typing_extensions")
 
 
