@@ -4,13 +4,15 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import dagster as dg
 
-from dbmazz_core.errors import ConfigError
+from dbmazz_core.errors import ConfigError, DbmazzError
 from dbmazz_core.settings.config import Settings
 from dbmazz_dagster.assets import build_source_asset_specs, dbmazz_assets
+from dbmazz_dagster.captured_assets import CapturedAssets
 from dbmazz_dagster.checks import build_dbmazz_checks
 from dbmazz_dagster.resource import DbmazzResource
 from dbmazz_dagster.run_config import DbmazzConfig, Unchanged
@@ -84,7 +86,11 @@ def build_definitions(
         assets=[tables, *sources],
         asset_checks=build_dbmazz_checks(resource, translator=translator),
         jobs=[job],
-        schedules=[_schedule(f"{name}_schedule", job, resource, schedule_minutes)],
+        schedules=[
+            _schedule(
+                f"{name}_schedule", job, resource, schedule_minutes, CapturedAssets.of(tables), unchanged == "skip"
+            )
+        ],
         sensors=[
             build_dbmazz_sensor(
                 resource,
@@ -100,8 +106,13 @@ def build_definitions(
     )
 
 
-def _schedule(name: str, job: Any, resource: DbmazzResource, minutes: int) -> dg.ScheduleDefinition:
-    """Return a schedule that runs windows at fixed times, an alternative to the sensor."""
+def _schedule(
+    name: str, job: Any, resource: DbmazzResource, minutes: int, assets: CapturedAssets, changed_alone: bool
+) -> dg.ScheduleDefinition:
+    """Return a schedule that runs windows at fixed times, an alternative to the sensor.
+
+    If `changed_alone`, its runs select the checkpoint and the tables of which changes wait, as those of the sensor do.
+    """
     slot = resource.slot_name
 
     @dg.schedule(
@@ -116,7 +127,11 @@ def _schedule(name: str, job: Any, resource: DbmazzResource, minutes: int) -> dg
         unfinished = unfinished_runs(context.instance, slot)
         if unfinished:
             return dg.SkipReason(f"run {unfinished[0].dagster_run.run_id} has not finished")
-        return dg.RunRequest(tags=resource.run_tags)
+        changed = None
+        if changed_alone:
+            with suppress(DbmazzError):  # the run tells
+                changed = resource.pipeline().waiting_tables()
+        return dg.RunRequest(tags=resource.run_tags, **assets.selection(changed))
 
     return evaluate
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import dagster as dg
 
@@ -51,6 +51,18 @@ class CapturedAssets:
         # Of all assets, also of those that a run does not select.
         checks = frozenset(spec.key for spec in definition.node_check_specs_by_output_name.values())
         return cls(tables, sources, checkpoint, slot, checks)
+
+    def selection(self, changed: Collection[TableRef] | None) -> dict[str, Any]:
+        """Return what a run selects, as arguments of `RunRequest`: the checkpoint and the tables that have changed.
+
+        The checks of windows come with the tables. Without their keys, Dagster would add those that have steps of their
+        own. None for `changed`, as for a definition without checkpoint: empty, so that the run selects all.
+        """
+        if self.checkpoint is None or changed is None:
+            return {}
+        tables = sorted(key for table, key in self.tables.items() if table in changed)
+        checks = sorted(check for check in self.checks if check.asset_key in tables)
+        return {"asset_selection": [self.checkpoint, *tables], "asset_check_keys": checks}
 
     def verify_slot(self, slot: str) -> None:
         """Raise ConfigError if the assets are those of another slot than the resource's."""

@@ -213,7 +213,7 @@ def _tick(
     attempt = next_attempt(context.instance, status.slot, confirmed)
     request = dg.RunRequest(
         run_key=f"{status.slot}:{lsn_text(confirmed)}:{attempt}",
-        **_selection(decision, policy.assets),
+        **({} if policy.assets is None else policy.assets.selection(decision.tables)),
         tags={
             **resource.run_tags,
             FROM_LSN_TAG: lsn_text(confirmed),
@@ -255,18 +255,6 @@ def _decide(
     if waiting is None or waiting:
         return _Decision(True, f"changes of the captured tables since {status.confirmed_lsn}", tables=waiting)
     return _Decision(False, f"no changes of the captured tables since {status.confirmed_lsn}", caught_up=True)
-
-
-def _selection(decision: _Decision, assets: CapturedAssets | None) -> dict[str, Any]:
-    """Return what a run selects: the checkpoint, and the tables of which changes wait, with the checks of windows.
-
-    Empty where it selects all. Without the keys of the checks, Dagster would add those that have steps of their own.
-    """
-    if assets is None or assets.checkpoint is None or decision.tables is None:
-        return {}
-    tables = sorted(key for table, key in assets.tables.items() if table in decision.tables)
-    checks = sorted(check for check in assets.checks if check.asset_key in tables)
-    return {"asset_selection": [assets.checkpoint, *tables], "asset_check_keys": checks}
 
 
 def _events(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import dagster as dg
 import psycopg
@@ -278,6 +279,28 @@ def test_a_run_selects_the_checkpoint_and_what_has_changed(captured: Shop) -> No
 def test_a_run_of_the_first_capture_selects_all(shop: Shop) -> None:
     (request,) = shop.tick().requests
     assert request.asset_selection is None
+
+
+def scheduled(shop: Shop) -> dg.RunRequest:
+    schedule = shop.definitions().resolve_schedule_def("dbmazz_schedule")
+    (request,) = schedule.evaluate_tick(dg.build_schedule_context(instance=shop.instance)).run_requests or []
+    return request
+
+
+def test_a_run_of_the_schedule_selects_what_has_changed_too(shop: Shop) -> None:
+    request = scheduled(shop)
+    assert request.asset_selection is None  # there is no slot yet
+    assert shop.run(request=request).success
+    request = scheduled(shop)
+    assert (request.asset_selection, request.asset_check_keys) == ([shop.checkpoint], [])
+    assert [*shop.materializations(shop.run(request=request))] == [shop.checkpoint]
+    order(shop, 100)
+    orders = dg.AssetKey(["public", "orders"])
+    request = scheduled(shop)
+    assert request.asset_selection == [shop.checkpoint, orders]
+    assert {*shop.materializations(shop.run(request=request))} == {shop.checkpoint, orders}
+    shop.equal()
+    assert scheduled(replace(shop, options={"unchanged": "observe"})).asset_selection is None
 
 
 def test_a_run_for_unrelated_wal_selects_the_checkpoint(captured: Shop) -> None:
