@@ -75,9 +75,11 @@ class DbmazzError(Exception):
         tables: The tables whose trouble this is, so that the others can go on; empty if it concerns all of them.
         remedy: What to do: SQL or a command to paste where there is one.
         exit_code: Exit code of the `dbmazz` command.
+        is_transient: Whether another attempt may succeed although nobody changes a setting or a table.
     """
 
     exit_code: ClassVar[int] = 1
+    is_transient: ClassVar[bool] = False
 
     def __init__(
         self, what: str, *, object: str | TableRef | ColumnRef, remedy: str, tables: Iterable[TableRef] = ()
@@ -145,12 +147,16 @@ class ConnectionFailed(SourceError):
     What to do: check host and port in `SOURCE_URL`, and that PostgreSQL runs there.
     """
 
+    is_transient = True
+
 
 class AuthenticationFailed(ConnectionFailed):
     """PostgreSQL refused the role, the password, the database or the client's address.
 
     What to do: correct user, password and database in `SOURCE_URL`, or run `ALTER ROLE ... PASSWORD`.
     """
+
+    is_transient = False
 
 
 class ReplicationInterrupted(SourceError):
@@ -159,6 +165,8 @@ class ReplicationInterrupted(SourceError):
     What to do: run the command again; it resumes at the checkpoint.
     """
 
+    is_transient = True
+
 
 class ServerChanged(SourceError):
     """The connections of one run reached different servers, or the server was restarted or promoted between them.
@@ -166,6 +174,8 @@ class ServerChanged(SourceError):
     What to do: run the command again; if the error repeats, put the host and the port of one server into
     `SOURCE_URL`.
     """
+
+    is_transient = True
 
 
 class SourceNotReady(SourceError):
@@ -233,6 +243,8 @@ class TableLocked(SourceNotReady):
     What to do: wait for the transaction that the error names, or end it.
     """
 
+    is_transient = True
+
 
 class ReplicaIdentityInsufficient(SourceNotReady):
     """Updates and deletes of a table would carry no columns that identify the row.
@@ -277,6 +289,8 @@ class SlotActive(SlotError):
     What to do: wait, stop the process that the error names, or give this pipeline its own `SOURCE_SLOT_NAME`.
     """
 
+    is_transient = True
+
 
 class SlotMismatch(SlotError):
     """A slot of this name exists, but it is a physical slot, was made with `two_phase`, or belongs to another database
@@ -313,6 +327,8 @@ class SlotCreationBlocked(SlotError):
 
     What to do: wait for the transaction that the error names, or end it.
     """
+
+    is_transient = True
 
 
 class ServerBehindCheckpoint(SlotError):
@@ -353,6 +369,8 @@ class DestinationLocked(DestinationError):
 
     What to do: end the process that the error names, or wait longer (`SINK_LOCK_TIMEOUT_S`).
     """
+
+    is_transient = True
 
 
 class DestinationChanged(DestinationError):

@@ -12,6 +12,8 @@ from dbmazz_core.connectors.sinks import create_sink
 from dbmazz_core.connectors.sources import create_source
 from dbmazz_core.engine import pausing
 from dbmazz_core.engine.capture_run import CaptureRun
+from dbmazz_core.engine.follow_run import FollowRun
+from dbmazz_core.engine.follow_status import FollowStatus
 from dbmazz_core.engine.preparation import Preparation, read_look
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import PipelineStatus, SnapshotResult, StopReason, WindowResult
@@ -308,6 +310,42 @@ class Pipeline:
                 result.read_copy = sink.publish()
         result.file_held_s = sink.held_s
         return result
+
+    def follow(
+        self,
+        *,
+        stop: threading.Event | None = None,
+        reload: Callable[[], Settings | None] | None = None,
+        watch: Callable[[FollowStatus], None] | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> FollowStatus:
+        """Capture until `stop` is set: windows whose last stream stays open. Return the last status.
+
+        Changes are flushed every `FOLLOW_INTERVAL_MS`, or sooner as `FLUSH_SIZE` and `FLUSH_MAX_BYTES` say. Limits of
+        windows do not count. After a broken connection, and while others hold the destination, it tries again.
+
+        Args:
+            stop: Set it to end at the next flush.
+            reload: Returns new settings if there are any, else None. Slot and destination must be the same.
+            watch: Called with the status whenever it has changed.
+            progress: Called after rows were loaded, after each flush, and with sentences about what happened.
+
+        Raises:
+            DbmazzError: A person must do something; or an error came before the first stream was open; or attempts
+                were in vain for longer than `FOLLOW_RETRY_TIMEOUT_S`. Committed flushes stay.
+        """
+        stop, progress = stop or threading.Event(), progress or (lambda _: None)
+        run = FollowRun(
+            settings=self.settings,
+            open_source=lambda settings: Pipeline(settings)._source(_waiting(progress, stop)),
+            open_sink=lambda settings: Pipeline(settings)._sink(),
+            stop=stop,
+            reload=reload or (lambda: None),
+            watch=watch or (lambda _: None),
+            progress=progress,
+            status=FollowStatus(self.settings.source.slot),
+        )
+        return run.run()
 
     # -- source and destination
 

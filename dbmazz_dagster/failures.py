@@ -8,36 +8,9 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from dbmazz_core.errors import (
-    AuthenticationFailed,
-    ConnectionFailed,
-    DbmazzError,
-    DestinationLocked,
-    ReplicationInterrupted,
-    ServerChanged,
-    SlotActive,
-    SlotCreationBlocked,
-    TableLocked,
-)
+from dbmazz_core.errors import DbmazzError, DestinationLocked, SlotActive
 from dbmazz_dagster.run_history import unfinished_runs
 from dbmazz_dagster.tags import SLOT_TAG
-
-
-def is_transient(error: DbmazzError) -> bool:
-    """Return whether another attempt may succeed although no setting and no table is changed.
-
-    `AuthenticationFailed` is not transient, although it is a `ConnectionFailed`.
-    """
-    transient = (
-        ConnectionFailed,
-        ReplicationInterrupted,
-        ServerChanged,
-        SlotActive,
-        SlotCreationBlocked,
-        TableLocked,
-        DestinationLocked,
-    )
-    return isinstance(error, transient) and not isinstance(error, AuthenticationFailed)
 
 
 @contextmanager
@@ -71,7 +44,7 @@ def to_failure(error: DbmazzError, *, held_by: str | None = None) -> dg.Failure:
     }
     if held_by is not None:
         metadata["held_by_run"] = dg.MetadataValue.dagster_run(held_by)
-    return dg.Failure(description=error.what, metadata=metadata, allow_retries=is_transient(error))
+    return dg.Failure(description=error.what, metadata=metadata, allow_retries=error.is_transient)
 
 
 def _held_by(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext, error: DbmazzError) -> str | None:

@@ -23,13 +23,16 @@ from dbmazz_dagster.window import run_window
 if TYPE_CHECKING:
     from dbmazz_core.pipeline import Pipeline
 
-_BY_FIELD: dict[str, Setting] = {s.flag.removeprefix("--").replace("-", "_"): s for s in SETTINGS}
+#: The settings that windows use.
+_BY_FIELD: dict[str, Setting] = {
+    s.flag.removeprefix("--").replace("-", "_"): s for s in SETTINGS if s.group != "follow"
+}
 
 
 class DbmazzResource(dg.ConfigurableResource["DbmazzResource"]):
     """One capture: a PostgreSQL source, its tables, a slot, and the DuckDB file that they are replicated into.
 
-    Every setting of the `dbmazz` command is a field with the name of its flag, the same default and the same parser: a
+    Every setting of windows is a field with the name of its flag, the same default and the same parser: a
     malformed value raises the same `ConfigError`.
 
         import dagster as dg

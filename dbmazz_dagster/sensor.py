@@ -17,7 +17,6 @@ from dbmazz_core.settings.tables import format_tables
 from dbmazz_core.table_ref import TableRef
 from dbmazz_dagster.captured_assets import CapturedAssets
 from dbmazz_dagster.checks import MAX_LAG_BYTES, assess_slot
-from dbmazz_dagster.failures import is_transient
 from dbmazz_dagster.metadata import lsn_metadata
 from dbmazz_dagster.owed import owed_events, owed_tables
 from dbmazz_dagster.resource import DbmazzResource
@@ -126,7 +125,7 @@ def build_dbmazz_sensor(
         try:
             return _tick(context, resource, policy, checkpoint)
         except DbmazzError as error:
-            if not is_transient(error):
+            if not error.is_transient:
                 raise
             return dg.SensorResult(skip_reason=f"{error.what}. What to do: {error.remedy}", cursor=context.cursor)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
+from typing import TYPE_CHECKING
 
 from dbmazz_core.engine.isolation import Isolation, LeftOut, mark_left_out
 from dbmazz_core.engine.progress import Progress
@@ -22,6 +23,9 @@ from dbmazz_core.model.source import Bound, FollowedTable, Source
 from dbmazz_core.settings.config import Settings, WindowLimits
 from dbmazz_core.table_ref import TableRef
 
+if TYPE_CHECKING:
+    from dbmazz_core.engine.window import Upkeep
+
 
 @dataclass(slots=True)
 class Capture:
@@ -35,6 +39,7 @@ class Capture:
         limits: When to end early.
         stop: Set from elsewhere to end at the next flush.
         progress: Called after each flush.
+        upkeep: Keeps streams open, see `Window`; None: they end at their bounds.
         result: What was done so far, up to the last commit; None before the first stream.
     """
 
@@ -45,6 +50,7 @@ class Capture:
     limits: WindowLimits
     stop: Event | None = None
     progress: Callable[[Progress], None] | None = None
+    upkeep: Upkeep | None = None
     result: WindowResult | None = None
 
     def run(self, checkpoint: Checkpoint) -> WindowResult:
@@ -75,7 +81,9 @@ class Capture:
             ref: FollowedTable(table.shape, table.state.snapshot_lsn or INVALID_LSN) for ref, table in captured.items()
         }
         bound = source.bound(checkpoint.lsn, followed)
-        if self._is_quiet(checkpoint, bound):
+        if self.upkeep is not None and bound.unchanged and not bound.more:
+            bound = replace(bound, is_open=True)
+        elif self._is_quiet(checkpoint, bound):
             self._add(_without_changes(checkpoint, bound, followed))
             return False
         load_polars()
@@ -100,6 +108,8 @@ class Capture:
             result = WindowResult(checkpoint.lsn, checkpoint.lsn, bound.lsn)
             self._add(self._without(left_out.tables, result))
             return True
+        if self.upkeep is not None and bound.is_open:
+            self.upkeep.opened()
         window = Window(
             stream,
             self.sink,
@@ -113,6 +123,7 @@ class Capture:
             progress=self.progress,
             quarantined=quarantined,
             isolation=self._isolation,
+            upkeep=self.upkeep,
         )
         try:
             result = window.run()
@@ -120,7 +131,8 @@ class Capture:
         except LeftOut as left_out:
             if left_out.tables and not left_out.tables.keys() & captured.keys():
                 raise left_out.__cause__ or left_out from None
-            result, more = self._without({**window.left_out, **left_out.tables}, window.result), True
+            result = self._without({**window.left_out, **left_out.tables}, window.result)
+            more = self.upkeep is None or not result.copy_anew
         except DbmazzError:
             self._add(window.result)
             raise

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Event
+from typing import TYPE_CHECKING
 
 from dbmazz_core.engine.capture import Capture, remaining
 from dbmazz_core.engine.copying import Copying
@@ -23,7 +24,10 @@ from dbmazz_core.model.stopping import StopRequested
 from dbmazz_core.settings.config import Settings, WindowLimits
 from dbmazz_core.table_ref import TableRef
 
-#: How many times a window begins again because another process has changed its tables meanwhile.
+if TYPE_CHECKING:
+    from dbmazz_core.engine.window import Upkeep
+
+#: How many times in a row a window begins again because another process has changed its tables meanwhile.
 _ATTEMPTS = 5
 
 
@@ -41,6 +45,7 @@ class CaptureRun:
         limits: When to end early.
         stop: Set from elsewhere to end at the next flush, or before the next rows are copied.
         progress: Called after rows were loaded, and after each flush.
+        upkeep: Keeps the last stream of the run open, see `Capture`.
     """
 
     settings: Settings
@@ -49,6 +54,7 @@ class CaptureRun:
     limits: WindowLimits
     stop: Event
     progress: Callable[[Progress], None] | None = None
+    upkeep: Upkeep | None = None
     _copies: _Copies = field(default_factory=lambda: _Copies())
     _warnings: tuple[str, ...] = ()
     _result: WindowResult | None = None
@@ -65,7 +71,7 @@ class CaptureRun:
         Raises:
             DbmazzError: Committed flushes and copies stay.
         """
-        started, attempts = time.monotonic(), 0
+        started, attempts, flushes = time.monotonic(), 0, 0
         while True:
             try:
                 self._run([ref for ref in resnapshot if ref not in self._copies.rows])
@@ -73,7 +79,8 @@ class CaptureRun:
                 result = self._result or _stopped_at(self.sink.read().checkpoint)
                 result.stop_reason = StopReason.STOP_REQUESTED
             except DestinationChanged:
-                attempts += 1
+                before, flushes = flushes, 0 if self._result is None else self._result.flushes
+                attempts = 1 if flushes > before else attempts + 1
                 if attempts >= _ATTEMPTS or self.sink.read().checkpoint is None:
                     raise
                 self.source.end_stream()
@@ -87,6 +94,11 @@ class CaptureRun:
                 result = self._result
             return self._reported(result, started)
 
+    @property
+    def so_far(self) -> WindowResult | None:
+        """What the run has done before the stream that is open now, without copies; None: nothing."""
+        return self._result
+
     def _run(self, resnapshot: Sequence[TableRef]) -> None:
         self.source.lock_feed(timeout_s=self.settings.sink.lock_timeout_s, stopped=self.stop.is_set)
         plan, before = self._plan(resnapshot), self._result
@@ -99,8 +111,8 @@ class CaptureRun:
             raise StopRequested
         if copying.needed:
             self.source.mark_history()
-        if self._result is before or copying.needed:
-            self._capture(list(copying.tables), copying.checkpoint)
+        if self._result is before or copying.needed or self.upkeep is not None:
+            self._capture(list(copying.tables), copying.checkpoint, self.upkeep)
         assert self._result is not None
         if self._result.copy_anew and not _is_stopped(self._result) and self._copy(self._plan(())).stopped:
             raise StopRequested
@@ -129,11 +141,16 @@ class CaptureRun:
         self._copies.quarantined |= copying.quarantined
         return copying
 
-    def _capture(self, tables: Sequence[TableRef], checkpoint: Checkpoint) -> WindowResult:
+    def _capture(
+        self,
+        tables: Sequence[TableRef],
+        checkpoint: Checkpoint,
+        upkeep: Upkeep | None = None,
+    ) -> WindowResult:
         """Follow tables from the checkpoint; return the result of this and of earlier streams of the window."""
         before = self._result
         limits = self.limits if before is None else remaining(self.limits, before)
-        capture = Capture(self.settings, self.source, self.sink, tables, limits, self.stop, self.progress)
+        capture = Capture(self.settings, self.source, self.sink, tables, limits, self.stop, self.progress, upkeep)
         try:
             capture.run(checkpoint)
         finally:

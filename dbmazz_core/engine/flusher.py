@@ -130,9 +130,19 @@ class Flusher:
             self._applier.committed()
             self._committed(flush)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no events are being applied, and the destination's transaction is not open."""
+        return self._running is None and not self.begun
+
+    @property
+    def is_running(self) -> bool:
+        """Whether submitted events are not yet applied, or `settle` has not reported it."""
+        return self._running is not None
+
     def release(self) -> None:
         """Release the destination, unless events are being applied, or the destination's transaction is open."""
-        if self._running is None and not self.begun:
+        if self.is_idle:
             self._transaction = None
             self._sink.release()
 

@@ -24,6 +24,7 @@ class Progress:
         lsn: The checkpoint.
         upper_lsn: The upper LSN of the window.
         message: A text for people.
+        window: What the stream has done so far; it changes while the stream goes on.
     """
 
     phase: str
@@ -35,6 +36,7 @@ class Progress:
     lsn: Lsn | None = None
     upper_lsn: Lsn | None = None
     message: str = ""
+    window: WindowResult | None = None
 
     @property
     def rows_per_s(self) -> float | None:
@@ -72,4 +74,4 @@ class Progress:
             result: The result so far.
             changes: Row changes that are applied.
         """
-        return cls("stream", rows=changes, lsn=result.end_lsn, upper_lsn=result.upper_lsn)
+        return cls("stream", rows=changes, lsn=result.end_lsn, upper_lsn=result.upper_lsn, window=result)

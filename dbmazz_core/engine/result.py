@@ -26,6 +26,7 @@ class StopReason(StrEnum):
     MAX_BYTES = "max_bytes"
     MAX_SECONDS = "max_seconds"
     POSTPONED = "postponed"  #: the destination was in use (`SINK_WHEN_LOCKED=skip`)
+    SOURCE_CHANGED = "source_changed"  #: an open stream ended, so that a window does what the stream cannot
     STOP_REQUESTED = "stop_requested"  #: SIGTERM, Ctrl-C, or a termination in Dagster
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from threading import Event
+from typing import Protocol
 
 from dbmazz_core.engine.apply_events import EventApplier
 from dbmazz_core.engine.flusher import Flush, Flusher
@@ -31,18 +32,38 @@ from dbmazz_core.model.records import CommittedTransaction
 from dbmazz_core.model.schema_events import SchemaEvent
 from dbmazz_core.model.sink import Sink
 from dbmazz_core.model.source import Bound
-from dbmazz_core.model.stream import ChangeStream, StreamPart, Truncation
+from dbmazz_core.model.stream import ChangeStream, NewSchema, StreamPart, Truncation
 from dbmazz_core.settings.config import FlushConfig, WindowLimits
 from dbmazz_core.table_ref import TableRef
 
 #: Longest wait for messages, in seconds, before limits and stop requests are looked at again.
 _POLL_S = 0.2
+#: The same while an open stream is idle, and while a flush is applied whose end is to be acknowledged.
+_OPEN_POLL_S = 1.0
+_FLUSHING_POLL_S = 0.01
 #: Most pieces of complete transactions in a flush. Each commit costs: the destination writes the rows of a flush to a
 #: log of its own, and from there into the file (docs/benchmarks.md has the measurements).
 _MAX_PIECES = 16
 #: The same for rows that are wide on average: a destination may have to hold many of them in memory to commit them.
 _MAX_WIDE_PIECES = 4
 _WIDE_ROW_BYTES = 1 << 16
+
+
+class Upkeep(Protocol):
+    """Does beside an open stream what a window does when it begins."""
+
+    def opened(self) -> None:
+        """Begin with a new stream, whose tables and definitions are those of the bookkeeping."""
+
+    def end_reason(self, behind_s: float | None) -> StopReason | None:
+        """Do what is due; return a reason to end the stream, or None.
+
+        The destination has no open transaction, and is released afterwards.
+
+        Args:
+            behind_s: For how many seconds received changes have waited to be applied; None: the stream has not reached
+                the server's position of its beginning.
+        """
 
 
 @dataclass(slots=True)
@@ -141,6 +162,11 @@ class _PendingFlush:
 class Window:
     """Runs one window over a stream that starts at the checkpoint.
 
+    An open window (`Bound.is_open`) goes on behind the bound. It applies rows only: the bound proves the definitions
+    of the tables up to there, and the catalog those behind it, where the stream describes a table again. At the first
+    description that the catalog does not confirm, and at a TRUNCATE, the window ends ahead of this transaction, which
+    is left to a window with a bound.
+
     Args:
         stream: Starts at the checkpoint, and ends at the bound.
         sink: Holds the tables.
@@ -154,6 +180,7 @@ class Window:
         progress: Called after each flush.
         quarantined: Returns whether rows of a table with bad values go to quarantine; None: bad values stop the window.
         isolation: Tells which errors concern single tables only; None: all stop the window.
+        upkeep: Is asked by an open window whenever no flush is in progress; a window with a bound does not need it.
 
     Attributes:
         result: What the window has done so far, up to its last commit.
@@ -174,8 +201,10 @@ class Window:
         progress: Callable[[Progress], None] | None = None,
         quarantined: Callable[[TableRef], bool] | None = None,
         isolation: Isolation | None = None,
+        upkeep: Upkeep | None = None,
     ) -> None:
         self._isolation = isolation or Isolation()
+        self._upkeep = upkeep
         self._stream = stream
         self._checkpoint = checkpoint
         self._follower = follower
@@ -235,15 +264,23 @@ class Window:
             reason = self._limit_reached()
             if reason is not None and not self._pending.in_transaction:
                 return reason
+            if self._upkeep is not None and self._bound.is_open and self._flusher.is_idle:
+                reason = self._upkeep.end_reason(self._behind_s())
+                if reason is not None:
+                    return reason
             rows, size = self._room()
             clock = time.perf_counter()
             with self._of_tables():
-                part = self._stream.next(rows=1 if reason else rows, size=1 if reason else size, timeout=_POLL_S)
+                part = self._stream.next(
+                    rows=1 if reason else rows, size=1 if reason else size, timeout=self._seconds_to_wait()
+                )
             if part is not None:
                 if part.bytes:
                     self.result.phases["decode"] += time.perf_counter() - clock
+                if self._bound.is_open and not self._has_only_rows(part):
+                    return StopReason.SOURCE_CHANGED
                 self._take(part)
-                if part.at_bound or (part.complete and self._reached_lsn >= self.result.upper_lsn):
+                if part.at_bound or (part.complete and not self._bound.is_open and self._has_reached_bound):
                     return StopReason.CAUGHT_UP
             self._flusher.settle(block=False)
             if part is None:
@@ -254,6 +291,36 @@ class Window:
     def _reached_lsn(self) -> Lsn:
         """The window has received all transactions that committed before this LSN."""
         return max(self._pending.end_lsn or Lsn(0), self._checkpoint.lsn)
+
+    @property
+    def _has_reached_bound(self) -> bool:
+        return self._reached_lsn >= self.result.upper_lsn
+
+    def _behind_s(self) -> float | None:
+        """Return for how long received changes have waited; None: older ones than the bound are still to come."""
+        if not self._has_reached_bound:
+            return None
+        first = self._pending.first_event_at
+        return 0.0 if first is None else time.monotonic() - first
+
+    def _seconds_to_wait(self) -> float:
+        """Return for how long to wait for messages, at most."""
+        if not self._bound.is_open:
+            return _POLL_S
+        if self._flusher.is_running:
+            return _FLUSHING_POLL_S
+        if self._pending.first_event_at is None or not self._pending.has_complete:
+            return _OPEN_POLL_S
+        age = time.monotonic() - self._pending.first_event_at
+        return min(max(self._flush.interval_ms / 1000 - age, 0.0), _OPEN_POLL_S)
+
+    def _has_only_rows(self, part: StreamPart) -> bool:
+        """Return whether a part has no TRUNCATE, and describes tables only as they are recorded."""
+        if any(isinstance(event, Truncation) for event in part.events):
+            return False
+        described = {event.table for event in part.events if isinstance(event, NewSchema)}
+        shapes = {table: self._follower.shapes[table] for table in described}
+        return not shapes or self._follower.source.are_unchanged(shapes)
 
     def _take(self, part: StreamPart) -> None:
         """Add a part of the stream to the pending flush, and count it."""
@@ -328,13 +395,22 @@ class Window:
         is_wide = pieces * limit >= pending.rows * _WIDE_ROW_BYTES
         is_full = pieces >= (_MAX_WIDE_PIECES if is_wide else _MAX_PIECES) and pending.bytes >= limit
         is_due = pending.has_complete and (pending.rows >= self._flush.size or is_old or is_full)
-        if pending.large_complete or is_due:
-            self._commit_pending(at_bound=False, release=is_old)
+        if pending.large_complete or is_due or self._has_moved_idle():
+            self._commit_pending(at_bound=False, release=not is_due or is_old)
         elif pending.complete_events and pending.bytes >= limit:
             self._flusher.submit(pending.complete_events)
             pending.complete_piece_applied()
         if self._pending.open_bytes >= limit:
             self._apply_open_transaction()
+
+    def _has_moved_idle(self) -> bool:
+        """Return whether an open stream has passed so much WAL without changes that the checkpoint must move."""
+        return (
+            self._bound.is_open
+            and self._pending.first_event_at is None
+            and self._flusher.is_idle
+            and self._reached_lsn - self._checkpoint.lsn >= self._flush.idle_wal_bytes
+        )
 
     def _apply_open_transaction(self) -> None:
         """Apply the received part of a transaction that is too large for memory, in a flush of its own."""

@@ -81,6 +81,7 @@ class Bound:
         same_keys: Tables whose key has had the same columns, under the same names, since their shape was recorded.
         more: Whether the window continues after `lsn` with another stream.
         unchanged: Whether all followed tables are at `lsn` as they were when their shapes were recorded.
+        is_open: Whether the stream goes on behind `lsn`, without an end. Only if `unchanged`, and not `more`.
     """
 
     lsn: Lsn
@@ -88,6 +89,7 @@ class Bound:
     same_keys: frozenset[TableRef] = frozenset()
     more: bool = False
     unchanged: bool = False
+    is_open: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +307,15 @@ class Source(Protocol):
             SlotAheadOfCheckpoint: The feed was confirmed beyond `start`: changes in between are gone.
             SlotActive: Another process consumes the feed.
             ConfigError: The rules for columns do not match the tables.
+        """
+
+    def are_unchanged(self, shapes: Mapping[TableRef, TableShape]) -> bool:
+        """Return whether tables that the stream follows are now, and so have been, as their shapes were recorded."""
+
+    def is_as_looked(self) -> bool:
+        """Return whether a new look would find the same tables, problems and publication as the last one.
+
+        The last look stays.
         """
 
     def read_ahead(self, schemas: Sequence[NewSchema]) -> None:

@@ -152,6 +152,23 @@ class FlushConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class FollowConfig:
+    """How `follow` works beyond what windows do.
+
+    Attributes:
+        interval_ms: Flush received changes after this many milliseconds, instead of `FlushConfig.interval_ms`.
+        look_interval_s: Seconds between two looks at what a window looks at only when it starts: new tables, the
+            publication, tables that can be tried again, and schema changes that no row change followed.
+        retry_timeout_s: Seconds without success, after a connection broke or the file was locked, after which `follow`
+            ends with the error; None: it tries again for ever.
+    """
+
+    interval_ms: int = 200
+    look_interval_s: float = 30.0
+    retry_timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class WindowLimits:
     """The limits of a window, which end it before it has caught up. It always ends at the end of a source transaction.
 
@@ -198,6 +215,7 @@ class Settings:
         flush: Limits at which a window flushes.
         limits: Limits at which a window ends before it has caught up.
         tables: Rules by which tables are kept in the destination.
+        follow: What only `follow` uses.
     """
 
     source: SourceConfig
@@ -206,6 +224,7 @@ class Settings:
     flush: FlushConfig = field(default_factory=FlushConfig)
     limits: WindowLimits = field(default_factory=WindowLimits)
     tables: TableConfig = field(default_factory=TableConfig)
+    follow: FollowConfig = field(default_factory=FollowConfig)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -234,4 +253,5 @@ class Settings:
             flush=FlushConfig(**values.get("flush", {})),
             limits=WindowLimits(**values.get("limits", {})),
             tables=TableConfig(**values.get("tables", {})),
+            follow=FollowConfig(**values.get("follow", {})),
         )

@@ -297,4 +297,28 @@ SETTINGS: tuple[Setting, ...] = (
         "end the window after this many seconds",
         short_flag="--max-seconds",
     ),
+    Setting(
+        "FOLLOW_INTERVAL_MS",
+        "follow",
+        "interval_ms",
+        whole_number(1),
+        "200",
+        "`follow`: flush after this many milliseconds, instead of `FLUSH_INTERVAL_MS`",
+    ),
+    Setting(
+        "FOLLOW_LOOK_INTERVAL_S",
+        "follow",
+        "look_interval_s",
+        seconds,
+        "30",
+        "`follow`: seconds between two looks for new tables, and for tables that can be tried again",
+    ),
+    Setting(
+        "FOLLOW_RETRY_TIMEOUT_S",
+        "follow",
+        "retry_timeout_s",
+        seconds,
+        "none",
+        "`follow`: end with the error after this many seconds without success; without it, try again for ever",
+    ),
 )

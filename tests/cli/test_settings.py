@@ -53,6 +53,9 @@ SAMPLES: dict[str, tuple[str, str]] = {
     "WINDOW_MAX_CHANGES": ("17", "18"),
     "WINDOW_MAX_BYTES": ("7MB", "8MB"),
     "WINDOW_MAX_SECONDS": ("19", "20"),
+    "FOLLOW_INTERVAL_MS": ("21", "22"),
+    "FOLLOW_LOOK_INTERVAL_S": ("23", "24.5"),
+    "FOLLOW_RETRY_TIMEOUT_S": ("25", "26"),
 }
 
 

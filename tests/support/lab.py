@@ -20,6 +20,7 @@ from dbmazz_core.pipeline import Pipeline
 from dbmazz_core.settings.by_table import ByTable
 from dbmazz_core.settings.config import (
     FlushConfig,
+    FollowConfig,
     Settings,
     SinkConfig,
     SnapshotConfig,
@@ -88,8 +89,8 @@ class Lab:
     def configured(self, **groups: Any) -> Lab:
         """The same with other settings.
 
-        They are `flush`, `limits`, `snapshot`, `tables`, `on_error`, and single attributes of `source`. Without
-        `on_error`, an error of one table stops the run.
+        They are `flush`, `follow`, `limits`, `snapshot`, `tables`, `on_error`, and single attributes of `source`.
+        Without `on_error`, an error of one table stops the run.
         """
         return replace(self, settings=self.settings | groups)
 
@@ -115,6 +116,7 @@ class Lab:
                 snapshot=self.settings.get("snapshot", SnapshotConfig()),
                 flush=self.settings.get("flush", FlushConfig()),
                 limits=self.settings.get("limits", WindowLimits()),
+                follow=self.settings.get("follow", FollowConfig()),
                 tables=replace(
                     self.settings.get("tables", TableConfig()),
                     on_error=self.settings.get("on_error", ByTable(TableErrorPolicy.STOP)),

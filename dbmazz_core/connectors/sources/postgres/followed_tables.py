@@ -78,7 +78,8 @@ def stream_followed_tables(
     )
     session.names = names
     starts = {ref: table.start for ref, table in followed.items()}
-    return open_stream(session, relations, start, starts, bound.lsn, messages=messages, known=bound.lsn)
+    upper_lsn = None if bound.is_open else bound.lsn
+    return open_stream(session, relations, start, starts, upper_lsn, messages=messages, known=bound.lsn)
 
 
 def open_stream(

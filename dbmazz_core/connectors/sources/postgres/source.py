@@ -239,6 +239,16 @@ class PostgresSource:
         """Return tables of the last look as the catalog has them now. Tables that cannot be captured are left out."""
         return self.catalog([table.oid for table in self._session.table_infos(tables)]) if tables else {}
 
+    def are_unchanged(self, shapes: Mapping[TableRef, TableShape]) -> bool:
+        """Return whether followed tables are as their shapes were recorded, see `Source.are_unchanged`."""
+        recorded = {ref: shape.token and TableIdentity.from_token(shape.token) for ref, shape in shapes.items()}
+        now = self.describe_tables(shapes)
+        return all(ref in now and now[ref].identity == identity for ref, identity in recorded.items())
+
+    def is_as_looked(self) -> bool:
+        """Return whether a new look would find what the last one has found, see `Source.is_as_looked`."""
+        return setup.read_look(self._session.connection, self.config).finds == self._session.look.finds
+
     def read_ahead(self, schemas: Sequence[NewSchema]) -> None:
         """Read the catalog once for the next calls of `explain`, see `Source.read_ahead`."""
         described = ((schema.description, schema.commit_lsn) for schema in schemas)

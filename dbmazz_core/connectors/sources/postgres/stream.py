@@ -82,8 +82,9 @@ class PostgresStream:
             ParseError: A message does not have pgoutput's format.
         """
         if self._framed is None:
-            block = self.reader.read(min(timeout, _ASK_AFTER_S))
-            if block is None:
+            if self._upper == _MAX_LSN:
+                block = self.reader.read(timeout)
+            elif (block := self.reader.read(min(timeout, _ASK_AFTER_S))) is None:
                 self.reader.request_keepalive()
                 block = self.reader.read(max(timeout - _ASK_AFTER_S, 0))
             if block is None:

@@ -102,6 +102,19 @@ class Look:
         """The errors for configured tables that do not exist or cannot be captured, without excluded ones."""
         return [e for e in self.resolution.errors if not e.tables or not self.excluded.issuperset(e.tables)]
 
+    @property
+    def finds(self) -> tuple[object, ...]:
+        """All that lets a window do something: it is the same in two looks if nothing of that has changed."""
+        publication = self.publication
+        return (
+            {(table.oid, table.ref) for table in self.resolution.tables},
+            [error.what for error in self.resolution.errors],
+            self.readable_schemas,
+            publication and replace(publication, tables={}, comment=None),
+            publication and {ref: table.entry for ref, table in publication.tables.items()},
+            [statement.sql for statement in self.statements()],
+        )
+
     def verify_tables(self) -> None:
         """Raise TableNotFound or TableNotSupported if a configured table cannot be captured."""
         for error in self.table_errors:
