@@ -327,7 +327,7 @@ class Pipeline:
         Args:
             stop: Set it to end at the next flush.
             reload: Returns new settings if there are any, else None. Slot and destination must be the same.
-            watch: Called with the status whenever it has changed.
+            watch: Called with the status whenever it has changed, and about every second.
             progress: Called after rows were loaded, after each flush, and with sentences about what happened.
 
         Raises:

@@ -14,9 +14,10 @@ import click
 
 from dbmazz_core.cli.lazy import LazyGroup
 from dbmazz_core.cli.progress import show_progress
+from dbmazz_core.cli.reloading import read_again
 from dbmazz_core.cli.report import INTERRUPTED, TABLES_IN_TROUBLE, Report
 from dbmazz_core.cli.settings import has_tables, load_settings, setting_options
-from dbmazz_core.cli.signals import stop_on_signals
+from dbmazz_core.cli.signals import set_on_hangup, stop_on_signals
 from dbmazz_core.errors import ConfigError, TableNotFound
 from dbmazz_core.settings.tables import TablePattern, parse_tables
 from dbmazz_core.table_ref import TableRef
@@ -186,6 +187,34 @@ def capture(report: Report, config: Path | None, **flags: str | None) -> int:
     _warn(report, result.warnings)
     report.result(result.to_dict(), *rendered(report, "window", result))
     return _code(report, result)
+
+
+@dbmazz.command(short_help="Apply changes as they come, until it is stopped.")
+@setting_options("source", "sink", "snapshot", "flush", "tables", "follow", without=("FLUSH_INTERVAL_MS",))
+@common_options
+def follow(report: Report, config: Path | None, **flags: str | None) -> int:
+    """Apply changes to the destination as they come, until SIGTERM or Ctrl-C ends it at its next flush.
+
+    One stream stays open; the DuckDB file is held for each flush only. The first run also runs the setup and copies
+    the tables. A connection that breaks is made again, and a file that others use is waited for. SIGHUP reads the
+    settings again. With --json, each line is a JSON object.
+    """
+    from dbmazz_core.cli.follow_output import show_follow
+
+    stop = stop_on_signals(report)
+    hung_up = set_on_hangup(stop)
+    settings = read_settings(report, config, flags)
+    pipeline = make_pipeline(settings)
+
+    def reload() -> Settings | None:
+        if not hung_up.is_set():
+            return None
+        hung_up.clear()
+        return read_again(report, settings, lambda: load_settings(flags, config))
+
+    with show_follow(report) as output:
+        status = pipeline.follow(stop=stop, reload=reload, watch=output.watch, progress=output.progress)
+    return TABLES_IN_TROUBLE if status.in_trouble else 0
 
 
 @dbmazz.command()

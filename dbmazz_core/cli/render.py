@@ -149,6 +149,8 @@ def status(state: PipelineStatus) -> Iterator[RenderableType]:
         grid.add_row("checkpoint", Text(f"unknown: {state.destination_error}"))
     grid.add_row("server LSN", str(state.source.server_lsn))
     grid.add_row("lag", size(state.lag_bytes))
+    if (restart := state.source.restart_lag_bytes) is not None:
+        grid.add_row("restart lag", f"{size(restart)} that a new stream decodes first, from {state.source.restart_lsn}")
     if state.format is not None:
         grid.add_row("file format", state.format)
     if state.file_held_s is not None:

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C during a capture: the first stops it at the next flush, a second Ctrl-C at once."""
+"""Signals of a capture: SIGTERM and Ctrl-C stop it at its next flush, a second Ctrl-C at once; SIGHUP: new settings."""
 
 from __future__ import annotations
 
@@ -32,6 +32,14 @@ def stop_on_signals(report: Report) -> Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, requested)
     return stop
+
+
+def set_on_hangup(stop: Event) -> Event:
+    """Return an event that SIGHUP sets from now on. In a terminal, whose end sends SIGHUP, it sets `stop` instead."""
+    hung_up = Event()
+    target = stop if sys.stderr.isatty() else hung_up
+    signal.signal(signal.SIGHUP, lambda _number, _frame: target.set())
+    return hung_up
 
 
 def _end_at_once(report: Report) -> None:

@@ -99,6 +99,11 @@ class CaptureRun:
         """What the run has done before the stream that is open now, without copies; None: nothing."""
         return self._result
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """See `WindowResult.warnings`."""
+        return self._warnings
+
     def _run(self, resnapshot: Sequence[TableRef]) -> None:
         self.source.lock_feed(timeout_s=self.settings.sink.lock_timeout_s, stopped=self.stop.is_set)
         plan, before = self._plan(resnapshot), self._result

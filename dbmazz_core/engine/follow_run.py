@@ -39,7 +39,7 @@ class FollowRun:
         open_sink: Returns a new sink for the settings.
         stop: Set from elsewhere to end at the next flush.
         reload: Returns new settings if there are any; called about every second.
-        watch: Called with the status whenever it has changed.
+        watch: Called with the status whenever it has changed, and about every second.
         progress: Called with what copies, waits and windows tell.
         status: The status now.
     """
@@ -62,6 +62,7 @@ class FollowRun:
     _wait_s: float = _FIRST_WAIT_S
     _opened: bool = False
     _told: set[str] = field(default_factory=set)
+    _warned: set[str] = field(default_factory=set)
 
     def run(self) -> FollowStatus:
         """Follow until `stop` is set; return the last status.
@@ -168,6 +169,10 @@ class FollowRun:
         assert self._run is not None
         if (result := self._run.so_far) is not None:
             self._tell(result)
+        for warning in self._run.warnings:
+            if warning not in self._warned:
+                self._warned.add(warning)
+                self._say(f"warning: {warning}")
         checkpoint = None if recorded.checkpoint is None else recorded.checkpoint.lsn
         self._update(
             replace(
@@ -181,9 +186,9 @@ class FollowRun:
 
     def _on_turn(self, behind_s: float | None) -> StopReason | None:
         if behind_s is not None:
-            self.status = replace(self.status, current_at=time.time() - behind_s)
+            self._update(replace(self.status, current_at=time.time() - behind_s))
         elif self.status.commit_time is not None:
-            self.status = replace(self.status, current_at=self.status.commit_time.timestamp())
+            self._update(replace(self.status, current_at=self.status.commit_time.timestamp()))
         self._new_settings = self.reload() or self._new_settings
         return None if self._new_settings is None else StopReason.SOURCE_CHANGED
 

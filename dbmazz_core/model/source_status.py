@@ -19,6 +19,7 @@ class SourceStatus:
         active_pid: The server process that consumes it.
         wal_status: PostgreSQL's `pg_replication_slots.wal_status`.
         confirmed_lsn: The confirmed LSN of the slot; None where there is none.
+        restart_lsn: Where a new stream of the slot begins to decode; None where there is no slot, or it is lost.
         server_lsn: The server's WAL flush position now.
     """
 
@@ -30,6 +31,14 @@ class SourceStatus:
     wal_status: str | None
     confirmed_lsn: Lsn | None
     server_lsn: Lsn
+    restart_lsn: Lsn | None = None
+
+    @property
+    def restart_lag_bytes(self) -> int | None:
+        """Bytes of WAL that a new stream decodes before its first change: from `restart_lsn` to the confirmed LSN."""
+        if self.confirmed_lsn is None or self.restart_lsn is None:
+            return None
+        return max(self.confirmed_lsn - self.restart_lsn, 0)
 
     @property
     def lag_bytes(self) -> int | None:
@@ -47,4 +56,6 @@ class SourceStatus:
             "wal_status": self.wal_status,
             "confirmed_lsn": None if self.confirmed_lsn is None else str(self.confirmed_lsn),
             "server_lsn": str(self.server_lsn),
+            "restart_lsn": None if self.restart_lsn is None else str(self.restart_lsn),
+            "restart_lag_bytes": self.restart_lag_bytes,
         }

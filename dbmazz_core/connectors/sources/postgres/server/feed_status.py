@@ -40,6 +40,7 @@ def source_status(config: SourceConfig, slot: SlotState | None, server_lsn: Lsn)
         wal_status=slot.wal_status if slot else None,
         confirmed_lsn=slot.confirmed_flush_lsn if slot else None,
         server_lsn=server_lsn,
+        restart_lsn=slot.restart_lsn if slot else None,
     )
 
 
