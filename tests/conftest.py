@@ -42,10 +42,13 @@ def pytest_configure() -> None:
 
 #: What needs servers, networks or processes of its own, or fills memory: `make test-servers`.
 _SERVERS = (
+    "cli/test_follow.py",
+    "cli/test_metrics.py",
     "cli/test_output_encodings.py",
     "cli/test_processes.py",
     "cli/test_signals.py",
     "demo",
+    "follow/test_crash.py",
     "pipeline/test_crash.py",
     "pipeline/test_forks.py",
     "pipeline/test_memory_limit.py",

@@ -23,6 +23,7 @@ from dbmazz_core.settings.tables import TablePattern, parse_tables
 from dbmazz_core.table_ref import TableRef
 
 if TYPE_CHECKING:
+    from dbmazz_core.engine.follow_status import FollowStatus
     from dbmazz_core.engine.result import SnapshotResult, WindowResult
     from dbmazz_core.pipeline import Pipeline
     from dbmazz_core.settings.config import Settings
@@ -200,6 +201,7 @@ def follow(report: Report, config: Path | None, **flags: str | None) -> int:
     settings again. With --json, each line is a JSON object.
     """
     from dbmazz_core.cli.follow_output import show_follow
+    from dbmazz_core.cli.metrics import serve_metrics
 
     stop = stop_on_signals(report)
     hung_up = set_on_hangup(stop)
@@ -212,8 +214,18 @@ def follow(report: Report, config: Path | None, **flags: str | None) -> int:
         hung_up.clear()
         return read_again(report, settings, lambda: load_settings(flags, config))
 
-    with show_follow(report) as output:
-        status = pipeline.follow(stop=stop, reload=reload, watch=output.watch, progress=output.progress)
+    status: FollowStatus | None = None
+
+    def watch(now: FollowStatus) -> None:
+        nonlocal status
+        status = now
+        output.watch(now)
+
+    with serve_metrics(settings.follow.metrics, lambda: status) as port:
+        if port is not None and settings.follow.metrics is not None:
+            report.message(f"metrics at http://{settings.follow.metrics[0]}:{port}/metrics")
+        with show_follow(report) as output:
+            status = pipeline.follow(stop=stop, reload=reload, watch=watch, progress=output.progress)
     return TABLES_IN_TROUBLE if status.in_trouble else 0
 
 

@@ -25,6 +25,7 @@ def read_again(report: Report, started_with: Settings, read: Callable[[], Settin
     for variable, old, new in (
         ("SOURCE_SLOT_NAME", started_with.source.slot, settings.source.slot),
         ("SINK_URL", started_with.sink.url, settings.sink.url),
+        ("METRICS", started_with.follow.metrics, settings.follow.metrics),
     ):
         if old != new:
             report.message(

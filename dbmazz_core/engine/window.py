@@ -10,6 +10,7 @@ The window reads ahead to the next flush or piece while a flush or piece is appl
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -221,6 +222,7 @@ class Window:
         # Row changes of complete transactions, for the limit.
         self._received = 0
         self._started = time.monotonic()
+        self._flushed_at = -math.inf
         self.result = WindowResult(checkpoint.lsn, checkpoint.lsn, bound.lsn)
         self.result.tables = {table: TableCounts() for table in follower.shapes}
         self.result.phases = {"decode": 0.0, "compact": 0.0, "merge": 0.0}
@@ -309,10 +311,22 @@ class Window:
             return _POLL_S
         if self._flusher.is_running:
             return _FLUSHING_POLL_S
-        if self._pending.first_event_at is None or not self._pending.has_complete:
+        if not self._pending.has_complete:
             return _OPEN_POLL_S
-        age = time.monotonic() - self._pending.first_event_at
-        return min(max(self._flush.interval_ms / 1000 - age, 0.0), _OPEN_POLL_S)
+        return min(self._seconds_until_old(), _OPEN_POLL_S)
+
+    def _seconds_until_old(self) -> float:
+        """Return after how many seconds the pending flush is due by its age.
+
+        In a window with a bound that counts from the first event, as more of them are near. In an open one it counts
+        from the last flush, so that a change that comes alone does not wait.
+        """
+        since = self._pending.first_event_at
+        if since is None:
+            return math.inf
+        if self._bound.is_open:
+            since = self._flushed_at
+        return max(since + self._flush.interval_ms / 1000 - time.monotonic(), 0.0)
 
     def _has_only_rows(self, part: StreamPart) -> bool:
         """Return whether a part has no TRUNCATE, and describes tables only as they are recorded."""
@@ -389,8 +403,7 @@ class Window:
     def _flush_if_due(self) -> None:
         """Commit the pending flush, or apply a piece of it, if size or time require it."""
         pending, limit = self._pending, self._flush.max_bytes
-        max_age = self._flush.interval_ms / 1000
-        is_old = pending.first_event_at is not None and time.monotonic() - pending.first_event_at >= max_age
+        is_old = self._seconds_until_old() == 0.0
         pieces = pending.pieces_applied + 1
         is_wide = pieces * limit >= pending.rows * _WIDE_ROW_BYTES
         is_full = pieces >= (_MAX_WIDE_PIECES if is_wide else _MAX_PIECES) and pending.bytes >= limit
@@ -439,6 +452,7 @@ class Window:
         """
         pending = self._pending
         lsn = max(self._reached_lsn, self.result.upper_lsn) if at_bound else self._reached_lsn
+        self._flushed_at = time.monotonic()
         if pending.complete_events or self._flusher.begun or lsn > self._checkpoint.lsn:
             self._checkpoint = replace(self._checkpoint, lsn=lsn)
             transaction = pending.last_transaction

@@ -156,16 +156,19 @@ class FollowConfig:
     """How `follow` works beyond what windows do.
 
     Attributes:
-        interval_ms: Flush received changes after this many milliseconds, instead of `FlushConfig.interval_ms`.
+        interval_ms: Flush received changes so many milliseconds after the last flush, or at once if it is longer ago.
+            `FlushConfig.interval_ms` does not count.
         look_interval_s: Seconds between two looks at what a window looks at only when it starts: new tables, the
             publication, tables that can be tried again, and schema changes that no row change followed.
         retry_timeout_s: Seconds without success, after a connection broke or the file was locked, after which `follow`
             ends with the error; None: it tries again for ever.
+        metrics: Host and port at which metrics are served; None: they are not.
     """
 
     interval_ms: int = 200
     look_interval_s: float = 30.0
     retry_timeout_s: float | None = None
+    metrics: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,19 @@ def seconds(variable: str, text: str) -> float:
     return value
 
 
+def address(variable: str, text: str) -> tuple[str, int]:
+    """Parse host and port to listen on. The host must be given, so that nothing is open to others by mistake.
+
+    >>> address("METRICS", "127.0.0.1:9187")
+    ('127.0.0.1', 9187)
+    """
+    host, _, port = text.strip().rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise invalid(variable, text, "an address to listen on, such as 127.0.0.1:9187")
+    return host, int(port)
+
+
 _UNITS = {"": 1, "b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30, "tb": 1 << 40}
 
 

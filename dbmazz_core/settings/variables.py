@@ -13,6 +13,7 @@ from typing import Any
 from dbmazz_core.model.policies import BadValuePolicy, LockedPolicy, Mode, NumericForm, TableErrorPolicy
 from dbmazz_core.settings.by_table import parse_by_table, parse_column_masks, parse_column_names, parse_schema_policy
 from dbmazz_core.settings.parsers import (
+    address,
     boolean,
     byte_size,
     duckdb_path,
@@ -303,7 +304,7 @@ SETTINGS: tuple[Setting, ...] = (
         "interval_ms",
         whole_number(1),
         "200",
-        "`follow`: flush after this many milliseconds, instead of `FLUSH_INTERVAL_MS`",
+        "`follow`: milliseconds from one flush to the next while changes come",
     ),
     Setting(
         "FOLLOW_LOOK_INTERVAL_S",
@@ -320,5 +321,13 @@ SETTINGS: tuple[Setting, ...] = (
         seconds,
         "none",
         "`follow`: end with the error after this many seconds without success; without it, try again for ever",
+    ),
+    Setting(
+        "METRICS",
+        "follow",
+        "metrics",
+        address,
+        "none",
+        "`follow`: serve Prometheus metrics, health and readiness at this `host:port`, such as `127.0.0.1:9187`",
     ),
 )

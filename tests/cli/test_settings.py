@@ -56,6 +56,7 @@ SAMPLES: dict[str, tuple[str, str]] = {
     "FOLLOW_INTERVAL_MS": ("21", "22"),
     "FOLLOW_LOOK_INTERVAL_S": ("23", "24.5"),
     "FOLLOW_RETRY_TIMEOUT_S": ("25", "26"),
+    "METRICS": ("127.0.0.1:9187", "[::1]:9188"),
 }
 
 

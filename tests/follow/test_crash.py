@@ -23,8 +23,6 @@ from tests.support.postgres_fixtures import UNSAFE_BUT_FAST, create_database
 from tests.support.proxy_fixture import Proxy
 from tests.support.reading import reading
 
-pytestmark = pytest.mark.servers
-
 
 @pytest.mark.parametrize("moment", ["before:1", "behind:1", "before:4", "behind:4"])
 def test_killed_in_a_flush(lab: Lab, moment: str) -> None:
