@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Seconds after which an unchanged state is reported again: the health of the slot, or a slot without changes.
 _REPEAT_AFTER_S = 600.0
+#: Seconds after which the checkpoint is reported again while another process moves the slot.
+_MOVED_AFTER_S = 60.0
 
 
 def build_dbmazz_sensor(
@@ -59,7 +61,9 @@ def build_dbmazz_sensor(
     - if the last run failed;
     - if the slot retains more than `advance_after_bytes` of WAL, so that the slot should move.
 
-    It requests no run while a run with the slot's tag is unfinished, or while another process consumes the slot. Every
+    It requests no run while a run with the slot's tag is unfinished, or while another process uses the slot. While that
+    is no run of this Dagster instance, such as `dbmazz follow`, the sensor materializes the tables that it has changed,
+    and the checkpoint as the slot moves. Every
     request has its own run key (slot, confirmed LSN, attempt), so that Dagster launches a new run after a failed one.
     After repeated failures the sensor waits, each time twice as long.
 
@@ -170,12 +174,14 @@ class _Decision:
         request: Whether to request a run.
         why: The reason, as skip reason or run tag.
         caught_up: Whether the slot holds no changes of the captured tables.
+        elsewhere: Whether a process that is no run of this Dagster instance uses the slot.
         tables: The tables of which changes wait, as far as they are known; None: the run selects all tables.
     """
 
     request: bool
     why: str
     caught_up: bool = False
+    elsewhere: bool = False
     tables: frozenset[TableRef] | None = None
 
 
@@ -190,13 +196,14 @@ def _tick(
         context.instance,
         status.slot,
         confirmed,
-        abandoned_after=None if status.slot_active else policy.abandoned_after,
+        abandoned_after=None if status.used_by is not None else policy.abandoned_after,
     )
     cursor = _read_cursor(context.cursor, status.slot)
     tables = format_tables(settings.source.tables)
-    # Before the slot is looked into, which takes a while: a run that starts meanwhile reports its changes itself.
-    idle = history.unfinished is None and not status.slot_active
-    owed = [*_owed(context, pipeline, policy, cursor)] if idle else []
+    # Before the slot is looked into, which takes a while: a run that starts meanwhile reports its changes itself. A
+    # process that uses the slot without an unfinished run is none of this instance's runs, and reports nothing.
+    owed = [*_owed(context, pipeline, policy, cursor)] if history.unfinished is None else []
+    has_moved = cursor.get("confirmed_lsn") not in (None, str(confirmed))
     decision = _decide(status, history, pipeline, policy, tables_changed=cursor.get("tables", tables) != tables)
     cursor |= {
         "slot": status.slot,
@@ -206,6 +213,9 @@ def _tick(
     if decision.request:
         cursor["tables"] = tables
     events = [*_events(status, decision, policy, checkpoint, cursor), *owed]
+    if decision.elsewhere:
+        idle_wal_bytes = settings.flush.idle_wal_bytes
+        events += _events_of_others(status, checkpoint, cursor, has_moved=has_moved, idle_wal_bytes=idle_wal_bytes)
     cursor.setdefault("tables", tables)
     if not decision.request:
         return dg.SensorResult(skip_reason=decision.why, cursor=json.dumps(cursor), asset_events=events)
@@ -230,8 +240,8 @@ def _decide(
     """Return whether to request a run. The rule that reads the slot's changes is the last, since it costs most."""
     if history.unfinished is not None:
         return _Decision(False, f"run {history.unfinished} has not finished")
-    if status.slot_active:
-        return _Decision(False, f"slot {status.slot} is in use by server process {status.active_pid}")
+    if status.used_by is not None:
+        return _Decision(False, f"slot {status.slot} is in use by server process {status.used_by}", elsewhere=True)
     wait = history.seconds_to_wait(policy.interval, policy.max_backoff, time.time())
     if wait > 0:
         return _Decision(
@@ -291,6 +301,34 @@ def _events(
     return events
 
 
+def _events_of_others(
+    status: SourceStatus, checkpoint: dg.AssetKey, cursor: dict[str, Any], *, has_moved: bool, idle_wal_bytes: int
+) -> Iterator[dg.AssetMaterialization]:
+    """Yield the materialization of the checkpoint while another process captures, for freshness.
+
+    It is current if its slot has moved since the last tick, or if it may leave so much WAL unconfirmed since there are
+    no changes in it.
+
+    Args:
+        status: The state of the slot.
+        checkpoint: The checkpoint's asset.
+        cursor: Records when this was last reported.
+        has_moved: Whether the slot has moved since the last tick.
+        idle_wal_bytes: Bytes of WAL that a capture leaves unconfirmed if they hold no changes.
+    """
+    lag_bytes, confirmed = status.lag_bytes, status.confirmed_lsn
+    if lag_bytes is None or confirmed is None or not (has_moved or lag_bytes <= idle_wal_bytes):
+        return
+    now = time.time()
+    if _due(cursor, "elsewhere_at", now, _MOVED_AFTER_S if has_moved else _REPEAT_AFTER_S):
+        cursor["elsewhere_at"] = now
+        yield dg.AssetMaterialization(
+            checkpoint,
+            description=f"server process {status.used_by} captures, outside of this Dagster instance",
+            metadata={"lag_bytes": float(lag_bytes), **lsn_metadata(confirmed)},
+        )
+
+
 def _owed(
     context: dg.SensorEvaluationContext, pipeline: Pipeline, policy: _Policy, cursor: dict[str, Any]
 ) -> Iterator[dg.AssetMaterialization]:
@@ -310,9 +348,9 @@ def _owed(
     yield from owed_events(assets, owed, states, "changed outside of this Dagster instance, or by a run that failed")
 
 
-def _due(cursor: dict[str, Any], key: str, now: float) -> bool:
+def _due(cursor: dict[str, Any], key: str, now: float, after_s: float = _REPEAT_AFTER_S) -> bool:
     last = cursor.get(key)
-    return not isinstance(last, int | float) or not 0 <= now - last <= _REPEAT_AFTER_S
+    return not isinstance(last, int | float) or not 0 <= now - last <= after_s
 
 
 def _read_cursor(text: str | None, slot: str) -> dict[str, Any]:

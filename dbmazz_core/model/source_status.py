@@ -19,6 +19,7 @@ class SourceStatus:
         active_pid: The server process that consumes it.
         wal_status: PostgreSQL's `pg_replication_slots.wal_status`.
         confirmed_lsn: The confirmed LSN of the slot; None where there is none.
+        locked_by: The server process of a window, of a copy, or of `follow`, also while it does not consume the slot.
         restart_lsn: Where a new stream of the slot begins to decode; None where there is no slot, or it is lost.
         server_lsn: The server's WAL flush position now.
     """
@@ -32,6 +33,12 @@ class SourceStatus:
     confirmed_lsn: Lsn | None
     server_lsn: Lsn
     restart_lsn: Lsn | None = None
+    locked_by: int | None = None
+
+    @property
+    def used_by(self) -> int | None:
+        """The server process that uses the slot: it consumes it, or may do so next; None: nobody does."""
+        return self.active_pid or self.locked_by
 
     @property
     def restart_lag_bytes(self) -> int | None:
@@ -53,6 +60,7 @@ class SourceStatus:
             "slot_exists": self.slot_exists,
             "slot_active": self.slot_active,
             "active_pid": self.active_pid,
+            "locked_by": self.locked_by,
             "wal_status": self.wal_status,
             "confirmed_lsn": None if self.confirmed_lsn is None else str(self.confirmed_lsn),
             "server_lsn": str(self.server_lsn),

@@ -27,7 +27,7 @@ from dbmazz_core.connectors.sources.postgres.session import Session, confirmed_l
 from dbmazz_core.connectors.sources.postgres.setup import claims
 from dbmazz_core.connectors.sources.postgres.setup import prepare as setup
 from dbmazz_core.connectors.sources.postgres.setup.look import Look
-from dbmazz_core.connectors.sources.postgres.setup.window_lock import lock_windows
+from dbmazz_core.connectors.sources.postgres.setup.window_lock import lock_windows, window_lock_holder
 from dbmazz_core.connectors.sources.postgres.snapshot.exported import ExportedSnapshot
 from dbmazz_core.connectors.sources.postgres.snapshot.tables import TableSnapshot, export_snapshot, snapshot_tables
 from dbmazz_core.connectors.sources.postgres.types import TypePolicy
@@ -297,7 +297,10 @@ class PostgresSource:
 
     def status(self) -> SourceStatus:
         """Return the state of the slot, and the server's position."""
-        return source_status(self._session.named_config, self.slot(), self.server_lsn())
+        config = self._session.named_config
+        with self._session.translated():
+            holder = window_lock_holder(self._session.connection, config.slot)
+        return source_status(config, self.slot(), self.server_lsn(), locked_by=holder and holder[0])
 
     def slot(self) -> SlotState | None:
         """Return the state of the replication slot, None if there is none."""

@@ -23,13 +23,16 @@ _TWO_NAMES_BYTES = 128
 _QUIET_TIMEOUT_MS = 2000
 
 
-def source_status(config: SourceConfig, slot: SlotState | None, server_lsn: Lsn) -> SourceStatus:
+def source_status(
+    config: SourceConfig, slot: SlotState | None, server_lsn: Lsn, *, locked_by: int | None = None
+) -> SourceStatus:
     """Return the status of a source.
 
     Args:
         config: Settings of the source, with the name of the publication.
         slot: State of the slot; None if it does not exist.
         server_lsn: The server's WAL flush position.
+        locked_by: The server process that holds the lock on the slot's windows.
     """
     return SourceStatus(
         slot=config.slot,
@@ -41,6 +44,7 @@ def source_status(config: SourceConfig, slot: SlotState | None, server_lsn: Lsn)
         confirmed_lsn=slot.confirmed_flush_lsn if slot else None,
         server_lsn=server_lsn,
         restart_lsn=slot.restart_lsn if slot else None,
+        locked_by=locked_by,
     )
 
 

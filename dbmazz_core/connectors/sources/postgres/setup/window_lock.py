@@ -39,15 +39,25 @@ def lock_windows(conn: Connection, slot: str, *, timeout_s: float, stopped: Call
         SlotActive: Another process holds the lock after that time.
         StopRequested: `stopped` returned True.
     """
-    key = f"dbmazz window {slot}"
+    key = _key(slot)
     deadline = time.monotonic() + timeout_s
     while True:
         row = conn.execute(f"SELECT pg_catalog.pg_try_advisory_lock({_KEY})".encode(), (key,)).fetchone()
         if row is not None and row[0]:
             return
         if time.monotonic() >= deadline:
-            pid, application = conn.execute(_HOLDER.encode(), (key, key)).fetchone() or (None, None)
-            raise slot_active(slot, pid, application)
+            raise slot_active(slot, *(window_lock_holder(conn, slot) or (None, None)))
         if stopped():
             raise StopRequested
         time.sleep(_RETRY_S)
+
+
+def window_lock_holder(conn: Connection, slot: str) -> tuple[int, str | None] | None:
+    """Return the server process, and its application, that holds the lock on a slot's windows; None: it is free."""
+    key = _key(slot)
+    row = conn.execute(_HOLDER.encode(), (key, key)).fetchone()
+    return None if row is None else (row[0], row[1])
+
+
+def _key(slot: str) -> str:
+    return f"dbmazz window {slot}"
