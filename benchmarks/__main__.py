@@ -21,6 +21,7 @@ import polars
 
 from benchmarks import report, stages
 from benchmarks.dagster_runs import measure_dagster_runs
+from benchmarks.follow import measure_follow
 from benchmarks.many_tables import measure_many_tables, measure_partitions
 from benchmarks.process import run
 from benchmarks.rounds import Bench, Measured
@@ -72,6 +73,9 @@ def main() -> int:
     parser.add_argument(
         "--storage-rows", type=int, default=1_000_000, help="rows for the storage versions; 0: they are not measured"
     )
+    parser.add_argument(
+        "--follow-seconds", type=float, default=20, help="seconds of load and of idleness under `follow`; 0: none"
+    )
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.json and docs/benchmarks.md")
     arguments = parser.parse_args()
     if arguments.write and len(arguments.workloads) < len(WORKLOADS):
@@ -98,8 +102,11 @@ def main() -> int:
         storage = []
         if arguments.storage_rows:
             storage = measure_storage_versions(server, directory, arguments.storage_rows)
+        following = []
+        if arguments.follow_seconds:
+            following = measure_follow(server, directory, seconds=arguments.follow_seconds)
         machine = _machine(server)
-    text = report.tables(machine, measured, alone, snapshots, many, partitions, runs, storage)
+    text = report.tables(machine, measured, alone, snapshots, many, partitions, runs, storage, following)
     sys.stdout.write(text)
     if arguments.write:
         _write(
@@ -113,6 +120,7 @@ def main() -> int:
                 "partitions": partitions,
                 "dagster_runs": runs,
                 "storage_versions": storage,
+                "follow": following,
             },
         )
     return 1 if any(one.differences for one in measured.values()) else 0

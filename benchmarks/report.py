@@ -18,6 +18,7 @@ def tables(
     partitions: Sequence[Mapping[str, float]],
     dagster_runs: Sequence[Mapping[str, float]],
     storage_versions: Sequence[Mapping[str, float | str]],
+    following: Sequence[Mapping[str, float]] = (),
 ) -> str:
     """Return the text with all tables.
 
@@ -30,6 +31,7 @@ def tables(
         partitions: Results of windows by number of partitions.
         dagster_runs: Results of runs in Dagster by number of tables.
         storage_versions: Results by storage version of the DuckDB file.
+        following: Results of `follow` by number of tables and interval.
     """
     differences = [sentence for one in measured.values() for sentence in one.differences]
     differences += [sentence for one in snapshots for sentence in one["differences"]]
@@ -56,6 +58,8 @@ def tables(
         lines += ["", *_runs(dagster_runs)]
     if storage_versions:
         lines += ["", *_storage_versions(storage_versions)]
+    if following:
+        lines += ["", *_follow(following)]
     return "\n".join(lines) + "\n"
 
 
@@ -84,6 +88,20 @@ def _storage_versions(versions: Sequence[Mapping[str, float | str]]) -> list[str
     ]
     for one in versions:
         lines.append(f"| {one['version']} | {one['copy_s']:.1f} | {one['read_s']:.2f} | {one['mb']:.0f} |")
+    return lines
+
+
+def _follow(following: Iterable[Mapping[str, float]]) -> list[str]:
+    lines = [
+        "| `follow`: tables | `FOLLOW_INTERVAL_MS` | transactions/s | commit to visible, ms: p50 | p99 | flushes/s "
+        "| of a core | of a core, idle |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for one in following:
+        lines.append(
+            f"| {one['tables']:.0f} | {one['interval_ms']:.0f} | {one['rate']:,.0f} | {one['p50_ms']:.0f} "
+            f"| {one['p99_ms']:.0f} | {one['flushes_s']:.1f} | {one['cpu']:.0%} | {one['idle_cpu']:.1%} |"
+        )
     return lines
 
 

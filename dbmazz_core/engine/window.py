@@ -14,13 +14,14 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from threading import Event
 from typing import Protocol
 
 from dbmazz_core.engine.apply_events import EventApplier
 from dbmazz_core.engine.flusher import Flush, Flusher
 from dbmazz_core.engine.isolation import Isolation
+from dbmazz_core.engine.pending_flush import PendingFlush
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import StopReason, TableCounts, WindowResult
 from dbmazz_core.engine.schema_following import SchemaFollower, WindowEvent
@@ -29,7 +30,6 @@ from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.batch import DELETE, INSERT, UPDATE, ChangeBatch
 from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.policies import Mode
-from dbmazz_core.model.records import CommittedTransaction
 from dbmazz_core.model.schema_events import SchemaEvent
 from dbmazz_core.model.sink import Sink
 from dbmazz_core.model.source import Bound
@@ -65,99 +65,6 @@ class Upkeep(Protocol):
             behind_s: For how many seconds received changes have waited to be applied; None: the stream has not reached
                 the server's position of its beginning.
         """
-
-
-@dataclass(slots=True)
-class _PendingFlush:
-    """The next flush: changes that were received and are not yet committed.
-
-    A flush holds complete transactions, or one transaction that is too large for memory; never both.
-
-    Attributes:
-        complete_events: Events of complete transactions that are not yet applied.
-        complete_bytes: Bytes of their messages.
-        open_events: Events of the transaction behind them, whose COMMIT has not come, that are not yet applied.
-        open_bytes: Bytes of their messages.
-        rows: Row changes among these events, and among the applied pieces of complete transactions.
-        pieces_applied: Number of applied pieces of complete transactions.
-        large_applied: Whether a piece of a large transaction has been applied.
-        large_complete: Whether the COMMIT of this large transaction has come.
-        first_event_at: When the first event was received (`time.monotonic`); None: there is none.
-        counts: The changes of complete transactions, by table.
-        transactions: Number of complete transactions.
-        end_lsn: The flush contains all transactions that committed before this LSN; None: no complete transaction.
-        last_transaction: The last complete transaction.
-        has_content: Whether any transaction had more than its begin and its end.
-    """
-
-    complete_events: list[WindowEvent] = field(default_factory=list)
-    complete_bytes: int = 0
-    open_events: list[WindowEvent] = field(default_factory=list)
-    open_bytes: int = 0
-    rows: int = 0
-    pieces_applied: int = 0
-    large_applied: bool = False
-    large_complete: bool = False
-    first_event_at: float | None = None
-    counts: dict[TableRef, TableCounts] = field(default_factory=dict)
-    transactions: int = 0
-    end_lsn: Lsn | None = None
-    last_transaction: CommittedTransaction | None = None
-    has_content: bool = False
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of the messages whose events are not yet applied."""
-        return self.complete_bytes + self.open_bytes
-
-    @property
-    def in_transaction(self) -> bool:
-        """Whether a part of a transaction was received, but not its COMMIT."""
-        return bool(self.open_bytes) or (self.large_applied and not self.large_complete)
-
-    @property
-    def has_complete(self) -> bool:
-        """Whether complete transactions wait for their commit. A large transaction does not count."""
-        return bool(self.complete_events or self.pieces_applied)
-
-    def add(self, part: StreamPart, events: list[WindowEvent]) -> None:
-        """Add a part of the stream.
-
-        Args:
-            part: The part.
-            events: Its events, as they are applied.
-        """
-        if self.first_event_at is None and events:
-            self.first_event_at = time.monotonic()
-        self.open_events += events
-        self.open_bytes += part.bytes
-        self.has_content |= not part.empty
-        if part.complete:
-            self.complete_events += self.open_events
-            self.complete_bytes += self.open_bytes
-            self.open_events, self.open_bytes = [], 0
-            self.large_complete = self.large_applied
-        if part.end_lsn is not None:
-            self.end_lsn = part.end_lsn
-            self.last_transaction = part.last or self.last_transaction
-
-    def complete_piece_applied(self) -> None:
-        """Record that the events of complete transactions were handed over as a piece."""
-        self.complete_events, self.complete_bytes = [], 0
-        self.pieces_applied += 1
-
-    def large_piece_applied(self) -> None:
-        """Record that the events of the open transaction were handed over as a piece of a large transaction."""
-        self.open_events, self.open_bytes, self.large_applied = [], 0, True
-        self.rows, self.first_event_at = 0, None
-
-    def following(self) -> _PendingFlush:
-        """Return the flush after this one: it begins with the open transaction."""
-        rows = sum(len(event) for event in self.open_events if isinstance(event, ChangeBatch))
-        first_event_at = time.monotonic() if self.open_events else None
-        return _PendingFlush(
-            open_events=self.open_events, open_bytes=self.open_bytes, rows=rows, first_event_at=first_event_at
-        )
 
 
 class Window:
@@ -214,7 +121,7 @@ class Window:
         self._limits = limits
         self._stop = stop or Event()
         self._progress = progress or (lambda _: None)
-        self._pending = _PendingFlush()
+        self._pending = PendingFlush()
         # Counts of the open transaction. They count once it is complete: if the window ends before, it comes again.
         self._open_counts: dict[TableRef, TableCounts] = {}
         # Removed tables whose changes were seen.
@@ -403,7 +310,8 @@ class Window:
     def _flush_if_due(self) -> None:
         """Commit the pending flush, or apply a piece of it, if size or time require it."""
         pending, limit = self._pending, self._flush.max_bytes
-        is_old = self._seconds_until_old() == 0.0
+        # What comes while a flush is applied is for the next one: a flush for each part would fall behind.
+        is_old = self._seconds_until_old() == 0.0 and not (self._bound.is_open and self._flusher.is_running)
         pieces = pending.pieces_applied + 1
         is_wide = pieces * limit >= pending.rows * _WIDE_ROW_BYTES
         is_full = pieces >= (_MAX_WIDE_PIECES if is_wide else _MAX_PIECES) and pending.bytes >= limit
@@ -452,7 +360,6 @@ class Window:
         """
         pending = self._pending
         lsn = max(self._reached_lsn, self.result.upper_lsn) if at_bound else self._reached_lsn
-        self._flushed_at = time.monotonic()
         if pending.complete_events or self._flusher.begun or lsn > self._checkpoint.lsn:
             self._checkpoint = replace(self._checkpoint, lsn=lsn)
             transaction = pending.last_transaction
@@ -464,6 +371,7 @@ class Window:
             flush = Flush(self._checkpoint, commit_time, pending.counts, pending.transactions, release, missed)
             self._flusher.submit(pending.complete_events, flush)
         self._pending = pending.following()
+        self._flushed_at = time.monotonic()
 
     def _acknowledge(self, flush: Flush) -> None:
         """Acknowledge a flush that is durable, and report it."""
