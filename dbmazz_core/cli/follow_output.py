@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from dbmazz_core.cli.progress import describe
 from dbmazz_core.cli.report import Report
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ class _Lines:
     def progress(self, progress: Progress) -> None:
         if progress.message or (progress.phase == "snapshot" and time.monotonic() - self._shown_at >= _LINE_INTERVAL_S):
             self._shown_at = time.monotonic()
-            self._report.message(describe(progress))
+            self._report.message(str(progress))
 
 
 class _Rate:
@@ -150,7 +149,7 @@ class _View:
     def progress(self, progress: Progress) -> None:
         if progress.message:
             self._console.print(self._report.redact(progress.message), markup=False)
-        self._copying = describe(progress) if progress.phase == "snapshot" else ""
+        self._copying = str(progress) if progress.phase == "snapshot" else ""
 
     def render(self) -> RenderableType:
         from rich.console import Group
