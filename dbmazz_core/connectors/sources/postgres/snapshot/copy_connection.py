@@ -89,11 +89,11 @@ class CopyConnection:
             CopyFailed: The server refused the snapshot.
         """
         opened, _ = connect_to(server, url, application_name="dbmazz snapshot", text_form=True)
+        copying = cls(opened, session_conninfo(server.url, "dbmazz look"))
         try:
-            copying = cls(opened, session_conninfo(server.url, "dbmazz look"))
             copying._import(snapshot_name, lock_timeout_s)
         except BaseException:
-            opened.close()
+            copying.close()
             raise
         return copying
 
@@ -232,8 +232,9 @@ class CopyConnection:
             while unsent:
                 self._wait(select.POLLOUT, stopping)
                 unsent = unsent[self._socket.send(unsent) :]
-            while not answer.is_complete:
-                self._receive(answer, stopping)
+            is_open = True
+            while not answer.is_complete and is_open:
+                is_open = self._receive(answer, stopping)
                 block = answer.take()
                 if block is not None:
                     yield block
@@ -241,9 +242,15 @@ class CopyConnection:
             raise CopyFailed(None, str(error)) from None
         if answer.error is not None:
             raise CopyFailed(answer.error.get("C"), answer.error.get("M", ""))
+        if not is_open:
+            raise CopyFailed(None, "the server closed the connection")
 
-    def _receive(self, answer: CopyAnswer, stopping: Callable[[], bool]) -> None:
-        """Receive bytes until the buffer is full, the answer may be complete, or nothing has come for a moment."""
+    def _receive(self, answer: CopyAnswer, stopping: Callable[[], bool]) -> bool:
+        """Receive bytes until the buffer is full, the answer may be complete, or nothing has come for a moment.
+
+        Returns:
+            Whether the connection is open; if the server has closed it, an error may be among the bytes.
+        """
         poller = select.poll()
         poller.register(self._socket, select.POLLIN)
         while len(room := answer.room) and not answer.seems_complete:
@@ -253,9 +260,10 @@ class CopyConnection:
                 if poller.poll(_PAUSE_S * 1000):
                     continue
                 if not answer.is_empty:
-                    return
+                    return True
                 self._wait(select.POLLIN, stopping)
                 continue
             if not received:
-                raise CopyFailed(None, "the server closed the connection")
+                return False
             answer.received(received)
+        return True
