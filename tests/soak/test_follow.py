@@ -28,6 +28,7 @@ class FollowedRun(Run):
     def _run_steps(self, program: Program) -> None:
         follower = self._follow()
         try:
+            follower.wait(lambda: follower.streams)  # before a table of the settings is renamed
             for step in program.steps:
                 match step:
                     case Capture():
