@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dbmazz_core.connectors.sinks.duckdb.writer import open_writer
     from dbmazz_core.connectors.sources import create_source
     from dbmazz_core.connectors.sources.postgres import PostgresSource
+    from dbmazz_core.engine.follow_status import FollowPhase, FollowStatus
     from dbmazz_core.engine.progress import Progress
     from dbmazz_core.engine.result import PipelineStatus, SnapshotResult, StopReason, TableCounts, WindowResult
     from dbmazz_core.errors import (
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from dbmazz_core.pipeline import Pipeline
     from dbmazz_core.settings.config import (
         FlushConfig,
+        FollowConfig,
         Settings,
         SinkConfig,
         SnapshotConfig,
@@ -82,6 +84,10 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "connectors.sinks.duckdb.writer": ("open_writer",),
     "connectors.sources": ("create_source",),
     "connectors.sources.postgres": ("PostgresSource",),
+    "engine.follow_status": (
+        "FollowPhase",
+        "FollowStatus",
+    ),
     "engine.progress": ("Progress",),
     "engine.result": (
         "PipelineStatus",
@@ -143,6 +149,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "pipeline": ("Pipeline",),
     "settings.config": (
         "FlushConfig",
+        "FollowConfig",
         "Settings",
         "SinkConfig",
         "SnapshotConfig",
@@ -178,6 +185,9 @@ __all__ = [
     "DestinationLocked",
     "Finding",
     "FlushConfig",
+    "FollowConfig",
+    "FollowPhase",
+    "FollowStatus",
     "Heartbeat",
     "Insert",
     "Kind",
