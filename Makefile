@@ -15,7 +15,7 @@ MATRIX := $(POSTGRES_VERSIONS:%=$(CACHE)/postgres/%.installed)
 OLDEST_DUCKDB := 1.5.5
 DUCKDB := $(CURDIR)/$(CACHE)/duckdb/$(OLDEST_DUCKDB)
 DBT := $(CURDIR)/$(CACHE)/dbt
-MATRIX_TESTS := tests/pipeline tests/sources tests/sinks tests/soak
+MATRIX_TESTS := tests/pipeline tests/follow tests/sources tests/sinks tests/soak
 
 PROPERTY_TESTS := $(wildcard tests/*/test_*_properties.py tests/*/*/*/test_*_properties.py)
 

@@ -90,9 +90,18 @@ def test_status(dbmazz: Dbmazz, shop: SourceDatabase, duckdb_path: Path) -> None
     assert after["slot_active"] is False
     assert after["checkpoint_lsn"] == after["confirmed_lsn"] == end_lsn
     assert after["lag_bytes"] > 0
+    assert (before["restart_lsn"], before["restart_lag_bytes"]) == (None, None)
+    ((restart, behind),) = shop.fetch(
+        "SELECT restart_lsn::text, (confirmed_flush_lsn - restart_lsn)::bigint FROM pg_replication_slots "
+        "WHERE slot_name = %s",
+        shop.name,
+    )
+    assert (after["restart_lsn"], after["restart_lag_bytes"]) == (restart, behind)
+    assert behind > 0
     assert after["tables"]["public.items"]["rows"] == 120
     text = dbmazz.run("status").stdout
     assert f"slot           {shop.name} (not in use)" in text
+    assert f"that a new stream decodes first, from {restart}" in text
     assert f"publication    {shop.name}_pub" in text
     assert f"checkpoint     {end_lsn}" in text
     assert "public.items" in text
@@ -221,7 +230,7 @@ def test_mistakes_on_the_command_line(dbmazz: Dbmazz) -> None:
 def test_version_and_help(dbmazz: Dbmazz) -> None:
     assert dbmazz.run("--version").stdout.startswith("dbmazz 0.")
     text = dbmazz.run("--help").stdout
-    for command in ("check", "setup", "snapshot", "capture", "status", "peek", "teardown", "demo"):
+    for command in ("check", "setup", "snapshot", "capture", "follow", "status", "peek", "teardown", "demo"):
         assert f"  {command} " in text
     help = " ".join(dbmazz.run("capture", "--help").stdout.split())
     assert "~/.pgpass" in help

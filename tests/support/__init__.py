@@ -22,6 +22,7 @@ Arranging and judging:
 | `examples` | how many examples a property test tries |
 | `before` | something that happens at an exact moment of a run |
 | `worker`, `worker_process` | a capture in a process of its own, for a test to kill |
+| `following` | `follow` in a process of its own, whose status and messages a test reads |
 | `rewriting_proxy` | a proxy that rewrites messages and drops startup parameters, with or without TLS |
 | `statement_log` | what the sink says to DuckDB |
 | `lists` | a source and a sink of lists: the least that the protocols of `model` ask for |
