@@ -27,6 +27,8 @@ _MEMORY = (
 )
 #: In errors of dbmazz, which may repeat words of the server about limits of its own.
 _OURS = r"\[errno (?:11|12|2[34])\]|failed to map segment|can't start new thread|create socket: too many open files"
+#: In errors of the destination, where DuckDB repeats words of the system.
+_DUCKDBS = "bad allocation|cannot allocate memory|too many open files"
 #: Bytes of address space that polars, DuckDB, Arrow and their threads reserve on a machine with a few cores.
 _ADDRESS_SPACE = 4 << 30
 #: Files that the libraries have open at the same time while they connect.
@@ -45,7 +47,7 @@ def limit_reached(error: BaseException) -> LimitReached | None:
         return _files(text.split("\n", 1)[0])  # libpq and DuckDB may not tell what they lack
     if isinstance(error, DbmazzError) and not re.search(_OURS, lowered):
         # DuckDB has a limit of its own, which its error names; where malloc fails, it says so.
-        if not (isinstance(error, DestinationError) and re.search("bad allocation|cannot allocate memory", lowered)):
+        if not (isinstance(error, DestinationError) and re.search(_DUCKDBS, lowered)):
             return None
     elif not isinstance(error, Exception) and type(error).__name__ != "PanicException":
         return None

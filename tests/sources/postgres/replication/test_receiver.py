@@ -6,12 +6,10 @@ import ctypes
 import os
 import pickle
 import pwd
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -26,7 +24,6 @@ from dbmazz_core.connectors.sources.postgres.replication import receiver as rece
 from dbmazz_core.connectors.sources.postgres.replication import transport
 from dbmazz_core.connectors.sources.postgres.replication.connection import ReplicationConnection, open_stream
 from dbmazz_core.connectors.sources.postgres.replication.receiver import BLOCK_BYTES
-from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.errors import ParseError, SlotNotFound, SourceError
 from dbmazz_core.loading import load_polars
 from dbmazz_core.lsn import INVALID_LSN, Lsn
@@ -34,8 +31,9 @@ from dbmazz_core.settings.config import SourceConfig
 from dbmazz_core.settings.secret_url import SecretUrl
 from dbmazz_core.settings.tables import parse_tables
 from tests.support.lab import Lab
-from tests.support.postgres_fixtures import MATRIX_VARIABLE, TLS, UNSAFE_BUT_FAST, SourceDatabase, create_database
+from tests.support.postgres_fixtures import SourceDatabase, create_database
 from tests.support.proxy_fixture import Proxy
+from tests.support.tls_server import tls_server
 
 
 def config(database: SourceDatabase) -> SourceConfig:
@@ -216,40 +214,20 @@ def test_what_the_server_refuses_is_raised_where_the_stream_is_wanted(database: 
 
 def test_an_encrypted_connection_goes_through_libpq(tmp_path: Path) -> None:
     """Bytes of a TLS stream mean nothing to us; libpq reads them, a little slower, with the same result."""
-    binaries = os.environ.get(MATRIX_VARIABLE)
-    if not binaries:  # the default server is built without TLS
-        pytest.skip(f"{MATRIX_VARIABLE} is not set; see `make test`")
-    directory = Path(tempfile.mkdtemp(prefix="dbmazz-tls-"))
-    directory.chmod(0o755)
-    for name in ("server.crt", "server.key"):
-        shutil.copy(TLS / name, directory / name)
-    (directory / "server.key").chmod(0o640 if os.geteuid() == 0 else 0o600)
-    if os.geteuid() == 0:  # PostgreSQL takes a key of root's that its own group may read
-        shutil.chown(directory / "server.key", 0, pwd.getpwnam("postgres" if _has_account("postgres") else "nobody")[3])
-    settings = UNSAFE_BUT_FAST | {
-        "ssl": "on",
-        "ssl_cert_file": str(directory / "server.crt"),
-        "ssl_key_file": str(directory / "server.key"),
-    }
-    try:
-        with EmbeddedPostgres(binaries=Path(binaries) / "16", settings=settings) as server:
-            database = create_database(server)
-            encrypted = database.url + ("&" if "?" in database.url else "?") + "sslmode=require"
-            lab = Lab(database, tmp_path / "tls.duckdb", settings={"url": encrypted})
-            database.execute("CREATE TABLE t (id int PRIMARY KEY, note text)")
-            lab.capture()
-            database.execute("INSERT INTO t SELECT i, repeat('x', i % 500) FROM generate_series(1, 20000) i")
-            database.execute("UPDATE t SET note = 'changed' WHERE id % 3 = 0")
-            assert lab.capture_and_compare("t").changes == 26666
-            with psycopg.connect(encrypted) as connection:
-                assert connection.execute("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()").fetchone() == (
-                    True,
-                )
-            database.execute(f"SELECT pg_drop_replication_slot('{lab.slot}')")
-            with pytest.raises(SlotNotFound):
-                open_stream(lab.config, INVALID_LSN)
-    finally:
-        shutil.rmtree(directory)
+    with tls_server() as server:
+        database = create_database(server)
+        encrypted = database.url + ("&" if "?" in database.url else "?") + "sslmode=require"
+        lab = Lab(database, tmp_path / "tls.duckdb", settings={"url": encrypted})
+        database.execute("CREATE TABLE t (id int PRIMARY KEY, note text)")
+        lab.capture()
+        database.execute("INSERT INTO t SELECT i, repeat('x', i % 500) FROM generate_series(1, 20000) i")
+        database.execute("UPDATE t SET note = 'changed' WHERE id % 3 = 0")
+        assert lab.capture_and_compare("t").changes == 26666
+        with psycopg.connect(encrypted) as connection:
+            assert connection.execute("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()").fetchone() == (True,)
+        database.execute(f"SELECT pg_drop_replication_slot('{lab.slot}')")
+        with pytest.raises(SlotNotFound):
+            open_stream(lab.config, INVALID_LSN)
 
 
 FORKING = """
