@@ -23,12 +23,12 @@ _FILES = r"too many open files|\[errno 2[34]\]"
 _THREADS = r"can't start new thread|failed to spawn|threadpoolbuilderror|\[errno 11\]|resource temporarily unavailable"
 _MEMORY = (
     r"cannot allocate memory|\[errno 12\]|failed to map segment|bad.?alloc|memory allocation of \d+ bytes failed|"
-    r"failed to allocate|unable to allocate|malloc of size|realloc of size"
+    r"failed to allocate|unable to allocate|allocation failure|malloc of size|realloc of size"
 )
 #: In errors of dbmazz, which may repeat words of the server about limits of its own.
 _OURS = r"\[errno (?:11|12|2[34])\]|failed to map segment|can't start new thread|create socket: too many open files"
 #: In errors of the destination, where DuckDB repeats words of the system.
-_DUCKDBS = "bad allocation|cannot allocate memory|too many open files"
+_DUCKDBS = "bad allocation|allocation failure|cannot allocate memory|too many open files"
 #: Bytes of address space that polars, DuckDB, Arrow and their threads reserve on a machine with a few cores.
 _ADDRESS_SPACE = 4 << 30
 #: Files that the libraries have open at the same time while they connect.
