@@ -135,7 +135,8 @@ $(DBT)/.installed: examples/dbt/requirements.txt | $(VENV)/.installed
 # The core of the suite: the tests that use the libraries whose versions differ.
 LOWEST_TESTS := tests/pipeline/test_traps.py tests/pipeline/test_flushes.py tests/sources/postgres/types/test_values.py \
 	tests/sources/postgres/replication/test_receiver.py tests/sources/postgres/parser/test_decoder_properties.py \
-	tests/cli/test_capture.py tests/dagster/test_capture.py
+	tests/cli/test_capture.py tests/cli/test_metrics.py tests/dagster/test_capture.py tests/follow/test_follow.py \
+	tests/sources/postgres/snapshot/test_binary_copies.py tests/sources/postgres/types/test_binary_values.py
 
 test-lowest: $(LOWEST)/.installed ## Run the core of the suite with the oldest versions that pyproject.toml allows
 	$(LOWEST)/bin/python -m pytest -m 'not slow and not browser' $(LOWEST_TESTS) $(PARALLEL)

@@ -56,7 +56,7 @@ def main() -> int:
         help=f"comma-separated, of {','.join(WORKLOADS)}; '': none",
     )
     parser.add_argument(
-        "--snapshot-rows", type=int, default=10_000_000, help="rows of the snapshot; 0: no snapshot is measured"
+        "--snapshot-rows", type=int, default=4_000_000, help="rows of the snapshot; 0: no snapshot is measured"
     )
     parser.add_argument(
         "--tables", type=_numbers, default=[1, 200, 1000], help="numbers of tables of the measured windows; '': none"
