@@ -121,6 +121,21 @@ def test_values_that_polars_cannot_hold_are_texts() -> None:
     assert {timestamps.dtype, times.dtype, decimals.dtype} == {pl.String}
 
 
+@pytest.mark.parametrize(
+    ("oid", "type"),
+    [(1083, DataType(Kind.TIME)), (1114, DataType(Kind.TIMESTAMP)), (1184, DataType(Kind.TIMESTAMPTZ))],
+)
+def test_bytes_of_others_where_a_field_is_null_mean_nothing(oid: int, type: DataType) -> None:
+    """The offset of a NULL points to the beginning of the block, where there is something else."""
+    buffer = np.frombuffer(b"\x7f" + b"\xff" * 7 + struct.pack(">q", 1) + bytes(BEHIND), dtype=np.uint8)
+    valid = np.array([False, True])
+    decoder = decoder_of(oid, type)
+    assert decoder is not None
+    found = decoder(Fields(buffer, np.array([0, 8]), np.array([0, 8]), valid))
+    assert found.dtype == type.natural
+    assert found.null_count() == 1
+
+
 def test_ordinary_values_are_typed() -> None:
     assert decoded(1082, DataType(Kind.DATE), struct.pack(">i", 1), None).to_list() == [date(2000, 1, 2), None]
     (uuid,) = decoded(UUID, DataType(Kind.UUID), bytes(range(16)))

@@ -45,9 +45,15 @@ class Fields:
     valid: npt.NDArray[np.bool_] | None
 
     def numbers(self, dtype: str, *, at: int = 0) -> npt.NDArray[Any]:
-        """Return the numbers that lie `at` bytes behind the beginnings, in the machine's byte order, shape (n,)."""
+        """Return the numbers that lie `at` bytes behind the beginnings, in the machine's byte order, shape (n,).
+
+        They are 0 where the field is NULL.
+        """
         there = unaligned(self.buffer, dtype)[self.offsets + at]
-        return there.astype(there.dtype.newbyteorder("="))
+        numbers = there.astype(there.dtype.newbyteorder("="))
+        if self.valid is not None:
+            numbers[~self.valid] = 0
+        return numbers
 
     def verify(self, right: npt.NDArray[np.bool_], detail: str) -> None:
         """Raise MalformedValue for the first field for which `right` is false; a NULL is always right."""
