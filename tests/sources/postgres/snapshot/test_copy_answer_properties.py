@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import struct
+import threading
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 
 from dbmazz_core.connectors.sources.postgres.snapshot import copy_answer
 from dbmazz_core.connectors.sources.postgres.snapshot.copy_answer import CopyAnswer
+from dbmazz_core.connectors.sources.postgres.snapshot.copy_connection import CopyConnection, CopyStopped
 from dbmazz_core.connectors.sources.postgres.snapshot.copy_format import MalformedRows
 from dbmazz_core.connectors.sources.postgres.types.binary import read_texts
 from dbmazz_core.connectors.sources.postgres.types.binary_fields import MalformedValue
@@ -138,6 +142,51 @@ def test_an_error_in_the_middle() -> None:
     assert answer.is_complete
     assert answer.error is not None
     assert (answer.error["C"], answer.error["M"]) == ("22012", "division by zero")
+
+
+def test_a_pause_behind_bytes_that_look_like_the_end_of_an_answer() -> None:
+    """The connection waits for the rest of the row."""
+    ours, servers = socket.socketpair()
+    ours.setblocking(False)
+    connection = object.__new__(CopyConnection)
+    connection._socket, connection._is_plain, connection._pid = ours, True, 0
+    rows: list[Row] = [[b"1"], [b"Z\0\0\0\5I and more"], [b"3"]]
+    data = answer_to(rows)
+    pause = data.index(b" and more")
+
+    def serve() -> None:
+        servers.recv(1000)
+        servers.sendall(data[:pause])
+        time.sleep(0.2)
+        servers.sendall(data[pause:])
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    blocks = list(connection.rows("SELECT", 1, lambda: False))
+    thread.join()
+    assert [read_texts(fields).to_list() for block in blocks for fields in block.columns(1)] == [
+        [b"1"],
+        [b"Z\0\0\0\5I and more", b"3"],
+    ]
+
+
+@pytest.mark.timeout(60)
+def test_a_connection_that_pauses_in_a_row_can_be_stopped() -> None:
+    """It waits, and does not look at the same bytes again and again."""
+    ours, servers = socket.socketpair()
+    ours.setblocking(False)
+    connection = object.__new__(CopyConnection)
+    connection._socket, connection._is_plain, connection._pid = ours, True, 0
+    servers.sendall(answer_to([[b"1"], [b"2"]])[:-30])
+    asked = 0
+
+    def stopping() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 2
+
+    with pytest.raises(CopyStopped):
+        list(connection.rows("SELECT", 1, stopping))
 
 
 @pytest.mark.parametrize(

@@ -54,11 +54,6 @@ class CopyAnswer:
         return self._buffer.data[self._size : len(self._buffer) - BEHIND]
 
     @property
-    def is_empty(self) -> bool:
-        """Whether no bytes wait to be taken."""
-        return not self._size
-
-    @property
     def seems_complete(self) -> bool:
         """Whether the bytes end as a complete answer does, so that no more may come."""
         end = self._size - 1  # of a row with such bytes at its end, the next one comes soon

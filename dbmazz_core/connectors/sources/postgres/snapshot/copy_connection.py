@@ -253,17 +253,17 @@ class CopyConnection:
         """
         poller = select.poll()
         poller.register(self._socket, select.POLLIN)
-        while len(room := answer.room) and not answer.seems_complete:
+        has_new = False  # the beginning of a row may have come before
+        while len(room := answer.room) and not (has_new and answer.seems_complete):
             try:
                 received = self._socket.recv_into(room, min(_READ_BYTES, len(room)))
             except BlockingIOError:
-                if poller.poll(_PAUSE_S * 1000):
-                    continue
-                if not answer.is_empty:
+                if has_new and not poller.poll(_PAUSE_S * 1000):
                     return True
                 self._wait(select.POLLIN, stopping)
                 continue
             if not received:
                 return False
             answer.received(received)
+            has_new = True
         return True
