@@ -83,7 +83,8 @@ def test_slot_that_stands_still_is_not_fresh(captured: Shop, monkeypatch: pytest
         process.send_signal(signal.SIGSTOP)
         try:
             captured.database.execute(
-                "SELECT pg_logical_emit_message(false, 'filler', repeat('x', 100000)) FROM generate_series(1, 40)"
+                "SET LOCAL synchronous_commit = on;"  # the server's WAL position is that of flushed WAL
+                "SELECT pg_logical_emit_message(true, 'filler', repeat('x', 100000)) FROM generate_series(1, 40)"
             )
             captured.tick()
             before = len(captured.events(captured.checkpoint))
