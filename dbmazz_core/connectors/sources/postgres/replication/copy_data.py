@@ -7,6 +7,7 @@ keepalive ('k'): PostgreSQL manual, "Message Formats" (protocol-message-formats)
 from __future__ import annotations
 
 import struct
+from collections.abc import Container
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from dbmazz_core.lsn import INVALID_LSN, Lsn
 
 _COPY_DATA, _XLOGDATA, _KEEPALIVE = b"dwk"
 _KINDS = (_XLOGDATA, _KEEPALIVE)
+_BEGINNINGS = (b"w", b"k")
 #: Bytes of the type and the length ahead of each message.
 _FRAME = 5
 _LENGTH = struct.Struct(">I")
@@ -69,11 +71,11 @@ def find_messages(buffer: memoryview, first: int, size: int) -> FoundMessages:
         ParseError: A CopyData message is neither XLogData nor a keepalive, or has a wrong length.
     """
     octets = np.frombuffer(buffer, dtype=np.uint8, count=size)
-    heads, ends = _walk(buffer, first, size, _SAMPLE_SIZE)
+    heads, ends = walk_messages(buffer, first, size, _SAMPLE_SIZE, _BEGINNINGS)
     if len(ends) == _SAMPLE_SIZE:
         begin = int(ends[-1])
         rest = (
-            _walk(buffer, begin, size, size)
+            walk_messages(buffer, begin, size, size, _BEGINNINGS)
             if begin - first >= _SAMPLE_SIZE * _LONG_BYTES
             else _search(buffer, octets, begin, size)
         )
@@ -85,11 +87,22 @@ def find_messages(buffer: memoryview, first: int, size: int) -> FoundMessages:
     return _separate_keepalives(buffer, octets, starts, ends, tail)
 
 
-def _walk(buffer: memoryview, first: int, size: int, most: int) -> tuple[Int64s, Int64s]:
-    """Walk at most `most` complete messages from offset `first`; return their starts and ends."""
+def walk_messages(
+    buffer: memoryview, first: int, size: int, most: int, beginnings: Container[bytes], beginning_size: int = 1
+) -> tuple[Int64s, Int64s]:
+    """Walk at most `most` complete CopyData messages from offset `first`; return their starts and ends.
+
+    Args:
+        buffer: The bytes.
+        first: Offset of the first message.
+        size: Offset behind the last byte.
+        most: Number of messages, at most.
+        beginnings: What the data of a message begins with; the walk ends at another one.
+        beginning_size: Bytes of each of these.
+    """
     edges, begin = [first], first
-    while len(edges) <= most and size - begin > _FRAME and buffer[begin] == _COPY_DATA:
-        if buffer[begin + _FRAME] not in _KINDS:
+    while len(edges) <= most and size - begin >= _FRAME + beginning_size and buffer[begin] == _COPY_DATA:
+        if bytes(buffer[begin + _FRAME : begin + _FRAME + beginning_size]) not in beginnings:
             break
         begin += 1 + _LENGTH.unpack_from(buffer, begin + 1)[0]
         if begin > size:

@@ -16,7 +16,11 @@ from struct import Struct
 import numpy as np
 
 from dbmazz_core.connectors.sources.postgres.octets import Bytes, Int64s, unaligned
-from dbmazz_core.connectors.sources.postgres.replication.copy_data import MESSAGE_MAX_BYTES, follow_chain
+from dbmazz_core.connectors.sources.postgres.replication.copy_data import (
+    MESSAGE_MAX_BYTES,
+    follow_chain,
+    walk_messages,
+)
 from dbmazz_core.connectors.sources.postgres.types.binary_fields import BEHIND, Fields
 
 _SIGNATURE = b"PGCOPY\n\xff\r\n\0"
@@ -27,7 +31,6 @@ _FLAGS = Struct(">II")
 TRAILER = b"\xff\xff"
 #: Type and length ahead of each message.
 FRAME = 5
-_LENGTH = Struct(">I")
 _COPY_DATA = ord("d")
 #: Rows of at least so many bytes on average are found by walking: a look at every byte would cost more.
 _LONG_BYTES, _SAMPLE_SIZE = 2048, 16
@@ -131,30 +134,17 @@ def find_rows(buffer: Bytes, first: int, size: int, width: int) -> tuple[Int64s,
         Offset of each row's message, and offset behind it, int64. They end at the first message that is not complete,
         or is no row.
     """
-    starts, ends = _walk(buffer, first, size, width, _SAMPLE_SIZE)
+    counts = (width.to_bytes(2, "big"),)
+    starts, ends = walk_messages(buffer.data, first, size, _SAMPLE_SIZE, counts, 2)
     if len(ends) < _SAMPLE_SIZE:
         return starts, ends
     begin = int(ends[-1])
     rest = (
-        _walk(buffer, begin, size, width, size)
+        walk_messages(buffer.data, begin, size, size, counts, 2)
         if begin - first >= _SAMPLE_SIZE * _LONG_BYTES
         else _search(buffer, begin, size, width)
     )
     return np.concatenate([starts, rest[0]]), np.concatenate([ends, rest[1]])
-
-
-def _walk(buffer: Bytes, first: int, size: int, width: int, most: int) -> tuple[Int64s, Int64s]:
-    """Walk at most `most` rows from offset `first`; return their messages' starts and ends."""
-    edges, begin, count, view = [first], first, width.to_bytes(2, "big"), buffer.data
-    while len(edges) <= most and size - begin >= FRAME + 2 and view[begin] == _COPY_DATA:
-        if bytes(view[begin + FRAME : begin + FRAME + 2]) != count:
-            break
-        begin += 1 + _LENGTH.unpack_from(view, begin + 1)[0]
-        if begin > size:
-            break
-        edges.append(begin)
-    found = np.array(edges, dtype=np.int64)
-    return found[:-1], found[1:]
 
 
 def _search(buffer: Bytes, first: int, size: int, width: int) -> tuple[Int64s, Int64s]:
