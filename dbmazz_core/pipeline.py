@@ -11,6 +11,7 @@ from dataclasses import replace
 from dbmazz_core.connectors.sinks import create_sink
 from dbmazz_core.connectors.sources import create_source
 from dbmazz_core.engine import pausing
+from dbmazz_core.engine.capture import quarantined_tables
 from dbmazz_core.engine.capture_run import CaptureRun
 from dbmazz_core.engine.follow_run import FollowRun
 from dbmazz_core.engine.follow_status import FollowStatus
@@ -114,8 +115,10 @@ class Pipeline:
             replace(state, rows=counts.get(ref), quarantined=bad.get(ref, 0), unpublished=unpublished.get(ref, ()))
             for ref, state in sorted(states.items())
         )
+        followed = {ref: recorded.tables[ref].shape.schema for ref in recorded.streaming}
+        stream_format = connected.stream_format(followed, quarantined_tables(self.settings))
         lag = max(source.server_lsn - checkpoint.lsn, 0) if checkpoint else source.lag_bytes
-        return PipelineStatus(source, checkpoint, lag, tables, None, recorded.held_s, readable)
+        return PipelineStatus(source, checkpoint, lag, tables, None, recorded.held_s, readable, stream_format)
 
     def source_status(self) -> SourceStatus:
         """Return the state of the source. The destination is not opened."""

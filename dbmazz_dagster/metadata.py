@@ -70,6 +70,7 @@ def checkpoint_metadata(result: WindowResult) -> dict[str, Any]:
         "bytes": float(result.bytes),
         "flushes": number(result.flushes),
         "file_held_s": round(result.file_held_s, 3),
+        **({} if result.format is None else {"stream_format": str(result.format)}),
         **_read_copy_metadata(result.read_copy),
         **{f"{name}_s": round(seconds, 3) for name, seconds in sorted(result.phases.items())},
         **_window_metadata(result),

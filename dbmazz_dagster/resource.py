@@ -64,6 +64,9 @@ class DbmazzResource(dg.ConfigurableResource["DbmazzResource"]):
         default="auto", description="Replica identities that setup sets: `auto`, `full` or `leave` (change none)."
     )
     cleanup_on_stop: bool = Field(default=False, description="Drop slot and publication on a graceful stop.")
+    source_binary: bool = Field(
+        default=True, description="Let the server send values in binary form where that is exact for all columns."
+    )
     columns_include: str | None = Field(
         default=None, description="Of the tables named here, only these columns are captured."
     )

@@ -153,6 +153,8 @@ def status(state: PipelineStatus) -> Iterator[RenderableType]:
         grid.add_row("restart lag", f"{size(restart)} that a new stream decodes first, from {state.source.restart_lsn}")
     if state.format is not None:
         grid.add_row("file format", state.format)
+    if state.stream_format is not None:
+        grid.add_row("stream format", str(state.stream_format))
     if state.file_held_s is not None:
         grid.add_row("last flush", f"held the file for {state.file_held_s:.2f} s")
     yield grid

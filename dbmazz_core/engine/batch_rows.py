@@ -202,7 +202,8 @@ class _ImageLocations:
 
     def select(self, rows: Indexes) -> Selection:
         """Return the images of rows in the given order; a row may occur several times."""
-        dtypes = [column.type.carrier for column in self._batches[0].schema.columns]
+        first = self._batches[0]
+        dtypes = [first.dtype(place) for place in range(len(first.schema.columns))]
         in_order = len(rows) < 2 or bool((rows[1:] >= rows[:-1]).all())
         ascending = rows if in_order else np.sort(rows)
         bounds = np.searchsorted(ascending, self._offsets)

@@ -20,6 +20,7 @@ from dbmazz_core.model.recorded import Recorded
 from dbmazz_core.model.schema_events import SchemaEvent
 from dbmazz_core.model.sink import Sink
 from dbmazz_core.model.source import Bound, FollowedTable, Source
+from dbmazz_core.model.stream import TextNeeded
 from dbmazz_core.settings.config import Settings, WindowLimits
 from dbmazz_core.table_ref import TableRef
 
@@ -41,6 +42,7 @@ class Capture:
         progress: Called after each flush.
         upkeep: Keeps streams open, see `Window`; None: they end at their bounds.
         result: What was done so far, up to the last commit; None before the first stream.
+        text_reason: Why the source must send values as text; None until it has come to a value that needs it.
     """
 
     settings: Settings
@@ -52,6 +54,7 @@ class Capture:
     progress: Callable[[Progress], None] | None = None
     upkeep: Upkeep | None = None
     result: WindowResult | None = None
+    text_reason: str | None = None
 
     def run(self, checkpoint: Checkpoint) -> WindowResult:
         """Apply the transactions that committed since the checkpoint.
@@ -99,7 +102,12 @@ class Capture:
         quarantined = quarantined_tables(settings)
         try:
             stream = source.stream(
-                checkpoint.lsn, bound, followed, keep_unreadable=quarantined, watched=unmissed(recorded)
+                checkpoint.lsn,
+                bound,
+                followed,
+                keep_unreadable=quarantined,
+                watched=unmissed(recorded),
+                text_reason=self.text_reason,
             )
         except DbmazzError as error:
             left_out = self._isolation.left_out(error)
@@ -128,6 +136,8 @@ class Capture:
         try:
             result = window.run()
             more = bound.more and result.stop_reason is StopReason.CAUGHT_UP and not result.copy_anew
+        except TextNeeded as needed:
+            self.text_reason, result, more = str(needed), window.result, True
         except LeftOut as left_out:
             if left_out.tables and not left_out.tables.keys() & captured.keys():
                 raise left_out.__cause__ or left_out from None
@@ -138,6 +148,7 @@ class Capture:
             raise
         source.end_stream()
         result.phases["receive"] = stream.receive_cpu_s
+        result.format = stream.format
         self._add(result)
         return more
 

@@ -47,8 +47,8 @@ def changelog(schema: TableSchema, events: Iterable[ChangeBatch | Truncation]) -
         - `COMMIT_LSN` (UInt64), `COMMIT_TS` (Datetime us UTC), `XID` (UInt32), `ORDINAL` (Int64).
         - `UNCHANGED` (List of String): columns whose new value was not sent and is not in the old row either. The value
           is unknown, not NULL.
-        - `c0` and so on: the table's columns by their places, the new row in carrier dtypes; null for delete and
-          truncate.
+        - `c0` and so on: the table's columns by their places, the new row in carrier dtypes, or natural ones if the
+          batches are typed; null for delete and truncate.
         - `o0` and so on: the old row.
         - `KNOWN_OLD` (List of String): the columns of the old row that were sent. These are all columns under REPLICA
           IDENTITY FULL; otherwise the key columns, if the key changed or the row was deleted.
@@ -56,7 +56,11 @@ def changelog(schema: TableSchema, events: Iterable[ChangeBatch | Truncation]) -
     Raises:
         BadValue: A text is no value of its column's type.
     """
-    frames = [_changes(event) if isinstance(event, ChangeBatch) else _truncate(schema, event) for event in events]
+    events = [*events]
+    typed = any(isinstance(event, ChangeBatch) and event.is_typed for event in events)
+    frames = [
+        _changes(event) if isinstance(event, ChangeBatch) else _truncate(schema, event, typed=typed) for event in events
+    ]
     return pl.concat(frames, rechunk=False)
 
 
@@ -88,7 +92,7 @@ def _changes(batch: ChangeBatch) -> pl.DataFrame:
     )
 
 
-def _truncate(schema: TableSchema, event: Truncation) -> pl.DataFrame:
+def _truncate(schema: TableSchema, event: Truncation, *, typed: bool) -> pl.DataFrame:
     position = event.position
     values = (int(position.commit_lsn), position.commit_time, position.xid, position.ordinal)
     empty_list = _lists([[]], np.zeros(1, dtype=np.uint32))
@@ -98,7 +102,7 @@ def _truncate(schema: TableSchema, event: Truncation) -> pl.DataFrame:
             *(pl.Series(name, [value], type) for (name, type), value in zip(_POSITION.items(), values, strict=True)),
             empty_list.alias(UNCHANGED),
             *(
-                pl.Series(name(place), [None], column.type.carrier)
+                pl.Series(name(place), [None], column.type.natural if typed else column.type.carrier)
                 for name in (value_column, old_column)
                 for place, column in enumerate(schema.columns)
             ),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 
 from dbmazz_core.model.batch import UPDATE, ChangeBatch, Indexes, Mask, RowImages, UnreadableText
+from dbmazz_core.model.datatypes import DataType
 from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.model.stream import TextNeeded
 from dbmazz_core.model.table_shape import TableShape
 
 
@@ -22,6 +25,9 @@ def with_destination_columns(batch: ChangeBatch, shape: TableShape) -> ChangeBat
     Args:
         batch: Changes with the source's columns.
         shape: The destination's table; without a token it has the source's columns.
+
+    Raises:
+        TextNeeded: A column of a typed batch would have to be cast.
     """
     if shape.token is None:
         return batch
@@ -33,13 +39,25 @@ def with_destination_columns(batch: ChangeBatch, shape: TableShape) -> ChangeBat
         return batch
     places = tuple(source_places.get(name) for name in schema.names)
     key = tuple(shape.targets[name] or "" for name in batch.schema.key)
+    types = [column.type for column in schema.columns]
+    if batch.is_typed and (cast := _first_cast(batch.schema, places, types)) is not None:
+        raise TextNeeded(f"column {cast} of {batch.table} has another type in the destination")
+    dtypes = tuple(type.natural if batch.is_typed else type.carrier for type in types)
     new_is_update = batch.ops[batch.new.index] == UPDATE
     return replace(
         batch,
         schema=replace(schema, table=batch.table, key=key),
-        new=_DestinationImages(batch.new, places, schema, new_is_update),
-        old=_DestinationImages(batch.old, places, schema, np.ones(len(batch.old.index), dtype=np.bool_)),
+        new=_DestinationImages(batch.new, places, dtypes, new_is_update),
+        old=_DestinationImages(batch.old, places, dtypes, np.ones(len(batch.old.index), dtype=np.bool_)),
     )
+
+
+def _first_cast(source: TableSchema, places: Sequence[int | None], types: Sequence[DataType]) -> str | None:
+    """Return the first column whose typed values would have to be cast: polars' casts are not DuckDB's."""
+    for place, type in zip(places, types, strict=True):
+        if place is not None and source.columns[place].type != type:
+            return source.columns[place].name
+    return None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,13 +67,13 @@ class _DestinationImages:
     Attributes:
         images: The images with the source's columns.
         places: By column of the destination: the place of the source's column; None if the source has dropped it.
-        schema: The destination's columns.
+        dtypes: By column of the destination: the dtype of its values.
         unknown_if_dropped: Whether an image's values of columns that the source has dropped are unknown, not NULL.
     """
 
     images: RowImages
     places: tuple[int | None, ...]
-    schema: TableSchema
+    dtypes: tuple[pl.DataType, ...]
     unknown_if_dropped: Mask
 
     @property
@@ -73,7 +91,7 @@ class _DestinationImages:
 
     def _cast(self, column: int) -> tuple[pl.Series, Mask | None]:
         """Return values in the destination's type, and where the cast failed; None if it failed nowhere."""
-        place, dtype = self.places[column], self.schema.columns[column].type.carrier
+        place, dtype = self.places[column], self.dtypes[column]
         if place is None:
             return pl.repeat(None, len(self.index), dtype=dtype, eager=True), None
         try:
@@ -88,7 +106,7 @@ class _DestinationImages:
 
     def take(self, places: Indexes) -> RowImages:
         """See `RowImages.take`."""
-        return _DestinationImages(self.images.take(places), self.places, self.schema, self.unknown_if_dropped[places])
+        return _DestinationImages(self.images.take(places), self.places, self.dtypes, self.unknown_if_dropped[places])
 
     def unknown(self, column: int) -> Mask | None:
         """See `RowImages.unknown`."""

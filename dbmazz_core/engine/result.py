@@ -14,6 +14,7 @@ from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.read_copy import ReadCopy
 from dbmazz_core.model.schema_events import SchemaEvent
 from dbmazz_core.model.source_status import SourceStatus
+from dbmazz_core.model.stream import StreamFormat
 from dbmazz_core.model.table_state import TableState
 from dbmazz_core.table_ref import TableRef
 
@@ -97,6 +98,7 @@ class WindowResult:
         file_held_s: Seconds for which the destination was held, so that no reader could open it.
         postponed: If the window was postponed: who uses the destination, and how much WAL waits in the slot.
         read_copy: The read copy, if the settings name one.
+        format: The format in which the source sent values; None if it sent none.
         phases: Seconds by phase (`receive`, `decode`, `compact`, `merge`, `snapshot`), for benchmarks.
     """
 
@@ -120,6 +122,7 @@ class WindowResult:
     file_held_s: float = 0.0
     postponed: str | None = None
     read_copy: ReadCopy | None = None
+    format: StreamFormat | None = None
     phases: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -143,6 +146,7 @@ class WindowResult:
         self.flushes += later.flushes
         self.duration_s += later.duration_s
         self.commit_time = later.commit_time or self.commit_time
+        self.format = later.format or self.format
         for table, counts in later.tables.items():
             mine = self.tables.setdefault(table, TableCounts())
             mine.add(counts)
@@ -175,6 +179,7 @@ class WindowResult:
             "file_held_s": round(self.file_held_s, 3),
             "postponed": self.postponed,
             "read_copy": None if self.read_copy is None else self.read_copy.to_dict(),
+            "stream_format": None if self.format is None else self.format.to_dict(),
             "phases": {name: round(seconds, 3) for name, seconds in self.phases.items()},
         }
 
@@ -237,6 +242,7 @@ class PipelineStatus:
         destination_error: Why the destination could not be read; None if it was read.
         file_held_s: Seconds for which the last flush held the destination; None if it is not known.
         format: Which programs can read the destination; None if it is not known.
+        stream_format: The format in which the source will send values; None if the destination could not be read.
     """
 
     source: SourceStatus
@@ -246,6 +252,7 @@ class PipelineStatus:
     destination_error: str | None = None
     file_held_s: float | None = None
     format: str | None = None
+    stream_format: StreamFormat | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the status as `status --json` prints it."""
@@ -255,6 +262,7 @@ class PipelineStatus:
             "lag_bytes": self.lag_bytes,
             "file_held_s": None if self.file_held_s is None else round(self.file_held_s, 3),
             "format": self.format,
+            "stream_format": None if self.stream_format is None else self.stream_format.to_dict(),
             "tables": {str(t.table): t.to_dict() for t in self.tables},
             "destination_error": self.destination_error,
         }

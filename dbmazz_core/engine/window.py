@@ -33,7 +33,7 @@ from dbmazz_core.model.policies import Mode
 from dbmazz_core.model.schema_events import SchemaEvent
 from dbmazz_core.model.sink import Sink
 from dbmazz_core.model.source import Bound
-from dbmazz_core.model.stream import ChangeStream, NewSchema, StreamPart, Truncation
+from dbmazz_core.model.stream import ChangeStream, NewSchema, StreamPart, TextNeeded, Truncation
 from dbmazz_core.settings.config import FlushConfig, WindowLimits
 from dbmazz_core.table_ref import TableRef
 
@@ -147,6 +147,7 @@ class Window:
 
         Raises:
             LeftOut: Tables must leave the stream, which must be opened again at the sink's checkpoint.
+            TextNeeded: The stream must be opened again there, with values as text.
             DbmazzError: Committed flushes stay. Later changes are forgotten, and come again in the next window.
         """
         with self._flusher:
@@ -266,6 +267,9 @@ class Window:
         """Raise LeftOut instead of an error that concerns single tables only, once earlier flushes are durable."""
         try:
             yield
+        except TextNeeded:
+            self._flusher.settle()
+            raise
         except DbmazzError as error:
             if (left_out := self._isolation.left_out(error)) is None:
                 raise

@@ -52,11 +52,12 @@ class RowImages(Protocol):
         """The numbers of the changes that have such an image, ascending, shape (k,)."""
 
     def values(self, column: int) -> pl.Series:
-        """Return the values of a column in its carrier dtype.
+        """Return the values of a column in its carrier dtype, or its natural one (`ChangeBatch.is_typed`).
 
         Unknown values are null; `unknown` distinguishes them from NULL.
 
         Raises:
+            TextNeeded: The natural dtype cannot hold a value.
             UnreadableText: A text is no value of the column's type, and `keep_unreadable` is false. If it is true, the
                 value is null, and `unreadable` tells where.
         """
@@ -95,6 +96,7 @@ class ChangeBatch:
         new: The new images of inserts and updates.
         old: The old images of deletes, and of updates that came with an old image.
         old_is_key: Whether an old image has only the key columns, shape of `old.index`.
+        is_typed: Whether values are in natural dtypes, as the source sent them; all batches of a stream are alike.
     """
 
     schema: TableSchema
@@ -106,6 +108,12 @@ class ChangeBatch:
     new: RowImages
     old: RowImages
     old_is_key: Mask
+    is_typed: bool = False
+
+    def dtype(self, column: int) -> pl.DataType:
+        """Return the dtype of a column's values."""
+        type = self.schema.columns[column].type
+        return type.natural if self.is_typed else type.carrier
 
     def __len__(self) -> int:
         return len(self.ops)

@@ -8,8 +8,10 @@ from typing import Protocol
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.findings import CheckReport, SetupReport
 from dbmazz_core.model.records import CdcRecord
+from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.model.source import Look, Source
 from dbmazz_core.model.source_status import SourceStatus
+from dbmazz_core.model.stream import StreamFormat
 from dbmazz_core.model.table_description import TableDescription
 from dbmazz_core.table_ref import TableRef
 
@@ -71,6 +73,16 @@ class ManagedSource(Source, Protocol):
 
     def unpublished_columns(self, tables: Collection[TableRef]) -> Mapping[TableRef, tuple[str, ...]]:
         """Return the columns of tables that the source does not send; tables without any are left out."""
+
+    def stream_format(
+        self, tables: Mapping[TableRef, TableSchema], keep_unreadable: Callable[[TableRef], bool] | None
+    ) -> StreamFormat:
+        """Return the format in which the source would send the values of tables, with their captured columns.
+
+        Args:
+            tables: The tables of the stream, as the destination has them.
+            keep_unreadable: See `Source.stream`.
+        """
 
     def status(self) -> SourceStatus:
         """Return the state of the feed and the server's position."""

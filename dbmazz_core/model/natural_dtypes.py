@@ -9,7 +9,7 @@ from dbmazz_core.model.datatypes import DataType
 
 def to_natural(values: pl.Series, type: DataType) -> tuple[pl.Series, int | None]:
     """Return values in the natural dtype, and the place of the first value that does not fit; None if all fit."""
-    if type.carrier == type.natural:
+    if values.dtype == type.natural:
         return values, None
     cast = pl.select(_in_lists(pl.lit(values), type.depth, type.leaf.natural)).to_series()
     flat = pl.DataFrame({"place": pl.arange(len(values), eager=True), "text": values, "value": cast})

@@ -291,6 +291,7 @@ class Source(Protocol):
         *,
         keep_unreadable: Callable[[TableRef], bool] | None,
         watched: Mapping[TableRef, TableToken] | None = None,
+        text_reason: str | None = None,
     ) -> ChangeStream:
         """Stream transactions that committed at or after `start`.
 
@@ -302,6 +303,8 @@ class Source(Protocol):
                 `RowImages.keep_unreadable`; None: no table's are.
             watched: Tables that the stream does not follow, with their tokens: it tells whether they have changes
                 (`ChangeStream.touched`).
+            text_reason: Why values must come as text; None: batches may be typed (`ChangeBatch.is_typed`), where the
+                source can send all columns so. Such a stream raises TextNeeded at a value that its dtype cannot hold.
 
         Raises:
             SlotAheadOfCheckpoint: The feed was confirmed beyond `start`: changes in between are gone.

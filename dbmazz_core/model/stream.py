@@ -14,6 +14,33 @@ if TYPE_CHECKING:
     from dbmazz_core.model.batch import ChangeBatch
 
 
+class TextNeeded(Exception):
+    """A typed stream cannot bring the next values exactly. It must be opened again at the checkpoint, with texts."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamFormat:
+    """The format in which the source sends values.
+
+    Attributes:
+        text_reason: Why values come as text; None: they come in binary format, and batches are typed.
+    """
+
+    text_reason: str | None = None
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether values come in binary format."""
+        return self.text_reason is None
+
+    def __str__(self) -> str:
+        return "binary" if self.is_binary else f"text: {self.text_reason}"
+
+    def to_dict(self) -> dict[str, str | bool | None]:
+        """Return the format as `--json` prints it."""
+        return {"binary": self.is_binary, "text_reason": self.text_reason}
+
+
 @dataclass(frozen=True, slots=True)
 class Truncation:
     """A TRUNCATE emptied a captured table at this position."""
@@ -83,6 +110,10 @@ class ChangeStream(Protocol):
         """CPU seconds that receiving took; complete once the stream has ended."""
 
     @property
+    def format(self) -> StreamFormat:
+        """The format of values."""
+
+    @property
     def touched(self) -> frozenset[TableRef]:
         """The watched tables that have changes in the stream up to the last part, or soon after it."""
 
@@ -93,6 +124,9 @@ class ChangeStream(Protocol):
             rows: The part ends at the first commit with that many row changes.
             size: The part ends at the first commit with that many bytes.
             timeout: Seconds to wait for messages; without any the result is None.
+
+        Raises:
+            TextNeeded: The stream is typed (`Source.stream`), and cannot bring the next values exactly.
         """
 
     def confirm(self, lsn: Lsn) -> None:

@@ -37,6 +37,7 @@ class SourceConfig:
         replica_identity: How setup changes the replica identity of tables.
         cleanup_on_stop: Drop slot and publication on a graceful stop. For temporary captures: the next capture
             begins with a new snapshot.
+        binary: Whether the stream may bring values in binary form.
         include: Of the tables named here, only these columns are captured. The columns of the key must be included.
         exclude: Columns that are not captured.
         masks: Columns whose values are masked before they reach the destination.
@@ -52,6 +53,7 @@ class SourceConfig:
     type: str = "postgres"
     replica_identity: ReplicaIdentityPolicy = ReplicaIdentityPolicy.AUTO
     cleanup_on_stop: bool = False
+    binary: bool = True
     include: ColumnNames = field(default_factory=ColumnNames)
     exclude: ColumnNames = field(default_factory=ColumnNames)
     masks: ColumnMasks = field(default_factory=ColumnMasks)

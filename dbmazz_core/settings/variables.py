@@ -114,6 +114,14 @@ SETTINGS: tuple[Setting, ...] = (
         "drop slot and publication on a graceful stop; the next capture begins with a new snapshot",
     ),
     Setting(
+        "SOURCE_BINARY",
+        "source",
+        "binary",
+        boolean,
+        "true",
+        "let the server send values in binary form where that is exact for all captured columns; `false`: as text",
+    ),
+    Setting(
         "COLUMNS_INCLUDE",
         "source",
         "include",

@@ -25,6 +25,7 @@ SAMPLES: dict[str, tuple[str, str]] = {
     "SOURCE_PUBLICATION_NAME": ("pub_a", "pub_b"),
     "REPLICA_IDENTITY": ("full", "leave"),
     "CLEANUP_ON_STOP": ("true", "false"),
+    "SOURCE_BINARY": ("false", "true"),
     "COLUMNS_INCLUDE": ("public.a.id", "public.b.id, public.b.n"),
     "COLUMNS_EXCLUDE": ("public.a.secret", 'public.a."Top Secret"'),
     "COLUMNS_MASK": ("public.a.mail=hash", "public.a.mail=truncate:3, public.a.n=null"),

@@ -243,6 +243,7 @@ def test_settings_survive_the_resource() -> None:
         "TABLES": 'orders, "My Schema"."Order, Items"',
         "REPLICA_IDENTITY": "full",
         "CLEANUP_ON_STOP": "yes",
+        "SOURCE_BINARY": "no",
         "SINK_URL": "duckdb://shop.duckdb",
         "SINK_LOCK_TIMEOUT_S": "1.5",
         "SINK_WHEN_LOCKED": "skip",

@@ -25,7 +25,7 @@ from dbmazz_core.model.records import CommittedTransaction, SourcePosition
 from dbmazz_core.model.schema import ColumnDef, TableSchema
 from dbmazz_core.model.schema_events import AddColumn, DropColumn, RenameColumn, Reshape, SchemaEvent
 from dbmazz_core.model.source import Bound, CopiedRows, FollowedTable, SourceTable
-from dbmazz_core.model.stream import NewSchema, StreamPart, Truncation
+from dbmazz_core.model.stream import NewSchema, StreamFormat, StreamPart, Truncation
 from dbmazz_core.model.table_shape import TableShape, TableToken
 from dbmazz_core.model.table_state import TableState, TableStatus
 from dbmazz_core.table_ref import TableRef
@@ -169,6 +169,7 @@ class ListStream:
     at: int
     receive_cpu_s: float = 0.0
     touched: frozenset[TableRef] = frozenset()
+    format: StreamFormat = field(default_factory=lambda: StreamFormat("a list"))
 
     def next(self, *, rows: int, size: int, timeout: float) -> StreamPart | None:
         source, number = self.source, self.at

@@ -200,6 +200,21 @@ OTHER_SPELLINGS: dict[str, tuple[str, str]] = {
     "ci": ("ä", "Ä"),  # by a collation that takes no notice of case
 }
 
+#: Types whose values come as text: the whole stream does, where a captured column has one of them.
+TEXT_ONLY = frozenset(
+    ("money", '"char"', "jsonpath", "timetz", "xid8", "tid", "pg_lsn", "regclass", "regtype", "inet", "cidr", "macaddr",
+     "macaddr8", "bit(3)", "bit varying", "point", "line", "lseg", "box", "path", "polygon", "circle", "xml",
+     "tsvector", "tsquery", "int4range", "tstzrange", "numrange", "span", "int4multirange", "datemultirange",
+     "int2vector", "oidvector", "txid_snapshot", "int[][]", "smallint[][][]", "text[][]", "date[][]", "timetz[]",
+     "money[]", "inet[]", "point[]", "box[]", "int4range[]", "int4multirange[]", "bit(3)[]", "tsvector[]", "xml[]",
+     "pg_lsn[]", "int2vector[]", "grid", "tags[]", "pair", "pair[]", "deep",
+     "hstore", "hstore[]", "ltree", "lquery", "ltree[]", "cube", "cube[]", "seg", "isbn13", "lo",
+     "vector(3)", "vector", "halfvec(2)", "sparsevec(4)", "vector[]")
+)  # fmt: skip
+
+#: Values of other types that polars' dtype cannot hold: a stream begins again, with texts, when it comes to one.
+NEED_TEXT = frozenset(("24:00:00", "{24:00:00,00:00:00.000001}"))
+
 #: Types that have values in `VALUES` and no order: they cannot be keys.
 NOT_KEYS = frozenset(
     ("json", "jsonpath", "xid", "cid", "point", "line", "lseg", "box", "path", "polygon", "circle", "xml",
@@ -225,6 +240,12 @@ def prepare(database: SourceDatabase) -> dict[str, list[str]]:
             database.execute(f"CREATE EXTENSION {extension}")
             values |= of_extension
     return values
+
+
+def in_binary_format(values: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Some of the values of `prepare`: those that a stream brings in binary format."""
+    kept = {type: [text for text in texts if text not in NEED_TEXT] for type, texts in values.items()}
+    return {type: texts for type, texts in kept.items() if type not in TEXT_ONLY and texts}
 
 
 def has_icu(database: SourceDatabase) -> bool:

@@ -12,10 +12,12 @@ from dbmazz_core.connectors.sources.postgres.parser.records import RecordStream
 from dbmazz_core.connectors.sources.postgres.parser.relations import Relations
 from dbmazz_core.connectors.sources.postgres.session import Session
 from dbmazz_core.connectors.sources.postgres.stream import PostgresStream
+from dbmazz_core.connectors.sources.postgres.stream_format import stream_format
 from dbmazz_core.connectors.sources.postgres.stream_start import start_verified_stream
 from dbmazz_core.errors import SlotNotFound
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.source import Bound, FollowedTable
+from dbmazz_core.model.stream import StreamFormat
 from dbmazz_core.model.table_shape import TableToken
 from dbmazz_core.table_ref import TableRef
 
@@ -29,6 +31,7 @@ def stream_followed_tables(
     keep_unreadable: Callable[[TableRef], bool] | None = None,
     watched: Mapping[TableRef, TableToken] | None = None,
     messages: bool = True,
+    text_reason: str | None = None,
 ) -> tuple[PostgresStream, RecordStream]:
     """Start the stream of tables that a destination holds.
 
@@ -40,6 +43,7 @@ def stream_followed_tables(
         keep_unreadable: Tables whose batches keep unreadable values apart, see `RowImages.unreadable`; None: none.
         watched: Tables that are not followed, with their tokens: the stream tells whether they have changes.
         messages: Whether the server sends logical messages.
+        text_reason: Why values must come as text; None: as `stream_format` decides.
 
     Raises:
         SlotNotFound: The slot does not exist.
@@ -75,6 +79,7 @@ def stream_followed_tables(
         partitions={table.oid: () for table in infos if table.is_partitioned}
         | {identity.oid: identity.partitions for identity in recorded.values() if identity.partitions},
         watched={TableIdentity.from_token(token).oid: ref for ref, token in (watched or {}).items()},
+        format=StreamFormat(text_reason) if text_reason else stream_format(session, infos, schemas, keep_unreadable),
     )
     session.names = names
     starts = {ref: table.start for ref, table in followed.items()}
@@ -114,6 +119,7 @@ def open_stream(
             session.server,
             start,
             messages=messages and session.connection.info.server_version >= 140000,
+            binary=relations.format.is_binary,
         )
     reader.confirm(start)
 

@@ -42,7 +42,7 @@ from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.model.schema_events import Reshape, Resnapshot
 from dbmazz_core.model.source import Bound, FollowedTable, ResumePoint, SourceTable
 from dbmazz_core.model.source_status import SourceStatus
-from dbmazz_core.model.stream import NewSchema, TableEvent
+from dbmazz_core.model.stream import NewSchema, StreamFormat, TableEvent
 from dbmazz_core.model.table_description import TableDescription
 from dbmazz_core.model.table_shape import TableShape, TableToken
 from dbmazz_core.settings.config import SnapshotConfig, SourceConfig
@@ -226,6 +226,17 @@ class PostgresSource:
         """Return the columns of tables that the server does not send; tables without any are left out."""
         return self._session.unpublished_columns(self._session.tables_named(tables)) if tables else {}
 
+    def stream_format(
+        self, tables: Mapping[TableRef, TableSchema], keep_unreadable: Callable[[TableRef], bool] | None
+    ) -> StreamFormat:
+        """Return the format in which the server would send values, see `stream_format`."""
+        load_polars()
+        from dbmazz_core.connectors.sources.postgres.stream_format import stream_format
+
+        infos = self._session.tables_named(tables)
+        with self._session.translated():
+            return stream_format(self._session, infos, tables, keep_unreadable)
+
     def column_names(self) -> dict[TableRef, tuple[str, ...]]:
         """Return the names of the captured columns of each table of the last look."""
         look = self._session.look
@@ -372,6 +383,7 @@ class PostgresSource:
         *,
         keep_unreadable: Callable[[TableRef], bool] | None = None,
         watched: Mapping[TableRef, TableToken] | None = None,
+        text_reason: str | None = None,
     ) -> PostgresStream:
         """Stream the changes of tables that a destination holds, see `Source.stream`.
 
@@ -390,6 +402,7 @@ class PostgresSource:
                 keep_unreadable=keep_unreadable,
                 watched=watched or {},
                 messages=self._messages,
+                text_reason=text_reason,
             )
         )
 

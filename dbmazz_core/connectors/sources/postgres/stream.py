@@ -14,7 +14,7 @@ from dbmazz_core.connectors.sources.postgres.parser.relations import Relations
 from dbmazz_core.connectors.sources.postgres.replication.receiver import StreamReceiver
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.records import CommittedTransaction
-from dbmazz_core.model.stream import StreamPart, TableEvent
+from dbmazz_core.model.stream import StreamFormat, StreamPart, TableEvent
 from dbmazz_core.table_ref import TableRef
 
 _MAX_LSN = Lsn((1 << 64) - 1)
@@ -63,6 +63,11 @@ class PostgresStream:
     def receive_cpu_s(self) -> float:
         """CPU seconds of the receiving thread, known once the stream is closed."""
         return self.reader.receive_cpu_s
+
+    @property
+    def format(self) -> StreamFormat:
+        """See `ChangeStream.format`."""
+        return self._relations.format
 
     @property
     def touched(self) -> frozenset[TableRef]:

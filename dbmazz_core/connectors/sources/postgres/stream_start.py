@@ -34,6 +34,7 @@ def start_verified_stream(
     *,
     checkpoint: Lsn | None = None,
     messages: bool = False,
+    binary: bool = False,
 ) -> tuple[StreamReceiver, SlotState]:
     """Start a stream from `lsn`, and verify the slot while the stream holds it.
 
@@ -46,6 +47,7 @@ def start_verified_stream(
         lsn: Where the stream starts.
         checkpoint: The slot's confirmed LSN must not be past this LSN; None: not past `lsn`.
         messages: Whether the server sends logical messages.
+        binary: Whether the server sends values in binary form.
 
     Returns:
         The running stream, and the slot's state at its start.
@@ -55,7 +57,7 @@ def start_verified_stream(
         ServerChanged: The stream comes from another server, or the server was promoted meanwhile.
         SourceError: The stream does not start, or the server ended it at once.
     """
-    reader = open_stream(config, lsn, messages=messages, server=server)
+    reader = open_stream(config, lsn, messages=messages, binary=binary, server=server)
     try:
         try:
             latest = lsn if checkpoint is None else checkpoint

@@ -12,14 +12,21 @@ from dbmazz_core.connectors.sources.postgres.source import PostgresSource
 from dbmazz_core.connectors.sources.postgres.types import CatalogTypes, ColumnOfType, TypePolicy
 from dbmazz_core.errors import BadValue
 from dbmazz_core.model.batch import ChangeBatch
-from dbmazz_core.model.stream import NewSchema
+from dbmazz_core.model.stream import NewSchema, StreamFormat
 from dbmazz_core.table_ref import quote_literal
 from tests.support.lab import BOTH, Lab, toast
 from tests.support.postgres_fixtures import SourceDatabase
 from tests.support.reading import reading
-from tests.support.type_values import NEGATIVE_ZERO, NOT_KEYS, OTHER_SPELLINGS, has_icu, prepare
+from tests.support.type_values import NEGATIVE_ZERO, NOT_KEYS, OTHER_SPELLINGS, has_icu, in_binary_format, prepare
 
 SPLIT = ("copied", "streamed")
+FORMATS = pytest.mark.parametrize("format", ["text", "binary"])
+
+
+def values_in(format: str, lab: Lab) -> dict[str, list[str]]:
+    """Values by type, whose stream comes in this format."""
+    values = prepare(lab.database)
+    return in_binary_format(values) if format == "binary" else values
 
 
 def tables_of(values: Mapping[str, list[str]]) -> dict[str, str]:
@@ -38,7 +45,8 @@ def insert(lab: Lab, part: str, types: Mapping[str, str], values: Mapping[str, l
     )
 
 
-def from_snapshot_and_stream(lab: Lab, identity: str, values: Mapping[str, list[str]]) -> None:
+def from_snapshot_and_stream(lab: Lab, identity: str, values: Mapping[str, list[str]]) -> StreamFormat:
+    """Compare the values of each type; return the format in which the stream brought them."""
     types = tables_of(values)
     lab.execute(
         ";".join(
@@ -67,12 +75,20 @@ def from_snapshot_and_stream(lab: Lab, identity: str, values: Mapping[str, list[
             f"WHERE a.part = b.part AND b.n = (a.n + 1) % {count} AND a.part = 'copied';"
             f"DELETE FROM {table} WHERE part = 'streamed' AND n % 2 = 1"
         )
-    lab.capture_and_compare(*types)
+    again = lab.capture_and_compare(*types)
+    assert result.format == again.format
+    assert result.format is not None
+    return result.format
 
 
 def test_snapshot_and_stream_give_the_same_values(lab: Lab) -> None:
     """One table a type; values are there before the first capture, come after it, replace each other and go."""
-    from_snapshot_and_stream(lab, "DEFAULT", prepare(lab.database))
+    assert not from_snapshot_and_stream(lab, "DEFAULT", prepare(lab.database)).is_binary
+
+
+@BOTH
+def test_snapshot_and_stream_give_the_same_values_in_binary_format(lab: Lab, identity: str) -> None:
+    assert from_snapshot_and_stream(lab, identity, in_binary_format(prepare(lab.database))).is_binary
 
 
 @pytest.mark.slow
@@ -80,13 +96,17 @@ def test_snapshot_and_stream_give_the_same_values(lab: Lab) -> None:
 def test_every_version_gives_the_same_values(matrix_database: SourceDatabase, duckdb_path: Path) -> None:
     """Likewise, with whole rows as what identifies them."""
     lab = Lab(matrix_database, duckdb_path)
-    from_snapshot_and_stream(lab, "FULL", prepare(matrix_database))
+    values = prepare(matrix_database)
+    from_snapshot_and_stream(lab, "FULL", values)
+    with_binary = lab.configured(path=duckdb_path.with_name("binary.duckdb"))
+    assert from_snapshot_and_stream(with_binary, "FULL", in_binary_format(values)).is_binary
 
 
+@FORMATS
 @pytest.mark.timeout(900)
-def test_values_of_every_type_in_a_table_without_a_key(lab: Lab) -> None:
+def test_values_of_every_type_in_a_table_without_a_key(lab: Lab, format: str) -> None:
     """Equal rows are counted; a delete removes one that is alike in every bit."""
-    values = prepare(lab.database)
+    values = values_in(format, lab)
     types = tables_of(values)
     lab.execute(";".join(f"CREATE TABLE {table} (part text, n int, v {type})" for table, type in types.items()))
     insert(lab, "copied", types, values)
@@ -104,10 +124,11 @@ def test_values_of_every_type_in_a_table_without_a_key(lab: Lab) -> None:
     lab.capture_and_compare(*types)
 
 
+@FORMATS
 @pytest.mark.parametrize("identity", ["DEFAULT", pytest.param("FULL", marks=pytest.mark.slow)])
-def test_keys_of_every_type(lab: Lab, identity: str) -> None:
+def test_keys_of_every_type(lab: Lab, identity: str, format: str) -> None:
     """Rows are found again by keys of each type that PostgreSQL takes as key."""
-    values = {type: texts for type, texts in prepare(lab.database).items() if type not in NOT_KEYS}
+    values = {type: texts for type, texts in values_in(format, lab).items() if type not in NOT_KEYS}
     # Of values that are one key to PostgreSQL the first remains; what is too long for an index is left out.
     types = tables_of(values)
     lab.execute(

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dbmazz_core.connectors.sources.postgres.octets import Bytes, Int64s
+from dbmazz_core.connectors.sources.postgres.types.binary_fields import BEHIND
 from dbmazz_core.lsn import INVALID_LSN, Lsn
 
 #: Bytes of the XLogData header ahead of every message: 'w', start, end, send time.
 HEADER = 25
 
-#: Bytes behind the last message, so that eight bytes can be read at any offset of a message.
-PADDING = bytes(8)
+#: Bytes behind the last message, so that as many can be read at any offset of a message.
+PADDING = bytes(BEHIND)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

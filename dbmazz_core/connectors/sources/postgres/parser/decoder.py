@@ -2,7 +2,8 @@
 
 Each part of a block is decoded in three steps. Control messages (Relation, Truncate) are read one by one with the plain
 parser. The row messages of each relation are gathered, and cut into runs where its columns change or where it is
-truncated. All tuples of a run are walked together (`tuples.walk`). Property tests compare the result with the plain
+truncated. All tuples of a run are walked together (`walk`), and their values read by column, from text (`tuples`) or
+from binary form (`binary_tuples`). Property tests compare the result with the plain
 parser's.
 """
 
@@ -25,20 +26,24 @@ from dbmazz_core.connectors.sources.postgres.catalog.table_errors import (
     unsent_toast_value,
 )
 from dbmazz_core.connectors.sources.postgres.octets import Int64s, unaligned
+from dbmazz_core.connectors.sources.postgres.parser.binary_tuples import BinaryColumns
 from dbmazz_core.connectors.sources.postgres.parser.block import HEADER
 from dbmazz_core.connectors.sources.postgres.parser.framing import FramedBlock
 from dbmazz_core.connectors.sources.postgres.parser.messages import Insert, Relation, Truncate
 from dbmazz_core.connectors.sources.postgres.parser.parser import parse, pg_time, require_old_values
 from dbmazz_core.connectors.sources.postgres.parser.relations import KnownRelation, Relations
-from dbmazz_core.connectors.sources.postgres.parser.tuples import (
+from dbmazz_core.connectors.sources.postgres.parser.tuples import TupleColumns, message_series
+from dbmazz_core.connectors.sources.postgres.parser.walk import (
+    BINARY,
+    TEXT,
     MalformedTuple,
-    TupleColumns,
-    message_series,
+    Places,
+    has_unsent_values,
     walk,
 )
 from dbmazz_core.errors import ParseError
 from dbmazz_core.lsn import INVALID_LSN, Lsn
-from dbmazz_core.model.batch import DELETE, INSERT, ChangeBatch, UnreadableText
+from dbmazz_core.model.batch import DELETE, INSERT, ChangeBatch, Indexes, UnreadableText
 from dbmazz_core.model.records import SourcePosition
 from dbmazz_core.model.stream import NewSchema, TableEvent, Truncation
 from dbmazz_core.model.unchanged import UNCHANGED
@@ -85,6 +90,7 @@ class Decoder:
             ParseError: A message has a wrong format, an unknown type, or a relation that was not described.
             ConfigError: The rules for columns do not fit a relation.
             ReplicaIdentityInsufficient: An update or delete of a partition does not identify a row.
+            TextNeeded: The values come in binary form, and have to come as text.
         """
         return self.decode_split(framed, begin, end, end)[0]
 
@@ -211,6 +217,7 @@ class Decoder:
             if not len(rows):
                 return None
         known.verify_rules()
+        known.verify_form()
         try:
             return _build_batch(framed, messages, rows, known), rows
         except MalformedTuple:
@@ -239,7 +246,6 @@ def _undescribed_relation(oid: int, lsn: Lsn, message_type: str) -> ParseError:
 def _build_batch(framed: FramedBlock, messages: pl.Series, rows: Int64s, known: KnownRelation) -> ChangeBatch:
     """Make the change batch of a run of row messages, whose old and new tuples are walked together."""
     block, schema = framed.block, known.schema
-    types = tuple(column.type for column in schema.columns)
     octets = block.bytes
     ops = block.types[rows]
     partition = known.old_tuples.unidentified_partition
@@ -254,25 +260,25 @@ def _build_batch(framed: FramedBlock, messages: pl.Series, rows: Int64s, known: 
     if ((marker != _NEW) & ~has_old).any() or (has_old & (ops == INSERT)).any() or (~has_old & (ops == DELETE)).any():
         raise MalformedTuple
 
+    width, numbers = known.projection.width, known.projection.numbers
+    form = TEXT if known.decoders is None else BINARY
     old_index = np.flatnonzero(has_old)
-    projection = known.projection
-    keep_unreadable = known.keep_unreadable
-    old = walk(
-        block, messages, rows[old_index], marker_at[old_index] + 1, types, projection, old_index, keep_unreadable
-    )
+    old_places, old_end = walk(block, rows[old_index], marker_at[old_index] + 1, width, numbers, form)
     new_at = marker_at.copy()
-    new_at[old_index] = old.end
+    new_at[old_index] = old_end
     new_index = np.flatnonzero(ops != DELETE)
     new_rows, new_at = rows[new_index], new_at[new_index]
     if (new_at >= block.ends[new_rows]).any() or (octets[new_at] != _NEW).any():
         raise MalformedTuple
-    new = walk(block, messages, new_rows, new_at + 1, types, projection, new_index, keep_unreadable)
+    new_places, new_end = walk(block, new_rows, new_at + 1, width, numbers, form)
     deleted = ops[old_index] == DELETE
-    if (new.end != block.ends[new_rows]).any() or (old.end != block.ends[rows[old_index]])[deleted].any():
+    if (new_end != block.ends[new_rows]).any() or (old_end != block.ends[rows[old_index]])[deleted].any():
         raise MalformedTuple
-    if old.has_unsent_values() or new.has_unsent_values(ops[new_index] == INSERT):
+    if has_unsent_values(old_places) or has_unsent_values(new_places, ops[new_index] == INSERT):
         # Only new tuples of updates lack values. `_raise_parse_error` handles the exception from this rule.
         raise MalformedTuple
+    new = _images(framed, messages, new_rows, known, new_index, new_places)
+    old = _images(framed, messages, rows[old_index], known, old_index, old_places)
 
     transaction = framed.transaction[rows]
     batch = ChangeBatch(
@@ -285,13 +291,38 @@ def _build_batch(framed: FramedBlock, messages: pl.Series, rows: Int64s, known: 
         new=new,
         old=old,
         old_is_key=(marker[old_index] == _KEY) | known.old_tuples.key_only,
+        is_typed=known.decoders is not None,
     )
     # Read the values now, while the block is in the processor's cache. Of old images mostly the key alone is used. The
     # error of a bad value is raised again when its column is used, which a table that is re-snapshotted never is.
-    for images, wanted in ((new, range(len(types))), (old, [schema.names.index(name) for name in schema.key])):
+    for images, wanted in ((new, range(len(schema.columns))), (old, [schema.names.index(name) for name in schema.key])):
         with suppress(UnreadableText):
             images.materialize(wanted)
     return batch
+
+
+def _images(
+    framed: FramedBlock,
+    messages: pl.Series,
+    rows: Int64s,
+    known: KnownRelation,
+    index: Indexes,
+    places: list[Places],
+) -> TupleColumns | BinaryColumns:
+    """Return the row images of tuples that were walked, one in each message of `rows`."""
+    starts = framed.block.starts[rows]
+    if known.decoders is not None:
+        return BinaryColumns(index, framed.block.bytes, starts, known.schema, known.decoders, places)
+    types = tuple(column.type for column in known.schema.columns)
+    return TupleColumns(
+        index,
+        messages.gather(pl.Series(rows)) if len(rows) else messages.clear(),
+        starts,
+        types,
+        known.projection.maskers,
+        places,
+        known.keep_unreadable,
+    )
 
 
 def _transaction(framed: FramedBlock, index: int) -> tuple[Lsn, int]:
@@ -304,8 +335,8 @@ def _slice_batch(batch: ChangeBatch, first: int, stop: int) -> ChangeBatch:
     """Return consecutive changes of a batch that `_build_batch` made; they share its memory."""
     if (first, stop) == (0, len(batch)):
         return batch
-    assert isinstance(batch.new, TupleColumns)
-    assert isinstance(batch.old, TupleColumns)
+    assert isinstance(batch.new, TupleColumns | BinaryColumns)
+    assert isinstance(batch.old, TupleColumns | BinaryColumns)
     old_first, old_stop = np.searchsorted(batch.old.index, [first, stop])
     return replace(
         batch,

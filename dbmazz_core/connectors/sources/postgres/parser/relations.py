@@ -9,9 +9,14 @@ from dbmazz_core.connectors.sources.postgres.catalog.column_choice import Column
 from dbmazz_core.connectors.sources.postgres.parser.messages import Relation
 from dbmazz_core.connectors.sources.postgres.parser.partitions import FULL_COVERAGE, OldTupleCoverage, Partitions
 from dbmazz_core.connectors.sources.postgres.types import BuiltinTypes, ColumnOfType, TypeResolver
+from dbmazz_core.connectors.sources.postgres.types.binary import Decoder
+from dbmazz_core.connectors.sources.postgres.types.binary_columns import NoBinaryForm, stream_decoder
 from dbmazz_core.errors import ConfigError
 from dbmazz_core.model.schema import TableSchema
+from dbmazz_core.model.stream import StreamFormat, TextNeeded
 from dbmazz_core.table_ref import TableRef
+
+TEXT = StreamFormat("changes are read as records")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,8 @@ class KnownRelation:
             a snapshot.
         old_tuples: Which columns old tuples hold, where changes come from partitions.
         key_in_doubt: See `RelationDescription`.
+        decoders: In a stream in binary form: what reads each captured column. None: the values are text.
+        text_needed: Why a stream in binary form cannot bring the relation's rows, or None.
     """
 
     message: Relation
@@ -38,6 +45,8 @@ class KnownRelation:
     rules_error: ConfigError | None = None
     old_tuples: OldTupleCoverage = FULL_COVERAGE
     key_in_doubt: bool = False
+    decoders: tuple[Decoder | None, ...] | None = None
+    text_needed: str | None = None
 
     def verify_rules(self) -> None:
         """Check the rules for columns, before any change of the relation is decoded.
@@ -47,6 +56,15 @@ class KnownRelation:
         """
         if self.rules_error is not None:
             raise self.rules_error
+
+    def verify_form(self) -> None:
+        """Check the form of the values, before any change of the relation is decoded.
+
+        Raises:
+            TextNeeded: The values come in binary form, and have to come as text.
+        """
+        if self.text_needed is not None:
+            raise TextNeeded(self.text_needed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +100,7 @@ class Relations:
         keep_unreadable: Returns whether a table's bad values are kept apart; None: of no table.
         partitions: OIDs of captured partitioned tables, each with the OIDs of its partitions when the stream began.
         watched: Tables by OID whose changes are not wanted, only whether there are any.
+        format: The format of values.
 
     Attributes:
         touched: Watched tables that the stream has described: it describes a table before its first change.
@@ -101,7 +120,9 @@ class Relations:
         keep_unreadable: Callable[[TableRef], bool] | None = None,
         partitions: Mapping[int, Collection[int]] | None = None,
         watched: Mapping[int, TableRef] | None = None,
+        format: StreamFormat = TEXT,
     ) -> None:
+        self.format = format
         self.touched: set[TableRef] = set()
         self._watched = watched or {}
         self._captured = captured
@@ -174,14 +195,12 @@ class Relations:
         if not captured:
             return KnownRelation(message, schema, projection, captured=False)
         keep_unreadable = self._keep_unreadable(catalog_name)
-        if self._rules is None:
-            return KnownRelation(
-                message, schema, projection, captured=True, keep_unreadable=keep_unreadable, key_in_doubt=key_in_doubt
-            )
-        # The rules apply to the name in the catalog: a table that is renamed keeps its redacted columns.
-        rules_error = self._rules_error(self._rules, message, catalog_name, old)
-        schema, projection = self._rules.apply(schema, catalog_name)
-        return KnownRelation(
+        rules_error = None
+        if self._rules is not None:
+            # The rules apply to the name in the catalog: a table that is renamed keeps its redacted columns.
+            rules_error = self._rules_error(self._rules, message, catalog_name, old)
+            schema, projection = self._rules.apply(schema, catalog_name)
+        known = KnownRelation(
             message,
             schema,
             projection,
@@ -190,6 +209,19 @@ class Relations:
             rules_error=rules_error,
             key_in_doubt=key_in_doubt,
         )
+        return self._with_decoders(known) if self.format.is_binary else known
+
+    def _with_decoders(self, known: KnownRelation) -> KnownRelation:
+        """Add the functions that read the captured columns, or the reason why there are none."""
+        decoders = []
+        columns = zip(known.schema.columns, known.projection.numbers, known.projection.maskers, strict=True)
+        for column, number, masker in columns:
+            base = self._types.base(known.message.columns[number].type_oid)
+            try:
+                decoders.append(stream_decoder(column, base, masker))
+            except NoBinaryForm as reason:
+                return replace(known, decoders=(), text_needed=f"column {column.name} of {known.schema.table} {reason}")
+        return replace(known, decoders=tuple(decoders))
 
     def _rules_error(
         self, rules: ColumnRules, message: Relation, table: TableRef, old: KnownRelation | None

@@ -1,27 +1,20 @@
-"""Many tuples read at once, column by column, without Python code per row.
+"""Row images whose values came as text.
 
-A TupleData is a column count (int16), then for each column a kind byte: 'n' NULL, 'u' unchanged TOAST value that was
-not sent, or 't' with a length (int32) and that many bytes of text. All tuples of a relation have the same number of
-columns, so that one pass per column advances the positions in all tuples. Columns that are not captured are skipped;
-their values are not read.
-
-Source: PostgreSQL manual, "Logical Replication Message Formats", TupleData.
+The values of all columns are read in one polars query, from the places that `walk` has found.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
 from dbmazz_core.connectors.sources.postgres.arrow_series import series_of
-from dbmazz_core.connectors.sources.postgres.catalog.column_choice import Projection
-from dbmazz_core.connectors.sources.postgres.octets import Int64s, unaligned
+from dbmazz_core.connectors.sources.postgres.octets import Int64s
 from dbmazz_core.connectors.sources.postgres.parser.block import MessageBlock
+from dbmazz_core.connectors.sources.postgres.parser.walk import Places
 from dbmazz_core.connectors.sources.postgres.types.read import BadText, read_each, read_texts
 from dbmazz_core.connectors.sources.postgres.types.scalars import to_carrier
 from dbmazz_core.model.batch import Indexes, Mask, UnreadableText
@@ -29,24 +22,6 @@ from dbmazz_core.model.datatypes import DataType, Kind
 from dbmazz_core.model.masked_columns import masked, utf8
 from dbmazz_core.model.masks import HIDDEN, Masker
 from dbmazz_core.model.values import escaped
-
-_NULL, _UNCHANGED, _TEXT = ord("n"), ord("u"), ord("t")
-
-
-class MalformedTuple(Exception):
-    """A tuple does not have the format. The plain parser finds which one, and the error."""
-
-
-#: Kind bytes of a column, shape (k,); None: all values are text.
-_Kinds = npt.NDArray[np.uint8] | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Texts:
-    """Offsets and lengths of one column's texts, int64, shape (k,); arbitrary where the value is no text."""
-
-    offsets: Int64s
-    lengths: Int64s
 
 
 class TupleColumns:
@@ -58,9 +33,8 @@ class TupleColumns:
         starts: Offset of each message in the block's buffer, int64, shape (k,).
         types: Types of the captured columns.
         maskers: Mask of each column, or None.
-        kinds: Kind bytes of each column.
-        texts: Texts by column; a column's are dropped once its values are read, unless `keep_unreadable`.
-        end: Offset behind each tuple, int64, shape (k,).
+        columns: The places of each column's texts. They are forgotten once the values are read, unless
+            `keep_unreadable`.
         keep_unreadable: Whether bad values are kept apart (`unreadable`, `texts`) instead of raising UnreadableText.
     """
 
@@ -71,9 +45,7 @@ class TupleColumns:
         starts: Int64s,
         types: tuple[DataType, ...],
         maskers: tuple[Masker | None, ...],
-        kinds: list[_Kinds],
-        texts: dict[int, _Texts],
-        end: Int64s,
+        columns: Sequence[Places],
         keep_unreadable: bool = False,
     ) -> None:
         self._index = index
@@ -81,12 +53,10 @@ class TupleColumns:
         self._starts = starts
         self._types = types
         self._maskers = maskers
-        self._kinds = kinds
-        self._texts = texts
+        self._columns = [*columns]
         self._keep_unreadable = keep_unreadable
         self._values: dict[int, pl.Series] = {}
         self._unreadable: dict[int, Mask] = {}
-        self.end = end
 
     @property
     def index(self) -> Indexes:
@@ -101,11 +71,7 @@ class TupleColumns:
 
     def unknown(self, column: int) -> Mask | None:
         """See `RowImages.unknown`."""
-        kinds = self._kinds[column]
-        if kinds is None:
-            return None
-        mask: Mask = kinds == _UNCHANGED
-        return mask if mask.any() else None
+        return self._columns[column].unknown
 
     @property
     def keep_unreadable(self) -> bool:
@@ -130,11 +96,6 @@ class TupleColumns:
         shown = [None if value is None else escaped(value) for value in raw.to_list()]
         return pl.Series(texts.name, shown, dtype=pl.String)
 
-    def has_unsent_values(self, among: Mask | None = None) -> bool:
-        """Whether any value was not sent, in the tuples where the mask `among` is true (None: in all tuples)."""
-        masks = (self.unknown(number) for number, kinds in enumerate(self._kinds) if kinds is not None)
-        return any(mask is not None and bool(mask[among].any()) for mask in masks)
-
     def take(self, places: Indexes) -> TupleColumns:
         """See `RowImages.take`."""
         return self._subset(self._index[places], places, lambda series: series.gather(places))
@@ -155,9 +116,7 @@ class TupleColumns:
             self._starts[places],
             self._types,
             self._maskers,
-            [None if kinds is None else kinds[places] for kinds in self._kinds],
-            {n: _Texts(where.offsets[places], where.lengths[places]) for n, where in self._texts.items()},
-            self.end[places],
+            [column.take(places) for column in self._columns],
             self._keep_unreadable,
         )
         some._values = {number: chosen(values) for number, values in self._values.items()}
@@ -196,20 +155,20 @@ class TupleColumns:
 
     def _store(self, number: int, series: pl.Series) -> None:
         """Keep the values of a column, after a check that each of its texts became a value."""
-        kinds, masker = self._kinds[number], self._maskers[number]
+        present, masker = self._columns[number].present, self._maskers[number]
         if masker is not None:
             series = masked(masker, series, self._types[number])
-        nulls = 0 if kinds is None else int(np.count_nonzero(kinds != _TEXT))
+        nulls = 0 if present is None else int(np.count_nonzero(~present))
         nulled = masker is not None and masker.mask.kind == "null"
         if not nulled and series.null_count() != nulls:
-            wrong: Mask = series.is_null().to_numpy() & (True if kinds is None else kinds == _TEXT)
+            wrong: Mask = series.is_null().to_numpy() & (True if present is None else present)
             if not self._keep_unreadable:
                 place = int(wrong.argmax())
                 raise UnreadableText(number, place, self._shown_text(number, place))
             self._unreadable[number] = wrong
         self._values[number] = series
         if not self._keep_unreadable:
-            del self._texts[number]
+            self._columns[number] = self._columns[number].read()
 
     def _nested_values(self, texts: dict[int, pl.Series]) -> dict[int, pl.Series]:
         """Read lists and maps from texts. Columns of one type are read together, as each call has a cost of its own."""
@@ -234,13 +193,14 @@ class TupleColumns:
 
     def _slices(self, number: int, inputs: dict[str, pl.Series]) -> pl.Expr:
         """Return a column's texts as a `Binary` expression, null where the value is no text; extend its `inputs`."""
-        where, kinds = self._texts[number], self._kinds[number]
-        inputs[f"o{number}"] = pl.Series(where.offsets - self._starts)
-        inputs[f"l{number}"] = pl.Series(where.lengths)
+        places = self._columns[number]
+        inputs[f"o{number}"] = pl.Series(np.maximum(places.offsets - self._starts, 0))
+        inputs[f"l{number}"] = pl.Series(places.lengths)
         raw = pl.col("m").bin.slice(pl.col(f"o{number}"), pl.col(f"l{number}"))
-        if kinds is None:
+        present = places.present
+        if present is None:
             return raw
-        inputs[f"t{number}"] = pl.Series(kinds == _TEXT)
+        inputs[f"t{number}"] = pl.Series(present)
         return pl.when(pl.col(f"t{number}")).then(raw)
 
     def _raw_values(self, number: int) -> pl.Series:
@@ -266,7 +226,7 @@ class TupleColumns:
         return escaped(self._raw_value(column, place))
 
     def _raw_value(self, column: int, place: int) -> bytes:
-        where = self._texts[column]
+        where = self._columns[column]
         offset, length = int(where.offsets[place] - self._starts[place]), int(where.lengths[place])
         return bytes(self._messages[place])[offset : offset + length]
 
@@ -278,81 +238,3 @@ def message_series(block: MessageBlock) -> pl.Series:
         pa.large_binary(), len(block), [None, pa.py_buffer(bounds), pa.py_buffer(block.buffer)]
     )
     return series_of(array)
-
-
-def walk(
-    block: MessageBlock,
-    messages: pl.Series,
-    rows: Int64s,
-    positions: Int64s,
-    types: tuple[DataType, ...],
-    projection: Projection,
-    index: Indexes,
-    keep_unreadable: bool = False,
-) -> TupleColumns:
-    """Walk the tuples that begin at `positions`, one in each message of `rows`.
-
-    Args:
-        block: The messages.
-        messages: `message_series(block)`.
-        rows: Indexes of messages in the block, int64, shape (k,).
-        positions: Offset in the block's buffer of each tuple's column count, int64, shape (k,).
-        types: Types of the captured columns.
-        projection: Positions of the captured columns in a tuple, and their masks.
-        index: `TupleColumns.index` of the result, shape (k,).
-        keep_unreadable: See `TupleColumns`.
-
-    Raises:
-        MalformedTuple: A tuple runs past its message, has an unknown kind of value, or another number of columns.
-    """
-    starts, ends = block.starts[rows], block.ends[rows]
-    kinds: list[_Kinds] = []
-    texts: dict[int, _Texts] = {}
-    if not len(rows):  # many batches have no old rows
-        texts = {place: _Texts(starts, starts) for place in range(len(types))}
-        none = messages.clear()
-        return TupleColumns(
-            index, none, starts, types, projection.maskers, [None] * len(types), texts, positions, keep_unreadable
-        )
-    # One read per value: kind byte and length are the upper five of eight bytes.
-    eight = unaligned(block.buffer, ">u8")
-    try:
-        counts = unaligned(block.buffer, ">u2")[positions]
-        if (counts != projection.width).any():
-            raise MalformedTuple
-        position = positions + 2
-        wanted = {number: place for place, number in enumerate(projection.numbers)}
-        for number in range(projection.width):
-            place = wanted.get(number)
-            head = eight[position]
-            kind = (head >> 56).astype(np.uint8)
-            lengths = (head >> 24 & 0xFFFFFFFF).astype(np.int64)
-            is_text = kind == _TEXT
-            if is_text.all():
-                if place is not None:
-                    kinds.append(None)
-                    texts[place] = _Texts(position + 5, lengths)
-                position = position + lengths + 5
-                continue
-            if not (is_text | (kind == _NULL) | (kind == _UNCHANGED)).all():
-                raise MalformedTuple
-            lengths[~is_text] = 0
-            if place is not None:
-                kinds.append(kind)
-                texts[place] = _Texts(np.where(is_text, position + 5, starts), lengths)
-            position = position + lengths + np.where(is_text, 5, 1)
-    except IndexError:
-        raise MalformedTuple from None
-    if (position > ends).any():
-        raise MalformedTuple
-    return TupleColumns(
-        index,
-        messages.gather(pl.Series(rows)),
-        starts,
-        types,
-        projection.maskers,
-        kinds,
-        texts,
-        position,
-        keep_unreadable,
-    )

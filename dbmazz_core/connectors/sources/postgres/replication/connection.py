@@ -179,6 +179,7 @@ class ReplicationConnection:
         start_lsn: Lsn,
         *,
         messages: bool = False,
+        binary: bool = False,
         queue_bytes: int = QUEUE_BYTES,
     ) -> StreamReceiver:
         """Start streaming transactions that commit at or after `start_lsn`, with protocol version 1.
@@ -187,7 +188,8 @@ class ReplicationConnection:
             start_lsn: Where to start. If the slot's confirmed LSN is later, the server starts there without saying so.
                 The caller must compare the two after the stream has begun, because others can move the slot until then.
                 Nothing is acknowledged before `StreamReceiver.confirm` is called.
-            messages: Whether the server sends logical messages (`pg_logical_emit_message`).
+            messages: Whether the server sends logical messages (`pg_logical_emit_message`; PostgreSQL 14).
+            binary: Whether the server sends values in binary form, if their type has one (PostgreSQL 14).
             queue_bytes: Bytes of messages that wait for the consumer before the receiver stops reading.
 
         Raises:
@@ -202,6 +204,8 @@ class ReplicationConnection:
         options = f"proto_version '1', publication_names {quote_literal(quote_identifier(self.publication))}"
         if messages:
             options += ", messages 'true'"
+        if binary:
+            options += ", binary 'true'"
         command = f"START_REPLICATION SLOT {quote_identifier(self.slot)} LOGICAL {start_lsn} ({options})"
         timeout_ms = self._setting_ms("wal_sender_timeout")
         # Proxies invent process ids for their cancel requests; the server knows its own.
@@ -281,7 +285,12 @@ class ReplicationConnection:
 
 
 def open_stream(
-    config: SourceConfig, start_lsn: Lsn, *, messages: bool = False, server: Server | None = None
+    config: SourceConfig,
+    start_lsn: Lsn,
+    *,
+    messages: bool = False,
+    binary: bool = False,
+    server: Server | None = None,
 ) -> StreamReceiver:
     """Open a replication connection and start streaming, see `ReplicationConnection.start`.
 
@@ -289,6 +298,7 @@ def open_stream(
         config: Names the server, the slot and the publication.
         start_lsn: Transactions that commit at or after this LSN are streamed.
         messages: Whether the server sends logical messages.
+        binary: Whether the server sends values in binary form.
         server: The server that the stream must come from; None: any.
 
     Raises:
@@ -296,7 +306,7 @@ def open_stream(
     """
     connection = ReplicationConnection(config.url, slot=config.slot, publication=config.publication_name, server=server)
     try:
-        return connection.start(start_lsn, messages=messages)
+        return connection.start(start_lsn, messages=messages, binary=binary)
     except BaseException:
         connection.close()
         raise

@@ -11,6 +11,7 @@ function makes under `connection.TEXT_FORM_SETTINGS`.
 | `scalars` | text to scalar values, as polars expressions |
 | `arrays`, `hstore` | text to lists and maps, for all values at once (`quoting`: where quotes are) |
 | `read` | the text of any type to a series in its carrier dtype |
+| `binary` | binary values to series (`binary_fields`, `binary_numeric`; `date_texts`: what polars cannot hold) |
 | `reference` | the tables of types in the documentation |
 """
 

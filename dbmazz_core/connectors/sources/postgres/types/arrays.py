@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
+from dbmazz_core.connectors.sources.postgres.arrow_series import lists_of, series_of
 from dbmazz_core.connectors.sources.postgres.types.quoting import BadText, Flags, JoinedTexts, Places
 from dbmazz_core.model.datatypes import DataType
 
@@ -167,22 +167,7 @@ def _nest(joined: JoinedTexts, structure: _Structure, starts: Places, values: pl
     for level in range(depth, 1, -1):
         parents = structure.at[structure.opens & (structure.level == level)]
         offsets = np.append(np.searchsorted(children, parents), len(children))
-        array = _lists(array, offsets, None)
+        array = lists_of(array, offsets, None)
         children = parents
-    array = _lists(array, np.searchsorted(children, joined.bounds), joined.is_null)
-    series = pl.from_arrow(array)
-    assert isinstance(series, pl.Series)
-    return series
-
-
-def _lists(array: pa.Array, offsets: Places, is_null: Flags | None) -> pa.Array:
-    """Return an Arrow array of lists over the items of `array`; `offsets` divide the items into lists."""
-    valid = None
-    if is_null is not None and is_null.any():
-        valid = pa.py_buffer(np.packbits(~is_null, bitorder="little"))
-    return pa.LargeListArray.from_buffers(
-        pa.large_list(array.type),
-        len(offsets) - 1,
-        [valid, pa.py_buffer(np.ascontiguousarray(offsets, dtype=np.int64))],
-        children=[array],
-    )
+    array = lists_of(array, np.searchsorted(children, joined.bounds), joined.is_null)
+    return series_of(array)

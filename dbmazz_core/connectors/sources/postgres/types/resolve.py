@@ -6,7 +6,7 @@ the OID of an extension's type in this database. `pg_type` does; it is read once
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -56,6 +56,23 @@ class TypePolicy:
         return "text" if column.is_key else self.unbounded_numeric
 
 
+@dataclass(frozen=True, slots=True)
+class BaseType:
+    """The type that decides the binary form of values.
+
+    Attributes:
+        oid: OID of the type; of the base type, for a domain.
+        is_enum: Whether it is an enum.
+        sends_text: Whether its binary form is its text (citext).
+        element: The type of the elements, for an array.
+    """
+
+    oid: int
+    is_enum: bool = False
+    sends_text: bool = False
+    element: BaseType | None = None
+
+
 class TypeResolver(Protocol):
     """Finds the core types of a relation's columns."""
 
@@ -67,6 +84,9 @@ class TypeResolver(Protocol):
             relation_oid: Its `pg_class.oid`, to look up with how many dimensions its arrays are declared.
             columns: The columns as the stream or the catalog describes them.
         """
+
+    def base(self, type_oid: int) -> BaseType:
+        """Return the type that decides the binary form of a column of a relation that `columns` was called with."""
 
 
 class BuiltinTypes:
@@ -91,6 +111,10 @@ class BuiltinTypes:
             for c in columns
         )
 
+    def base(self, type_oid: int) -> BaseType:
+        """See `TypeResolver.base`."""
+        return _builtin_base(type_oid)
+
     def _core_type(self, column: ColumnOfType) -> DataType:
         """Return the core type of a column."""
         unbounded = self._policy.numeric(column)
@@ -98,6 +122,11 @@ class BuiltinTypes:
             element = builtin_type(array.oid, column.type_modifier, unbounded) or TEXT
             return DataType.list_of(element, delimiter=array.delimiter)
         return builtin_type(column.type_oid, column.type_modifier, unbounded) or TEXT
+
+
+def _builtin_base(type_oid: int) -> BaseType:
+    array = BY_ARRAY_OID.get(type_oid)
+    return BaseType(type_oid, element=None if array is None else BaseType(array.oid))
 
 
 def builtin_type(type_oid: int, type_modifier: int, unbounded: UnboundedNumeric = "text") -> DataType | None:
@@ -131,6 +160,8 @@ class _Type:
         element: OID of an array's element type; 0: no array.
         delimiter: Character between elements of arrays of this type.
         is_hstore: Whether the type is the extension's hstore.
+        is_enum: Whether the type is an enum.
+        sends_text: Whether its send and output functions are those of text.
     """
 
     base: int
@@ -139,6 +170,8 @@ class _Type:
     element: int
     delimiter: str
     is_hstore: bool
+    is_enum: bool
+    sends_text: bool
 
 
 class CatalogTypes:
@@ -184,6 +217,21 @@ class CatalogTypes:
             tuple(self._column(table, column, *next(described)) for column in columns)
             for table, _, columns in relations
         ]
+
+    def fetch(self, oids: Collection[int]) -> None:
+        """Read types, for `base`. Built-in types need no query."""
+        with self._failures():
+            self._fetch_types({*oids} - BY_OID.keys() - self._types.keys())
+
+    def base(self, type_oid: int) -> BaseType:
+        """See `TypeResolver.base`."""
+        found = self._types.get(type_oid)
+        if found is None:
+            return _builtin_base(type_oid)
+        if found.base:
+            return self.base(found.base)
+        element = self.base(found.element) if found.element else None
+        return BaseType(type_oid, found.is_enum, found.sends_text, element)
 
     def _column(self, table: TableRef, column: ColumnOfType, source_type: str, dimensions: int) -> ColumnDef:
         """Return a column with its core type; `_fetch_names` returns the last two arguments."""
@@ -243,7 +291,10 @@ class CatalogTypes:
                        SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension x ON x.oid = d.refobjid
                        WHERE d.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND d.objid = t.oid
                          AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.deptype = 'e'
-                         AND x.extname = 'hstore')
+                         AND x.extname = 'hstore'),
+                   t.typtype = 'e',
+                   EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE p.oid = t.typsend AND p.prosrc = 'textsend')
+                       AND EXISTS (SELECT FROM pg_catalog.pg_proc p WHERE p.oid = t.typoutput AND p.prosrc = 'textout')
             FROM wanted JOIN pg_catalog.pg_type t USING (oid)
             -- A true array: point, int2vector and others have elements too, but a text form of their own.
             LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND e.typarray = t.oid
