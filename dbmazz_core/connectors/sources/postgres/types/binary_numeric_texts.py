@@ -66,11 +66,10 @@ def _grid(fields: Fields, count: Int64s, weight: Int64s, before: int, behind: in
         rows = np.flatnonzero(count > number)
         digit = digits[fields.offsets[rows] + _HEADER_BYTES + 2 * number].astype(np.int64)
         column = before - 1 - weight[rows] + number
-        fits = (digit < 10_000) & (column >= 0) & ((column < before + behind) | (digit == 0))
         right = np.ones(len(count), np.bool_)
-        right[rows] = fits
+        right[rows] = (digit < 10_000) & (column >= 0)
         fields.verify(right, "a numeric has an impossible digit")
-        shown = column < before + behind
+        shown = column < before + behind  # numeric_out leaves out digits behind the display scale, too
         grid[rows[shown], 1 + column[shown]] = _CHARACTERS[digit[shown]]
     return grid.view(np.uint8)
 
