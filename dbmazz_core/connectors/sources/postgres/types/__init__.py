@@ -1,7 +1,7 @@
 """PostgreSQL types: their OIDs, their core types, and the conversion of their text to values.
 
-The stream and the snapshot share one conversion and give the same values: both receive the text that the type's output
-function makes under `connection.TEXT_FORM_SETTINGS`.
+The stream and the snapshot give the same values, in binary format or as the text that the type's output function makes
+under `connection.TEXT_FORM_SETTINGS`.
 
 | module | |
 |---|---|
@@ -12,6 +12,7 @@ function makes under `connection.TEXT_FORM_SETTINGS`.
 | `arrays`, `hstore` | text to lists and maps, for all values at once (`quoting`: where quotes are) |
 | `read` | the text of any type to a series in its carrier dtype |
 | `binary` | binary values to series (`binary_fields`, `binary_numeric`; `date_texts`: what polars cannot hold) |
+| `binary_columns` | which columns a stream can have in binary format (`binary_arrays`, `binary_intervals`, `binary_numeric_texts`) |
 | `reference` | the tables of types in the documentation |
 """
 

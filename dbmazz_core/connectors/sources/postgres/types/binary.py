@@ -151,7 +151,8 @@ def _read_times(fields: Fields) -> pl.Series:
 
 def _read_uuids(fields: Fields) -> pl.Series:
     fields.verify_length(16)
-    octets = fields.buffer[fields.offsets[:, None] + np.arange(16)]
+    halves = unaligned(fields.buffer, "<u8")
+    octets = np.stack([halves[fields.offsets], halves[fields.offsets + 8]], axis=1).view(np.uint8)
     texts = np.empty((len(octets), 36), dtype=np.uint8)
     texts[:, _UUID_DASHES] = ord("-")
     digits = _HEX_DIGITS[octets].view(np.uint8).reshape(-1, 16, 2)
