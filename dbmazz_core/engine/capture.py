@@ -109,6 +109,10 @@ class Capture:
                 watched=unmissed(recorded),
                 text_reason=self.text_reason,
             )
+        except TextNeeded as needed:
+            self.text_reason = str(needed)
+            self._add(WindowResult(checkpoint.lsn, checkpoint.lsn, bound.lsn))
+            return True
         except DbmazzError as error:
             left_out = self._isolation.left_out(error)
             if left_out is None or not left_out.tables.keys() & captured.keys():

@@ -310,6 +310,7 @@ class Source(Protocol):
             SlotAheadOfCheckpoint: The feed was confirmed beyond `start`: changes in between are gone.
             SlotActive: Another process consumes the feed.
             ConfigError: The rules for columns do not match the tables.
+            TextNeeded: The source cannot send the first values typed.
         """
 
     def are_unchanged(self, shapes: Mapping[TableRef, TableShape]) -> bool:

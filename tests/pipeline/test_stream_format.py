@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import uuid
+from pathlib import Path
+
+import psycopg
 import pytest
 
+from dbmazz_core.demo.postgres import EmbeddedPostgres
 from dbmazz_core.errors import BadValue
 from dbmazz_core.model.policies import BadValuePolicy, Mode, TableErrorPolicy
 from dbmazz_core.model.stream import StreamFormat
@@ -11,6 +16,7 @@ from dbmazz_core.settings.by_table import ByTable, parse_schema_policy
 from dbmazz_core.settings.config import FlushConfig, TableConfig
 from tests.pipeline.test_column_rules import chosen
 from tests.support.lab import BOTH, Lab
+from tests.support.postgres_fixtures import SourceDatabase, drop_database
 
 TABLE = (
     "CREATE TABLE t (id int PRIMARY KEY, at time, amount numeric(9,2), list int[], day date, note text);"
@@ -150,3 +156,45 @@ def test_masks(lab: Lab, mask: str, is_binary: bool) -> None:
     ((copied, streamed),) = masked.rows(f"SELECT min({column}), max({column}) FROM public.t")
     assert (copied is None) is (mask == "null")
     assert (streamed is None) is (mask == "null")
+
+
+def test_columns_that_are_not_captured_have_any_type(lab: Lab) -> None:
+    """A type without a send function comes as text; in a composite, the server cannot send it at all."""
+    lab.execute("CREATE TABLE t (id int PRIMARY KEY, rights aclitem, note text); INSERT INTO t (id) VALUES (1)")
+    plain = chosen(lab, exclude="t.rights")
+    plain.capture()
+    plain.execute("INSERT INTO t VALUES (2, 'postgres=r/postgres', 'two')")
+    result = plain.capture()
+    assert result.format == StreamFormat()
+    assert plain.rows("FROM public.t ORDER BY id") == [(1, None), (2, "two")]
+    plain.execute("CREATE TYPE held AS (a aclitem, n int); ALTER TABLE t DROP rights, ADD rights held")
+    plain.transactions("INSERT INTO t VALUES (3, 'three', NULL)", "INSERT INTO t VALUES (4, 'four', '(,1)')")
+    plain.capture()
+    plain.execute("INSERT INTO t VALUES (5, 'five', ('postgres=r/postgres', 1)::held)")
+    result = plain.capture()
+    assert result.format is not None
+    assert "no binary output function" in str(result.format)
+    assert plain.rows("SELECT id FROM public.t ORDER BY id") == [(n,) for n in range(1, 6)]
+
+
+def test_a_database_in_another_encoding(server: EmbeddedPostgres, duckdb_path: Path) -> None:
+    """Texts within binary values are converted as others are."""
+    database = SourceDatabase(server, f"latin_{uuid.uuid4().hex[:12]}")
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        options = "ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"
+        connection.execute(f"CREATE DATABASE {database.name} {options}".encode())
+    lab = Lab(database, duckdb_path)
+    try:
+        lab.execute(
+            "CREATE TYPE mood AS ENUM ('gl\u00fccklich'); CREATE TABLE t (id int PRIMARY KEY, v text, c char(5),"
+            " n name, j jsonb, m mood, l text[], e mood[])"
+        )
+        row = (
+            "'\u00e4\u00f6', '\u00fc', '\u00df', '{\"\u00e4\": 1}', 'gl\u00fccklich', '{\u00e4,b}', '{gl\u00fccklich}'"
+        )
+        lab.execute(f"INSERT INTO t VALUES (1, {row})")
+        lab.capture_and_compare("t")
+        lab.execute(f"INSERT INTO t VALUES (2, {row})")
+        assert format_of_window(lab).is_binary
+    finally:
+        drop_database(database)

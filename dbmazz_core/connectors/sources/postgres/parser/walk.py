@@ -82,7 +82,8 @@ def walk(
         positions: Offset in the block's buffer of each tuple's column count, int64, shape (k,).
         width: Number of columns of a tuple.
         numbers: The columns whose places are wanted, ascending.
-        form: The kind of values that the tuples have beside NULL and unsent ones: `TEXT` or `BINARY`.
+        form: The kind of the wanted values that are sent and not NULL: `TEXT` or `BINARY`. In binary format, other
+            columns have texts where their type has no send function.
 
     Returns:
         The places of the wanted columns, and the offset behind each tuple, int64, shape (k,).
@@ -105,6 +106,8 @@ def walk(
             kinds = (head >> 56).astype(np.uint8)
             lengths = (head >> 24 & 0xFFFFFFFF).astype(np.int64)
             present = kinds == form
+            if number not in wanted:
+                present |= (kinds == TEXT) | (kinds == BINARY)
             if present.all():
                 if number in wanted:
                     columns.append(Places(None, position + 5, lengths))

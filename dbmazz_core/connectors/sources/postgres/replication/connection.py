@@ -224,7 +224,13 @@ class ReplicationConnection:
                 raise self.source_error(None, str(error)) from None
             else:
                 self.pgconn.nonblocking = 1  # so that its end does not wait for a server that does not read
-                return StreamReceiver(self, transport, wal_sender_timeout_s=timeout_ms / 1000, queue_bytes=queue_bytes)
+                return StreamReceiver(
+                    self,
+                    transport,
+                    wal_sender_timeout_s=timeout_ms / 1000,
+                    queue_bytes=queue_bytes,
+                    binary=binary,
+                )
 
     def _libpq_transport(self) -> LibpqTransport:
         """Read the answer to START_REPLICATION through libpq; raise the error that it holds."""

@@ -12,7 +12,8 @@ under `connection.TEXT_FORM_SETTINGS`.
 | `arrays`, `hstore` | text to lists and maps, for all values at once (`quoting`: where quotes are) |
 | `read` | the text of any type to a series in its carrier dtype |
 | `binary` | binary values to series (`binary_fields`, `binary_numeric`; `date_texts`: what polars cannot hold) |
-| `binary_columns` | which columns a stream can have in binary format (`binary_arrays`, `binary_intervals`, `binary_numeric_texts`) |
+| `binary_columns` | which columns a stream has in binary format |
+| `binary_arrays`, `binary_intervals`, `binary_numeric_texts` | more types that only a stream has in binary format |
 | `reference` | the tables of types in the documentation |
 """
 
