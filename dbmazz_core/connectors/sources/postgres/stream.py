@@ -88,7 +88,7 @@ class PostgresStream:
         """
         if self._framed is None:
             if self._upper == _MAX_LSN:
-                block = self.reader.read(timeout)
+                block = self.reader.read(timeout, take_gathered=True)
             elif (block := self.reader.read(min(timeout, _ASK_AFTER_S))) is None:
                 self.reader.request_keepalive()
                 block = self.reader.read(max(timeout - _ASK_AFTER_S, 0))

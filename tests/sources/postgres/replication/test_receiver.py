@@ -83,6 +83,20 @@ def test_messages_arrive_in_order_and_acknowledgements_reach_the_server(database
     assert confirmed(database) == end
 
 
+def test_what_was_gathered_is_handed_over_on_request(database: SourceDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An open stream takes what there is when a flush is due; other readers wait for a whole block, or a pause."""
+    monkeypatch.setattr(receiver_module, "LINGER_S", 30.0)
+    reader = open_stream(config(database), INVALID_LSN)
+    reader.read(0.01, take_gathered=True)  # a keepalive
+    for number in range(3):
+        database.execute(f"INSERT INTO t VALUES ({number})")
+        assert reader.read(0.3) is None
+        block = reader.read(0.01, take_gathered=True)
+        assert block is not None
+        assert bytes(block.types).count(b"I") == 1
+    reader.close()
+
+
 def test_an_error_that_leaves_the_connection_open_ends_the_stream(database: SourceDatabase) -> None:
     """A walsender goes on waiting for commands after one, so that the socket says nothing more."""
     reader = open_stream(config(database), INVALID_LSN)

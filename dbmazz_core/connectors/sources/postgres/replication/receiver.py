@@ -44,6 +44,8 @@ BLOCK_BYTES = 4 << 20
 LINGER_S = 0.005
 #: Seconds after which a message is handed over even if more keep coming.
 GATHER_MAX_S = 0.1
+#: Longest wait, in seconds, for what the thread has gathered.
+_HAND_OVER_S = 0.05
 #: Seconds to sleep before a read. The walsender writes each message on its own, so a short sleep saves most system
 #: calls. In a longer one the buffer of a Unix socket fills up and the server slows down (measured: docs/benchmarks.md).
 GATHER_S = 0.00003
@@ -130,6 +132,7 @@ class StreamReceiver:
         self._failure: Exception | None = None
         self._ended = False
         self._closing = False
+        self._hand_over = False
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_out, False)
         os.set_blocking(self._wake_in, False)
@@ -139,10 +142,14 @@ class StreamReceiver:
 
     # -- for the consumer
 
-    def read(self, timeout: float) -> MessageBlock | None:
+    def read(self, timeout: float, *, take_gathered: bool = False) -> MessageBlock | None:
         """Return the next block, or None if none came within `timeout` seconds.
 
         A block without messages reports that `server_end` has moved.
+
+        Args:
+            timeout: Seconds to wait.
+            take_gathered: Whether to take what the thread has gathered until then, although more keeps coming.
 
         Raises:
             SourceError: The stream broke, or the server can send nothing any more (`silence`). All blocks received
@@ -151,7 +158,7 @@ class StreamReceiver:
             TextNeeded: The server cannot send a value in binary format.
         """
         deadline = time.monotonic() + timeout
-        while (chunk := self._next_chunk(deadline)) is not None:
+        while (chunk := self._next_chunk(deadline, take_gathered=take_gathered)) is not None:
             block = self._read_chunk(chunk)
             if len(block) or block.server_end != self._announced_end:
                 self._announced_end = block.server_end
@@ -195,13 +202,18 @@ class StreamReceiver:
             self._transport.close()
             self._connection.close()
 
-    def _next_chunk(self, deadline: float) -> Chunk | None:
+    def _next_chunk(self, deadline: float, *, take_gathered: bool) -> Chunk | None:
         """Take the next chunk from the queue; None if none came in time."""
         with self._changed:
             while not (self._queue or self._ended):
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
-                    return None
+                    if not (take_gathered and self._transport.gathered):
+                        return None
+                    take_gathered, self._hand_over = False, True
+                    self._write_to_pipe()
+                    left_s = _HAND_OVER_S
+                    deadline = time.monotonic() + left_s
                 self._changed.wait(min(left_s, _CTRL_C_S))
             if not self._queue:
                 raise self._failure or self._end_of_stream()
@@ -256,11 +268,14 @@ class StreamReceiver:
 
     def _wake(self) -> None:
         """Wake the thread up, whether it waits for the socket or for room in the queue."""
+        self._write_to_pipe()
+        with self._changed:  # the thread may wait for room in the queue instead
+            self._changed.notify_all()
+
+    def _write_to_pipe(self) -> None:
         if self._wake_out >= 0:
             with contextlib.suppress(BlockingIOError):  # the pipe is full, so the thread wakes up anyway
                 os.write(self._wake_out, b"w")
-        with self._changed:  # the thread may wait for room in the queue instead
-            self._changed.notify_all()
 
     # -- the thread
 
@@ -294,19 +309,20 @@ class StreamReceiver:
                 if received:
                     continue
                 # The socket is empty.
-                wait_s = LINGER_S if transport.gathered else self._seconds_until_status()
+                linger_s = 0.0 if self._hand_over else LINGER_S
+                wait_s = linger_s if transport.gathered else self._seconds_until_status()
                 ready = poller.poll(wait_s * 1000)
                 self._send_due_status(ready)
                 if not transport.gathered:
                     if any(descriptor == transport.fileno() for descriptor, _ in ready):
                         self._note_bytes(transport.fileno())
                     continue
-                if ready:
+                if ready and not self._hand_over:
                     first = first or time.monotonic()
                     if time.monotonic() - first < GATHER_MAX_S:
                         time.sleep(GATHER_S)
                         continue
-            first = 0.0
+            first, self._hand_over = 0.0, False
             self._enqueue(transport.take())
             if transport.ended:
                 return
