@@ -22,6 +22,8 @@ from dbmazz_core.model.batch import Indexes, Mask
 
 _NULL, _UNCHANGED = ord("n"), ord("u")
 TEXT, BINARY = ord("t"), ord("b")
+#: Shifts of eight bytes at a value's head: to the kind, over the kind, and from there to the length.
+_TO_KIND, _OVER_KIND, _TO_LENGTH = np.uint64(56), np.uint64(8), np.uint64(32)
 
 
 class MalformedTuple(Exception):
@@ -102,9 +104,9 @@ def walk(
             raise MalformedTuple
         position = positions + 2
         for number in range(width):
-            head = eight[position]
-            kinds = (head >> 56).astype(np.uint8)
-            lengths = (head >> 24 & 0xFFFFFFFF).astype(np.int64)
+            head = eight[position].astype(np.uint64)
+            kinds = (head >> _TO_KIND).astype(np.uint8)
+            lengths = (head << _OVER_KIND >> _TO_LENGTH).view(np.int64)
             present = kinds == form
             if number not in wanted:
                 present |= (kinds == TEXT) | (kinds == BINARY)
