@@ -341,7 +341,7 @@ class Pipeline:
         run = FollowRun(
             settings=self.settings,
             open_source=lambda settings: Pipeline(settings)._source(_waiting(progress, stop)),
-            open_sink=lambda settings: Pipeline(settings)._sink(),
+            open_sink=lambda settings: Pipeline(settings)._sink(often=True),
             stop=stop,
             reload=reload or (lambda: None),
             watch=watch or (lambda _: None),
@@ -356,11 +356,13 @@ class Pipeline:
         verify_can_run()
         return create_source(self.settings.source, snapshot=self.settings.snapshot, on_slot_wait=on_wait)
 
-    def _sink(self, *, read_only: bool = False, lock_timeout_s: float | None = None) -> AbstractContextManager[Sink]:
+    def _sink(
+        self, *, read_only: bool = False, lock_timeout_s: float | None = None, often: bool = False
+    ) -> AbstractContextManager[Sink]:
         config = self.settings.sink
         if lock_timeout_s is not None:
             config = replace(config, lock_timeout_s=lock_timeout_s)
-        return create_sink(config, feed=self.settings.source.slot, read_only=read_only)
+        return create_sink(config, feed=self.settings.source.slot, read_only=read_only, often=often)
 
 
 def _waiting(progress: ProgressCallback | None, stop: threading.Event | None = None) -> Callable[[str], None]:

@@ -7,15 +7,16 @@ from dbmazz_core.model.sink import Sink
 from dbmazz_core.settings.config import SinkConfig
 
 
-def create_sink(config: SinkConfig, *, feed: str, read_only: bool = False) -> Sink:
+def create_sink(config: SinkConfig, *, feed: str, read_only: bool = False, often: bool = False) -> Sink:
     """Open the destination that `config.type` names.
 
     Args:
         config: The destination.
         feed: The feed that the tables and the checkpoint belong to (PostgreSQL: the slot).
         read_only: Whether to open it for reading only.
+        often: Whether it will be used and released many times.
 
     Raises:
         DestinationError: If the destination cannot be opened.
     """
-    return DuckDBSink(config, feed=feed, read_only=read_only)
+    return DuckDBSink(config, feed=feed, read_only=read_only, often=often)

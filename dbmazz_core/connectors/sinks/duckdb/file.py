@@ -13,12 +13,14 @@ from pathlib import Path
 
 import duckdb
 
+from dbmazz_core.connectors.sinks.duckdb.kept_instance import KeptInstance
 from dbmazz_core.connectors.sinks.duckdb.opening import closing, open_file, verify_path
 from dbmazz_core.connectors.sinks.duckdb_sql import bookkeeping
 from dbmazz_core.connectors.sinks.duckdb_sql.compression import TextCompression
 from dbmazz_core.connectors.sinks.duckdb_sql.destination import Destination
 from dbmazz_core.connectors.sinks.duckdb_sql.failures import translated
 from dbmazz_core.connectors.sinks.duckdb_sql.memory import MemoryLimit
+from dbmazz_core.connectors.sinks.duckdb_sql.names import database
 from dbmazz_core.errors import DestinationError
 from dbmazz_core.settings.config import SinkConfig
 
@@ -38,6 +40,7 @@ class DuckDBFile:
         config: Path, lock timeout, memory limit.
         feed: The feed that the tables belong to.
         read_only: Never open it for writing. A missing file is then an empty one.
+        instance: Opens the file; None: each time an instance of DuckDB for it alone.
 
     Attributes:
         layout: Layout of the bookkeeping when the file was last opened; 0: it has none.
@@ -46,7 +49,9 @@ class DuckDBFile:
         openings: How many times the file was opened with a content that may have been changed before.
     """
 
-    def __init__(self, config: SinkConfig, *, feed: str, read_only: bool = False) -> None:
+    def __init__(
+        self, config: SinkConfig, *, feed: str, read_only: bool = False, instance: KeptInstance | None = None
+    ) -> None:
         self.path = config.url
         self.layout = 0
         self.held_s = 0.0
@@ -55,6 +60,7 @@ class DuckDBFile:
         self._config = config
         self._feed = feed
         self._read_only = read_only
+        self._instance = instance
         self._memory = MemoryLimit(config.memory_limit)
         self._destination: Destination | None = None
         self._writable = False
@@ -90,7 +96,8 @@ class DuckDBFile:
         self.close()
         if not self._read_only:
             verify_path(self._config)
-        connection = open_file(self._config, not for_writing, self._interrupted)
+        connect = None if self._instance is None else self._instance.connect
+        connection = open_file(self._config, not for_writing, self._interrupted, connect)
         self._writable = for_writing
         self._destination = destination = Destination(
             connection, self.path, self._feed, TextCompression(connection), self._memory, time.monotonic()
@@ -122,6 +129,7 @@ class DuckDBFile:
             f"SET preserve_insertion_order = false; SET enable_progress_bar = false; {others}"
         )
         destination.set_checkpoint_threshold()
+        database(destination.connection)  # asked now, before a transaction begins
 
     def version(self) -> str | None:
         """Return a text that differs once the file has changed; None if there is no file."""
@@ -149,7 +157,7 @@ class DuckDBFile:
             with translated(self.path):
                 if not self._writable:
                     self._signature = _signature(self.path)
-                    connection.close()
+                    self._end(connection)
                 else:
                     self._close_for_writing(connection)
                     self.held_s += time.monotonic() - destination.opened_at
@@ -160,7 +168,13 @@ class DuckDBFile:
                 # Delete before closing: until then the lock keeps other processes out of the file.
                 Path(self.path).unlink(missing_ok=True)
             self._signature = self._checkpointed(connection)
+            self._end(connection)
+
+    def _end(self, connection: duckdb.DuckDBPyConnection) -> None:
+        if self._instance is None:
             connection.close()
+        else:
+            self._instance.close(connection)
 
     def _checkpointed(self, connection: duckdb.DuckDBPyConnection) -> _Signature | None:
         """Move the WAL into the file, as closing does, and return the signature: closing changes nothing then.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +55,10 @@ def closing(path: Path) -> Iterator[bool]:
 
 
 def open_file(
-    config: SinkConfig, read_only: bool, interrupted: threading.Event | None = None
+    config: SinkConfig,
+    read_only: bool,
+    interrupted: threading.Event | None = None,
+    connect: Callable[[Path, bool], duckdb.DuckDBPyConnection] | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """Open the file; wait up to `config.lock_timeout_s` while another process, or a thread, has locked it.
 
@@ -65,6 +68,7 @@ def open_file(
         config: Path and timeout.
         read_only: Whether to open it for reading.
         interrupted: Set from another thread to end the wait.
+        connect: Opens the file, by path and whether to read only; None: an instance of DuckDB for this file alone.
 
     Raises:
         DestinationLocked: If another process holds the lock after the timeout.
@@ -80,7 +84,7 @@ def open_file(
         with translated(config.url):
             try:
                 with _OPENING:
-                    return _connect(path, read_only, config.storage_version)
+                    return _connect(path, read_only, config.storage_version, connect or _new_instance)
             except duckdb.Error as error:
                 if not is_locked(error) and not is_otherwise_open(error):
                     raise
@@ -107,11 +111,20 @@ def verify_path(config: SinkConfig) -> None:
         )
 
 
-def _connect(path: Path, read_only: bool, storage_version: str) -> duckdb.DuckDBPyConnection:
+def _new_instance(path: Path, read_only: bool) -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(str(path), read_only=read_only)
+
+
+def _connect(
+    path: Path,
+    read_only: bool,
+    storage_version: str,
+    connect: Callable[[Path, bool], duckdb.DuckDBPyConnection],
+) -> duckdb.DuckDBPyConnection:
     """Open the file; create it if it is missing, or if its creation did not end."""
     created = not read_only and not path.exists() and create_file(path, storage_version)
     try:
-        connection = duckdb.connect(str(path), read_only=read_only)
+        connection = connect(path, read_only)
     except duckdb.IOException as error:
         # The process does not have the file open: DuckDB would have returned the open database.
         if is_locked(error) or not has_no_data(path):
@@ -119,7 +132,7 @@ def _connect(path: Path, read_only: bool, storage_version: str) -> duckdb.DuckDB
         if read_only:
             return duckdb.connect(":memory:")
         create_file(path, storage_version)
-        connection = duckdb.connect(str(path))
+        connection = connect(path, False)
     if not read_only:
         use = _uses.setdefault(path, _Use())
         use.writers += 1

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 import duckdb
 
 from dbmazz_core.connectors.sinks.duckdb.file import DuckDBFile
+from dbmazz_core.connectors.sinks.duckdb.kept_instance import KeptInstance
 from dbmazz_core.connectors.sinks.duckdb.read_copy import ReadCopyPublisher
 from dbmazz_core.connectors.sinks.duckdb.storage_version import read_storage_version, rewrite
 from dbmazz_core.connectors.sinks.duckdb_sql import bookkeeping, quarantine_records, shapes, table_records
@@ -45,16 +46,18 @@ class DuckDBSink:
         config: Path, lock timeout, memory limit.
         feed: The feed that the tables and the checkpoint belong to (PostgreSQL: the slot).
         read_only: Open it only for reading. A missing file is not created; `read` then returns empty bookkeeping.
+        often: Whether the file will be opened many times, so that an instance of DuckDB is kept for it.
 
     All methods raise DestinationLocked if another process holds the file for longer than the timeout, and
     DestinationError if the file cannot be opened, or a newer dbmazz wrote it.
     """
 
-    def __init__(self, config: SinkConfig, *, feed: str, read_only: bool = False) -> None:
+    def __init__(self, config: SinkConfig, *, feed: str, read_only: bool = False, often: bool = False) -> None:
         self.path = config.url
         self.feed = feed
         self._config = config
-        self._file = DuckDBFile(config, feed=feed, read_only=read_only)
+        self._instance = KeptInstance(config.url) if often else None
+        self._file = DuckDBFile(config, feed=feed, read_only=read_only, instance=self._instance)
         self._transaction: DuckDBTransaction | None = None
         # The bookkeeping as this sink knows it, from the last read, or from the end of its last transactions.
         self._known: Recorded | None = None
@@ -71,6 +74,8 @@ class DuckDBSink:
         if self._transaction is not None:
             self._transaction.rollback()
         self._file.close()
+        if self._instance is not None:
+            self._instance.end()
 
     def release(self) -> None:
         """See `Sink.release`."""

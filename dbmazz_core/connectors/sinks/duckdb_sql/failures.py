@@ -42,7 +42,12 @@ def is_locked(error: duckdb.Error) -> bool:
 
 def is_otherwise_open(error: duckdb.Error) -> bool:
     """Return whether DuckDB failed because this process has the file open, for reading or for writing."""
-    return "with a different configuration than existing connections" in str(error)
+    return "with a different configuration than existing connections" in str(error) or is_attached_elsewhere(error)
+
+
+def is_attached_elsewhere(error: duckdb.Error) -> bool:
+    """Return whether DuckDB failed because another instance of this process has the file open."""
+    return "is already attached by database" in str(error)
 
 
 def locked(path: str, error: duckdb.Error, waited_s: float) -> DestinationLocked:

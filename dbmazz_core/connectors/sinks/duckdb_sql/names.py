@@ -107,20 +107,27 @@ def qualified(connection: duckdb.DuckDBPyConnection, table: TableRef) -> str:
     database `shop`, and DuckDB raises an error. Schemas with the names of DuckDB's databases `temp` and `system` are
     ambiguous too.
     """
-    return f"{_database(connection)}.{table.sql}"
+    return f"{database(connection)}.{table.sql}"
 
 
 def qualified_schema(connection: duckdb.DuckDBPyConnection, name: str) -> str:
     """Return a schema's quoted name with its database; see `qualified`."""
-    return f"{_database(connection)}.{quote_identifier(name)}"
+    return f"{database(connection)}.{quote_identifier(name)}"
+
+
+def other_cursor(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    """Return a cursor with a transaction of its own, which finds the file's tables and has UTC as its time zone."""
+    cursor = connection.cursor()
+    cursor.execute(f"USE {database(connection)}; SET TimeZone = 'UTC'")
+    return cursor
 
 
 #: The quoted names of the databases of open files.
 _DATABASES: WeakKeyDictionary[duckdb.DuckDBPyConnection, str] = WeakKeyDictionary()
 
 
-def _database(connection: duckdb.DuckDBPyConnection) -> str:
-    """Return the quoted name of the file's database."""
+def database(connection: duckdb.DuckDBPyConnection) -> str:
+    """Return the quoted name of the file's database. The first call is a query, which a transaction would see."""
     if (known := _DATABASES.get(connection)) is None:
         row = connection.execute("SELECT current_database()").fetchone()
         assert row is not None

@@ -10,7 +10,7 @@ import duckdb
 import polars as pl
 
 from dbmazz_core.connectors.sinks.duckdb_sql.failures import destination_error
-from dbmazz_core.connectors.sinks.duckdb_sql.names import qualified
+from dbmazz_core.connectors.sinks.duckdb_sql.names import other_cursor, qualified
 from dbmazz_core.connectors.sinks.duckdb_sql.sql import CARRIER, DERIVED, FRAME, query
 from dbmazz_core.connectors.sinks.duckdb_sql.table_sql import TableSql
 from dbmazz_core.connectors.sinks.duckdb_sql.values import arrow_table, needs_cast, unrepresentable_text
@@ -85,8 +85,7 @@ class Statements:
         Raises:
             DestinationError: If DuckDB fails.
         """
-        with self._connection.cursor() as cursor, self._translated(None):
-            cursor.execute("SET TimeZone = 'UTC'")
+        with self._translated(None), other_cursor(self._connection) as cursor:
             return self._query(cursor, sql, frame)
 
     @contextmanager
@@ -102,8 +101,7 @@ class Statements:
     def _raise_bad_value(self, frame: pl.DataFrame) -> None:
         """Raise BadValue for the first value in the frame that DuckDB's type cannot hold, if the frame has one."""
         # A cursor has its own transaction: the failure has aborted the connection's.
-        with self._connection.cursor() as cursor:
-            cursor.execute("SET TimeZone = 'UTC'")
+        with other_cursor(self._connection) as cursor:
             for place, type in enumerate(self.sql.types):
                 if needs_cast(type):
                     for name in (value_column, old_column, origin_column):

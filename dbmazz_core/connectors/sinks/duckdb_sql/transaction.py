@@ -27,7 +27,7 @@ from dbmazz_core.connectors.sinks.duckdb_sql.destination import Destination
 from dbmazz_core.connectors.sinks.duckdb_sql.drift import DriftCheck
 from dbmazz_core.connectors.sinks.duckdb_sql.failures import translated
 from dbmazz_core.connectors.sinks.duckdb_sql.loading import Created, Loader
-from dbmazz_core.connectors.sinks.duckdb_sql.names import name_conflicts, qualified, qualified_schema
+from dbmazz_core.connectors.sinks.duckdb_sql.names import name_conflicts, other_cursor, qualified, qualified_schema
 from dbmazz_core.connectors.sinks.duckdb_sql.other_values import other_values
 from dbmazz_core.connectors.sinks.duckdb_sql.ownership import Owners, verify_renames
 from dbmazz_core.connectors.sinks.duckdb_sql.staging import Staging, drop_leftover
@@ -391,7 +391,7 @@ class DuckDBTransaction:
 
     def _create_schema(self, schema: str) -> None:
         """Create a schema and commit it, before the transaction reads: two threads can need the same new schema."""
-        with self._translated(), self._connection.cursor() as cursor:
+        with self._translated(), other_cursor(self._connection) as cursor:
             try:
                 cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {qualified_schema(cursor, schema)}")
             except duckdb.TransactionException:
