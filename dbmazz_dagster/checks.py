@@ -109,6 +109,7 @@ def assess_slot(status: SourceStatus, max_lag_bytes: int) -> SlotHealth:
 def _slot_metadata(status: SourceStatus, lag: int) -> dict[str, Any]:
     figures: Sequence[tuple[str, Any]] = (
         ("lag_bytes", float(lag)),
+        ("restart_lag_bytes", None if status.restart_lag_bytes is None else float(status.restart_lag_bytes)),
         ("active", status.slot_active),
         ("active_pid", status.active_pid),
         ("wal_status", status.wal_status),

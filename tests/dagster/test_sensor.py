@@ -224,6 +224,7 @@ def test_slot_health_is_a_check_without_a_run(captured: Shop) -> None:
     assert health.passed
     assert (health.asset_key, health.check_name) == (captured.checkpoint, "slot_health")
     assert health.metadata["wal_status"].value == "reserved"
+    assert health.metadata["restart_lag_bytes"].value >= 0
     # Said once, not with every tick.
     assert not [e for e in captured.tick().events if isinstance(e, dg.AssetCheckEvaluation)]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from dbmazz_core.connectors.sources.postgres.parser import messages as m
 from dbmazz_core.connectors.sources.postgres.parser.parser import parse
@@ -133,3 +135,28 @@ def test_a_prepared_transaction_comes_when_it_is_committed(lab: Lab) -> None:
     assert lab.capture_and_compare("t").changes == 1
     lab.transactions("COMMIT PREPARED 'two'", "ROLLBACK PREPARED 'one'")
     assert lab.capture_and_compare("t").changes == 1
+
+
+@pytest.mark.parametrize("may", [True, False], ids=["allowed", "not allowed"])
+def test_the_next_window_does_not_decode_the_wal_of_this_one(lab: Lab, may: bool) -> None:
+    """Where the role may execute pg_log_standby_snapshot; else the background writer does so every 15 s."""
+    if lab.database.fetch("SELECT current_setting('server_version_num')::int")[0][0] < 160000:
+        pytest.skip("PostgreSQL 16")
+    role = f"reader_{uuid.uuid4().hex[:8]}"
+    lab.execute(
+        f"CREATE TABLE t (id int PRIMARY KEY, v text); CREATE ROLE {role} LOGIN REPLICATION PASSWORD 'pw';"
+        f"ALTER TABLE t OWNER TO {role}; GRANT CREATE ON DATABASE {lab.database.name} TO {role}"
+    )
+    if may:
+        lab.execute(f"GRANT EXECUTE ON FUNCTION pg_log_standby_snapshot() TO {role}")
+    url = make_conninfo(lab.database.url, user=role, password="pw")
+    plain = lab.configured(url=url)
+    plain.capture()
+    for first in (0, 100_000):
+        lab.execute(f"INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series({first}, {first + 99_999}) i")
+        assert plain.capture().changes == 100_000
+    behind = plain.pipeline.source_status().restart_lag_bytes
+    assert behind is not None
+    if may:
+        assert behind < 1 << 20
+    lab.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")

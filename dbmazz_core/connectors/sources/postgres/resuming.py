@@ -15,6 +15,9 @@ from dbmazz_core.model.records import CommittedTransaction
 from dbmazz_core.model.source import ResumePoint
 from dbmazz_core.model.stopping import StopRequested
 
+#: Bytes of WAL from `restart_lsn` on from which it is worth a record of running transactions.
+_DECODED_AGAIN_BYTES = 8 << 20
+
 
 def verify_origin(session: Session, checkpoint: Checkpoint, *, destination: str) -> None:
     """Verify that a checkpoint was recorded for this cluster and database, see `Source.verify_origin`.
@@ -72,7 +75,27 @@ def resume(session: Session, checkpoint: Checkpoint | None, *, stopped: Callable
     slot = session.verify_slot(checkpoint.lsn)
     if slot is not None and checkpoint.last is not None:
         _verify_replay(session, checkpoint.last, slot, checkpoint.lsn, stopped)
+    if slot is not None:
+        _bring_restart_near(session, slot)
     return ResumePoint(confirmed_lsn(slot))
+
+
+def _bring_restart_near(session: Session, slot: SlotState) -> None:
+    """Let the next window begin to decode at this one, where the server can.
+
+    A stream decodes from `restart_lsn`, which moves only over records of running transactions. The background writer
+    writes one every 15 s, so windows in between decode the same WAL again. `pg_log_standby_snapshot` (PostgreSQL 16;
+    its execution is granted to superusers) writes one now; it is in the WAL that this window reads.
+    """
+    connection = session.connection
+    if connection.info.server_version < 160000 or (slot.retained_bytes or 0) < _DECODED_AGAIN_BYTES:
+        return
+    with session.translated():
+        if connection.execute(
+            "SELECT true WHERE NOT pg_is_in_recovery() "
+            "AND has_function_privilege('pg_catalog.pg_log_standby_snapshot()', 'EXECUTE')"
+        ).fetchone():
+            connection.execute("SELECT pg_catalog.pg_log_standby_snapshot()")
 
 
 def mark_history(session: Session) -> None:
