@@ -102,7 +102,7 @@ class Bench:
                 then remain for another benchmark.
 
         Raises:
-            RuntimeError: A capture received another number of changes than the backlog has.
+            RuntimeError: A capture received another number of changes than the backlog has, or texts.
         """
         places = [(name, number) for number in range(self._rounds) for name in TRANSPORTS]
         limits = {place: f"limit_{at}" for at, place in enumerate(places)}
@@ -122,6 +122,8 @@ class Bench:
                 window = json.loads(captured.stdout)
                 if window["changes"] != backlog.changes:
                     raise RuntimeError(f"{workload.name}: captured {window['changes']} changes of {backlog}")
+                if not window["stream_format"]["binary"]:
+                    raise RuntimeError(f"{workload.name}: the stream came as {window['stream_format']}")
                 measured.bytes = window["bytes"]
                 measured.rounds[place[0]].append(
                     Round(limit.wall_s, captured.wall_s, captured.cpu_s, captured.peak_mb, window["phases"])
@@ -140,8 +142,10 @@ class Bench:
     def _limit(self, workload: Workload, slot: str, end: str, *, socket: bool) -> Run:
         server = self._server
         command = [str(server.bin("pg_recvlogical")), "-d", server.url(socket=socket), "-S", slot, "--start"]
-        options = ["-o", "proto_version=1", "-o", f"publication_names={workload.publication}", f"--endpos={end}"]
-        return run([*command, "-f", "/dev/null", *options], server.environment)
+        # In binary format, as the capture asks for, which the server makes faster than text.
+        options = [f"publication_names={workload.publication}", "proto_version=1", "binary=true"]
+        named = [part for option in options for part in ("-o", option)]
+        return run([*command, "-f", "/dev/null", f"--endpos={end}", *named], server.environment)
 
     def _capture(self, workload: Workload, slot: str, *, socket: bool) -> Run:
         return run(

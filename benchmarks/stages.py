@@ -24,6 +24,7 @@ from dbmazz_core.lsn import INVALID_LSN, Lsn
 from dbmazz_core.model.batch import ChangeBatch
 from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.policies import Mode
+from dbmazz_core.model.stream import StreamFormat
 from dbmazz_core.model.table_shape import TableShape
 from dbmazz_core.settings.config import SinkConfig, SourceConfig
 from dbmazz_core.settings.secret_url import SecretUrl
@@ -55,7 +56,7 @@ def _timed(name: str, report: dict[str, dict[str, float]], work: Callable[[], T]
 
 def _receive(url: SecretUrl, slot: str, publication: str, end: Lsn) -> list[MessageBlock]:
     config = SourceConfig(url=url, tables=parse_tables(str(_TABLE)), slot=slot, publication=publication)
-    reader = open_stream(config, INVALID_LSN)
+    reader = open_stream(config, INVALID_LSN, binary=True)
     blocks: list[MessageBlock] = []
     try:
         while not blocks or blocks[-1].server_end < end:
@@ -70,7 +71,7 @@ def _receive(url: SecretUrl, slot: str, publication: str, end: Lsn) -> list[Mess
 
 
 def _decode(blocks: list[MessageBlock]) -> list[ChangeBatch]:
-    decoder = Decoder(Relations(lambda _: True, {_TABLE: ("id",)}))
+    decoder = Decoder(Relations(lambda _: True, {_TABLE: ("id",)}, format=StreamFormat()))
     batches: list[ChangeBatch] = []
     open_transaction = None
     for block in blocks:
