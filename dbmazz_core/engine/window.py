@@ -182,7 +182,10 @@ class Window:
             clock = time.perf_counter()
             with self._of_tables():
                 part = self._stream.next(
-                    rows=1 if reason else rows, size=1 if reason else size, timeout=self._seconds_to_wait()
+                    rows=1 if reason else rows,
+                    size=1 if reason else size,
+                    timeout=self._seconds_to_wait(),
+                    take_gathered=not self._flusher.is_running and self._pending.has_complete,
                 )
             if part is not None:
                 if part.bytes:

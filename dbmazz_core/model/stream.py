@@ -117,13 +117,15 @@ class ChangeStream(Protocol):
     def touched(self) -> frozenset[TableRef]:
         """The watched tables that have changes in the stream up to the last part, or soon after it."""
 
-    def next(self, *, rows: int, size: int, timeout: float) -> StreamPart | None:
+    def next(self, *, rows: int, size: int, timeout: float, take_gathered: bool = False) -> StreamPart | None:
         """Return the next part.
 
         Args:
             rows: The part ends at the first commit with that many row changes.
             size: The part ends at the first commit with that many bytes.
             timeout: Seconds to wait for messages; without any the result is None.
+            take_gathered: Whether, once the time is over, messages are taken that would be handed over a little later,
+                together with others that keep coming.
 
         Raises:
             TextNeeded: The stream is typed (`Source.stream`), and cannot bring the next values exactly.

@@ -171,7 +171,7 @@ class ListStream:
     touched: frozenset[TableRef] = frozenset()
     format: StreamFormat = field(default_factory=lambda: StreamFormat("a list"))
 
-    def next(self, *, rows: int, size: int, timeout: float) -> StreamPart | None:
+    def next(self, *, rows: int, size: int, timeout: float, take_gathered: bool = False) -> StreamPart | None:
         source, number = self.source, self.at
         if number == len(source.transactions):
             return StreamPart([], True, source.lsn, 0, 0, None, True)

@@ -74,13 +74,14 @@ class PostgresStream:
         """See `ChangeStream.touched`."""
         return frozenset(self._relations.touched)
 
-    def next(self, *, rows: int, size: int, timeout: float) -> StreamPart | None:
+    def next(self, *, rows: int, size: int, timeout: float, take_gathered: bool = False) -> StreamPart | None:
         """Return the next part, or None if nothing came in time.
 
         Args:
             rows: End the part at the first COMMIT with that many row changes before it.
             size: End the part at the first COMMIT with that many bytes before it.
             timeout: Seconds to wait.
+            take_gathered: See `ChangeStream.next`.
 
         Raises:
             SourceError: The stream broke, or `verify` failed.
@@ -88,7 +89,7 @@ class PostgresStream:
         """
         if self._framed is None:
             if self._upper == _MAX_LSN:
-                block = self.reader.read(timeout, take_gathered=True)
+                block = self.reader.read(timeout, take_gathered=take_gathered)
             elif (block := self.reader.read(min(timeout, _ASK_AFTER_S))) is None:
                 self.reader.request_keepalive()
                 block = self.reader.read(max(timeout - _ASK_AFTER_S, 0))
