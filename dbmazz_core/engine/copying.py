@@ -15,22 +15,22 @@ from threading import Event
 
 from dbmazz_core.engine.capture import quarantined_tables
 from dbmazz_core.engine.isolation import Isolation, retry_when
-from dbmazz_core.engine.progress import Progress
+from dbmazz_core.engine.progress import REPORT_S, Progress
+from dbmazz_core.engine.resumable_copies import PartsLoader
 from dbmazz_core.engine.table_states import record_facts, record_states
 from dbmazz_core.errors import DbmazzError, SlotCreationBlocked, SourceNotReady
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import Checkpoint
+from dbmazz_core.model.policies import Mode
 from dbmazz_core.model.recorded import Recorded
-from dbmazz_core.model.sink import Loader, NoRoom, Sink, SinkTransaction
-from dbmazz_core.model.source import FoundTable, Snapshot, Source, SourceTable
+from dbmazz_core.model.sink import Loader, NoRoom, Sink, SinkTransaction, StagedCopy
+from dbmazz_core.model.source import FoundTable, ResumableCopy, Snapshot, Source, SourceTable
 from dbmazz_core.model.stopping import StopRequested
 from dbmazz_core.model.table_shape import TableShape, TableToken
 from dbmazz_core.model.table_state import TableStatus
 from dbmazz_core.settings.config import Settings
 from dbmazz_core.table_ref import TableRef
 
-#: Shortest time, in seconds, between two progress reports of a table.
-_REPORT_S = 0.1
 #: How often copying is tried if tables are altered while they are copied.
 _ATTEMPTS = 5
 #: How many small tables are copied in one transaction of the destination: a commit costs as much as a small table.
@@ -230,10 +230,14 @@ class Copying:
     def _copy_alone(self, snapshot: Snapshot, table: TableRef, copied: dict[TableRef, int]) -> bool:
         """Copy one table, unless it was altered; return whether the snapshot can still be used."""
         try:
-            try:
-                rows = self._copy_tables(snapshot, [table])
-            except NoRoom:
-                rows = self._copy_tables(snapshot, [table])  # in another way, see `NoRoom.again`
+            resumable = self._resumable(snapshot, table)
+            if resumable is not None:
+                rows = self._copy_in_parts(snapshot, table, resumable)
+            else:
+                try:
+                    rows = self._copy_tables(snapshot, [table])
+                except NoRoom:
+                    rows = self._copy_tables(snapshot, [table])  # in another way, see `NoRoom.again`
         except DbmazzError as error:
             if not self._isolation.concerned(error, table):
                 raise
@@ -311,6 +315,37 @@ class Copying:
             self.progress(Progress("snapshot", ref, count, count))
         return rows
 
+    def _resumable(self, snapshot: Snapshot, table: TableRef) -> ResumableCopy | None:
+        """Return the copy of a table in parts; None if it is copied in one transaction.
+
+        Rows in quarantine, and the changes of a changelog, are in tables that another run could not set right.
+        """
+        applies_to = quarantined_tables(self.settings)
+        is_changelog = self.settings.tables.mode.of(table) is Mode.CHANGELOG
+        if is_changelog or (applies_to is not None and applies_to(table)):
+            return None
+        return snapshot.resumable(table)
+
+    def _copy_in_parts(self, snapshot: Snapshot, ref: TableRef, copy: ResumableCopy) -> dict[TableRef, int] | None:
+        """Copy a table in parts, which stay if the run ends before; see `_copy_tables`."""
+        table = snapshot.table(ref)
+        assert table is not None
+        self.source.verify_redacted_in(table, self.redacted)
+        total = max(self.tables[ref].estimated_rows, 0)
+        self.progress(Progress("snapshot", ref, 0, total))
+        shape = TableShape.of(table.schema, table.token)
+        with self.sink.stage(shape, self.settings.tables.mode.of(ref)) as staged:
+            PartsLoader(ref, copy, staged, snapshot.lsn, total, self.progress, self._verify_not_stopped).load()
+            if snapshot.altered([ref]):
+                staged.drop()
+                return None
+            with self.sink.begin() as transaction:
+                self._create(transaction, table, snapshot.lsn, staged).finish()
+                transaction.commit(self.checkpoint)
+            rows = staged.rows
+        self.progress(Progress("snapshot", ref, rows, rows))
+        return {ref: rows}
+
     def _load(self, transaction: SinkTransaction, snapshot: Snapshot, table: SourceTable) -> tuple[int, int]:
         """Load a table in an open transaction; return the numbers of its rows, and of those in quarantine."""
         ref = table.table
@@ -331,7 +366,7 @@ class Copying:
             bad += count
             loader.append(frame)
             rows, size = rows + len(frame), size + copied.size
-            if time.monotonic() - reported >= _REPORT_S:
+            if time.monotonic() - reported >= REPORT_S:
                 reported = time.monotonic()
                 self.progress(Progress("snapshot", ref, rows, max(total, rows), size=size, seconds=reported - began))
         loader.finish()
@@ -341,7 +376,9 @@ class Copying:
         if self.stop.is_set():
             raise StopRequested
 
-    def _create(self, transaction: SinkTransaction, table: SourceTable, lsn: Lsn) -> Loader:
+    def _create(
+        self, transaction: SinkTransaction, table: SourceTable, lsn: Lsn, staged: StagedCopy | None = None
+    ) -> Loader:
         """Create a table in the destination, as of the LSN, after verifying its redacted columns."""
         self.source.verify_redacted_in(table, self.redacted)
         return transaction.create_table(
@@ -349,6 +386,7 @@ class Copying:
             snapshot_lsn=lsn,
             mode=self.settings.tables.mode.of(table.table),
             complete=self.with_rows,
+            staged=staged,
         )
 
     def _begin_empty(self) -> None:

@@ -9,6 +9,9 @@ from dbmazz_core.engine.result import WindowResult
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.table_ref import TableRef
 
+#: Shortest time, in seconds, between two progress reports of a table that is copied.
+REPORT_S = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -21,6 +24,7 @@ class Progress:
         total_rows: Rows that the source estimates for the table; None if it has no estimate.
         size: Bytes that have come for the table so far.
         seconds: Time since the copy of the table began, in seconds.
+        kept: Rows of the table that an earlier run has copied.
         lsn: The checkpoint.
         upper_lsn: The upper LSN of the window.
         message: A text for people.
@@ -33,6 +37,7 @@ class Progress:
     total_rows: int | None = None
     size: int = 0
     seconds: float = 0.0
+    kept: int = 0
     lsn: Lsn | None = None
     upper_lsn: Lsn | None = None
     message: str = ""
@@ -41,7 +46,8 @@ class Progress:
     @property
     def rows_per_s(self) -> float | None:
         """Rows a second since the copy of the table began; None if that is not known yet."""
-        return self.rows / self.seconds if self.rows and self.seconds else None
+        copied = self.rows - self.kept
+        return copied / self.seconds if copied > 0 and self.seconds else None
 
     @property
     def seconds_left(self) -> float | None:

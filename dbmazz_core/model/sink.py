@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from dbmazz_core.errors import DestinationError
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import Checkpoint
+from dbmazz_core.model.copy_progress import CopyProgress
 from dbmazz_core.model.destination_identity import DestinationIdentity
 from dbmazz_core.model.net_effect import NetEffect
 from dbmazz_core.model.policies import Mode
@@ -51,6 +52,53 @@ class Loader(Protocol):
         """Complete the copy: all rows of the snapshot were appended."""
 
 
+class StagedCopy(Protocol):
+    """Rows of a copy that become durable in pieces, beside the table, until they take its place.
+
+    Use as a context manager: leaving it takes back what was not committed. Every method raises DestinationError or
+    DataError with a remedy.
+    """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    @property
+    def progress(self) -> CopyProgress | None:
+        """The rows that an earlier copy of the table has left; None: there are none, or they cannot be used."""
+
+    @property
+    def rows(self) -> int:
+        """The number of rows, also of those that are not committed."""
+
+    def begin(self) -> None:
+        """Drop what an earlier copy has left."""
+
+    def keep(self, keys: Iterable[pl.DataFrame]) -> bool:
+        """Take rows away whose keys are not among some keys; return whether each of the keys has one row then.
+
+        Args:
+            keys: Key columns, in carrier or natural dtypes, named by their places.
+        """
+
+    def append(self, rows: pl.DataFrame, lsn: Lsn) -> None:
+        """Append whole rows, in carrier or natural dtypes, columns named by their places.
+
+        Args:
+            rows: The rows.
+            lsn: LSN of their snapshot.
+
+        Raises:
+            NoRoom: `commit` must come first.
+        """
+
+    def commit(self, progress: CopyProgress) -> None:
+        """Make all rows durable, together with the progress."""
+
+    def drop(self) -> None:
+        """Drop the rows and the progress, also what is committed."""
+
+
 class SinkTransaction(Protocol):
     """One transaction of a destination: all its changes become durable together with the checkpoint, or none.
 
@@ -80,7 +128,9 @@ class SinkTransaction(Protocol):
     def rename_tables(self, names: Mapping[TableRef, TableRef]) -> None:
         """Rename tables, by old name, all at once."""
 
-    def create_table(self, shape: TableShape, *, snapshot_lsn: Lsn, mode: Mode, complete: bool) -> Loader:
+    def create_table(
+        self, shape: TableShape, *, snapshot_lsn: Lsn, mode: Mode, complete: bool, staged: StagedCopy | None = None
+    ) -> Loader:
         """Create a table, or begin its re-snapshot. Readers see the old rows until `commit`.
 
         Args:
@@ -90,6 +140,7 @@ class SinkTransaction(Protocol):
                 (`soft_delete`), or the changes (`changelog`). In another mode the table is replaced.
             complete: Whether the table is going to hold exactly the source's rows. If so, a change that does not find
                 its row is an error from then on.
+            staged: All rows of the snapshot, committed, which take the table's place.
         """
 
     def evolve(self, event: SchemaEvent) -> bool:
@@ -207,6 +258,13 @@ class Sink(Protocol):
             DestinationLocked: Another process uses the destination for longer than the settings allow.
             DestinationChanged: Another process has changed the feed's tables or bookkeeping since the last read or
                 transaction.
+        """
+
+    def stage(self, shape: TableShape, mode: Mode) -> StagedCopy:
+        """Return a copy of a table in pieces. No transaction may be open, nor be begun, until it is left.
+
+        Raises:
+            DestinationLocked, DestinationChanged: See `begin`.
         """
 
     def release(self) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.checkpoint import Checkpoint, SystemIdentity
+from dbmazz_core.model.copy_progress import CopyProgress, Part
 from dbmazz_core.model.destination_identity import DestinationIdentity
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.model.schema_events import Reshape, Resnapshot
@@ -116,11 +117,43 @@ class CopiedRows:
             null.
         unreadable: By number of a column with such texts: the texts (String), null in all other rows.
         size: Bytes in which the rows came.
+        completes: A part of the table of which these are the last rows; None: it is not known that they are.
     """
 
     frame: pl.DataFrame
     unreadable: Mapping[int, pl.Series]
     size: int = 0
+    completes: Part | None = None
+
+
+class ResumableCopy(Protocol):
+    """The copy of one table from a snapshot, which another run can resume from a later snapshot.
+
+    The rows of the earlier snapshot stay valid where the table has the same row in the later one. So a copy is resumed
+    by keeping these rows only (`kept_keys`), and adding all others (`changed_rows`, `rows`).
+    """
+
+    @property
+    def mark(self) -> str:
+        """The table and the snapshot, as text for `continues`."""
+
+    def continues(self, progress: CopyProgress) -> bool:
+        """Return whether this copy can resume one whose progress was recorded: the same table of the same server."""
+
+    def parts(self, finished: Sequence[Part]) -> Sequence[Part]:
+        """Return the parts of the table without those that are finished."""
+
+    def kept_keys(self, progress: CopyProgress) -> Generator[pl.DataFrame]:
+        """Yield the keys of rows that are in the finished parts, and were there in the snapshot of the progress.
+
+        The frames hold the key columns, named by their places in the schema.
+        """
+
+    def changed_rows(self, progress: CopyProgress) -> Generator[CopiedRows]:
+        """Yield all other rows in the finished parts."""
+
+    def rows(self, parts: Sequence[Part]) -> Generator[CopiedRows]:
+        """Yield all rows in some parts, and tell when a part is complete (`CopiedRows.completes`)."""
 
 
 class Snapshot(Protocol):
@@ -145,6 +178,9 @@ class Snapshot(Protocol):
             keep_unreadable: Whether texts that are no values of their column's type are yielded
                 (`CopiedRows.unreadable`); otherwise they raise BadValue.
         """
+
+    def resumable(self, table: TableRef) -> ResumableCopy | None:
+        """Return the copy of a table in parts; None if the table is small, or another run could not resume it."""
 
     def altered(self, tables: Collection[TableRef]) -> Collection[TableRef]:
         """Return the tables that are not those of the snapshot any more, with the same columns and storage.

@@ -144,6 +144,9 @@ class ListSource:
     def table(self, table: TableRef) -> ListTable:
         return self.now()
 
+    def resumable(self, table: TableRef) -> None:
+        return None
+
     def altered(self, tables: Collection[TableRef]) -> Collection[TableRef]:
         return ()
 
@@ -254,7 +257,9 @@ class ListTransaction:
         self.sink.rows = self.rows
         self.sink.commits += 1
 
-    def create_table(self, shape: TableShape, *, snapshot_lsn: Lsn, mode: Mode, complete: bool) -> ListLoader:
+    def create_table(
+        self, shape: TableShape, *, snapshot_lsn: Lsn, mode: Mode, complete: bool, staged: None = None
+    ) -> ListLoader:
         self._record(shape, snapshot_lsn)
         self.rows[shape.schema.table] = {}
         return ListLoader(self.rows[shape.schema.table])

@@ -2,7 +2,8 @@
 
 `DBMAZZ_TEST_DIE_AT` names the progress report (counted from 1, of the phase before the colon) at which it kills itself
 with SIGKILL: `stream:2` is right after the second flush was committed, before or while it is confirmed; `mark:1` is
-right after the state of a table was written for the first time, before its commit.
+right after the state of a table was written for the first time, before its commit; `range:3` is right after the third
+commit of a range of a large table.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from dbmazz_core.connectors.sinks.duckdb_sql.staged_copy import DuckDBStagedCopy
 from dbmazz_core.connectors.sinks.duckdb_sql.transaction import DuckDBTransaction
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.errors import DbmazzError
@@ -30,6 +32,16 @@ def _after_marks(report: Callable[[], None]) -> None:
     DuckDBTransaction.mark = marked  # type: ignore[method-assign]
 
 
+def _after_ranges(report: Callable[[], None]) -> None:
+    commit = DuckDBStagedCopy.commit
+
+    def committed(*arguments: Any) -> None:
+        commit(*arguments)
+        report()
+
+    DuckDBStagedCopy.commit = committed  # type: ignore[method-assign]
+
+
 def main() -> int:
     phase, _, number = os.environ.get("DBMAZZ_TEST_DIE_AT", ":0").partition(":")
     reports = 0
@@ -42,6 +54,8 @@ def main() -> int:
 
     if phase == "mark":
         _after_marks(lambda: progress(Progress("mark")))
+    if phase == "range":
+        _after_ranges(lambda: progress(Progress("range")))
     try:
         result = Pipeline(Settings.from_env()).capture(progress=progress)
     except DbmazzError as error:

@@ -28,14 +28,17 @@ from dbmazz_core.connectors.sinks.duckdb_sql.sql import TARGET
 from dbmazz_core.errors import DestinationChanged, DestinationConflict
 from dbmazz_core.loading import load_polars
 from dbmazz_core.model.destination_identity import DestinationIdentity
+from dbmazz_core.model.policies import Mode
 from dbmazz_core.model.read_copy import ReadCopy
 from dbmazz_core.model.recorded import Recorded, RecordedTable
 from dbmazz_core.model.table_audit import TableAudit
+from dbmazz_core.model.table_shape import TableShape
 from dbmazz_core.model.table_state import TableState
 from dbmazz_core.settings.config import SinkConfig
 from dbmazz_core.table_ref import TableRef, quote_identifier
 
 if TYPE_CHECKING:
+    from dbmazz_core.connectors.sinks.duckdb_sql.staged_copy import DuckDBStagedCopy
     from dbmazz_core.connectors.sinks.duckdb_sql.transaction import DuckDBTransaction
 
 
@@ -131,6 +134,19 @@ class DuckDBSink:
         create = self._file.layout < bookkeeping.LAYOUT
         self._transaction = DuckDBTransaction(destination, create=create, on_end=self._on_end)
         return self._transaction
+
+    def stage(self, shape: TableShape, mode: Mode) -> DuckDBStagedCopy:
+        """See `Sink.stage`."""
+        load_polars()
+        from dbmazz_core.connectors.sinks.duckdb_sql.staged_copy import DuckDBStagedCopy
+
+        assert self._transaction is None
+        destination = self._open_for_writing()
+        with translated(self.path):
+            if self._file.layout < bookkeeping.LAYOUT:
+                bookkeeping.create(destination.connection)
+                self._file.layout = bookkeeping.LAYOUT
+        return DuckDBStagedCopy(destination, shape.schema, mode)
 
     def _open_for_writing(self) -> Destination:
         """Open the file for writing; raise DestinationChanged if another process has changed what this feed owns."""

@@ -1,4 +1,4 @@
-"""The schema `_dbmazz`: its layout, and the checkpoint. `table_records` and `quarantine_records` have its other tables.
+"""The schema `_dbmazz`: its layout, and the checkpoint. `table_records` and other modules have its other tables.
 
 A transaction of the destination writes its bookkeeping together with its rows.
 """
@@ -15,7 +15,7 @@ from dbmazz_core.model.checkpoint import Checkpoint
 from dbmazz_core.model.records import CommittedTransaction
 
 #: Version of the schema below. A newer dbmazz writes a higher version.
-LAYOUT = 8
+LAYOUT = 9
 #: First layout with the quarantine, and with the mark for complete tables.
 LAYOUT_WITH_QUARANTINE = 2
 #: First layout that records the last transaction.
@@ -50,6 +50,10 @@ CREATE TABLE IF NOT EXISTS _dbmazz.quarantine (
     slot VARCHAR NOT NULL, schema_name VARCHAR NOT NULL, table_name VARCHAR NOT NULL, commit_lsn UBIGINT NOT NULL,
     xid UINTEGER NOT NULL, ordinal BIGINT NOT NULL, op VARCHAR NOT NULL, column_name VARCHAR NOT NULL,
     reason VARCHAR NOT NULL, row JSON NOT NULL, quarantined_at TIMESTAMPTZ NOT NULL);
+CREATE TABLE IF NOT EXISTS _dbmazz.copies (
+    slot VARCHAR NOT NULL, schema_name VARCHAR NOT NULL, table_name VARCHAR NOT NULL, rows_in VARCHAR NOT NULL,
+    mode VARCHAR NOT NULL, mark VARCHAR NOT NULL, finished VARCHAR NOT NULL, row_count BIGINT NOT NULL,
+    updated_at TIMESTAMPTZ NOT NULL);
 ALTER TABLE _dbmazz.checkpoints ADD COLUMN IF NOT EXISTS commit_lsn UBIGINT;
 ALTER TABLE _dbmazz.checkpoints ADD COLUMN IF NOT EXISTS xid UINTEGER;
 ALTER TABLE _dbmazz.checkpoints ADD COLUMN IF NOT EXISTS database_oid UINTEGER;
@@ -104,10 +108,10 @@ def create(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def is_unused(connection: duckdb.DuckDBPyConnection) -> bool:
-    """Return whether the schema, which exists, holds neither tables nor checkpoints, nor an id of the file."""
+    """Return whether the schema, which exists, holds neither tables, copies, checkpoints nor an id of the file."""
     found = connection.execute(
         "SELECT 1 FROM _dbmazz.tables UNION ALL SELECT 1 FROM _dbmazz.checkpoints "
-        "UNION ALL SELECT 1 FROM _dbmazz.destination"
+        "UNION ALL SELECT 1 FROM _dbmazz.destination UNION ALL SELECT 1 FROM _dbmazz.copies"
     ).fetchone()
     return found is None
 

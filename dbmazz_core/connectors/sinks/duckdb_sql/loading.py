@@ -66,6 +66,7 @@ class Loader:
         mode: The table's mode.
         creation: Creates the table.
         stageable: Whether the rows may go to another table: the transaction has done nothing else.
+        staged: Another table, which holds all rows already.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Loader:
         creation: Creation,
         *,
         stageable: bool,
+        staged: Staging | None = None,
     ) -> None:
         self._transaction = transaction
         self._destination = destination
@@ -85,8 +87,8 @@ class Loader:
         self._snapshot_lsn = snapshot_lsn
         self._mode = mode
         self._creation = creation
-        self._created = creation(None)
-        self._stageable = stageable and not self._created.continues
+        self._created = creation(staged)
+        self._stageable = stageable and staged is None and not self._created.continues
         self._is_decided = not self._stageable  # which table takes the rows
         self._staging: Staging | None = None
         self._held_rows: list[pl.DataFrame] = []
@@ -152,7 +154,7 @@ class Loader:
         with translated(self._destination.path):
             self._destination.connection.execute("ROLLBACK")
             columns = shapes.columns(self._schema, self._mode)
-            self._staging = Staging(self._destination.connection, self._destination.path, self._schema, columns)
+            self._staging = Staging.create(self._destination.connection, self._destination.path, self._schema, columns)
 
     def _write_held_rows(self) -> None:
         held, self._held_rows = self._held_rows, []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import duckdb
 
 from dbmazz_core.errors import DestinationConflict
 from dbmazz_core.model.frame_columns import PREFIX
+from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.table_ref import ColumnRef, TableRef, quote_identifier
 
 #: When DuckDB compares names, it ignores the case of ASCII letters only (tried, 1.4 and 2.0).
@@ -61,6 +63,12 @@ def name_conflicts(tables: Mapping[TableRef, Sequence[str]]) -> Iterator[Destina
         yield from _column_conflicts(ref, columns)
 
 
+def verify_names(schema: TableSchema) -> None:
+    """Raise DestinationConflict for the first name that DuckDB does not distinguish or reserves."""
+    for conflict in name_conflicts({schema.table: schema.names}):
+        raise conflict
+
+
 def name_warnings(tables: Iterable[TableRef], path: str) -> Iterator[DestinationConflict]:
     """Yield a warning if a schema has the name that DuckDB gives to the file's database.
 
@@ -108,6 +116,12 @@ def qualified(connection: duckdb.DuckDBPyConnection, table: TableRef) -> str:
     ambiguous too.
     """
     return f"{database(connection)}.{table.sql}"
+
+
+def create_schema(connection: duckdb.DuckDBPyConnection, name: str) -> None:
+    """Create a schema, unless it exists. No transaction may be open: two threads can need the same new schema."""
+    with contextlib.suppress(duckdb.TransactionException):  # another thread has created it
+        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {qualified_schema(connection, name)}")
 
 
 def qualified_schema(connection: duckdb.DuckDBPyConnection, name: str) -> str:

@@ -1,15 +1,18 @@
-"""Copies of tables with wide rows: committed in pieces into a table of their own, which takes the table's place.
+"""Copies in several transactions: into a table of their own, which takes the table's place at the end.
 
-DuckDB cannot commit more wide rows at once than fit into its memory (module `memory`). Readers must not see a part of a
-copy, so the rows go to another table first; the transaction that records the copy renames it.
+DuckDB cannot commit more wide rows at once than fit into its memory (module `memory`), and a copy that another run can
+resume commits its rows in pieces (module `staged_copy`). Readers must not see a part of a copy, so the rows go to
+another table first; the transaction that records the copy renames it.
 """
 
 from __future__ import annotations
 
 import itertools
+from typing import Self
 
 import duckdb
 
+from dbmazz_core.connectors.sinks.duckdb_sql.copy_records import read_names
 from dbmazz_core.connectors.sinks.duckdb_sql.names import fold, qualified
 from dbmazz_core.connectors.sinks.duckdb_sql.shapes import Columns
 from dbmazz_core.connectors.sinks.duckdb_sql.statements import Statements
@@ -29,28 +32,43 @@ class Staging:
         connection: The connection.
         path: The file, for messages.
         schema: The table that is copied.
-        columns: All its columns in its mode.
+        table: The table that takes the rows.
 
     Attributes:
-        statements: Statements about the other table, which name the copied table in errors.
+        table: The table that takes the rows.
+        statements: Statements about that table, which name the copied table in errors.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, path: str, schema: TableSchema, columns: Columns) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, path: str, schema: TableSchema, table: TableRef) -> None:
+        self.table = table
         self._connection = connection
-        self._table = schema.table
-        self._name = qualified(connection, _free_name(connection, schema.table))
+        self._copied = schema.table
+        self._name = qualified(connection, table)
+        self.statements = Statements(connection, path, schema, name=self._name)
+
+    @classmethod
+    def create(cls, connection: duckdb.DuckDBPyConnection, path: str, schema: TableSchema, columns: Columns) -> Self:
+        """Create the table that takes the rows, in a transaction of its own.
+
+        Args:
+            connection: The connection, without a transaction.
+            path: The file, for messages.
+            schema: The table that is copied.
+            columns: All its columns in its mode.
+        """
+        staging = cls(connection, path, schema, _free_name(connection, schema.table))
         definitions = ", ".join(f"{quote_identifier(name)} {type}" for name, type in columns)
         connection.execute(
-            f"BEGIN TRANSACTION; CREATE TABLE {self._name} ({definitions}); "
-            f"COMMENT ON TABLE {self._name} IS {quote_literal(_COMMENT)}; COMMIT"
+            f"BEGIN TRANSACTION; CREATE TABLE {staging._name} ({definitions}); "
+            f"COMMENT ON TABLE {staging._name} IS {quote_literal(_COMMENT)}; COMMIT"
         )
-        self.statements = Statements(connection, path, schema, name=self._name)
+        return staging
 
     def swap(self) -> None:
         """Replace the copied table, in the open transaction."""
-        table = qualified(self._connection, self._table)
+        table = qualified(self._connection, self._copied)
         self._connection.execute(f"DROP TABLE IF EXISTS {table}")
-        self._connection.execute(f"ALTER TABLE {self._name} RENAME TO {quote_identifier(self._table.name)}")
+        self._connection.execute(f"ALTER TABLE {self._name} RENAME TO {quote_identifier(self._copied.name)}")
         self._connection.execute(f"COMMENT ON TABLE {table} IS NULL")
 
     def drop(self) -> None:
@@ -71,11 +89,13 @@ def _free_name(connection: duckdb.DuckDBPyConnection, table: TableRef) -> TableR
 
 
 def drop_leftover(connection: duckdb.DuckDBPyConnection, schema: str) -> None:
-    """Drop what a killed copy has left in a schema."""
+    """Drop what killed copies have left in a schema, except what is recorded, so that another copy can resume it."""
+    recorded = read_names(connection, schema)
     rows = connection.execute(
         "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database() AND schema_name = ? "
         "AND comment = ?",
         [schema, _COMMENT],
     ).fetchall()
     for (name,) in rows:
-        connection.execute(f"DROP TABLE {qualified(connection, TableRef(schema, name))}")
+        if name not in recorded:
+            connection.execute(f"DROP TABLE {qualified(connection, TableRef(schema, name))}")

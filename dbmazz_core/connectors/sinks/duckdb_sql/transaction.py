@@ -23,13 +23,21 @@ from dbmazz_core.connectors.sinks.duckdb_sql.conflicts import (
     too_many_wide_rows,
     unrecorded_table,
 )
+from dbmazz_core.connectors.sinks.duckdb_sql.copy_records import end_copies, read_names
 from dbmazz_core.connectors.sinks.duckdb_sql.destination import Destination
 from dbmazz_core.connectors.sinks.duckdb_sql.drift import DriftCheck
 from dbmazz_core.connectors.sinks.duckdb_sql.failures import translated
 from dbmazz_core.connectors.sinks.duckdb_sql.loading import Created, Loader
-from dbmazz_core.connectors.sinks.duckdb_sql.names import name_conflicts, other_cursor, qualified, qualified_schema
+from dbmazz_core.connectors.sinks.duckdb_sql.names import (
+    create_schema,
+    other_cursor,
+    qualified,
+    qualified_schema,
+    verify_names,
+)
 from dbmazz_core.connectors.sinks.duckdb_sql.other_values import other_values
 from dbmazz_core.connectors.sinks.duckdb_sql.ownership import Owners, verify_renames
+from dbmazz_core.connectors.sinks.duckdb_sql.staged_copy import DuckDBStagedCopy
 from dbmazz_core.connectors.sinks.duckdb_sql.staging import Staging, drop_leftover
 from dbmazz_core.connectors.sinks.duckdb_sql.statements import Statements
 from dbmazz_core.connectors.sinks.duckdb_sql.unrepresentable import missing, unrepresentable
@@ -40,7 +48,7 @@ from dbmazz_core.model.net_effect import NetEffect
 from dbmazz_core.model.policies import Mode, SchemaAction
 from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.model.schema_events import SchemaEvent
-from dbmazz_core.model.sink import NoRoom
+from dbmazz_core.model.sink import NoRoom, StagedCopy
 from dbmazz_core.model.table_shape import TableShape
 from dbmazz_core.model.table_state import Problem, TableState, TableStatus
 from dbmazz_core.table_ref import TableRef, quote_identifier
@@ -96,12 +104,15 @@ class DuckDBTransaction:
         """See `SinkTransaction.mark`."""
         with self._translated():
             table_records.write_state(self._connection, table, state, problem, retry_when, slot=self._destination.feed)
+            if state in (TableStatus.PAUSED, TableStatus.REMOVED):
+                end_copies(self._connection, [table])
         self._states.clear()
 
     def forget(self, tables: Collection[TableRef]) -> None:
         """See `SinkTransaction.forget`."""
         with self._translated():
             table_records.forget(self._connection, tables, slot=self._destination.feed)
+            end_copies(self._connection, tables)
         self._states.clear()
 
     def rename_tables(self, names: Mapping[TableRef, TableRef]) -> None:
@@ -110,6 +121,7 @@ class DuckDBTransaction:
         self._states.clear()
         with self._translated():
             verify_renames(self._connection, names, self._destination.feed, self._destination.path)
+            end_copies(self._connection, {*names, *names.values()})
             rename(self._connection, self._destination.path, names, slot=self._destination.feed)
             for old, new in names.items():
                 schema = table_records.read_schema(self._connection, new)
@@ -117,14 +129,26 @@ class DuckDBTransaction:
                 entry = ("rename_table", f"{old} was renamed to {new}", "apply")
                 self._write_history(schema, Lsn(0), 0, [entry])
 
-    def create_table(self, shape: TableShape, *, snapshot_lsn: Lsn, mode: Mode, complete: bool) -> Loader:
+    def create_table(
+        self, shape: TableShape, *, snapshot_lsn: Lsn, mode: Mode, complete: bool, staged: StagedCopy | None = None
+    ) -> Loader:
         """See `SinkTransaction.create_table`."""
-        _verify_names(shape.schema)
+        verify_names(shape.schema)
         stageable = self._untouched
         if self._untouched:
             self._create_schema(shape.schema.table.schema)
         creation = partial(self._create, shape, snapshot_lsn, mode, complete)
-        self._loader = Loader(self, self._destination, shape.schema, snapshot_lsn, mode, creation, stageable=stageable)
+        assert staged is None or isinstance(staged, DuckDBStagedCopy)
+        self._loader = Loader(
+            self,
+            self._destination,
+            shape.schema,
+            snapshot_lsn,
+            mode,
+            creation,
+            stageable=stageable,
+            staged=None if staged is None else staged.staging,
+        )
         return self._loader
 
     def _create(
@@ -147,6 +171,8 @@ class DuckDBTransaction:
                 mode=mode,
                 complete=complete,
             )
+            is_recorded = staging is not None and staging.table.name in read_names(self._connection, table.schema)
+            end_copies(self._connection, [table], keep=None if staging is None else staging.table)
             # The snapshot contains the rows that are in quarantine.
             quarantine_records.clear_quarantine(self._connection, table)
             same_mode = bool(found) and before is not None and before.mode is mode
@@ -161,7 +187,8 @@ class DuckDBTransaction:
                 self._replace(table, shapes.columns(schema, mode))
             else:
                 staging.swap()
-                self._swapped.append(staging)
+                if not is_recorded:  # otherwise, a rollback brings its record back
+                    self._swapped.append(staging)
                 self._owners = None  # the other table has its name now
         return Created(saved)
 
@@ -201,7 +228,7 @@ class DuckDBTransaction:
         if any(action is SchemaAction.APPLY for _, action in event.steps):
             if event.table in self._modified and not ALTERS_MODIFIED_TABLES:
                 return False
-            _verify_names(event.schema)
+            verify_names(event.schema)
         with self._translated():
             if alter(self._connection, self._destination.path, event, self._state(event.table).mode):
                 self._modified.add(event.table)
@@ -392,17 +419,8 @@ class DuckDBTransaction:
     def _create_schema(self, schema: str) -> None:
         """Create a schema and commit it, before the transaction reads: two threads can need the same new schema."""
         with self._translated(), other_cursor(self._connection) as cursor:
-            try:
-                cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {qualified_schema(cursor, schema)}")
-            except duckdb.TransactionException:
-                return  # another thread has created it
+            create_schema(cursor, schema)
 
     def _translated(self) -> AbstractContextManager[None]:
         self._untouched = False
         return translated(self._destination.path)
-
-
-def _verify_names(schema: TableSchema) -> None:
-    """Raise DestinationConflict for the first name that DuckDB does not distinguish or reserves."""
-    for conflict in name_conflicts({schema.table: schema.names}):
-        raise conflict

@@ -26,7 +26,7 @@ def copy_error(error: CopyFailed, url: SecretUrl, table: TableRef | None) -> Sou
         return ReplicationInterrupted(
             f"copying {table or 'tables'} broke: {url.redact(error.message.strip())}",
             object=str(table or "snapshot"),
-            remedy="run again: tables that were copied completely are kept, the others are copied again",
+            remedy="run again: tables that were copied completely are kept, and the copy of a large table resumes",
         )
     found = detailed_source_error(error.sqlstate, error.message, url)
     if table is None or type(found) is not SourceError:

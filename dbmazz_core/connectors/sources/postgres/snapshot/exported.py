@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from dbmazz_core.connectors.sources.postgres.catalog.column_choice import ColumnRules
@@ -25,7 +26,8 @@ from dbmazz_core.settings.config import SnapshotConfig, SourceConfig
 
 if TYPE_CHECKING:
     from dbmazz_core.connectors.sources.postgres.snapshot.columns import ColumnOutput
-    from dbmazz_core.connectors.sources.postgres.snapshot.workers import SnapshotWorkers
+    from dbmazz_core.connectors.sources.postgres.snapshot.resumable import PostgresResumableCopy
+    from dbmazz_core.connectors.sources.postgres.snapshot.workers import PageRange, SnapshotWorkers, TableCopy
 
 #: Seconds that the creation of a slot waits for open transactions before it reports them.
 REPORT_WAIT_AFTER_S = 2.0
@@ -180,16 +182,47 @@ class ExportedSnapshot:
             SourceError: A query failed.
             BadValue: A text is no value of its column's type.
         """
-        # Imported when rows are copied: a window without a copy needs no numpy.
-        from dbmazz_core.connectors.sources.postgres.snapshot.columns import copied_columns, select_query
-        from dbmazz_core.connectors.sources.postgres.snapshot.planning import path_to_plan
-        from dbmazz_core.connectors.sources.postgres.snapshot.workers import (
-            PageRange,
-            SnapshotWorkers,
-            TableCopy,
-            page_ranges,
-            restrict,
+        copy = self._table_copy(table, schema, row_filter, outputs, keep_unreadable=keep_unreadable)
+        return self._connected(config).rows(copy, _ranges(table, config))
+
+    def resumable(
+        self,
+        table: TableInfo,
+        schema: TableSchema,
+        row_filter: str | None,
+        outputs: Collection[ColumnOutput],
+        config: SnapshotConfig,
+        same: Callable[[Server], Mapping[str, object]],
+    ) -> PostgresResumableCopy | None:
+        """Return the copy of a table that another run can resume; None if the table is small, or has no plain key.
+
+        Args:
+            table, schema, row_filter, outputs, config: See `rows`.
+            same: Returns what must be the same for a copy to be resumed, see `resumable.same_copy`.
+
+        Raises:
+            SourceError: A query failed.
+        """
+        from dbmazz_core.connectors.sources.postgres.snapshot.resumable import (
+            MIN_RANGES,
+            PostgresResumableCopy,
+            has_plain_key,
+            snapshot_xids,
         )
+
+        ranges = _ranges(table, config)
+        if len(ranges) < MIN_RANGES or not has_plain_key(schema):
+            return None
+        copy = self._table_copy(table, schema, row_filter, outputs, keep_unreadable=False)
+        key = replace(schema, columns=tuple(schema.columns[place] for place in sorted(schema.key_places)))
+        keys = self._table_copy(table, key, row_filter, outputs, keep_unreadable=False)
+        workers = self._connected(config)
+        xids = snapshot_xids(workers, table.ref)
+        return PostgresResumableCopy(workers, copy, keys, ranges, self.lsn, xids, same(self._server))
+
+    def _connected(self, config: SnapshotConfig) -> SnapshotWorkers:
+        """Return the connections that read tables."""
+        from dbmazz_core.connectors.sources.postgres.snapshot.workers import SnapshotWorkers
 
         if self._workers is None:
             # `config.url` names the exporting server; another server does not have the snapshot.
@@ -200,6 +233,23 @@ class ExportedSnapshot:
                 workers=config.workers,
                 lock_timeout_s=self._lock_timeout_s,
             )
+        return self._workers
+
+    def _table_copy(
+        self,
+        table: TableInfo,
+        schema: TableSchema,
+        row_filter: str | None,
+        outputs: Collection[ColumnOutput],
+        *,
+        keep_unreadable: bool,
+    ) -> TableCopy:
+        """Return how the rows of a table are read."""
+        # Imported when rows are copied: a window without a copy needs no numpy.
+        from dbmazz_core.connectors.sources.postgres.snapshot.columns import copied_columns, select_query
+        from dbmazz_core.connectors.sources.postgres.snapshot.planning import path_to_plan
+        from dbmazz_core.connectors.sources.postgres.snapshot.workers import PageRange, TableCopy, restrict
+
         # The rows of partitions belong to their root. The rows of inheritance children do not belong to their parent.
         maskers = ColumnRules(self._config).maskers(table.ref)
         # A row in quarantine is kept as PostgreSQL's texts.
@@ -208,10 +258,14 @@ class ExportedSnapshot:
             query = select_query(columns, schema, only=not table.is_partitioned).as_string(self._connection)
             whole = restrict(query, PageRange(0, None), row_filter)
             planned_with = path_to_plan(self._connection, whole, table.ref, self._config.url)
-        # A range is a condition on `ctid`, and only the privilege for the whole table includes system columns.
-        ranges = (
-            [PageRange(0, None)]
-            if table.is_partitioned or not table.readable
-            else page_ranges(table.pages, table.estimated_rows, config.chunk_size)
-        )
-        return self._workers.rows(TableCopy(schema, columns, query, row_filter, planned_with, keep_unreadable), ranges)
+        return TableCopy(schema, columns, query, row_filter, planned_with, keep_unreadable)
+
+
+def _ranges(table: TableInfo, config: SnapshotConfig) -> list[PageRange]:
+    """Return the ranges in which a table is read."""
+    from dbmazz_core.connectors.sources.postgres.snapshot.workers import PageRange, page_ranges
+
+    # A range is a condition on `ctid`, and only the privilege for the whole table includes system columns.
+    if table.is_partitioned or not table.readable:
+        return [PageRange(0, None)]
+    return page_ranges(table.pages, table.estimated_rows, config.chunk_size)

@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Self
 from dbmazz_core.connectors.sources.postgres.catalog.catalog_table import CatalogTable
 from dbmazz_core.connectors.sources.postgres.catalog.description import TableInfo
 from dbmazz_core.connectors.sources.postgres.catalog.fingerprint import Fingerprint
+from dbmazz_core.connectors.sources.postgres.connection import Server
 from dbmazz_core.connectors.sources.postgres.session import Session
 from dbmazz_core.connectors.sources.postgres.snapshot.exported import ExportedSnapshot
 from dbmazz_core.lsn import Lsn
+from dbmazz_core.model.checkpoint import SystemIdentity
 from dbmazz_core.model.source import CopiedRows
 from dbmazz_core.settings.config import SnapshotConfig
 from dbmazz_core.table_ref import TableRef
 
 if TYPE_CHECKING:
     from dbmazz_core.connectors.sources.postgres.snapshot.columns import ColumnOutput
+    from dbmazz_core.connectors.sources.postgres.snapshot.resumable import PostgresResumableCopy
 
 
 def snapshot_tables(
@@ -42,6 +45,7 @@ def snapshot_tables(
             published,
             session.catalog,
             session.fingerprints,
+            lambda: session.identity,
             session.snapshot_config,
         )
     except BaseException:
@@ -71,6 +75,7 @@ class TableSnapshot:
             is published in another way afterwards, changes after the snapshot may be missing from the stream.
         catalog: Reads tables by OID.
         fingerprints: Reads fingerprints by OID.
+        identity: Returns the identity of the server.
         config: Settings of copies.
     """
 
@@ -81,9 +86,11 @@ class TableSnapshot:
         published: Mapping[TableRef, str],
         catalog: Callable[[Collection[int]], Mapping[TableRef, CatalogTable]],
         fingerprints: Callable[[Collection[int]], Mapping[int, Fingerprint]],
+        identity: Callable[[], SystemIdentity],
         config: SnapshotConfig,
     ) -> None:
         self._exported = exported
+        self._identity = identity
         self._config = config
         self._fingerprints = fingerprints
         self._infos = {table.ref: table for table in tables}
@@ -115,9 +122,9 @@ class TableSnapshot:
     def rows(self, table: TableRef, *, keep_unreadable: bool) -> Iterator[CopiedRows]:
         """Yield all captured rows of a table, see `Snapshot.rows`."""
         info, found = self._infos[table], self._tables[table]
-        outputs = self._column_outputs[info.oid]
-        if not {*found.schema.names}.issubset(output.name for output in outputs):
-            return iter(())  # the table, or a column, was dropped meanwhile: `altered` tells
+        outputs = self._outputs(table)
+        if outputs is None:
+            return iter(())
         return self._exported.rows(
             info,
             found.schema,
@@ -126,6 +133,27 @@ class TableSnapshot:
             self._config,
             keep_unreadable=keep_unreadable,
         )
+
+    def resumable(self, table: TableRef) -> PostgresResumableCopy | None:
+        """Return the copy of a table in parts, see `Snapshot.resumable`."""
+        found, outputs = self._tables[table], self._outputs(table)
+        # The mark has the table as the catalog has it. That must be the table of the snapshot.
+        if outputs is None or self.altered([table]):
+            return None
+
+        def same(server: Server) -> Mapping[str, object]:
+            from dbmazz_core.connectors.sources.postgres.snapshot.resumable import same_copy
+
+            return same_copy(found.schema, found.token, self._identity(), server)
+
+        info = self._infos[table]
+        return self._exported.resumable(info, found.schema, found.row_filter, outputs, self._config, same)
+
+    def _outputs(self, table: TableRef) -> list[ColumnOutput] | None:
+        """Return the columns of a table; None if it, or a column, was dropped meanwhile, which `altered` tells."""
+        outputs = self._column_outputs[self._infos[table].oid]
+        has_all = {*self._tables[table].schema.names}.issubset(output.name for output in outputs)
+        return outputs if has_all else None
 
     @cached_property
     def _column_outputs(self) -> dict[int, list[ColumnOutput]]:

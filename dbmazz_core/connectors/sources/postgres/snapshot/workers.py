@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -30,6 +30,7 @@ from dbmazz_core.model.schema import TableSchema
 from dbmazz_core.model.source import CopiedRows
 from dbmazz_core.model.values import escaped
 from dbmazz_core.settings.secret_url import SecretUrl
+from dbmazz_core.table_ref import TableRef
 
 #: Longest time, in seconds, until a reader of rows notices that its workers have ended.
 _WAIT_S = 0.02
@@ -54,6 +55,30 @@ def page_ranges(pages: int, estimated_rows: int, chunk_size: int) -> list[PageRa
     step = max(1, int(pages * chunk_size / max(estimated_rows, 1)))
     firsts = range(0, max(pages, 1), step)
     return [PageRange(first, None if first + step >= pages else first + step) for first in firsts]
+
+
+def unfinished_ranges(ranges: Sequence[PageRange], finished: Sequence[PageRange]) -> list[PageRange]:
+    """Return what is left of ranges without pages that are finished.
+
+    Args:
+        ranges: All ranges of a table, in order.
+        finished: Ranges of the same table, perhaps cut otherwise, without overlaps.
+
+    >>> unfinished_ranges(page_ranges(100, 1000, 400), [PageRange(0, 40), PageRange(60, 70)])
+    [PageRange(first=40, last=60), PageRange(first=70, last=80), PageRange(first=80, last=None)]
+    """
+    left = list(ranges)
+    for done in finished:
+        left = [rest for pages in left for rest in _without(pages, done)]
+    return left
+
+
+def _without(pages: PageRange, done: PageRange) -> Iterator[PageRange]:
+    """Yield what is left of a range, before and behind another one."""
+    if pages.first < done.first:
+        yield pages if pages.last is not None and pages.last <= done.first else PageRange(pages.first, done.first)
+    if done.last is not None and (pages.last is None or done.last < pages.last):
+        yield PageRange(max(pages.first, done.last), pages.last)
 
 
 def restrict(query: str, pages: PageRange, row_filter: str | None, *, planned_with: str | None = None) -> str:
@@ -181,12 +206,25 @@ class SnapshotWorkers:
             connection.close()
         self._connections.clear()
 
-    def rows(self, copy: TableCopy, ranges: Sequence[PageRange]) -> Iterator[CopiedRows]:
+    def value(self, query: str, table: TableRef) -> str | None:
+        """Run a query that sees the snapshot, for the copy of a table; return the first value of its result.
+
+        Raises:
+            SourceError: A connection, the import of the snapshot or the query failed.
+        """
+        (connection,) = self._connect(1, table)
+        try:
+            return connection.execute(query)
+        except CopyFailed as error:
+            raise copy_error(error, self._url, table) from None
+
+    def rows(self, copy: TableCopy, ranges: Sequence[PageRange], *, with_ends: bool = False) -> Generator[CopiedRows]:
         """Yield the rows of ranges of a table, in any order.
 
         Args:
             copy: How the rows are read.
             ranges: Ranges of the table's pages.
+            with_ends: Whether an empty frame comes behind the last rows of each range (`CopiedRows.completes`).
 
         Raises:
             SourceError: A connection, the import of the snapshot or the query failed.
@@ -201,7 +239,7 @@ class SnapshotWorkers:
             threading.Thread(
                 target=self._read_ranges, args=(connection, copy, pending, results, stopping), name="dbmazz-snapshot"
             )
-            for connection in self._connect(min(self._workers, len(ranges)), copy)
+            for connection in self._connect(min(self._workers, len(ranges)), copy.schema.table)
         ]
         for thread in threads:
             thread.start()
@@ -213,7 +251,7 @@ class SnapshotWorkers:
                     running -= 1
                 elif isinstance(item, Exception):
                     raise item
-                else:
+                elif with_ends or item.completes is None:
                     yield item
         finally:
             stopping.set()
@@ -223,7 +261,7 @@ class SnapshotWorkers:
                 for thread in threads:
                     thread.join(_WAIT_S)
 
-    def _connect(self, count: int, copy: TableCopy) -> Sequence[CopyConnection]:
+    def _connect(self, count: int, table: TableRef) -> Sequence[CopyConnection]:
         """Return usable connections; a connection whose copy was left before its end is replaced."""
         for connection in self._connections:
             if not connection.is_usable:
@@ -237,7 +275,7 @@ class SnapshotWorkers:
                 raise
             self._workers = len(self._connections)  # fewer connections copy as well
         except CopyFailed as error:
-            raise copy_error(error, self._url, copy.schema.table) from None
+            raise copy_error(error, self._url, table) from None
         return self._connections[:count]
 
     def _read_ranges(
@@ -259,6 +297,7 @@ class SnapshotWorkers:
                     results.put(copy.read(block, raw=connection.raw))
                     if stopping.is_set():
                         return
+                results.put(CopiedRows(pl.DataFrame(), {}, completes=(pages.first, pages.last)))
         except (queue.Empty, CopyStopped):
             pass
         except CopyFailed as error:
