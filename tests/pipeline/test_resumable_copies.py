@@ -23,12 +23,13 @@ from dbmazz_core.connectors.sources.postgres.snapshot.copy_connection import Cop
 from dbmazz_core.connectors.sources.postgres.snapshot.tables import TableSnapshot
 from dbmazz_core.engine.progress import Progress
 from dbmazz_core.engine.result import StopReason
-from dbmazz_core.errors import DiskFull, ReplicationInterrupted
+from dbmazz_core.errors import BadValue, DiskFull, ReplicationInterrupted
 from dbmazz_core.lsn import Lsn
 from dbmazz_core.model.copy_progress import CopyProgress
 from dbmazz_core.model.policies import Mode
 from dbmazz_core.settings.config import SnapshotConfig
 from tests.support.before import before
+from tests.support.following import Follower
 from tests.support.lab import Lab, toast, variant
 from tests.support.worker_process import Worker
 
@@ -322,6 +323,17 @@ def test_a_table_that_is_copied_again_keeps_its_rows_until_the_end(large: Lab) -
     assert leftovers(large) == []
 
 
+def test_follow_resumes_a_copy(large: Lab) -> None:
+    died(large, 4)
+    large.transactions(*TRAFFIC)
+    with Follower(large) as follower:
+        large.transactions(TRAFFIC[0], TRAFFIC[4])
+        follower.catch_up()
+        follower.assert_equal("t")
+        assert any("resumes at" in message for message in follower.messages)
+    assert leftovers(large) == []
+
+
 def test_rows_that_were_deleted_stay_in_mode_soft_delete(large: Lab) -> None:
     kept = large.kept(Mode.SOFT_DELETE)
     kept.capture()
@@ -460,6 +472,19 @@ def test_a_worker_whose_server_process_is_ended(large: Lab, monkeypatch: pytest.
     assert resume(large).resumed
 
 
+def test_a_value_that_cannot_be_copied(large: Lab) -> None:
+    """The next run resumes once the value was changed."""
+    large.execute(
+        f"ALTER TABLE t ADD COLUMN price numeric(9, 2) DEFAULT 1; UPDATE t SET price = 'NaN' WHERE id = {ROWS}"
+    )
+    analyze(large)
+    with pytest.raises(BadValue, match="NaN"):
+        large.capture()
+    assert len(finished(large)) >= 8
+    large.execute("UPDATE t SET price = 2 WHERE price = 'NaN'")
+    assert resume(large).resumed
+
+
 def test_a_disk_that_runs_full(large: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     large.execute(f"UPDATE t SET big = {toast('long')} || id WHERE id > {ROWS // 2}")
     analyze(large)
@@ -498,3 +523,42 @@ def test_a_table_that_is_altered_after_the_snapshot(
     analyze(large)
     copied = resume(large)
     assert not (copied.resumed and owner is DuckDBStagedCopy)
+
+
+def test_transactions_that_were_open_when_the_first_snapshot_was_taken(
+    large: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With subtransactions, which no snapshot lists.
+
+    The creation of a slot waits for the transactions that it finds, then for those that began meanwhile, and no longer.
+    """
+    monkeypatch.setattr("dbmazz_core.connectors.sources.postgres.snapshot.exported.REPORT_WAIT_AFTER_S", 0.2)
+    with large.database.connect() as first, large.database.connect() as second, large.database.connect() as open_one:
+        first.execute("BEGIN; INSERT INTO t VALUES (-1)")
+        waits = itertools.count()
+
+        def go_on(report: Progress) -> None:
+            if report.phase == "wait":
+                match next(waits):
+                    case 0:
+                        second.execute("BEGIN; INSERT INTO t VALUES (-2)")
+                        first.execute("COMMIT")
+                    case 1:
+                        open_one.execute("BEGIN; INSERT INTO t VALUES (-3)")
+                        for n in range(3):
+                            open_one.execute(
+                                f"SAVEPOINT s{n}; UPDATE t SET n = {n} + 10 WHERE id % 60 = {n};"
+                                f"DELETE FROM t WHERE id % 61 = {n}; RELEASE s{n}"
+                            )
+                        second.execute("COMMIT")
+
+        with monkeypatch.context() as within, pytest.raises(Killed):
+            die_after(within, 5)
+            large.capture(progress=go_on)
+        assert next(waits) >= 2
+        ((xmin,),) = large.rows("SELECT (mark->>'xmin')::BIGINT FROM _dbmazz.copies")
+        ((xid,),) = open_one.execute("SELECT pg_current_xact_id()::text::bigint").fetchall()
+        assert xmin <= xid
+        open_one.execute("COMMIT")
+    copied = resume(large)
+    assert copied.resumed
