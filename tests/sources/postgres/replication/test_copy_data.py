@@ -72,13 +72,13 @@ def test_what_is_no_message_of_a_stream_is_refused(message: bytes) -> None:
 @settings(deadline=None, max_examples=50)
 @given(messages, st.lists(st.integers(1, 60), max_size=8), st.booleans(), st.booleans())
 def test_however_the_bytes_are_cut(sent: list[bytes], cuts: list[int], small: bool, noticed: bool) -> None:
-    """Also where no chunk is so small that it is copied."""
+    """Also where each chunk has pages of its own."""
     server, client = socket.socketpair()
     words = b"SWARNING\0C01000\0Mmind the gap\0\0"
     notice = b"N" + (4 + len(words)).to_bytes(4, "big") + words
     data = b"".join((notice if noticed else b"") + copy_data(m) for m in sent)
     with server, client, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transport_module, "_SMALL_BYTES", transport_module._SMALL_BYTES if small else 0)
+        patch.setattr(transport_module, "_MAPPED_BYTES", transport_module._MAPPED_BYTES if small else 0)
         transport = PlainTransport(client)
         got: list[bytes] = []
         for size in [*cuts, len(data)]:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 #: Seconds to wait for an active slot before the error: a walsender that lost its client holds its slot for a moment.
 SLOT_RELEASE_WAIT_S = 5.0
 #: Bytes of messages that wait for the program while it applies a flush.
-QUEUE_BYTES = 32 << 20
+QUEUE_BYTES = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ the server's answer tells which one applies (see `open_transport`).
 
 from __future__ import annotations
 
+import mmap
 import os
 import select
 import socket
@@ -42,14 +43,14 @@ _COPY_DATA = ord("d")
 _FIELD = pq.DiagnosticField
 #: Bytes of a buffer: a block, its headroom, and one more read.
 BUFFER_BYTES = (4 << 20) + (1 << 20) + (1 << 17)
-#: A chunk of fewer bytes is copied out of its buffer: a block keeps all its memory as long as a value refers to it.
-_SMALL_BYTES = 1 << 20
 #: Bytes ahead of each read in a buffer, for the beginning of a message that the chunk before ended with.
 HEADROOM = 1 << 16
 _FRAME = 5
 _LENGTH = Struct(">I")
 #: Bytes of a read. A Unix socket holds less.
 _READ_BYTES = 1 << 20
+#: Chunks of so many bytes get pages of their own.
+_MAPPED_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +278,7 @@ class PlainTransport:
         self.stream_end = StreamEnd()
         self._socket = connection
         self._socket.setblocking(False)
-        self._buffer = _new_buffer()
+        self._buffer = np.empty(BUFFER_BYTES, dtype=np.uint8).data
         self._unsent = b""
         self._rest = bytearray()
         self._over = False  # the end of the stream, or an error, was read
@@ -306,11 +307,7 @@ class PlainTransport:
     def take(self) -> Chunk:
         """See `Transport.take`."""
         end = HEADROOM + self.gathered + len(PADDING)
-        if self.gathered < _SMALL_BYTES:
-            chunk = Chunk(self.gathered, buffer=bytearray(self._buffer[:end]))
-        else:
-            chunk = Chunk(self.gathered, buffer=self._buffer)
-            self._buffer = _new_buffer()
+        chunk = Chunk(self.gathered, buffer=_own_memory(self._buffer[:end]))
         self.gathered = 0
         return chunk
 
@@ -378,6 +375,13 @@ class PlainTransport:
         return begin
 
 
-def _new_buffer() -> memoryview:
-    """Return memory for a chunk; the system allocates its pages when they are written."""
-    return np.empty(BUFFER_BYTES, dtype=np.uint8).data
+def _own_memory(octets: memoryview) -> Buffer:
+    """Return a copy in memory of its own: a block keeps all its memory as long as a value refers to it.
+
+    Pages of a mapping go back to the system at once; malloc would keep them for later.
+    """
+    if len(octets) < _MAPPED_BYTES:
+        return bytearray(octets)
+    pages = mmap.mmap(-1, len(octets), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages[:] = octets
+    return memoryview(pages)
