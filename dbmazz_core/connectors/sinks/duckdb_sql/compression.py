@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _LONG_BYTES = 4096
 #: Number of rows of a frame whose lengths are measured.
 _SAMPLE_ROWS = 1000
+#: Bytes from which on a single row is one of long texts.
+_LARGE_BYTES = 1 << 18
 
 
 class TextCompression:
@@ -38,6 +40,17 @@ class TextCompression:
         """Count the bytes of the frame's texts, and change the setting if needed. Call before writing the frame."""
         if not len(frame):
             return
+        if len(frame) == 1 and frame.estimated_size() >= _LARGE_BYTES:
+            # polars copies the value of a single row to make a series of it. Nearly all of such a row is long texts.
+            self._long_bytes += frame.estimated_size()
+        else:
+            self._observe_texts(frame)
+        if (self._long_bytes > self._short_bytes) != self._disabled:
+            self._disabled = not self._disabled
+            methods = "dict_fsst" if self._disabled else ""
+            self._connection.execute(f"SET disabled_compression_methods = '{methods}'")
+
+    def _observe_texts(self, frame: pl.DataFrame) -> None:
         import polars as pl  # loaded by the frame; a window without changes does not need it
 
         sample = frame.head(_SAMPLE_ROWS)
@@ -49,19 +62,11 @@ class TextCompression:
                 self._long_bytes += size
             else:
                 self._short_bytes += size
-        if (self._long_bytes > self._short_bytes) != self._disabled:
-            self._disabled = not self._disabled
-            methods = "dict_fsst" if self._disabled else ""
-            self._connection.execute(f"SET disabled_compression_methods = '{methods}'")
 
 
 def _bytes(texts: pl.Series) -> int:
     """Return the bytes of texts."""
     import polars as pl
 
-    if len(texts) == 1:
-        # polars copies the value of a series with one row four times to get its length, and it can be large.
-        (value,) = texts.to_arrow(compat_level=pl.CompatLevel.newest())
-        return len(value.as_buffer()) if value.is_valid else 0
     texts = texts.alias("v")  # a name such as `^.*$` is a pattern in polars
     return int((texts.str.len_bytes() if texts.dtype == pl.String else texts.bin.size()).sum())

@@ -15,6 +15,7 @@ from dbmazz_core.model.frame_columns import old_column, origin_column, value_col
 from dbmazz_core.model.schema import TableSchema
 
 _DATES = (Kind.DATE, Kind.TIMESTAMP, Kind.TIMESTAMPTZ)
+_REWRITTEN = (*_DATES, Kind.INTERVAL)
 #: PostgreSQL writes BC at the end, DuckDB "(BC)" after the date. Without the rewrite, DuckDB 1.4 reads such a date, and
 #: DuckDB 2.0 such a timestamp, as AD without an error (tried).
 _BC = r"^(\S+)(.*) BC$"
@@ -54,18 +55,17 @@ def arrow_table(schema: TableSchema, frame: pl.DataFrame) -> pa.Table:
         for place, column in enumerate(schema.columns)
     }
     rewritten = [
-        _rewritten(pl.col(series.name), types[series.name])
-        for series in frame
-        if series.name in types and _needs_rewriting(series, types[series.name])
+        _rewritten(pl.col(name), types[name])
+        for name in frame.columns  # not its series: polars copies the value of a single row to make one
+        if name in types and types[name].leaf.kind in _REWRITTEN and _needs_rewriting(frame[name], types[name])
     ]
     # `DataFrame.to_arrow` copies the texts, twice; the C stream does not.
-    return pa.RecordBatchReader.from_stream(frame.with_columns(rewritten)).read_all()
+    # So does `with_columns` with a single row.
+    return pa.RecordBatchReader.from_stream(frame.with_columns(rewritten) if rewritten else frame).read_all()
 
 
 def _needs_rewriting(values: pl.Series, type: DataType) -> bool:
     """Return whether DuckDB would misread a text in the column, or in its lists."""
-    if type.leaf.kind not in (*_DATES, Kind.INTERVAL):
-        return False
     for _ in range(type.depth):
         values = values.explode()
     if values.dtype != pl.String:  # the values themselves

@@ -314,9 +314,14 @@ def _images(
     if known.decoders is not None:
         return BinaryColumns(index, framed.block.bytes, starts, known.schema, known.decoders, places)
     types = tuple(column.type for column in known.schema.columns)
+    if len(rows) == 1:
+        chosen = messages.slice(int(rows[0]), 1)  # `gather` of a single one copies it
+    else:
+        chosen = messages.gather(pl.Series(rows)) if len(rows) else messages.clear()
     return TupleColumns(
         index,
-        messages.gather(pl.Series(rows)) if len(rows) else messages.clear(),
+        framed.block.bytes,
+        chosen,
         starts,
         types,
         known.projection.maskers,

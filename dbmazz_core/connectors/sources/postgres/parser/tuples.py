@@ -12,9 +12,11 @@ import polars as pl
 import pyarrow as pa
 
 from dbmazz_core.connectors.sources.postgres.arrow_series import series_of
-from dbmazz_core.connectors.sources.postgres.octets import Int64s
+from dbmazz_core.connectors.sources.postgres.octets import Bytes, Int64s
 from dbmazz_core.connectors.sources.postgres.parser.block import MessageBlock
 from dbmazz_core.connectors.sources.postgres.parser.walk import Places
+from dbmazz_core.connectors.sources.postgres.types.binary import read_texts as read_fields
+from dbmazz_core.connectors.sources.postgres.types.binary_fields import Fields
 from dbmazz_core.connectors.sources.postgres.types.read import BadText, read_each, read_texts
 from dbmazz_core.connectors.sources.postgres.types.scalars import to_carrier
 from dbmazz_core.model.batch import Indexes, Mask, UnreadableText
@@ -23,12 +25,17 @@ from dbmazz_core.model.masked_columns import masked, utf8
 from dbmazz_core.model.masks import HIDDEN, Masker
 from dbmazz_core.model.values import escaped
 
+#: Average length in bytes from which texts stay where they are; `bin.slice` of polars copies them, and costs less for
+#: shorter ones.
+_LONG_BYTES = 32
+
 
 class TupleColumns:
     """k tuples of one relation in one block. Implements `dbmazz_core.model.batch.RowImages`.
 
     Args:
         index: The batch's row of each image, int64, shape (k,).
+        buffer: The block, uint8.
         messages: The k messages, dtype Binary.
         starts: Offset of each message in the block's buffer, int64, shape (k,).
         types: Types of the captured columns.
@@ -41,6 +48,7 @@ class TupleColumns:
     def __init__(
         self,
         index: Indexes,
+        buffer: Bytes,
         messages: pl.Series,
         starts: Int64s,
         types: tuple[DataType, ...],
@@ -49,6 +57,7 @@ class TupleColumns:
         keep_unreadable: bool = False,
     ) -> None:
         self._index = index
+        self._buffer = buffer
         self._messages = messages
         self._starts = starts
         self._types = types
@@ -112,6 +121,7 @@ class TupleColumns:
         """Return some images, for the rows `index`; `chosen` picks the same places of a series."""
         some = TupleColumns(
             index,
+            self._buffer,
             chosen(self._messages),
             self._starts[places],
             self._types,
@@ -126,7 +136,8 @@ class TupleColumns:
     def materialize(self, numbers: Sequence[int]) -> None:
         """Read the values of columns, all in one polars query.
 
-        Texts are not copied: they point into the block's buffer. Lists and maps are read from their texts afterwards.
+        Long texts are not copied: they point into the block's buffer. Lists and maps are read from their texts
+        afterwards.
 
         Raises:
             UnreadableText: A text is no value of its column's type, and `keep_unreadable` is false.
@@ -143,10 +154,10 @@ class TupleColumns:
             made = raw if type.is_nested or self._maskers[number] is not None else to_carrier(raw, type)
             values.append(made.alias(str(number)))
         try:
-            frame = pl.DataFrame(inputs).select(values)
+            found = _query(inputs, values)
         except pl.exceptions.ComputeError:  # bytes that are not UTF-8: from a database in SQL_ASCII, or damaged
-            frame = pl.DataFrame([self._values_of_valid_utf8(number) for number in numbers])
-        columns = dict(zip(numbers, frame, strict=True))
+            found = [self._values_of_valid_utf8(number) for number in numbers]
+        columns = dict(zip(numbers, found, strict=True))
         columns |= self._nested_values(
             {n: s for n, s in columns.items() if self._types[n].is_nested and not self._maskers[n]}
         )
@@ -194,6 +205,10 @@ class TupleColumns:
     def _slices(self, number: int, inputs: dict[str, pl.Series]) -> pl.Expr:
         """Return a column's texts as a `Binary` expression, null where the value is no text; extend its `inputs`."""
         places = self._columns[number]
+        if places.lengths.sum() >= _LONG_BYTES * len(places.lengths):
+            fields = Fields(self._buffer, places.offsets, places.lengths, places.present)
+            inputs[f"r{number}"] = read_fields(fields)
+            return pl.col(f"r{number}")
         inputs[f"o{number}"] = pl.Series(np.maximum(places.offsets - self._starts, 0))
         inputs[f"l{number}"] = pl.Series(places.lengths)
         raw = pl.col("m").bin.slice(pl.col(f"o{number}"), pl.col(f"l{number}"))
@@ -205,8 +220,8 @@ class TupleColumns:
 
     def _raw_values(self, number: int) -> pl.Series:
         inputs = {"m": self._messages}
-        raw = self._slices(number, inputs).alias(str(number))
-        return pl.DataFrame(inputs).select(raw).to_series()
+        (raw,) = _query(inputs, [self._slices(number, inputs).alias(str(number))])
+        return raw
 
     def _values_of_valid_utf8(self, number: int) -> pl.Series:
         """Return a column's values, with null where the bytes are not UTF-8."""
@@ -229,6 +244,14 @@ class TupleColumns:
         where = self._columns[column]
         offset, length = int(where.offsets[place] - self._starts[place]), int(where.lengths[place])
         return bytes(self._messages[place])[offset : offset + length]
+
+
+def _query(inputs: dict[str, pl.Series], values: list[pl.Expr]) -> list[pl.Series]:
+    """Return expressions over series. A single row gets nulls behind it: polars copies a single value at each step."""
+    rows = len(inputs["m"])
+    if rows == 1:
+        inputs = {n: pl.concat([s, pl.Series([None], dtype=s.dtype)], rechunk=False) for n, s in inputs.items()}
+    return [series.head(rows) for series in pl.DataFrame(inputs).select(values)]
 
 
 def message_series(block: MessageBlock) -> pl.Series:
