@@ -399,7 +399,7 @@ class DestinationDamaged(DestinationError):
 class DestinationOutOfMemory(DestinationError):
     """DuckDB needs more memory than `SINK_MEMORY_LIMIT`, also when rows are written in pieces.
 
-    What to do: raise `SINK_MEMORY_LIMIT`, or lower `FLUSH_MAX_BYTES`.
+    What to do: raise `SINK_MEMORY_LIMIT`, or `MEMORY_LIMIT`, or lower `FLUSH_MAX_BYTES`.
     """
 
 

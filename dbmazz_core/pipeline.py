@@ -362,7 +362,8 @@ class Pipeline:
         config = self.settings.sink
         if lock_timeout_s is not None:
             config = replace(config, lock_timeout_s=lock_timeout_s)
-        return create_sink(config, feed=self.settings.source.slot, read_only=read_only, often=often)
+        feed, memory = self.settings.source.slot, self.settings.memory
+        return create_sink(config, feed=feed, read_only=read_only, often=often, memory=memory)
 
 
 def _waiting(progress: ProgressCallback | None, stop: threading.Event | None = None) -> Callable[[str], None]:

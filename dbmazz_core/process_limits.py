@@ -142,7 +142,7 @@ def _memory(text: str) -> LimitReached:
         f"the system gives this process no more memory: {text}{found}",
         object="memory (ulimit -v)",
         remedy="`ulimit -v unlimited` in the shell, or no LimitAS= in a systemd unit: libraries reserve several GB of "
-        "address space that they do not use. To use less memory, lower SINK_MEMORY_LIMIT and FLUSH_MAX_BYTES",
+        "address space that they do not use. To use less memory, lower MEMORY_LIMIT",
     )
 
 

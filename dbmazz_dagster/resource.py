@@ -108,10 +108,13 @@ class DbmazzResource(dg.ConfigurableResource["DbmazzResource"]):
     sink_storage_version: str = Field(
         default="v1.5.0", description="The oldest DuckDB that can read a new file, or `latest`."
     )
-    sink_memory_limit: str = Field(default="1GB", description="DuckDB's memory_limit.")
+    memory_limit: str = Field(default="512MB", description="Memory of a run, which DuckDB and flushes divide.")
+    sink_memory_limit: str | None = Field(default=None, description="DuckDB's memory_limit; default: a share.")
     flush_size: int = Field(default=250_000, description="Flush after this many changes.")
     flush_interval_ms: int = Field(default=10_000, description="Flush after this many milliseconds.")
-    flush_max_bytes: str = Field(default="32MB", description="Apply changes after this many received bytes.")
+    flush_max_bytes: str | None = Field(
+        default=None, description="Apply changes after this many received bytes; default: a share of memory_limit."
+    )
     flush_idle_wal_bytes: str = Field(
         default="16MB", description="Move the checkpoint past WAL without captured changes once it is this much."
     )

@@ -20,7 +20,7 @@ _CONNECTOR = _ROOT / "dbmazz_core" / "connectors" / "sources" / "postgres"
 TYPE_DOCUMENTS = (_ROOT / "docs" / "types.md", _CONNECTOR / "README.md")
 _REMEDY = "What to do: "
 #: Defaults that are no values.
-_WORDS = ("none", "from the slot")
+_WORDS = ("none", "from the slot", "a share")
 
 
 def settings_table() -> str:

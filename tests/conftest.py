@@ -51,6 +51,7 @@ _SERVERS = (
     "follow/test_crash.py",
     "pipeline/test_crash.py",
     "pipeline/test_forks.py",
+    "pipeline/test_memory_budget.py",
     "pipeline/test_memory_limit.py",
     "pipeline/test_moved_servers.py",
     "pipeline/test_pg_upgrade.py",

@@ -128,7 +128,7 @@ class Capture:
             checkpoint,
             bound,
             follower,
-            flush=settings.flush,
+            flush=settings.flush_limits,
             modes={ref: state.mode for ref, state in states.items()},
             limits=limits,
             stop=self.stop,

@@ -22,7 +22,7 @@ from dbmazz_core.engine.result import TableCounts, WindowResult
 from dbmazz_core.engine.schema_following import WindowEvent
 from dbmazz_core.errors import DbmazzError
 from dbmazz_core.model.checkpoint import Checkpoint
-from dbmazz_core.model.sink import Sink, SinkTransaction
+from dbmazz_core.model.sink import NoRoom, Sink, SinkTransaction
 from dbmazz_core.model.table_state import TableStatus
 from dbmazz_core.table_ref import TableRef
 
@@ -205,6 +205,8 @@ class Flusher:
             self._committing.set()
             try:
                 self._transaction.commit(flush.checkpoint, last=flush.release)
+            except NoRoom as no_room:
+                raise LeftOut({}) from no_room  # the stream is opened again at the destination's checkpoint
             finally:
                 self._committing.clear()
             if flush.release:

@@ -35,6 +35,7 @@ from dbmazz_core.model.sink import Sink
 from dbmazz_core.model.source import Bound
 from dbmazz_core.model.stream import ChangeStream, NewSchema, StreamPart, TextNeeded, Truncation
 from dbmazz_core.settings.config import FlushConfig, WindowLimits
+from dbmazz_core.settings.memory import MemoryConfig
 from dbmazz_core.table_ref import TableRef
 
 #: Longest wait for messages, in seconds, before limits and stop requests are looked at again.
@@ -118,6 +119,7 @@ class Window:
         self._follower = follower
         self._bound = bound
         self._flush = flush
+        self._piece_bytes = flush.max_bytes or MemoryConfig().flush_bytes
         self._limits = limits
         self._stop = stop or Event()
         self._progress = progress or (lambda _: None)
@@ -307,7 +309,7 @@ class Window:
         """Return the rows and bytes until the next flush or limit, whichever comes first."""
         pending, limits = self._pending, self._limits
         rows = self._flush.size - pending.rows
-        size = self._flush.max_bytes - pending.bytes
+        size = self._piece_bytes - pending.bytes
         if limits.max_changes is not None:
             rows = min(rows, limits.max_changes - self._received)
         if limits.max_bytes is not None:
@@ -316,7 +318,7 @@ class Window:
 
     def _flush_if_due(self) -> None:
         """Commit the pending flush, or apply a piece of it, if size or time require it."""
-        pending, limit = self._pending, self._flush.max_bytes
+        pending, limit = self._pending, self._piece_bytes
         # What comes while a flush is applied is for the next one: a flush for each part would fall behind.
         is_old = self._seconds_until_old() == 0.0 and not (self._bound.is_open and self._flusher.is_running)
         pieces = pending.pieces_applied + 1

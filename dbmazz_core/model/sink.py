@@ -211,6 +211,10 @@ class SinkTransaction(Protocol):
         Args:
             checkpoint: The new checkpoint; None: the checkpoint is not changed.
             last: Whether the destination is released next: data is moved to the place where that would move it.
+
+        Raises:
+            NoRoom: The destination had too little memory, and can take more now. The bookkeeping, read again, tells
+                whether the changes are durable.
         """
 
     def rollback(self) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dbmazz_core.errors import ConfigError
 from dbmazz_core.model.policies import BadValuePolicy, LockedPolicy, Mode, NumericForm, TableErrorPolicy
 from dbmazz_core.settings.by_table import ByTable, ColumnMasks, ColumnNames, SchemaPolicy
+from dbmazz_core.settings.memory import MemoryConfig
 from dbmazz_core.settings.parsers import MEBIBYTE
 from dbmazz_core.settings.paths import expanded
 from dbmazz_core.settings.replica_identity import ReplicaIdentityPolicy
@@ -80,7 +81,7 @@ class SinkConfig:
         read_copy: Path of a copy for readers that keep it open, which each window publishes; None: there is none.
         read_copy_interval_s: Seconds that a read copy is kept at least, before a window publishes the next one.
         storage_version: The oldest DuckDB that can read a file that is created; an existing file keeps its version.
-        memory_limit: DuckDB's `memory_limit`, in bytes.
+        memory_limit: DuckDB's `memory_limit`, in bytes; None: a share of `MemoryConfig.limit`, and more for wide rows.
     """
 
     url: str = "dbmazz.duckdb"
@@ -90,7 +91,7 @@ class SinkConfig:
     read_copy: str | None = None
     read_copy_interval_s: float = 0.0
     storage_version: str = "v1.5.0"
-    memory_limit: int = 1024 * MEBIBYTE
+    memory_limit: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "url", expanded("SINK_URL", self.url))
@@ -142,14 +143,14 @@ class FlushConfig:
         size: Flush after this many changes.
         interval_ms: Flush received changes after this many milliseconds, even if there are fewer than `size`.
         max_bytes: Apply changes after this many bytes of received messages, even in the middle of a large
-            transaction, which is committed at its end. This bounds memory.
+            transaction, which is committed at its end. This bounds memory. None: a share of `MemoryConfig.limit`.
         idle_wal_bytes: Move the checkpoint past WAL without changes of the captured tables only where it is at least
             this many bytes, so that a window without changes does not write to the destination.
     """
 
     size: int = 250_000
     interval_ms: int = 10_000
-    max_bytes: int = 32 * MEBIBYTE
+    max_bytes: int | None = None
     idle_wal_bytes: int = 16 * MEBIBYTE
 
 
@@ -221,6 +222,7 @@ class Settings:
         limits: Limits at which a window ends before it has caught up.
         tables: Rules by which tables are kept in the destination.
         follow: What only `follow` uses.
+        memory: The memory of the process, which destination and flushes divide.
     """
 
     source: SourceConfig
@@ -230,6 +232,7 @@ class Settings:
     limits: WindowLimits = field(default_factory=WindowLimits)
     tables: TableConfig = field(default_factory=TableConfig)
     follow: FollowConfig = field(default_factory=FollowConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -259,4 +262,10 @@ class Settings:
             limits=WindowLimits(**values.get("limits", {})),
             tables=TableConfig(**values.get("tables", {})),
             follow=FollowConfig(**values.get("follow", {})),
+            memory=MemoryConfig(**values.get("memory", {})),
         )
+
+    @property
+    def flush_limits(self) -> FlushConfig:
+        """`flush`, with its share of the memory if `max_bytes` is not set."""
+        return replace(self.flush, max_bytes=self.flush.max_bytes or self.memory.flush_bytes)

@@ -241,7 +241,22 @@ SETTINGS: tuple[Setting, ...] = (
         "v1.5.0",
         "the oldest DuckDB that can read a new file, or `latest`; an existing file keeps its own (`dbmazz rewrite`)",
     ),
-    Setting("SINK_MEMORY_LIMIT", "sink", "memory_limit", byte_size, "1GB", "DuckDB's `memory_limit`"),
+    Setting(
+        "MEMORY_LIMIT",
+        "memory",
+        "limit",
+        byte_size,
+        "512MB",
+        "memory of a capture, at least 320MB, which DuckDB and flushes divide; rows of more than 15 kB take more",
+    ),
+    Setting(
+        "SINK_MEMORY_LIMIT",
+        "sink",
+        "memory_limit",
+        byte_size,
+        "a share",
+        "DuckDB's `memory_limit`; without it 124MB of a `MEMORY_LIMIT` of 512MB, and up to 1GB for wide rows",
+    ),
     Setting("FLUSH_SIZE", "flush", "size", whole_number(1), "250000", "flush after this many changes"),
     Setting(
         "FLUSH_INTERVAL_MS", "flush", "interval_ms", whole_number(1), "10000", "flush after this many milliseconds"
@@ -251,8 +266,8 @@ SETTINGS: tuple[Setting, ...] = (
         "flush",
         "max_bytes",
         byte_size,
-        "32MB",
-        "apply changes after this many received bytes; bounds memory",
+        "a share",
+        "apply changes after this many received bytes; without it 31MB of a `MEMORY_LIMIT` of 512MB",
     ),
     Setting(
         "FLUSH_IDLE_WAL_BYTES",

@@ -43,6 +43,7 @@ SAMPLES: dict[str, tuple[str, str]] = {
     "SINK_READ_COPY": ("a.read.duckdb", "duckdb://b.read.duckdb"),
     "SINK_READ_COPY_INTERVAL_S": ("60", "61.5"),
     "SINK_STORAGE_VERSION": ("latest", "1.5.2"),
+    "MEMORY_LIMIT": ("1GB", "2GB"),
     "SINK_MEMORY_LIMIT": ("2GB", "3GB"),
     "FLUSH_SIZE": ("11", "12"),
     "FLUSH_INTERVAL_MS": ("13", "14"),

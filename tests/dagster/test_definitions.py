@@ -250,6 +250,7 @@ def test_settings_survive_the_resource() -> None:
         "SINK_READ_COPY": "shop.read.duckdb",
         "SINK_READ_COPY_INTERVAL_S": "60",
         "SINK_STORAGE_VERSION": "latest",
+        "MEMORY_LIMIT": "1GB",
         "SINK_MEMORY_LIMIT": "2GB",
         "FLUSH_SIZE": "1_000",
         "FLUSH_MAX_BYTES": "32MB",

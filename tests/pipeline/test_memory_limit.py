@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -376,3 +377,24 @@ def test_copy_of_a_gigabyte_of_wide_rows(lab: Lab, record_property: Callable[[st
     record_property("seconds", seconds)
     ((rows, size),) = lab.rows("SELECT count(*), sum(strlen(t)) FROM public.w")
     assert (rows, size) == (1500, 1500 * MEGABYTE)
+
+
+#: Rows of the large transaction, in full; `MEMORY_TEST_ROWS` makes it another one.
+_NARROW_ROWS = int(os.environ.get("MEMORY_TEST_ROWS", "10_000_000"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_peak_does_not_grow_with_the_rows_of_a_transaction(
+    lab: Lab, record_property: Callable[[str, Any], None]
+) -> None:
+    lab.execute("CREATE TABLE n (id int PRIMARY KEY, a int, b text)")
+    _default(lab).run_in_process("capture")
+    for share in (10, 1):
+        rows = _NARROW_ROWS // share
+        lab.execute(f"TRUNCATE n; INSERT INTO n SELECT g, g % 1000, 'row ' || g FROM generate_series(1, {rows}) g")
+        peak, seconds = _peak(_default(lab), "capture")
+        record_property(f"peak_mb_{rows}", peak)
+        record_property(f"seconds_{rows}", seconds)
+        assert peak < 600
+    assert lab.rows("SELECT count(*), sum(id) FROM n") == [(_NARROW_ROWS, _NARROW_ROWS * (_NARROW_ROWS + 1) // 2)]

@@ -28,6 +28,7 @@ from dbmazz_core.settings.config import (
     TableConfig,
     WindowLimits,
 )
+from dbmazz_core.settings.memory import MemoryConfig
 from dbmazz_core.settings.secret_url import SecretUrl
 from dbmazz_core.settings.tables import parse_tables
 from dbmazz_core.table_ref import TableRef
@@ -89,7 +90,8 @@ class Lab:
     def configured(self, **groups: Any) -> Lab:
         """The same with other settings.
 
-        They are `flush`, `follow`, `limits`, `snapshot`, `tables`, `on_error`, and single attributes of `source`.
+        They are `flush`, `follow`, `limits`, `memory`, `snapshot`, `tables`, `on_error`, and single attributes of
+        `source`.
         Without `on_error`, an error of one table stops the run.
         """
         return replace(self, settings=self.settings | groups)
@@ -117,6 +119,7 @@ class Lab:
                 flush=self.settings.get("flush", FlushConfig()),
                 limits=self.settings.get("limits", WindowLimits()),
                 follow=self.settings.get("follow", FollowConfig()),
+                memory=self.settings.get("memory", MemoryConfig()),
                 tables=replace(
                     self.settings.get("tables", TableConfig()),
                     on_error=self.settings.get("on_error", ByTable(TableErrorPolicy.STOP)),

@@ -23,10 +23,14 @@ from dbmazz_core.connectors.sinks.duckdb_sql.memory import MemoryLimit
 from dbmazz_core.connectors.sinks.duckdb_sql.names import database
 from dbmazz_core.errors import DestinationError
 from dbmazz_core.settings.config import SinkConfig
+from dbmazz_core.settings.memory import MemoryConfig
 
 #: In a join with a smaller table, DuckDB 1 lets pyarrow filter the frame by the range of the table's keys. That fails
 #: for texts (tried, 1.4.0: "no kernel matching input types (string_view, bool)").
 FILTERS_FRAMES = not duckdb.__version__.startswith("1.")
+
+#: Freed bytes of a task that DuckDB's allocator keeps for the next one.
+_ALLOCATOR_BYTES = 16 << 20
 
 #: What tells one content of a file from another: inode, size, time of the last change, all of file and WAL.
 FileIdentity = tuple[int, int, int]
@@ -41,6 +45,7 @@ class DuckDBFile:
         feed: The feed that the tables belong to.
         read_only: Never open it for writing. A missing file is then an empty one.
         instance: Opens the file; None: each time an instance of DuckDB for it alone.
+        memory: Gives DuckDB its share if `config` has no memory limit; None: the default.
 
     Attributes:
         layout: Layout of the bookkeeping when the file was last opened; 0: it has none.
@@ -50,7 +55,13 @@ class DuckDBFile:
     """
 
     def __init__(
-        self, config: SinkConfig, *, feed: str, read_only: bool = False, instance: KeptInstance | None = None
+        self,
+        config: SinkConfig,
+        *,
+        feed: str,
+        read_only: bool = False,
+        instance: KeptInstance | None = None,
+        memory: MemoryConfig | None = None,
     ) -> None:
         self.path = config.url
         self.layout = 0
@@ -61,7 +72,8 @@ class DuckDBFile:
         self._feed = feed
         self._read_only = read_only
         self._instance = instance
-        self._memory = MemoryLimit(config.memory_limit)
+        share = (memory or MemoryConfig()).sink_bytes
+        self._memory = MemoryLimit(config.memory_limit or share, grows=config.memory_limit is None)
         self._destination: Destination | None = None
         self._writable = False
         self._signature: _Signature | None = None
@@ -91,6 +103,8 @@ class DuckDBFile:
             DestinationError: The file cannot be opened, or a newer dbmazz wrote it.
         """
         for_writing = for_writing and not self._read_only
+        if self._memory.has_failed:
+            self.close()  # DuckDB invalidates a database whose COMMIT or checkpoint has failed
         if self._destination is not None and (self._writable or not for_writing):
             return self._destination
         self.close()
@@ -125,9 +139,12 @@ class DuckDBFile:
         # The progress bar would mix with the lines of --json on standard output.
         others = "" if FILTERS_FRAMES else "SET disabled_optimizers = 'join_filter_pushdown';"
         destination.connection.execute(
-            f"SET TimeZone = 'UTC'; SET memory_limit = '{self._config.memory_limit}B'; "
+            f"SET TimeZone = 'UTC'; SET allocator_flush_threshold = '{_ALLOCATOR_BYTES}B'; "
+            f"SET allocator_bulk_deallocation_flush_threshold = '{_ALLOCATOR_BYTES}B'; "
             f"SET preserve_insertion_order = false; SET enable_progress_bar = false; {others}"
         )
+        self._memory.reset()
+        destination.set_memory_limit()
         destination.set_checkpoint_threshold()
         database(destination.connection)  # asked now, before a transaction begins
 

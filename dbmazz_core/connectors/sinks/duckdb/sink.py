@@ -35,6 +35,7 @@ from dbmazz_core.model.table_audit import TableAudit
 from dbmazz_core.model.table_shape import TableShape
 from dbmazz_core.model.table_state import TableState
 from dbmazz_core.settings.config import SinkConfig
+from dbmazz_core.settings.memory import MemoryConfig
 from dbmazz_core.table_ref import TableRef, quote_identifier
 
 if TYPE_CHECKING:
@@ -50,17 +51,26 @@ class DuckDBSink:
         feed: The feed that the tables and the checkpoint belong to (PostgreSQL: the slot).
         read_only: Open it only for reading. A missing file is not created; `read` then returns empty bookkeeping.
         often: Whether the file will be opened many times, so that an instance of DuckDB is kept for it.
+        memory: Gives DuckDB its share if `config` has no memory limit; None: the default.
 
     All methods raise DestinationLocked if another process holds the file for longer than the timeout, and
     DestinationError if the file cannot be opened, or a newer dbmazz wrote it.
     """
 
-    def __init__(self, config: SinkConfig, *, feed: str, read_only: bool = False, often: bool = False) -> None:
+    def __init__(
+        self,
+        config: SinkConfig,
+        *,
+        feed: str,
+        read_only: bool = False,
+        often: bool = False,
+        memory: MemoryConfig | None = None,
+    ) -> None:
         self.path = config.url
         self.feed = feed
         self._config = config
         self._instance = KeptInstance(config.url) if often else None
-        self._file = DuckDBFile(config, feed=feed, read_only=read_only, instance=self._instance)
+        self._file = DuckDBFile(config, feed=feed, read_only=read_only, instance=self._instance, memory=memory)
         self._transaction: DuckDBTransaction | None = None
         # The bookkeeping as this sink knows it, from the last read, or from the end of its last transactions.
         self._known: Recorded | None = None

@@ -30,6 +30,10 @@ class Destination:
     memory: MemoryLimit
     opened_at: float
 
+    def set_memory_limit(self) -> None:
+        """Let DuckDB use as much memory as the limit allows."""
+        self.connection.execute(f"SET memory_limit = '{self.memory.limit}B'")
+
     def set_checkpoint_threshold(self, size: int | None = None) -> None:
         """Let DuckDB checkpoint the file after so many bytes of WAL; None: as the memory limit allows."""
         size = self.memory.checkpoint_threshold if size is None else size

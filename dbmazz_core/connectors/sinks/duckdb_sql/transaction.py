@@ -84,6 +84,7 @@ class DuckDBTransaction:
         self._loader: Loader | None = None
         self._swapped: list[Staging] = []
         self._checkpoint_threshold = destination.memory.checkpoint_threshold
+        self._memory_limit = destination.memory.limit
         with self._translated():
             if create:
                 bookkeeping.create(self._connection)
@@ -269,6 +270,7 @@ class DuckDBTransaction:
             # The table's old rows may be wide, which UPDATE keeps in memory.
             again = not applier.replaces
             memory.wide_tables.add(table)
+            memory.grow()
             raise NoRoom(again=again) from error
         self._modified.add(table)
         self._changed.add(table)
@@ -312,6 +314,14 @@ class DuckDBTransaction:
 
     def commit(self, checkpoint: Checkpoint | None = None, *, last: bool = False) -> None:
         """See `SinkTransaction.commit`."""
+        try:
+            self._commit(checkpoint, last=last)
+        except DestinationOutOfMemory as error:
+            if self._loader is not None or not self._changed or not self._destination.memory.grow():
+                raise
+            raise NoRoom(again=True) from error
+
+    def _commit(self, checkpoint: Checkpoint | None, *, last: bool) -> None:
         with self._translated():
             if checkpoint is not None:
                 held_s = time.monotonic() - self._destination.opened_at
@@ -364,16 +374,24 @@ class DuckDBTransaction:
         """Prepare to write a frame; return its size in bytes."""
         if frame is None:
             return 0
-        self._destination.compression.observe(frame)
-        size, threshold = self._destination.memory.observe(frame), self._destination.memory.checkpoint_threshold
-        if threshold != self._checkpoint_threshold:
-            self._checkpoint_threshold = threshold
-            self._destination.set_checkpoint_threshold()
+        with translated(self._destination.path):
+            self._destination.compression.observe(frame)
+            size, threshold = self._destination.memory.observe(frame), self._destination.memory.checkpoint_threshold
+            if threshold != self._checkpoint_threshold:
+                self._checkpoint_threshold = threshold
+                self._destination.set_checkpoint_threshold()
         return size
 
     def has_room(self, table: TableRef, *frames: pl.DataFrame | None) -> bool:
         """Count the wide rows among rows to insert; return whether the transaction can commit them."""
         memory = self._destination.memory
+        for frame in frames:
+            if frame is not None:
+                memory.make_room(frame)
+        if memory.limit != self._memory_limit:
+            self._memory_limit = memory.limit
+            with translated(self._destination.path):
+                self._destination.set_memory_limit()
         self._wide_bytes[table] += sum(memory.wide_bytes(frame) for frame in frames if frame is not None)
         return memory.has_room(self._wide_bytes[table])
 
