@@ -36,7 +36,7 @@ def run(database: SourceDatabase, directory: Path, shell: str) -> subprocess.Com
 @pytest.mark.parametrize(
     ("limit", "named", "remedy"),
     [
-        *((f"ulimit -S -n {n}", f"than {n} (ulimit -n)", "ulimit -n 1024") for n in (5, 6, 7, 9, 12)),
+        *((f"ulimit -S -n {n}", f"than {n} (ulimit -n)", "ulimit -n 1024") for n in (5, 6, 7, 9)),
         ("ulimit -S -v 600000", f"{600_000 * 1024} bytes of address space (ulimit -v)", "ulimit -v unlimited"),
     ],
 )
