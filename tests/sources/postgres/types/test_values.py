@@ -91,15 +91,14 @@ def test_snapshot_and_stream_give_the_same_values_in_binary_format(lab: Lab, ide
     assert from_snapshot_and_stream(lab, identity, in_binary_format(prepare(lab.database))).is_binary
 
 
+@FORMATS
 @pytest.mark.slow
 @pytest.mark.matrix
-def test_every_version_gives_the_same_values(matrix_database: SourceDatabase, duckdb_path: Path) -> None:
+def test_every_version_gives_the_same_values(matrix_database: SourceDatabase, duckdb_path: Path, format: str) -> None:
     """Likewise, with whole rows as what identifies them."""
     lab = Lab(matrix_database, duckdb_path)
-    values = prepare(matrix_database)
-    from_snapshot_and_stream(lab, "FULL", values)
-    with_binary = lab.configured(path=duckdb_path.with_name("binary.duckdb"))
-    assert from_snapshot_and_stream(with_binary, "FULL", in_binary_format(values)).is_binary
+    values = values_in(format, lab)
+    assert from_snapshot_and_stream(lab, "FULL", values).is_binary is (format == "binary")
 
 
 @FORMATS
