@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import duckdb
 
 from dbmazz_core.connectors.sinks.duckdb_sql.compression import TextCompression
 from dbmazz_core.connectors.sinks.duckdb_sql.memory import MemoryLimit
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,24 @@ class Destination:
     compression: TextCompression
     memory: MemoryLimit
     opened_at: float
+
+    def make_room(self, *frames: pl.DataFrame) -> None:
+        """Let DuckDB use more memory, if it may, where the rows of frames are wide. Call before `observe`."""
+        limit = self.memory.limit
+        for frame in frames:
+            self.memory.make_room(frame)
+        if self.memory.limit != limit:
+            self.set_memory_limit()
+            self.set_checkpoint_threshold()
+
+    def observe(self, frame: pl.DataFrame) -> int:
+        """Prepare to write a frame; return its size in bytes."""
+        self.compression.observe(frame)
+        threshold = self.memory.checkpoint_threshold
+        size = self.memory.observe(frame)
+        if self.memory.checkpoint_threshold != threshold:
+            self.set_checkpoint_threshold()
+        return size
 
     def set_memory_limit(self) -> None:
         """Let DuckDB use as much memory as the limit allows."""

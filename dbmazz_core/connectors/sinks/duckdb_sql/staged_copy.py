@@ -113,17 +113,15 @@ class DuckDBStagedCopy:
     def append(self, rows: pl.DataFrame, lsn: Lsn) -> None:
         """See `StagedCopy.append`."""
         memory = self._destination.memory
+        with self._translated():
+            self._destination.make_room(rows)
         wide_bytes = self._wide_bytes + memory.wide_bytes(rows)
         if self._wide_bytes and not memory.has_room(wide_bytes):
             raise NoRoom(again=True)
         self._begin()
         self._wide_bytes = wide_bytes
         with self._translated():
-            self._destination.compression.observe(rows)
-            threshold = memory.checkpoint_threshold
-            memory.observe(rows)
-            if memory.checkpoint_threshold != threshold:
-                self._destination.set_checkpoint_threshold()
+            self._destination.observe(rows)
         applier = applier_of(self._mode, self.staging.statements, DriftCheck(False, False), lsn)
         applier.insert_snapshot(rows)
         self._rows += len(rows)

@@ -83,8 +83,6 @@ class DuckDBTransaction:
         self._tidied: set[str] = set()  # schemas without leftovers of copies
         self._loader: Loader | None = None
         self._swapped: list[Staging] = []
-        self._checkpoint_threshold = destination.memory.checkpoint_threshold
-        self._memory_limit = destination.memory.limit
         with self._translated():
             if create:
                 bookkeeping.create(self._connection)
@@ -375,24 +373,15 @@ class DuckDBTransaction:
         if frame is None:
             return 0
         with translated(self._destination.path):
-            self._destination.compression.observe(frame)
-            size, threshold = self._destination.memory.observe(frame), self._destination.memory.checkpoint_threshold
-            if threshold != self._checkpoint_threshold:
-                self._checkpoint_threshold = threshold
-                self._destination.set_checkpoint_threshold()
-        return size
+            return self._destination.observe(frame)
 
     def has_room(self, table: TableRef, *frames: pl.DataFrame | None) -> bool:
         """Count the wide rows among rows to insert; return whether the transaction can commit them."""
         memory = self._destination.memory
-        for frame in frames:
-            if frame is not None:
-                memory.make_room(frame)
-        if memory.limit != self._memory_limit:
-            self._memory_limit = memory.limit
-            with translated(self._destination.path):
-                self._destination.set_memory_limit()
-        self._wide_bytes[table] += sum(memory.wide_bytes(frame) for frame in frames if frame is not None)
+        there = [frame for frame in frames if frame is not None]
+        with translated(self._destination.path):
+            self._destination.make_room(*there)
+        self._wide_bytes[table] += sum(map(memory.wide_bytes, there))
         return memory.has_room(self._wide_bytes[table])
 
     def _owned(self) -> Owners:
